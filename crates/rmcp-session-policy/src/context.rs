@@ -1,0 +1,118 @@
+//! Who is asking: what the HTTP layer, or any caller, knows of the client behind a request.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+tokio::task_local! {
+    static CURRENT: Arc<ClientContext>;
+}
+
+/// Who is asking: the client's address, its authenticated subject, and the headers an operator chose to keep.
+///
+/// rmcp hands a session manager no request, so the context travels beside it: [`scope`](Self::scope) makes it visible
+/// to every policy asked within one future. The session keeps the context it was opened with.
+///
+/// ```
+/// use rmcp_session_policy::ClientContext;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let context = ClientContext::new().with_peer([192, 0, 2, 7].into()).with_principal("alice");
+/// let seen = context.scope(async { ClientContext::current() }).await.expect("inside the scope");
+/// assert_eq!(seen.principal(), Some("alice"));
+/// assert!(ClientContext::current().is_none());
+/// # }
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ClientContext {
+    peer: Option<IpAddr>,
+    principal: Option<Arc<str>>,
+    headers: http::HeaderMap,
+    passive: bool,
+}
+
+impl ClientContext {
+    /// Creates a context that knows nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the address the client speaks from.
+    #[must_use]
+    pub const fn with_peer(mut self, peer: IpAddr) -> Self {
+        self.peer = Some(peer);
+        self
+    }
+
+    /// Sets the authenticated subject: who the client is, not the token it showed, which rotates.
+    #[must_use]
+    pub fn with_principal(mut self, principal: impl Into<Arc<str>>) -> Self {
+        self.principal = Some(principal.into());
+        self
+    }
+
+    /// Keeps a header of the request. Every session holds its context, so keep few.
+    #[must_use]
+    pub fn with_header(mut self, name: http::HeaderName, value: http::HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// Says that the request is no use of its session (a GET or a ping): it restores a parked session only into a
+    /// place that is free.
+    #[must_use]
+    pub const fn passive(mut self) -> Self {
+        self.passive = true;
+        self
+    }
+
+    /// The address the client speaks from.
+    #[must_use]
+    pub const fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    /// The authenticated subject.
+    #[must_use]
+    pub fn principal(&self) -> Option<&str> {
+        self.principal.as_deref()
+    }
+
+    /// The first value kept of a header, if it is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Whether the request is no use of its session, as set by [`passive`](Self::passive).
+    #[must_use]
+    pub const fn is_passive(&self) -> bool {
+        self.passive
+    }
+
+    /// Runs a future in which [`current`](Self::current) is this context.
+    ///
+    /// It is not inherited by spawned tasks: capture it before a `tokio::spawn`.
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        CURRENT.scope(Arc::new(self), future).await
+    }
+
+    /// Returns the context of the innermost [`scope`](Self::scope) that is running, if any.
+    #[must_use]
+    pub fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(Arc::clone).ok()
+    }
+}
+
+/// Shows the address and whether there is a principal; header values stay out, they may be credentials.
+impl fmt::Debug for ClientContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientContext")
+            .field("peer", &self.peer)
+            .field("principal", &self.principal)
+            .field("headers", &self.headers.keys().map(http::HeaderName::as_str).collect::<Vec<_>>())
+            .field("passive", &self.passive)
+            .finish()
+    }
+}

@@ -1,0 +1,126 @@
+//! What a policy sees of a session.
+
+use std::fmt;
+
+use tokio::time::Instant;
+
+use crate::context::ClientContext;
+use crate::registry::{Fingerprint, Phase, Record, SessionKey};
+
+/// What is known of a session at this moment. Reading it costs an atomic load at most.
+#[derive(Clone, Copy)]
+pub struct SessionInfo<'a> {
+    record: &'a Record,
+}
+
+impl<'a> SessionInfo<'a> {
+    pub(crate) const fn of(record: &'a Record) -> Self {
+        Self { record }
+    }
+
+    pub(crate) fn rank_by_use(&self) -> u64 {
+        self.record.last_used().0
+    }
+
+    /// The name of this incarnation of the session.
+    #[must_use]
+    pub const fn key(&self) -> SessionKey {
+        self.record.key
+    }
+
+    /// What stands for the session's id in logs and pages.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.record.fingerprint()
+    }
+
+    /// When this incarnation was created.
+    #[must_use]
+    pub fn created(&self) -> Instant {
+        self.record.instant(self.record.created)
+    }
+
+    /// When the first incarnation was created; differs from [`created`](Self::created) if the session was restored.
+    #[must_use]
+    pub fn opened(&self) -> Instant {
+        self.record.instant(self.record.opened)
+    }
+
+    /// When the last activity other than `ping` began or ended.
+    #[must_use]
+    pub fn last_used(&self) -> Instant {
+        self.record.instant(self.record.last_used())
+    }
+
+    /// When anything last came from the client, `ping` included.
+    #[must_use]
+    pub fn last_seen(&self) -> Instant {
+        self.record.instant(self.record.last_seen())
+    }
+
+    /// Requests other than `initialize` and `ping` so far, earlier incarnations included.
+    #[must_use]
+    pub fn uses(&self) -> u64 {
+        self.record.uses()
+    }
+
+    /// Requests of the client that are under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.record.state.read().active()
+    }
+
+    /// Streams the client holds open by GET.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        self.record.open_streams()
+    }
+
+    /// Where the session is in its life.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.record.state.read().phase()
+    }
+
+    /// Who opened the session, if that is known.
+    #[must_use]
+    pub fn context(&self) -> Option<&'a ClientContext> {
+        self.record.context.as_deref()
+    }
+
+    /// The name of the client's software, as `initialize` gave it (cut at 128 bytes).
+    #[must_use]
+    pub fn client_name(&self) -> Option<&'a str> {
+        self.record.software.get().map(|software| &*software.name)
+    }
+
+    /// The version of the client's software, as `initialize` gave it (cut at 128 bytes).
+    #[must_use]
+    pub fn client_version(&self) -> Option<&'a str> {
+        self.record.software.get().map(|software| &*software.version)
+    }
+
+    /// Whether the session was used since the mark was last [taken](Self::take_mark).
+    #[must_use]
+    pub fn is_marked(&self) -> bool {
+        self.record.is_marked()
+    }
+
+    /// Clears the mark that a use sets; returns whether it was set.
+    #[expect(clippy::must_use_candidate, reason = "a policy may clear the mark without asking")]
+    pub fn take_mark(&self) -> bool {
+        self.record.set_mark(false)
+    }
+}
+
+impl fmt::Debug for SessionInfo<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionInfo")
+            .field("session", &self.fingerprint())
+            .field("phase", &self.phase())
+            .field("uses", &self.uses())
+            .field("in_flight", &self.in_flight())
+            .field("open_streams", &self.open_streams())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,26 @@
+//! Who goes when there is no room.
+//!
+//! An [`EvictionPolicy`] orders the sessions; the manager protects those that may not go and asks the policy only for
+//! the others. Built in are [`Fifo`], [`Lru`] and [`Lfu`]; [`victim_fn`] makes a policy of a closure, and
+//! [`EvictionPolicyExt`] composes policies.
+
+mod candidates;
+mod fifo;
+mod info;
+mod lfu;
+mod lru;
+mod only;
+mod policy;
+mod ranking;
+mod tiers;
+mod victim_fn;
+
+pub use candidates::Candidates;
+pub use fifo::Fifo;
+pub use info::SessionInfo;
+pub use lfu::Lfu;
+pub use lru::Lru;
+pub use only::Only;
+pub use policy::{EvictionPolicy, EvictionPolicyExt};
+pub use tiers::Tiers;
+pub use victim_fn::{VictimFn, victim_fn};

@@ -1,0 +1,118 @@
+//! The trait of a policy, and what can be made of one.
+
+use std::fmt;
+
+use super::{Candidates, Only, SessionInfo, Tiers};
+use crate::registry::SessionKey;
+
+/// Decides which session goes when there is no room for a newcomer.
+///
+/// # Contract
+///
+/// The manager calls [`on_insert`](Self::on_insert) and [`on_remove`](Self::on_remove) once for each session, in that
+/// order, and asks for a [`victim`](Self::victim) only when every place is taken. All calls come under one lock, so a
+/// policy is a plain value: it needs no lock, no clock and no I/O of its own.
+///
+/// The policy proposes; the manager disposes. Busy sessions, closing ones, half-open ones and those the server's author
+/// protects are never among the [`Candidates`], and a session that got a request between the proposal and its claim is
+/// not closed: the policy is asked again. A policy that panics, or names a session that may not go, or nobody while
+/// somebody may, does no harm: the manager takes the oldest session that may go, says so once, and counts it.
+///
+/// # Implementing
+///
+/// Two rules keep a choice fast however many sessions are busy:
+/// - a use of a session runs no policy code; read [`last_used`](SessionInfo::last_used) or [`uses`](SessionInfo::uses)
+///   when asked;
+/// - set a session aside when [`Candidates`] does not hold it, and take it back in [`on_idle`](Self::on_idle).
+///
+/// ```
+/// use rmcp_session_policy::eviction::{Candidates, EvictionPolicy};
+/// use rmcp_session_policy::SessionKey;
+///
+/// /// Throws out whoever used the server least so far. Looks at everybody: for servers with few sessions.
+/// #[derive(Debug)]
+/// struct LeastUses;
+///
+/// impl EvictionPolicy for LeastUses {
+///     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
+///         candidates.iter().min_by_key(|session| session.uses()).map(|session| session.key())
+///     }
+/// }
+/// ```
+///
+/// # Wrapping
+///
+/// A wrapper forwards every method, the defaulted ones included.
+pub trait EvictionPolicy: fmt::Debug + Send + 'static {
+    /// Hears of a new session, once, when it is in the registry.
+    fn on_insert(&mut self, session: &SessionInfo<'_>) {
+        let _: &SessionInfo<'_> = session;
+    }
+
+    /// Hears of the end of a session, once, whatever ended it.
+    fn on_remove(&mut self, session: &SessionInfo<'_>) {
+        let _: &SessionInfo<'_> = session;
+    }
+
+    /// Hears that a session may go again, after this policy met it as one that might not. Delivered before the next
+    /// [`victim`](Self::victim). It is a hint: the session may be busy again.
+    fn on_idle(&mut self, session: &SessionInfo<'_>) {
+        let _: &SessionInfo<'_> = session;
+    }
+
+    /// Proposes who goes. Changes nothing outside the policy; the manager decides.
+    fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey>;
+}
+
+impl EvictionPolicy for Box<dyn EvictionPolicy> {
+    fn on_insert(&mut self, session: &SessionInfo<'_>) {
+        (**self).on_insert(session);
+    }
+
+    fn on_remove(&mut self, session: &SessionInfo<'_>) {
+        (**self).on_remove(session);
+    }
+
+    fn on_idle(&mut self, session: &SessionInfo<'_>) {
+        (**self).on_idle(session);
+    }
+
+    fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
+        (**self).victim(candidates)
+    }
+}
+
+/// Composes eviction policies.
+pub trait EvictionPolicyExt: EvictionPolicy + Sized {
+    /// Lets the policy choose only among the sessions for which `predicate` holds.
+    ///
+    /// This orders, it does not protect: if nobody it may name may go, the manager takes the oldest session that may.
+    /// To keep sessions from ever being a victim, use the builder's `protect`.
+    fn only<F>(self, predicate: F) -> Only<Self, F>
+    where
+        F: Fn(&SessionInfo<'_>) -> bool + Send + 'static,
+    {
+        Only::new(self, predicate)
+    }
+
+    /// Asks the policy once per tier: first among the sessions for which the first predicate holds, then the second,
+    /// and so on, at last among all.
+    ///
+    /// ```
+    /// use rmcp_session_policy::eviction::{EvictionPolicyExt, Lru};
+    ///
+    /// // Whoever holds no stream open goes first; this is the default policy.
+    /// let policy = Lru::new().tiers([|session: &_| no_stream(session)]);
+    /// # fn no_stream(session: &rmcp_session_policy::eviction::SessionInfo<'_>) -> bool { session.open_streams() == 0 }
+    /// # let _: &dyn rmcp_session_policy::eviction::EvictionPolicy = &policy;
+    /// ```
+    fn tiers<F, const N: usize>(self, predicates: [F; N]) -> Tiers<Self, F>
+    where
+        Self: Clone,
+        F: Fn(&SessionInfo<'_>) -> bool + Send + 'static,
+    {
+        Tiers::new(self, predicates)
+    }
+}
+
+impl<P: EvictionPolicy> EvictionPolicyExt for P {}

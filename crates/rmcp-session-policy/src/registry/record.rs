@@ -1,0 +1,290 @@
+//! What is known of one session.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crossbeam_queue::SegQueue;
+use rmcp::transport::streamable_http_server::session::SessionId;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::key::SessionKey;
+use super::requests::Requests;
+use super::state::{Phase, Reading, State};
+use crate::clock::{Clock, Stamp};
+use crate::context::ClientContext;
+
+/// What the sessions of one manager tell it without a lock.
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    /// Sessions that may go again and were met by a policy when they might not.
+    pub(crate) idle: SegQueue<SessionKey>,
+    /// Sessions that are half-open, those that are being restored apart.
+    pub(crate) opening: AtomicU32,
+    /// Rung when a half-open session leaves that state, or is done answering `initialize`.
+    pub(crate) handshake: Notify,
+}
+
+/// What `initialize` said of the client's software.
+#[derive(Debug)]
+pub(crate) struct Software {
+    pub(crate) name: Box<str>,
+    pub(crate) version: Box<str>,
+}
+
+/// Where a session came from, kept across its incarnations.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) id: SessionId,
+    pub(crate) context: Option<Arc<ClientContext>>,
+    /// When the first incarnation was created; the lifetime counts from here.
+    pub(crate) opened: Stamp,
+    pub(crate) last_used: Stamp,
+    pub(crate) last_seen: Stamp,
+    pub(crate) uses: u64,
+    pub(crate) restored: bool,
+}
+
+/// How an activity counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A request other than `ping`.
+    Call,
+    /// A `ping` request: keeps the session alive, is no use of it.
+    Ping,
+    /// The `initialize` of a client.
+    Handshake,
+    /// The `initialize` and `initialized` that a restore replays: nothing came from the client.
+    Replay,
+    /// A notification or an answer from the client.
+    Message,
+    /// The opening of a stream by GET.
+    Listen,
+}
+
+impl Kind {
+    const fn is_request(self) -> bool {
+        matches!(self, Self::Call | Self::Ping | Self::Handshake | Self::Replay)
+    }
+}
+
+/// One incarnation of a session.
+///
+/// Everything that a request touches is atomic or behind a lock of this session alone.
+pub(crate) struct Record {
+    pub(crate) key: SessionKey,
+    pub(crate) id: SessionId,
+    pub(crate) created: Stamp,
+    pub(crate) opened: Stamp,
+    pub(crate) restored: bool,
+    pub(crate) context: Option<Arc<ClientContext>>,
+    pub(crate) software: OnceLock<Software>,
+    pub(crate) state: State,
+    clock: Clock,
+    last_used: AtomicU64,
+    last_seen: AtomicU64,
+    uses: AtomicU64,
+    open_streams: AtomicU32,
+    mark: AtomicBool,
+    requests: Mutex<Requests>,
+    signals: Arc<Signals>,
+    /// Rung at each step of an end that somebody may wait for.
+    pub(crate) progress: Notify,
+}
+
+impl Record {
+    pub(crate) fn new(key: SessionKey, origin: Origin, created: Stamp, clock: Clock, signals: Arc<Signals>) -> Self {
+        if !origin.restored {
+            signals.opening.fetch_add(1, SeqCst);
+        }
+        Self {
+            key,
+            id: origin.id,
+            created,
+            opened: origin.opened,
+            restored: origin.restored,
+            context: origin.context,
+            software: OnceLock::new(),
+            state: State::opening(),
+            clock,
+            last_used: AtomicU64::new(origin.last_used.0),
+            last_seen: AtomicU64::new(origin.last_seen.0),
+            uses: AtomicU64::new(origin.uses),
+            open_streams: AtomicU32::new(0),
+            mark: AtomicBool::new(false),
+            requests: Mutex::default(),
+            signals,
+            progress: Notify::new(),
+        }
+    }
+
+    pub(crate) fn instant(&self, stamp: Stamp) -> Instant {
+        self.clock.instant(stamp)
+    }
+
+    pub(crate) fn last_used(&self) -> Stamp {
+        Stamp(self.last_used.load(Relaxed))
+    }
+
+    pub(crate) fn last_seen(&self) -> Stamp {
+        Stamp(self.last_seen.load(Relaxed))
+    }
+
+    pub(crate) fn uses(&self) -> u64 {
+        self.uses.load(Relaxed)
+    }
+
+    pub(crate) fn open_streams(&self) -> usize {
+        self.open_streams.load(SeqCst) as usize
+    }
+
+    pub(crate) fn set_mark(&self, mark: bool) -> bool {
+        self.mark.swap(mark, Relaxed)
+    }
+
+    pub(crate) fn is_marked(&self) -> bool {
+        self.mark.load(Relaxed)
+    }
+
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.id)
+    }
+
+    fn touch(&self, kind: Kind, at: Stamp) {
+        match kind {
+            Kind::Call | Kind::Message | Kind::Handshake => {
+                self.last_used.fetch_max(at.0, Relaxed);
+                self.last_seen.fetch_max(at.0, Relaxed);
+            }
+            Kind::Ping | Kind::Listen => {
+                self.last_seen.fetch_max(at.0, Relaxed);
+            }
+            Kind::Replay => {}
+        }
+    }
+
+    /// Counts an activity in, unless the session is closing.
+    pub(crate) fn begin(self: &Arc<Self>, kind: Kind, now: Instant) -> Option<Activity> {
+        if !self.state.begin() {
+            return None;
+        }
+        let at = self.clock.stamp(now);
+        self.touch(kind, at);
+        if kind == Kind::Call {
+            self.uses.fetch_add(1, Relaxed);
+            self.mark.store(true, Relaxed);
+        }
+        let ticket = kind.is_request().then(|| self.lock_requests().begin(at));
+        if matches!(kind, Kind::Call | Kind::Ping) {
+            self.ready();
+        }
+        Some(Activity { record: Arc::clone(self), kind, ticket })
+    }
+
+    /// The handshake is finished.
+    pub(crate) fn ready(&self) {
+        if self.state.read().phase() == Phase::Opening && self.state.ready() {
+            self.left_opening();
+            self.may_go_again();
+        }
+    }
+
+    /// Counts a session out that is half-open no longer.
+    pub(crate) fn left_opening(&self) {
+        if !self.restored {
+            self.signals.opening.fetch_sub(1, SeqCst);
+            self.signals.handshake.notify_waiters();
+        }
+    }
+
+    pub(crate) fn stream_opened(&self) {
+        self.open_streams.fetch_add(1, SeqCst);
+        self.may_go_again();
+    }
+
+    pub(crate) fn stream_closed(&self, now: Instant) {
+        self.touch(Kind::Listen, self.clock.stamp(now));
+        self.open_streams.fetch_sub(1, SeqCst);
+        self.may_go_again();
+    }
+
+    /// Tells the policies that met this session as one that may not go to look at it again.
+    fn may_go_again(&self) {
+        if self.state.take_met() {
+            self.signals.idle.push(self.key);
+        }
+    }
+
+    fn lock_requests(&self) -> std::sync::MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the newest activity under way began, if all of those in `seen` are requests.
+    pub(crate) fn newest_request(&self, seen: Reading) -> Option<Stamp> {
+        let requests = self.lock_requests();
+        (requests.len() == seen.active()).then(|| requests.newest()).flatten()
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record").field("session", &self.fingerprint()).field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// An activity under way; its drop is its end.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    pub(crate) record: Arc<Record>,
+    kind: Kind,
+    ticket: Option<u32>,
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        let record = &*self.record;
+        record.touch(self.kind, record.clock.stamp(Instant::now()));
+        if let Some(ticket) = self.ticket {
+            record.lock_requests().end(ticket);
+        }
+        let (reading, met) = record.state.end();
+        if met {
+            record.signals.idle.push(record.key);
+        }
+        if reading.active() == 0 {
+            match reading.phase() {
+                Phase::Closing => record.progress.notify_waiters(),
+                Phase::Opening => record.signals.handshake.notify_waiters(),
+                Phase::Ready => {}
+            }
+        }
+    }
+}
+
+/// Eight hexadecimal digits that stand for a session id, which is a credential, wherever people look.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint(u32);
+
+impl Fingerprint {
+    /// The fingerprint of a session id.
+    #[must_use]
+    pub fn of(id: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        Self((hasher.finish() >> 32) as u32)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
