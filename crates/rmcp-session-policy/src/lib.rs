@@ -1,7 +1,27 @@
 //! Session limits for MCP servers.
+
+pub mod admission;
 mod clock;
 mod context;
+mod error;
 pub mod eviction;
+mod manager;
+mod observe;
 mod registry;
+mod transport;
+
+use std::time::Duration;
+
 pub use context::ClientContext;
+pub use error::{AtCapacity, ConfigError, PolicyError};
+pub use manager::{Builder, PolicySessionManager, Select};
+pub use observe::{CloseReason, DrainReport, RefusalReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
 pub use registry::{Fingerprint, Phase, SessionKey};
+pub use transport::Governed;
+
+/// One second.
+pub const SECOND: Duration = Duration::from_secs(1);
+/// One minute.
+pub const MINUTE: Duration = Duration::from_secs(60);
+/// One hour.
+pub const HOUR: Duration = Duration::from_secs(60 * 60);

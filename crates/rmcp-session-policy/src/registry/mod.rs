@@ -17,3 +17,4 @@ pub(crate) use roster::Roster;
 pub(crate) use rules::{Predicate, Rules};
 pub(crate) use sessions::{Choice, Registry};
 pub use state::Phase;
+pub(crate) use state::Reading;

@@ -25,6 +25,10 @@ pub(crate) struct Signals {
     pub(crate) opening: AtomicU32,
     /// Rung when a half-open session leaves that state, or is done answering `initialize`.
     pub(crate) handshake: Notify,
+    /// Whether somebody waits for the sessions to become idle.
+    pub(crate) draining: AtomicBool,
+    /// Rung when a session becomes idle while somebody waits for that.
+    pub(crate) calm: Notify,
 }
 
 /// What `initialize` said of the client's software.
@@ -242,6 +246,12 @@ pub(crate) struct Activity {
     ticket: Option<u32>,
 }
 
+impl Activity {
+    pub(crate) const fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
 impl Drop for Activity {
     fn drop(&mut self) {
         let record = &*self.record;
@@ -257,6 +267,7 @@ impl Drop for Activity {
             match reading.phase() {
                 Phase::Closing => record.progress.notify_waiters(),
                 Phase::Opening => record.signals.handshake.notify_waiters(),
+                Phase::Ready if record.signals.draining.load(Relaxed) => record.signals.calm.notify_waiters(),
                 Phase::Ready => {}
             }
         }

@@ -1,0 +1,239 @@
+//! The settings, and what makes sense of them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rmcp::transport::streamable_http_server::session::SessionManager;
+
+use super::PolicySessionManager;
+use super::parking::Limits;
+use super::shared::Shared;
+use crate::admission::AdmissionPolicy;
+use crate::error::ConfigError;
+use crate::eviction::{EvictionPolicy, EvictionPolicyExt, Lru, SessionInfo};
+use crate::observe::SessionObserver;
+use crate::registry::{Predicate, Rules};
+use crate::{HOUR, MINUTE, SECOND};
+
+/// Times that have to be kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) max_sessions: usize,
+    pub(crate) max_opening: usize,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) init_timeout: Duration,
+    pub(crate) max_busy: Duration,
+    pub(crate) close_deadline: Duration,
+}
+
+/// Settings of a [`PolicySessionManager`] to be.
+#[must_use]
+pub struct Builder<I> {
+    inner: I,
+    settings: Settings,
+    max_opening: Option<usize>,
+    min_idle: Duration,
+    protect: Option<Predicate>,
+    limits: Limits,
+    admission: Option<Box<dyn AdmissionPolicy>>,
+    eviction: Option<Box<dyn EvictionPolicy>>,
+    observer: Option<Arc<dyn SessionObserver>>,
+}
+
+impl<I: SessionManager> Builder<I> {
+    pub(super) fn new(inner: I) -> Self {
+        let without_stream: fn(&SessionInfo<'_>) -> bool = |session| session.open_streams() == 0;
+        Self {
+            inner,
+            settings: Settings {
+                max_sessions: 1_000,
+                max_opening: 0,
+                idle_timeout: Some(30 * MINUTE),
+                max_lifetime: None,
+                init_timeout: 30 * SECOND,
+                max_busy: 10 * MINUTE,
+                close_deadline: 5 * SECOND,
+            },
+            max_opening: None,
+            min_idle: Duration::ZERO,
+            protect: None,
+            limits: Limits { entries: 10_000, bytes: 64 << 20, entry_bytes: 64 << 10, age: 24 * HOUR },
+            admission: None,
+            eviction: Some(Box::new(Lru::new().tiers([without_stream]))),
+            observer: None,
+        }
+    }
+
+    /// Sets the capacity: the most sessions that may exist in the inner manager at one time. Defaults to 1,000.
+    pub const fn max_sessions(mut self, sessions: usize) -> Self {
+        self.settings.max_sessions = sessions;
+        self
+    }
+
+    /// Sets who may come in. Defaults to everybody.
+    pub fn admission(mut self, policy: impl AdmissionPolicy) -> Self {
+        self.admission = Some(Box::new(policy));
+        self
+    }
+
+    /// Sets who goes when there is no room. Defaults to the least recently used among those without an open stream,
+    /// then the least recently used of all.
+    pub fn eviction(mut self, policy: impl EvictionPolicy) -> Self {
+        self.eviction = Some(Box::new(policy));
+        self
+    }
+
+    /// Lets nobody be thrown out, half-open sessions included: a newcomer is refused when there is no room.
+    pub fn refuse_when_full(mut self) -> Self {
+        self.eviction = None;
+        self
+    }
+
+    /// Closes a session that was not heard of for so long, and has neither a request in flight nor an open stream;
+    /// `None` never does. Defaults to 30 minutes.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.idle_timeout = timeout.into();
+        self
+    }
+
+    /// Closes a session so long after it was first opened, whatever it is doing; `None` never does. Defaults to `None`.
+    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
+        self.settings.max_lifetime = lifetime.into();
+        self
+    }
+
+    /// Closes a session whose handshake is not finished so long after it was created. Defaults to 30 seconds.
+    pub const fn init_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.init_timeout = timeout;
+        self
+    }
+
+    /// Sets how many places half-open sessions may hold before a newcomer takes the oldest one's place. Defaults to a
+    /// quarter of the capacity, at least 1.
+    pub const fn max_opening(mut self, sessions: usize) -> Self {
+        self.max_opening = Some(sessions);
+        self
+    }
+
+    /// Sets for how long after its last use a session is never a victim. Defaults to zero.
+    pub const fn min_idle(mut self, idle: Duration) -> Self {
+        self.min_idle = idle;
+        self
+    }
+
+    /// Sets for how long a request in flight protects its session. Defaults to 10 minutes.
+    pub const fn max_busy(mut self, busy: Duration) -> Self {
+        self.settings.max_busy = busy;
+        self
+    }
+
+    /// Sets how long the close of a session may take before the session counts as stuck. It keeps its place until it is
+    /// gone. Defaults to 5 seconds.
+    pub const fn close_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.close_deadline = deadline;
+        self
+    }
+
+    /// Makes sessions for which `predicate` holds never a victim. It is asked when a session is proposed, and again
+    /// within a second of use. Defaults to nobody.
+    pub fn protect(mut self, predicate: impl Fn(&SessionInfo<'_>) -> bool + Send + Sync + 'static) -> Self {
+        self.protect = Some(Arc::new(predicate));
+        self
+    }
+
+    /// Sets how many sessions may be parked; 0 parks none. Defaults to 10,000.
+    pub const fn max_parked(mut self, sessions: usize) -> Self {
+        self.limits.entries = sessions;
+        self
+    }
+
+    /// Sets how many bytes the parked sessions may hold together. Defaults to 64 MiB.
+    pub const fn max_parked_bytes(mut self, bytes: usize) -> Self {
+        self.limits.bytes = bytes;
+        self
+    }
+
+    /// Sets how many bytes one parked session may hold: a client that said more in `initialize` is not parked.
+    /// Defaults to 64 KiB.
+    pub const fn max_parked_entry_bytes(mut self, bytes: usize) -> Self {
+        self.limits.entry_bytes = bytes;
+        self
+    }
+
+    /// Sets for how long a session stays parked. Defaults to 24 hours.
+    pub const fn max_parked_age(mut self, age: Duration) -> Self {
+        self.limits.age = age;
+        self
+    }
+
+    /// Sets who hears of what happens. Defaults to nobody.
+    pub fn observer(mut self, observer: impl SessionObserver) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Checks the settings and builds the manager.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the first setting that makes no sense, its value, and what would do.
+    pub fn build(mut self) -> Result<PolicySessionManager<I>, ConfigError> {
+        let settings = &mut self.settings;
+        let most = settings.max_sessions;
+        if most == 0 {
+            return Err(ConfigError::new("max_sessions", most, "allow at least 1 session"));
+        }
+        if most > u32::MAX as usize {
+            return Err(ConfigError::new("max_sessions", most, "allow at most 4,294,967,295 sessions"));
+        }
+        let opening = self.max_opening.unwrap_or_else(|| (most / 4).max(1));
+        if opening == 0 {
+            return Err(ConfigError::new("max_opening", opening, "allow at least 1 half-open session"));
+        }
+        if opening > most {
+            let remedy = format!("allow at most max_sessions, which is {most}");
+            return Err(ConfigError::new("max_opening", opening, &remedy));
+        }
+        settings.max_opening = opening;
+        let durations = [
+            ("idle_timeout", settings.idle_timeout, "allow more than zero, or None for no timeout"),
+            ("max_lifetime", settings.max_lifetime, "allow more than zero, or None for no limit"),
+            ("init_timeout", Some(settings.init_timeout), "allow more than zero"),
+            ("max_busy", Some(settings.max_busy), "allow more than zero"),
+            ("close_deadline", Some(settings.close_deadline), "allow more than zero"),
+            ("max_parked_age", Some(self.limits.age), "allow more than zero; max_parked(0) parks nobody"),
+        ];
+        for (setting, duration, remedy) in durations {
+            if duration == Some(Duration::ZERO) {
+                return Err(ConfigError::new(setting, Duration::ZERO, remedy));
+            }
+            // The timer wheel reaches two years; a session that old is none.
+            if duration.is_some_and(|duration| duration > 365 * 24 * HOUR) {
+                return Err(ConfigError::new(setting, duration.unwrap_or_default(), "allow at most 365 days"));
+            }
+        }
+        if self.limits.entries > 0 && (self.limits.bytes == 0 || self.limits.entry_bytes == 0) {
+            let setting = if self.limits.bytes == 0 { "max_parked_bytes" } else { "max_parked_entry_bytes" };
+            return Err(ConfigError::new(setting, 0, "allow at least 1 KiB; max_parked(0) parks nobody"));
+        }
+        if let Some(policy) = &self.admission {
+            policy.validate()?;
+        }
+        let rules = Rules { min_idle: self.min_idle, max_busy: settings.max_busy, protect: self.protect };
+        let shared =
+            Shared::new(self.inner, self.settings, rules, self.limits, self.admission, self.eviction, self.observer);
+        Ok(PolicySessionManager { shared: Arc::new(shared) })
+    }
+}
+
+impl<I> fmt::Debug for Builder<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("settings", &self.settings)
+            .field("admission", &self.admission)
+            .field("eviction", &self.eviction)
+            .finish_non_exhaustive()
+    }
+}

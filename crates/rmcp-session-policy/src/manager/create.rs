@@ -1,0 +1,145 @@
+//! How sessions come to exist.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::lifecycle;
+use super::place::Place;
+use super::shared::Shared;
+use crate::admission::{Arrival, ArrivalKind, Lease, Permit};
+use crate::context::ClientContext;
+use crate::error::PolicyError;
+use crate::eviction::SessionInfo;
+use crate::observe::{CloseReason, SessionEvent};
+use crate::registry::Origin;
+use crate::transport::{Cell, Governed, Session};
+
+type Created<I> = (SessionId, Governed<<I as SessionManager>::Transport>);
+type Failed<I> = PolicyError<<I as SessionManager>::Error>;
+
+/// What a session brings with it.
+pub(super) struct Luggage {
+    pub(super) origin: Origin,
+    pub(super) parcel: Option<Arc<[u8]>>,
+    pub(super) owed: u32,
+}
+
+impl<I: SessionManager> Shared<I> {
+    /// Creates a session: admission first, then a place, then the inner manager. Whatever fails or is dropped, what was
+    /// taken before goes back by its own drop.
+    pub(super) async fn create(self: &Arc<Self>) -> Result<Created<I>, Failed<I>> {
+        let context = ClientContext::current();
+        let (permit, place) = self.admit(ArrivalKind::Create, context.as_deref(), false).await?;
+        let (id, transport) = self.inner.create_session().await.map_err(PolicyError::Inner)?;
+        let now = Instant::now();
+        let opened = self.clock.stamp(now);
+        let origin = Origin {
+            id: SessionId::clone(&id),
+            context,
+            opened,
+            last_used: opened,
+            last_seen: opened,
+            uses: 0,
+            restored: false,
+        };
+        let luggage = Luggage { origin, parcel: None, owed: 0 };
+        let governed = self.register(luggage, transport, place, permit.commit(), now)?;
+        Ok((id, governed))
+    }
+
+    /// Asks who may come in, and gets a place.
+    pub(super) async fn admit(
+        self: &Arc<Self>,
+        kind: ArrivalKind,
+        context: Option<&ClientContext>,
+        only_free: bool,
+    ) -> Result<(Permit, Place), Failed<I>> {
+        if self.draining.load(SeqCst) {
+            return Err(self.refuse(kind, context, PolicyError::Draining));
+        }
+        let permit = match &self.admission {
+            None => Permit::free(),
+            Some(policy) => {
+                let arrival = Arrival::new(Instant::now(), kind);
+                let arrival = match context {
+                    Some(context) => arrival.with_context(context),
+                    None => arrival,
+                };
+                match policy.admit(&arrival).await {
+                    Ok(permit) => permit,
+                    Err(rejection) => return Err(self.refuse(kind, context, PolicyError::Refused(rejection))),
+                }
+            }
+        };
+        match self.place(context, only_free).await {
+            Some(place) => Ok((permit, place)),
+            None => {
+                // The quota is given back before anybody hears of the refusal.
+                drop(permit);
+                Err(self.refuse(kind, context, self.at_capacity()))
+            }
+        }
+    }
+
+    /// Puts a session that exists in the inner manager into the registry. It waits for nothing, so it is never half done.
+    pub(super) fn register(
+        self: &Arc<Self>,
+        luggage: Luggage,
+        transport: I::Transport,
+        place: Place,
+        lease: Lease,
+        now: Instant,
+    ) -> Result<Governed<I::Transport>, Failed<I>> {
+        self.runtime.get_or_init(Handle::current);
+        self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
+        let Luggage { origin, parcel, owed } = luggage;
+        let (id, restored) = (SessionId::clone(&origin.id), origin.restored);
+        let cell = Arc::new(Cell::new(transport));
+        let session = {
+            let mut core = self.lock();
+            if self.directory.contains_key(&id) {
+                drop(core);
+                return Err(PolicyError::DuplicateId);
+            }
+            let record = core.registry.insert(origin, now);
+            let key = record.key;
+            let hang_up: Arc<dyn crate::transport::HangUp> = Arc::<Cell<_>>::clone(&cell);
+            let session = Arc::new(Session::new(record, hang_up, lease, parcel, owed));
+            if core.sessions.len() <= key.index() {
+                core.sessions.resize(key.index() + 1, None);
+            }
+            core.sessions[key.index()] = Some(Arc::clone(&session));
+            let deadline = core.deadlines.insert_at(key, now + self.settings.init_timeout);
+            if let Some(slot) = core.registry.get_mut(key) {
+                slot.deadline = Some(deadline);
+            }
+            self.directory.insert(id, Arc::clone(&session));
+            place.settle();
+            session
+        };
+        let info = SessionInfo::of(&session.record);
+        if restored {
+            self.tally.restored.fetch_add(1, Relaxed);
+            tracing::debug!(session = %info.fingerprint(), "session restored");
+            self.observe(&SessionEvent::Restored { session: info });
+        } else {
+            self.tally.opened.fetch_add(1, Relaxed);
+            tracing::debug!(session = %info.fingerprint(), "session opened");
+            self.observe(&SessionEvent::Opened { session: info });
+        }
+        let host: Arc<dyn crate::transport::Host> = Arc::<Self>::clone(self);
+        let governed = Governed::new(Arc::clone(&session), host, cell);
+        // A drain that began after the newcomer was let in does not see it unless it looks again; so does the newcomer.
+        if self.draining.load(SeqCst) {
+            if self.close(&session, CloseReason::Drained) {
+                self.start_end(session);
+            }
+            return Err(PolicyError::Draining);
+        }
+        Ok(governed)
+    }
+}

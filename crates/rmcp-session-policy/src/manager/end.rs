@@ -1,0 +1,206 @@
+//! How sessions end: once, for one reason, and all of the way.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::shared::{Core, Shared};
+use crate::eviction::SessionInfo;
+use crate::observe::{CloseReason, SessionEvent};
+use crate::registry::{Phase, SessionKey};
+use crate::transport::{Flag, Host, Session};
+
+/// How long the requests in flight have to be answered, and clients to come back to streams they stopped reading.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+impl Core {
+    pub(super) fn session(&self, key: SessionKey) -> Option<Arc<Session>> {
+        self.sessions.get(key.index())?.clone()
+    }
+
+    /// Notes that the end of a session has begun. The caller won the one step that began it.
+    pub(super) fn begin_end(&mut self, session: &Session, reason: CloseReason, now: Instant) {
+        let key = session.record.key;
+        session.ends(reason, now);
+        self.registry.retire(key);
+        self.closing.insert((now, key));
+        if let Some(deadline) = self.registry.get_mut(key).and_then(|slot| slot.deadline.take()) {
+            self.deadlines.remove(&deadline);
+        }
+    }
+}
+
+impl<I: SessionManager> Shared<I> {
+    /// Begins the end of a session whatever it is doing; false if it had begun before.
+    pub(super) fn close(self: &Arc<Self>, session: &Arc<Session>, reason: CloseReason) -> bool {
+        let Some(phase) = session.record.state.close() else { return false };
+        if phase == Phase::Opening {
+            session.record.left_opening();
+        }
+        self.lock().begin_end(session, reason, Instant::now());
+        self.announce_end(session);
+        true
+    }
+
+    /// Counts and reports an end that has begun.
+    pub(super) fn announce_end(&self, session: &Session) {
+        let Some((reason, at)) = session.end() else { return };
+        let info = SessionInfo::of(&session.record);
+        let age = at.saturating_duration_since(info.created());
+        self.tally.count_closed(reason);
+        tracing::info!(session = %info.fingerprint(), %reason, ?age, uses = info.uses(), "session closed");
+        self.observe(&SessionEvent::Closed { session: info, reason, age });
+    }
+
+    /// Carries an end out: at once as far as it goes without waiting, the rest on a task of its own.
+    pub(super) fn start_end(self: &Arc<Self>, session: Arc<Session>) {
+        let mut end = Box::pin(Arc::clone(self).end(session));
+        if let Poll::Ready(_closed) = end.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return;
+        }
+        // Outside any runtime, as when one is shut down, nothing can finish it: dropping it frees the place.
+        if let Some(runtime) = Handle::try_current().ok().as_ref().or_else(|| self.runtime.get()) {
+            drop(runtime.spawn(end));
+        }
+    }
+
+    /// Carries an end out and waits for the inner manager, for as long as the close deadline. If this future is dropped,
+    /// the end goes on.
+    pub(super) async fn end_and_wait(self: &Arc<Self>, session: Arc<Session>) -> Result<(), I::Error> {
+        let mut end = Box::pin(Arc::clone(self).end(session));
+        let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut end).poll(cx))).await;
+        match first {
+            Poll::Ready(closed) => closed,
+            Poll::Pending => match timeout(self.settings.close_deadline, tokio::spawn(end)).await {
+                Ok(Ok(closed)) => closed,
+                // It goes on, or it panicked; its place is accounted for either way.
+                Err(_) | Ok(Err(_)) => Ok(()),
+            },
+        }
+    }
+
+    /// The end of a session, in order: answer what is in flight, drop the streams nobody reads, close it in the inner
+    /// manager, drop the inner transport.
+    async fn end(self: Arc<Self>, session: Arc<Session>) -> Result<(), I::Error> {
+        let closed = Closed { shared: &self, session: &session };
+        session.receiver.wake();
+        let record = &session.record;
+        let deadline = Instant::now() + self.settings.close_deadline;
+        let quiet = |session: &Session| is_answered(session) && !session.has_stalled_streams();
+        if !quiet(&session) {
+            // A deadline that passes is part of the plan: then the streams are dropped.
+            timeout(FAREWELL, session.until(quiet)).await.ok();
+            if session.sever_stalled_streams() && !is_answered(&session) {
+                timeout(FAREWELL, session.until(is_answered)).await.ok();
+            }
+        }
+        let mut inner = std::pin::pin!(AssertUnwindSafe(self.inner.close_session(&record.id)).catch_unwind());
+        let first = std::future::poll_fn(|cx| Poll::Ready(inner.as_mut().poll(cx))).await;
+        let outcome = match first {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => match timeout(FAREWELL, &mut inner).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    session.sever_stalled_streams();
+                    match timeout_at(deadline, &mut inner).await {
+                        Ok(outcome) => outcome,
+                        Err(_) => {
+                            tracing::warn!(session = %record.fingerprint(), "the inner manager does not close a session; it keeps its place");
+                            session.hang_up();
+                            inner.await
+                        }
+                    }
+                }
+            },
+        };
+        drop(closed);
+        outcome.unwrap_or_else(|_panic| {
+            tracing::error!(session = %record.fingerprint(), "the inner manager panicked closing a session");
+            Ok(())
+        })
+    }
+
+    /// Whether a session that ended comes back by its next request.
+    fn is_parked_after(session: &Session) -> bool {
+        let reason = session.end().map(|(reason, _)| reason);
+        match reason {
+            Some(reason) if reason.is_restorable() => true,
+            // The request that restored it was dropped in the middle: as if it had never been asked for.
+            Some(CloseReason::Ended | CloseReason::InitFailed) => {
+                session.record.restored && !session.has(Flag::Replayed) && !session.has(Flag::InitFailed)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn is_answered(session: &Session) -> bool {
+    session.record.state.read().active() == 0 || session.has(Flag::Dropped)
+}
+
+/// The inner manager's close has returned, by whatever way.
+struct Closed<'a, I: SessionManager> {
+    shared: &'a Arc<Shared<I>>,
+    session: &'a Arc<Session>,
+}
+
+impl<I: SessionManager> Drop for Closed<'_, I> {
+    fn drop(&mut self) {
+        self.session.raise(Flag::Closed);
+        self.session.hang_up();
+        self.shared.settle(self.session);
+    }
+}
+
+impl<I: SessionManager> Shared<I> {
+    /// If the session is gone, the inner manager's part and the transport, forgets it and hands its place on.
+    fn settle(self: &Arc<Self>, session: &Arc<Session>) {
+        if !(session.has(Flag::Closed) && session.has(Flag::Dropped)) || !session.raise(Flag::Gone) {
+            return;
+        }
+        // Parked before it leaves the directory: at no moment is the id neither.
+        let parked = Self::is_parked_after(session) && self.parking.park(session, Instant::now());
+        if !parked {
+            self.parking.bury(session);
+        }
+        let key = session.record.key;
+        let slot = {
+            let mut core = self.lock();
+            if let Some((_, at)) = session.end() {
+                core.closing.remove(&(at, key));
+            }
+            let slot = core.registry.remove(key);
+            core.sessions[key.index()] = None;
+            self.directory.remove_if(&session.record.id, |_, there| Arc::ptr_eq(there, session));
+            core.hand_on(self);
+            slot
+        };
+        drop(slot);
+        let lease = session.lock_lease().take();
+        drop(lease);
+        session.raise(Flag::Left);
+        session.record.progress.notify_waiters();
+    }
+}
+
+impl<I: SessionManager> Host for Shared<I> {
+    fn transport_dropped(self: Arc<Self>, session: &Arc<Session>) {
+        let reason = if session.has(Flag::InitFailed) { CloseReason::InitFailed } else { CloseReason::Ended };
+        if self.close(session, reason) {
+            self.start_end(Arc::clone(session));
+        }
+        self.step_made(session);
+    }
+
+    fn step_made(self: Arc<Self>, session: &Arc<Session>) {
+        session.record.progress.notify_waiters();
+        self.settle(session);
+    }
+}

@@ -1,0 +1,131 @@
+//! The one task of a manager: asleep until the next deadline.
+
+use std::future::poll_fn;
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use tokio::time::Instant;
+
+use super::shared::Shared;
+use crate::observe::CloseReason;
+use crate::registry::{Phase, Reading, SessionKey};
+use crate::transport::{Flag, Session};
+
+/// Ends sessions whose time has come. A use of a session never touches a timer: when the session's deadline comes, it is
+/// asked what it did meanwhile, and gets another.
+pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
+    loop {
+        let expired = poll_fn(|cx| {
+            let Some(shared) = shared.upgrade() else { return Poll::Ready(None) };
+            let mut core = shared.lock();
+            match core.deadlines.poll_expired(cx) {
+                Poll::Ready(Some(expired)) => {
+                    let key = expired.into_inner();
+                    if let Some(slot) = core.registry.get_mut(key) {
+                        slot.deadline = None;
+                    }
+                    Poll::Ready(Some(key))
+                }
+                // An empty queue keeps the waker too, for the next session.
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        let Some(key) = expired else { return };
+        let Some(shared) = shared.upgrade() else { return };
+        shared.deadline_passed(key);
+        drop(shared);
+        tokio::task::consume_budget().await;
+    }
+}
+
+/// What a deadline that has come means.
+enum Due {
+    End(CloseReason),
+    /// Nothing yet; look again then.
+    At(Option<Instant>),
+}
+
+impl<I: SessionManager> Shared<I> {
+    fn deadline_passed(self: &Arc<Self>, key: SessionKey) {
+        let now = Instant::now();
+        let Some(session) = self.lock().session(key).filter(|session| session.record.key == key) else { return };
+        loop {
+            let seen = session.record.state.read();
+            if seen.phase() == Phase::Closing {
+                return;
+            }
+            match self.due(&session, seen, now) {
+                Due::At(next) => {
+                    let mut core = self.lock();
+                    if let Some(next) = next
+                        && session.record.state.read().phase() != Phase::Closing
+                    {
+                        let deadline = core.deadlines.insert_at(key, next);
+                        if let Some(slot) = core.registry.get_mut(key) {
+                            slot.deadline = Some(deadline);
+                        }
+                    }
+                    return;
+                }
+                Due::End(reason) => {
+                    // If a request came in since it was read, everything is weighed anew.
+                    if session.record.state.close_if(seen).is_ok() {
+                        if seen.phase() == Phase::Opening {
+                            session.record.left_opening();
+                        }
+                        self.lock().begin_end(&session, reason, now);
+                        self.announce_end(&session);
+                        self.start_end(session);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn due(&self, session: &Session, seen: Reading, now: Instant) -> Due {
+        let record = &session.record;
+        let mut next = None;
+        let mut at = |when: Instant| next = Some(next.map_or(when, |next: Instant| next.min(when)));
+        if let Some(lifetime) = self.settings.max_lifetime {
+            let end = record.instant(record.opened) + lifetime;
+            if now >= end {
+                return Due::End(CloseReason::Lifetime);
+            }
+            at(end);
+        }
+        // A restored session has said all that is to be said once its handshake was replayed.
+        if seen.phase() == Phase::Opening && !session.has(Flag::Replayed) {
+            let end = record.instant(record.created) + self.settings.init_timeout;
+            if now >= end {
+                return Due::End(CloseReason::InitTimeout);
+            }
+            at(end);
+        }
+        if let Some(timeout) = self.settings.idle_timeout {
+            let silent_since = record.instant(record.last_seen()) + timeout;
+            let busy_until = match seen.active() {
+                0 => None,
+                _ => Some(
+                    record
+                        .newest_request(seen)
+                        .map_or(now + timeout, |newest| record.instant(newest) + self.rules.max_busy),
+                ),
+            };
+            let busy_until = busy_until.filter(|until| now < *until);
+            if let Some(until) = busy_until {
+                // Should it end this moment, the clock starts now.
+                at((now + timeout).min(until.max(silent_since)));
+            } else if record.open_streams() > 0 {
+                at(now + timeout);
+            } else if now >= silent_since {
+                return Due::End(CloseReason::Idle);
+            } else {
+                at(silent_since);
+            }
+        }
+        Due::At(next)
+    }
+}

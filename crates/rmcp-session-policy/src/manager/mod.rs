@@ -1,0 +1,84 @@
+//! The manager: admission, places, ends, deadlines, and rmcp's trait over them.
+
+mod builder;
+mod create;
+mod end;
+mod lifecycle;
+mod operate;
+mod parking;
+mod place;
+mod restore;
+mod session_manager;
+mod shared;
+
+pub use builder::Builder;
+pub use operate::Select;
+
+use std::fmt;
+use std::sync::Arc;
+
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+
+use shared::Shared;
+
+/// A session manager under policies, over any inner one.
+///
+/// It bounds how many sessions the inner manager holds, exactly, and lets an
+/// [`AdmissionPolicy`](crate::admission::AdmissionPolicy) decide who may come in and an
+/// [`EvictionPolicy`](crate::eviction::EvictionPolicy) who goes when there is no room. It is itself a
+/// [`SessionManager`], so it goes where the inner one went, and wraps and is wrapped.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use rmcp::transport::streamable_http_server::session::SessionManager;
+/// use rmcp_session_policy::PolicySessionManager;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sessions = Arc::new(PolicySessionManager::local().max_sessions(100).build()?);
+/// let (id, _transport) = sessions.create_session().await?;
+/// assert!(sessions.has_session(&id).await?);
+/// assert_eq!(sessions.stats().live, 1);
+/// # Ok(()) }
+/// ```
+///
+/// The sessions end with their transports, which the service holds; dropping the manager ends none. To stop in order,
+/// [`drain`](Self::drain).
+pub struct PolicySessionManager<I: SessionManager> {
+    shared: Arc<Shared<I>>,
+}
+
+impl PolicySessionManager<LocalSessionManager> {
+    /// Starts to build a manager over rmcp's own, whose idle timer and handshake timer are off: this manager owns both.
+    #[must_use]
+    pub fn local() -> Builder<LocalSessionManager> {
+        let mut inner = LocalSessionManager::default();
+        inner.session_config.keep_alive = None;
+        inner.session_config.init_timeout = None;
+        Builder::new(inner)
+    }
+}
+
+impl<I: SessionManager> PolicySessionManager<I> {
+    /// Starts to build a manager over `inner`.
+    ///
+    /// If `inner` is rmcp's `LocalSessionManager`, switch its `keep_alive` off: it cuts running calls.
+    /// [`local`](PolicySessionManager::local) does so.
+    #[must_use]
+    pub fn builder(inner: I) -> Builder<I> {
+        Builder::new(inner)
+    }
+
+    /// The inner manager.
+    #[must_use]
+    pub fn inner(&self) -> &I {
+        &self.shared.inner
+    }
+}
+
+impl<I: SessionManager> fmt::Debug for PolicySessionManager<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicySessionManager").field("settings", &self.shared.settings).finish_non_exhaustive()
+    }
+}

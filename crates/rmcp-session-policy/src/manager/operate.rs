@@ -1,0 +1,187 @@
+//! What operators do: look, terminate, drain.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use tokio::time::{Instant, timeout_at};
+
+use super::PolicySessionManager;
+use super::shared::Shared;
+use crate::eviction::SessionInfo;
+use crate::observe::{CloseReason, DrainReport, SessionSnapshot, Stats};
+use crate::registry::{Phase, Record, SessionKey};
+use crate::transport::{Flag, Session};
+
+/// Which sessions to terminate: one by its key, or all for which a closure holds.
+pub trait Select {
+    /// Whether to terminate this session.
+    fn selects(&self, session: &SessionInfo<'_>) -> bool;
+}
+
+impl Select for SessionKey {
+    fn selects(&self, session: &SessionInfo<'_>) -> bool {
+        session.key() == *self
+    }
+}
+
+impl<F: Fn(&SessionInfo<'_>) -> bool> Select for F {
+    fn selects(&self, session: &SessionInfo<'_>) -> bool {
+        self(session)
+    }
+}
+
+impl<I: SessionManager> PolicySessionManager<I> {
+    /// Counts what is and what was. Its cost grows with the number of sessions.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let shared = &*self.shared;
+        let now = Instant::now();
+        let mut stats = Stats::empty(shared.settings.max_sessions);
+        {
+            let core = shared.lock();
+            for record in core.registry.iter() {
+                let seen = record.state.read();
+                match seen.phase() {
+                    Phase::Opening => stats.opening += 1,
+                    Phase::Ready => stats.ready += 1,
+                    Phase::Closing => stats.closing += 1,
+                }
+                stats.busy += usize::from(seen.active() > 0 && seen.phase() != Phase::Closing);
+            }
+            stats.live = stats.opening + stats.ready + stats.closing;
+            let deadline = shared.settings.close_deadline;
+            stats.stuck =
+                core.closing.iter().take_while(|(since, _)| now.saturating_duration_since(*since) >= deadline).count();
+            stats.reserved = stats.max_sessions - core.free - stats.live;
+            stats.overruled = core.registry.overruled;
+        }
+        (stats.parked, stats.parked_bytes) = shared.parking.size(now);
+        shared.tally.fill(&mut stats);
+        stats
+    }
+
+    /// Lists who is here. Its cost grows with the number of sessions.
+    #[must_use]
+    pub fn list(&self) -> Vec<SessionSnapshot> {
+        let now = Instant::now();
+        self.shared.lock().registry.iter().map(|record| SessionSnapshot::of(record, now)).collect()
+    }
+
+    /// Ends the selected sessions, live and parked, and waits until they are gone, for as long as the close deadline.
+    /// Returns how many there were.
+    ///
+    /// Requests in flight are answered with an error. Whether the sessions may come back depends on the reason:
+    /// [`Revoked`](CloseReason::Revoked) ones may not.
+    ///
+    /// ```
+    /// # use rmcp_session_policy::{CloseReason, PolicySessionManager};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let sessions = PolicySessionManager::local().build()?;
+    /// use rmcp_session_policy::eviction::SessionInfo;
+    ///
+    /// let of_mallory = |session: &SessionInfo<'_>| session.context().and_then(|c| c.principal()) == Some("mallory");
+    /// assert_eq!(sessions.terminate(of_mallory, CloseReason::Revoked).await, 0);
+    /// # Ok(()) }
+    /// ```
+    pub async fn terminate(&self, select: impl Select, reason: CloseReason) -> usize {
+        let shared = &self.shared;
+        let deadline = Instant::now() + shared.settings.close_deadline;
+        let selected: Vec<_> =
+            shared.sessions().into_iter().filter(|session| select.selects(&SessionInfo::of(&session.record))).collect();
+        let ended: Vec<_> = selected.into_iter().filter(|session| shared.close(session, reason)).collect();
+        ended.iter().for_each(|session| shared.start_end(Arc::clone(session)));
+        let parked = if reason.is_restorable() {
+            0
+        } else {
+            shared.parking.take_all(|id, parked| {
+                let origin = parked.origin(Arc::clone(id));
+                let opened = origin.opened;
+                let key = SessionKey::new(u32::MAX, u32::MAX);
+                let record = Record::new(key, origin, opened, shared.clock, Arc::clone(&shared.signals));
+                select.selects(&SessionInfo::of(&record))
+            })
+        };
+        Shared::<I>::wait_until_gone(&ended, deadline).await;
+        ended.len() + parked
+    }
+
+    /// Stops in order: refuses newcomers, closes idle sessions, lets calls under way finish until `deadline` has passed,
+    /// answers calls that come meanwhile with an error, then closes the rest.
+    ///
+    /// The manager takes no newcomers afterwards. Sessions that were drained stay parked, for nobody to restore here.
+    pub async fn drain(&self, deadline: Duration) -> DrainReport {
+        let shared = &self.shared;
+        let deadline = Instant::now() + deadline;
+        shared.signals.draining.store(true, SeqCst);
+        shared.draining.store(true, SeqCst);
+        tracing::info!("draining");
+        let mut report = DrainReport::default();
+        let mut ended = Vec::new();
+        loop {
+            let mut calm = std::pin::pin!(shared.signals.calm.notified());
+            calm.as_mut().enable();
+            let mut busy = 0;
+            for session in shared.sessions() {
+                match shared.close_if_idle(&session) {
+                    Some(true) => {
+                        report.finished += 1;
+                        ended.push(session);
+                    }
+                    Some(false) => busy += 1,
+                    None => {}
+                }
+            }
+            if busy == 0 || timeout_at(deadline, calm).await.is_err() {
+                break;
+            }
+        }
+        for session in shared.sessions() {
+            if shared.close(&session, CloseReason::Drained) {
+                report.cut_off += 1;
+                shared.start_end(Arc::clone(&session));
+            }
+            ended.push(session);
+        }
+        Shared::<I>::wait_until_gone(&ended, Instant::now() + shared.settings.close_deadline).await;
+        report.stuck = ended.iter().filter(|session| !session.has(Flag::Left)).count();
+        tracing::info!(report.finished, report.cut_off, report.stuck, "drained");
+        report
+    }
+}
+
+impl<I: SessionManager> Shared<I> {
+    fn sessions(&self) -> Vec<Arc<Session>> {
+        self.lock().sessions.iter().flatten().cloned().collect()
+    }
+
+    /// Ends a session with nothing in flight, for the drain: `Some(false)` if it is busy, `None` if it is closing.
+    fn close_if_idle(self: &Arc<Self>, session: &Arc<Session>) -> Option<bool> {
+        loop {
+            let seen = session.record.state.read();
+            if seen.phase() == Phase::Closing {
+                return None;
+            }
+            if seen.active() > 0 {
+                return Some(false);
+            }
+            if session.record.state.close_if(seen).is_ok() {
+                if seen.phase() == Phase::Opening {
+                    session.record.left_opening();
+                }
+                self.lock().begin_end(session, CloseReason::Drained, Instant::now());
+                self.announce_end(session);
+                self.start_end(Arc::clone(session));
+                return Some(true);
+            }
+        }
+    }
+
+    async fn wait_until_gone(ended: &[Arc<Session>], deadline: Instant) {
+        for session in ended {
+            // Those that are not gone by then show as stuck.
+            timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.ok();
+        }
+    }
+}

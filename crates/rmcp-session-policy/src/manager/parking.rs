@@ -1,0 +1,252 @@
+//! Sessions without a place that their next request restores.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hashlink::LinkedHashMap;
+use rmcp::transport::streamable_http_server::session::{
+    SessionId, SessionManager, SessionState, SessionStore, SessionStoreError,
+};
+use tokio::time::Instant;
+
+use super::PolicySessionManager;
+use super::shared::Shared;
+use crate::clock::Stamp;
+use crate::context::ClientContext;
+use crate::observe::CloseReason;
+use crate::registry::Origin;
+use crate::transport::{Flag, Session};
+
+/// How much may be parked.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+    pub(super) entry_bytes: usize,
+    pub(super) age: Duration,
+}
+
+/// What is kept of a session without a place.
+#[derive(Clone, Debug)]
+pub(super) struct Parked {
+    /// What `initialize` said.
+    pub(super) parcel: Arc<[u8]>,
+    context: Option<Arc<ClientContext>>,
+    opened: Stamp,
+    last_used: Stamp,
+    last_seen: Stamp,
+    uses: u64,
+    /// Closes by rmcp that are still to come for incarnations that are gone.
+    pub(super) owed: u32,
+    since: Instant,
+}
+
+impl Parked {
+    /// Where a new incarnation comes from.
+    pub(super) fn origin(&self, id: SessionId) -> Origin {
+        Origin {
+            id,
+            context: self.context.clone(),
+            opened: self.opened,
+            last_used: self.last_used,
+            last_seen: self.last_seen,
+            uses: self.uses,
+            restored: true,
+        }
+    }
+
+    pub(super) const fn opened(&self) -> Stamp {
+        self.opened
+    }
+}
+
+/// The parked sessions, and the ids that must not come back.
+#[derive(Debug)]
+pub(super) struct Parking {
+    limits: Limits,
+    /// Whether rmcp was given our store. If it was given another one, only we know which ids are dead.
+    ours: AtomicBool,
+    lot: Mutex<Lot>,
+}
+
+#[derive(Debug, Default)]
+struct Lot {
+    /// Oldest first.
+    parked: LinkedHashMap<SessionId, Parked>,
+    bytes: usize,
+    /// Ids that were ended for good, oldest first.
+    dead: LinkedHashMap<SessionId, ()>,
+}
+
+impl Lot {
+    fn remove(&mut self, id: &str) -> Option<Parked> {
+        let parked = self.parked.remove(id)?;
+        self.bytes -= parked.parcel.len();
+        Some(parked)
+    }
+
+    /// Forgets what was parked too long ago.
+    fn expire(&mut self, now: Instant, age: Duration) {
+        while let Some((_, oldest)) = self.parked.front()
+            && now.saturating_duration_since(oldest.since) >= age
+            && let Some((_, gone)) = self.parked.pop_front()
+        {
+            self.bytes -= gone.parcel.len();
+        }
+    }
+}
+
+impl Parking {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, ours: AtomicBool::new(false), lot: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lot> {
+        self.lot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Parks a session that has ended; false if there is nothing to restore it from.
+    pub(super) fn park(&self, session: &Session, now: Instant) -> bool {
+        let Some(parcel) = session.lock_parcel().take() else { return false };
+        if self.limits.entries == 0 {
+            return false;
+        }
+        let record = &session.record;
+        let owed = session.owed.load(Relaxed) + u32::from(session.has(Flag::Served));
+        let parked = Parked {
+            context: record.context.clone(),
+            opened: record.opened,
+            last_used: record.last_used(),
+            last_seen: record.last_seen(),
+            uses: record.uses(),
+            owed,
+            since: now,
+            parcel,
+        };
+        let mut lot = self.lock();
+        lot.expire(now, self.limits.age);
+        lot.bytes += parked.parcel.len();
+        if let Some(before) = lot.parked.insert(SessionId::clone(&record.id), parked) {
+            lot.bytes -= before.parcel.len();
+        }
+        while lot.parked.len() > self.limits.entries || lot.bytes > self.limits.bytes {
+            let Some((_, gone)) = lot.parked.pop_front() else { break };
+            lot.bytes -= gone.parcel.len();
+        }
+        true
+    }
+
+    /// Remembers an id that was ended for good, where a store that is not ours might bring it back.
+    pub(super) fn bury(&self, session: &Session) {
+        let for_good =
+            matches!(session.end(), Some((CloseReason::Client | CloseReason::Lifetime | CloseReason::Revoked, _)));
+        if for_good && self.limits.entries > 0 && !self.ours.load(Relaxed) {
+            let mut lot = self.lock();
+            lot.dead.insert(SessionId::clone(&session.record.id), ());
+            while lot.dead.len() > self.limits.entries {
+                lot.dead.pop_front();
+            }
+        }
+    }
+
+    pub(super) fn is_dead(&self, id: &str) -> bool {
+        !self.ours.load(Relaxed) && self.lock().dead.contains_key(id)
+    }
+
+    pub(super) fn get(&self, id: &str, now: Instant) -> Option<Parked> {
+        let mut lot = self.lock();
+        lot.expire(now, self.limits.age);
+        lot.parked.get(id).cloned()
+    }
+
+    /// Takes a session out that has a place again, or must not come back.
+    pub(super) fn take(&self, id: &str) -> Option<Parked> {
+        self.lock().remove(id)
+    }
+
+    /// Takes out every parked session for which `predicate` holds; tells how many.
+    pub(super) fn take_all(&self, predicate: impl Fn(&SessionId, &Parked) -> bool) -> usize {
+        let mut lot = self.lock();
+        let gone: Vec<_> = lot
+            .parked
+            .iter()
+            .filter(|(id, parked)| predicate(id, parked))
+            .map(|(id, _)| SessionId::clone(id))
+            .collect();
+        gone.iter().filter(|id| lot.remove(id).is_some()).count()
+    }
+
+    /// Hears that somebody closed an id that does not live: the trailing close of an earlier incarnation, or the client.
+    pub(super) fn closed(&self, id: &str, by_client: bool) {
+        let mut lot = self.lock();
+        match lot.parked.get_mut(id) {
+            Some(parked) if parked.owed > 0 && !by_client => parked.owed -= 1,
+            Some(_) => drop(lot.remove(id)),
+            None => {}
+        }
+    }
+
+    /// How many are parked, and what they hold in bytes.
+    pub(super) fn size(&self, now: Instant) -> (usize, usize) {
+        let mut lot = self.lock();
+        lot.expire(now, self.limits.age);
+        (lot.parked.len(), lot.bytes)
+    }
+}
+
+/// The parking, as rmcp sees it.
+struct ParkingStore<I: SessionManager>(Arc<Shared<I>>);
+
+impl<I: SessionManager> PolicySessionManager<I> {
+    /// The store to hand to rmcp as `StreamableHttpServerConfig::session_store`: with it, an evicted or idle session is
+    /// parked and comes back with its next request, under the same id.
+    ///
+    /// A restored session has a **new handler**: what the old one remembered is gone. Servers that keep state in the
+    /// handler keep it elsewhere, by principal for instance, or leave parking off.
+    ///
+    /// The bounds are the builder's `max_parked`, `max_parked_bytes`, `max_parked_entry_bytes` and `max_parked_age`.
+    #[must_use]
+    pub fn parking(&self) -> Arc<dyn SessionStore> {
+        self.shared.parking.ours.store(true, Relaxed);
+        Arc::new(ParkingStore(Arc::clone(&self.shared)))
+    }
+}
+
+#[async_trait]
+impl<I: SessionManager> SessionStore for ParkingStore<I> {
+    async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
+        match self.0.parking.get(id, Instant::now()) {
+            Some(parked) => Ok(Some(SessionState::new(serde_json::from_slice(&parked.parcel)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// Called after every `initialize`, while the session lives: only its end parks it.
+    async fn store(&self, id: &str, state: &SessionState) -> Result<(), SessionStoreError> {
+        let limits = &self.0.parking.limits;
+        let Some(session) = self.0.find(id).filter(|session| !session.is_closing()) else { return Ok(()) };
+        if limits.entries == 0 {
+            return Ok(());
+        }
+        let parcel = serde_json::to_vec(&state.initialize_params)?;
+        if parcel.len() > limits.entry_bytes {
+            tracing::debug!(session = %session.record.fingerprint(), bytes = parcel.len(), "too large to park");
+            return Ok(());
+        }
+        *session.lock_parcel() = Some(parcel.into());
+        Ok(())
+    }
+
+    /// Called when a client deletes its session, and only then.
+    async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
+        if let Some(session) = self.0.find(id)
+            && self.0.close(&session, CloseReason::Client)
+        {
+            self.0.start_end(session);
+        }
+        drop(self.0.parking.take(id));
+        Ok(())
+    }
+}

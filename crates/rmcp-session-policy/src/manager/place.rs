@@ -1,0 +1,173 @@
+//! Places: one unit of capacity each, owned by exactly one holder.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::shared::{Core, Shared};
+use crate::context::ClientContext;
+use crate::observe::CloseReason;
+use crate::registry::Choice;
+use crate::transport::Session;
+
+/// How long a newcomer waits for one victim to be gone before it takes another.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How many victims a newcomer takes at most.
+const VICTIMS: usize = 3;
+
+/// Where places come from.
+pub(super) trait Capacity: Send + Sync {
+    /// Takes a place back.
+    fn release(self: Arc<Self>);
+    /// Forgets a newcomer that waits no longer.
+    fn leave(&self, ticket: u64);
+}
+
+/// A reserved place; its drop gives it back.
+pub(super) struct Place {
+    capacity: Option<Arc<dyn Capacity>>,
+}
+
+impl Place {
+    fn reserved(capacity: Arc<dyn Capacity>) -> Self {
+        Self { capacity: Some(capacity) }
+    }
+
+    /// The session has it from now on, and gives it back when it is gone.
+    pub(super) fn settle(mut self) {
+        self.capacity = None;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(capacity) = self.capacity.take() {
+            capacity.release();
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Hands a place that came free to the newcomer who waits longest, or keeps it.
+    pub(super) fn hand_on<C: Capacity + 'static>(&mut self, capacity: &Arc<C>) {
+        while let Some((_, newcomer)) = self.waiting.pop_first() {
+            match newcomer.send(Place::reserved(Arc::<C>::clone(capacity))) {
+                Ok(()) => return,
+                // That newcomer has given up. Its place must not come back here by its drop: we hold the lock.
+                Err(place) => place.settle(),
+            }
+        }
+        self.free += 1;
+    }
+}
+
+/// A newcomer in the queue; its drop leaves the queue.
+struct Waiter {
+    ticket: u64,
+    place: oneshot::Receiver<Place>,
+    capacity: Arc<dyn Capacity>,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.capacity.leave(self.ticket);
+    }
+}
+
+impl<I: SessionManager> Capacity for Shared<I> {
+    fn release(self: Arc<Self>) {
+        let this = &self;
+        this.lock().hand_on(this);
+    }
+
+    fn leave(&self, ticket: u64) {
+        let left = self.lock().waiting.remove(&ticket);
+        drop(left);
+    }
+}
+
+/// What a newcomer does next.
+enum Step {
+    /// Waits for a place to come free, having taken this victim.
+    Victim(Arc<Session>),
+    /// Waits for a place to come free: some session is closing that nobody else waits for.
+    Closing,
+    /// Waits for a half-open session to answer its `initialize`.
+    Handshakes,
+}
+
+impl<I: SessionManager> Shared<I> {
+    /// Gets a place for a newcomer: a free one, or, unless only a free one will do, that of a victim.
+    ///
+    /// `None` if nobody may go.
+    pub(super) async fn place(self: &Arc<Self>, context: Option<&ClientContext>, only_free: bool) -> Option<Place> {
+        let mut waiter: Option<Waiter> = None;
+        for _ in 0..VICTIMS {
+            let now = Instant::now();
+            let mut handshake = std::pin::pin!(self.signals.handshake.notified());
+            let step = {
+                let mut core = self.lock();
+                if waiter.is_none() && core.free > 0 {
+                    core.free -= 1;
+                    return Some(Place::reserved(self.as_capacity()));
+                }
+                if only_free {
+                    return None;
+                }
+                handshake.as_mut().enable();
+                let step = match core.registry.choose(now, context) {
+                    Choice::Victim(record) => core.session(record.key).map(Step::Victim),
+                    Choice::Handshakes => Some(Step::Handshakes),
+                    Choice::Nobody => {
+                        let others = core.waiting.len()
+                            - usize::from(waiter.as_ref().is_some_and(|w| core.waiting.contains_key(&w.ticket)));
+                        (core.closing.len() > others).then_some(Step::Closing)
+                    }
+                }?;
+                if let Step::Victim(session) = &step {
+                    core.begin_end(session, CloseReason::Evicted, now);
+                }
+                if !matches!(step, Step::Handshakes) && waiter.is_none() {
+                    waiter = Some(self.join_queue(&mut core));
+                }
+                step
+            };
+            if let Step::Victim(session) = step {
+                self.announce_end(&session);
+                self.start_end(session);
+            }
+            match &mut waiter {
+                Some(waiter) => {
+                    if let Ok(Ok(place)) = timeout(PATIENCE, &mut waiter.place).await {
+                        return Some(place);
+                    }
+                }
+                // Either way the next round sees what has changed.
+                None => drop(timeout(PATIENCE, handshake).await),
+            }
+        }
+        waiter?.place.try_recv().ok()
+    }
+
+    fn as_capacity(self: &Arc<Self>) -> Arc<dyn Capacity> {
+        Arc::<Self>::clone(self)
+    }
+
+    fn join_queue(self: &Arc<Self>, core: &mut Core) -> Waiter {
+        let (sender, place) = oneshot::channel();
+        core.tickets += 1;
+        core.waiting.insert(core.tickets, sender);
+        Waiter { ticket: core.tickets, place, capacity: self.as_capacity() }
+    }
+}

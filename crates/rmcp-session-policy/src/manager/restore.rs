@@ -1,0 +1,171 @@
+//! How parked sessions come back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use dashmap::Entry;
+use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::create::Luggage;
+use super::shared::Shared;
+use crate::admission::ArrivalKind;
+use crate::context::ClientContext;
+use crate::error::PolicyError;
+use crate::registry::Origin;
+use crate::transport::{Flag, Governed};
+
+/// How long a session that was just restored is given until its handshake is replayed.
+const REPLAY_BEGINS: Duration = Duration::from_millis(100);
+
+/// One restore at a time per id; its drop lets the next one go on.
+struct Restoring<'a, I: SessionManager> {
+    shared: &'a Shared<I>,
+    id: SessionId,
+}
+
+impl<I: SessionManager> Drop for Restoring<'_, I> {
+    fn drop(&mut self) {
+        if let Some((_, waiting)) = self.shared.restoring.remove(&self.id) {
+            waiting.notify_waiters();
+        }
+        self.shared.restores.fetch_sub(1, SeqCst);
+    }
+}
+
+type Restored<I> = RestoreOutcome<Governed<<I as SessionManager>::Transport>>;
+type Failed<I> = PolicyError<<I as SessionManager>::Error>;
+
+impl<I: SessionManager> Shared<I> {
+    /// Restores a session. It obeys the laws of any newcomer; if it is refused, it stays parked.
+    pub(super) async fn restore(self: &Arc<Self>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
+        let deadline = Instant::now() + self.settings.close_deadline;
+        let _restoring = loop {
+            match self.restoring.entry(SessionId::clone(&id)) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(Arc::default());
+                    self.restores.fetch_add(1, SeqCst);
+                }
+                Entry::Occupied(occupied) => {
+                    let other = Arc::clone(occupied.get());
+                    drop(occupied);
+                    if !self.wait_for_restore(&id, &other, deadline).await {
+                        return Err(self.at_capacity());
+                    }
+                    continue;
+                }
+            }
+            let restoring = Restoring { shared: self, id: SessionId::clone(&id) };
+            match self.find(&id) {
+                None => break restoring,
+                // It came back since rmcp asked. `AlreadyPresent` would be answered with 500.
+                Some(session) if !session.is_closing() => return Ok(RestoreOutcome::NotSupported),
+                Some(session) => {
+                    drop(restoring);
+                    if timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_err() {
+                        return Err(self.at_capacity());
+                    }
+                }
+            }
+        };
+        let now = Instant::now();
+        let context = ClientContext::current();
+        let parked = self.parking.get(&id, now);
+        let dead = match &parked {
+            Some(parked) => self.is_over_age(self.clock.instant(parked.opened()), now),
+            None => self.parking.is_dead(&id),
+        };
+        if dead {
+            drop(self.parking.take(&id));
+            return Ok(RestoreOutcome::NotSupported);
+        }
+        let passive = context.as_ref().is_some_and(|context| context.is_passive());
+        let (permit, place) = self.admit(ArrivalKind::Restore, context.as_deref(), passive).await?;
+        let transport = match self.inner_restore(&id).await? {
+            Some(transport) => transport,
+            None => return Ok(RestoreOutcome::NotSupported),
+        };
+        let now = Instant::now();
+        // Taken out only now: had this future been dropped before, the session would still be parked.
+        let luggage = match self.parking.take(&id).or(parked) {
+            Some(parked) => Luggage { origin: parked.origin(id), owed: parked.owed, parcel: Some(parked.parcel) },
+            None => {
+                let opened = self.clock.stamp(now);
+                let origin =
+                    Origin { id, context, opened, last_used: opened, last_seen: opened, uses: 0, restored: true };
+                Luggage { origin, owed: 0, parcel: None }
+            }
+        };
+        self.register(luggage, transport, place, permit.commit(), now).map(RestoreOutcome::Restored)
+    }
+
+    async fn inner_restore(&self, id: &SessionId) -> Result<Option<I::Transport>, Failed<I>> {
+        let again = || self.inner.restore_session(SessionId::clone(id));
+        match again().await.map_err(PolicyError::Inner)? {
+            RestoreOutcome::Restored(transport) => return Ok(Some(transport)),
+            RestoreOutcome::NotSupported => return Ok(None),
+            _already_present => {}
+        }
+        // The inner manager has what nobody opened through this one. Such a session does not exist.
+        self.inner.close_session(id).await.map_err(PolicyError::Inner)?;
+        match again().await.map_err(PolicyError::Inner)? {
+            RestoreOutcome::Restored(transport) => Ok(Some(transport)),
+            _ => Ok(None),
+        }
+    }
+
+    fn is_over_age(&self, opened: Instant, now: Instant) -> bool {
+        self.settings.max_lifetime.is_some_and(|lifetime| now >= opened + lifetime)
+    }
+
+    /// Whether the session exists and takes requests. Waits, bounded, while the id is closing or being restored.
+    pub(super) async fn has(&self, id: &SessionId) -> bool {
+        let mut deadline = None;
+        loop {
+            let session = match self.directory.get(id) {
+                Some(session) if !session.is_closing() && !session.is_replaying() => return true,
+                Some(session) => Some(Arc::clone(session.value())),
+                None if self.restores.load(SeqCst) == 0 => return false,
+                None => None,
+            };
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.settings.close_deadline);
+            match session {
+                Some(session) if session.is_closing() => {
+                    if timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_err() {
+                        return false;
+                    }
+                }
+                Some(session) => {
+                    // rmcp replays the handshake at once. Whoever restores by hand, and replays nothing, is not kept.
+                    let begins = deadline.min(Instant::now() + REPLAY_BEGINS);
+                    let begun = session.until(|session| session.has(Flag::Initializing) || !session.is_replaying());
+                    if timeout_at(begins, begun).await.is_err() {
+                        return !session.is_closing();
+                    }
+                    let replayed = session.until(|session| session.is_closing() || !session.is_replaying());
+                    if timeout_at(deadline, replayed).await.is_err() {
+                        return !session.is_closing();
+                    }
+                }
+                None => {
+                    let Some(restore) = self.restoring.get(id).map(|entry| Arc::clone(entry.value())) else {
+                        return self.find_live(id).is_ok();
+                    };
+                    if !self.wait_for_restore(id, &restore, deadline).await {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until a restore that is under way is done; false if it takes too long.
+    async fn wait_for_restore(&self, id: &SessionId, restore: &Arc<Notify>, deadline: Instant) -> bool {
+        let mut done = std::pin::pin!(restore.notified());
+        done.as_mut().enable();
+        let over = self.restoring.get(id).is_none_or(|now| !Arc::ptr_eq(now.value(), restore));
+        over || timeout_at(deadline, done).await.is_ok()
+    }
+}

@@ -1,0 +1,218 @@
+//! rmcp's trait.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use futures_core::Stream;
+use rmcp::model::{
+    ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorCode, ErrorData, GetExtensions, ServerJsonRpcMessage,
+};
+use rmcp::transport::streamable_http_server::session::{
+    EventStore, RestoreOutcome, ServerSseMessage, SessionId, SessionManager, SessionRestoreMarker,
+};
+use tokio::time::Instant;
+
+use super::PolicySessionManager;
+use super::shared::Shared;
+use crate::context::ClientContext;
+use crate::error::PolicyError;
+use crate::observe::CloseReason;
+use crate::registry::{Kind, Software};
+use crate::transport::{Flag, Governed, GovernedStream, Session, Ticket, kind_of};
+
+/// The longest name and version of a client's software that is kept, in bytes.
+const SOFTWARE_BYTES: usize = 128;
+
+#[deny(clippy::missing_trait_methods)]
+impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
+    type Error = PolicyError<I::Error>;
+    type Transport = Governed<I::Transport>;
+
+    async fn create_session(&self) -> Result<(SessionId, Self::Transport), Self::Error> {
+        self.shared.create().await
+    }
+
+    async fn initialize_session(
+        &self,
+        id: &SessionId,
+        mut message: ClientJsonRpcMessage,
+    ) -> Result<ServerJsonRpcMessage, Self::Error> {
+        let session = self.shared.find_live(id)?;
+        let kind = if is_replay(&message) { Kind::Replay } else { Kind::Handshake };
+        let activity = session.record.begin(kind, Instant::now()).ok_or(PolicyError::NotFound)?;
+        note_software(&session, &message);
+        session.raise(Flag::Initializing);
+        session.record.progress.notify_waiters();
+        Ticket::attach(&mut message, activity);
+        let mut abandoned = Abandoned { shared: &self.shared, session: Some(Arc::clone(&session)) };
+        let answer = self.shared.inner.initialize_session(id, message).await;
+        abandoned.session = None;
+        let failed = !matches!(answer, Ok(ServerJsonRpcMessage::Response(_)));
+        if failed {
+            session.raise(Flag::InitFailed);
+        }
+        let answer = answer.map_err(|error| inner_error(&session, error));
+        if failed && self.shared.close(&session, CloseReason::InitFailed) {
+            self.shared.start_end(session);
+        }
+        answer
+    }
+
+    async fn has_session(&self, id: &SessionId) -> Result<bool, Self::Error> {
+        Ok(self.shared.has(id).await)
+    }
+
+    async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
+        // rmcp closes a session once more when its service ends, from a task without a context.
+        let by_client = ClientContext::current().is_some();
+        let Some(session) = self.shared.find(id) else {
+            self.shared.parking.closed(id, by_client);
+            return Ok(());
+        };
+        let repaid = !by_client && session.owed.fetch_update(SeqCst, SeqCst, |owed| owed.checked_sub(1)).is_ok();
+        if repaid || !self.shared.close(&session, CloseReason::Client) {
+            return Ok(());
+        }
+        self.shared.end_and_wait(session).await.map_err(PolicyError::Inner)
+    }
+
+    async fn create_stream(
+        &self,
+        id: &SessionId,
+        mut message: ClientJsonRpcMessage,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
+        let session = self.shared.find_live(id)?;
+        if self.shared.draining.load(SeqCst)
+            && let Some(refusal) = refusal_while_draining(&message)
+        {
+            return Ok(GovernedStream::Once(Some(refusal)));
+        }
+        let kind = match &message {
+            ClientJsonRpcMessage::Request(request) => kind_of(&request.request),
+            _ => Kind::Message,
+        };
+        let activity = session.record.begin(kind, Instant::now()).ok_or(PolicyError::NotFound)?;
+        Ticket::attach(&mut message, activity);
+        let stream = self.shared.inner.create_stream(id, message).await;
+        let stream = stream.map_err(|error| inner_error(&session, error))?;
+        Ok(GovernedStream::live(session, stream, false))
+    }
+
+    async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
+        let session = self.shared.find_live(id)?;
+        let replay = is_replay(&message);
+        let kind = if replay { Kind::Replay } else { Kind::Message };
+        let activity = session.record.begin(kind, Instant::now()).ok_or(PolicyError::NotFound)?;
+        let initialized = matches!(&message, ClientJsonRpcMessage::Notification(notification)
+            if matches!(notification.notification, ClientNotification::InitializedNotification(_)));
+        if !replay && (initialized || session.record.restored) {
+            session.record.ready();
+        }
+        let accepted = self.shared.inner.accept_message(id, message).await;
+        if replay && initialized && accepted.is_ok() {
+            session.raise(Flag::Replayed);
+            session.record.progress.notify_waiters();
+        }
+        drop(activity);
+        accepted.map_err(|error| inner_error(&session, error))
+    }
+
+    async fn create_standalone_stream(
+        &self,
+        id: &SessionId,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
+        let session = self.shared.find_live(id)?;
+        let listening = begin_listening::<I>(&session)?;
+        let stream = self.shared.inner.create_standalone_stream(id).await;
+        let stream = stream.map_err(|error| inner_error(&session, error))?;
+        let stream = GovernedStream::live(session, stream, true);
+        drop(listening);
+        Ok(stream)
+    }
+
+    async fn resume(
+        &self,
+        id: &SessionId,
+        last_event_id: String,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
+        let session = self.shared.find_live(id)?;
+        let listening = begin_listening::<I>(&session)?;
+        let stream = self.shared.inner.resume(id, last_event_id).await;
+        let stream = stream.map_err(|error| inner_error(&session, error))?;
+        let stream = GovernedStream::live(session, stream, true);
+        drop(listening);
+        Ok(stream)
+    }
+
+    async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Self::Transport>, Self::Error> {
+        self.shared.restore(id).await
+    }
+
+    fn event_store(&self) -> Option<Arc<dyn EventStore>> {
+        self.shared.inner.event_store()
+    }
+}
+
+/// Ends a session whose `initialize` nobody waits for any more: its id was never told to the client.
+struct Abandoned<'a, I: SessionManager> {
+    shared: &'a Arc<Shared<I>>,
+    session: Option<Arc<Session>>,
+}
+
+impl<I: SessionManager> Drop for Abandoned<'_, I> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take()
+            && self.shared.close(&session, CloseReason::InitFailed)
+        {
+            self.shared.start_end(session);
+        }
+    }
+}
+
+/// An error of the inner manager about a session that ended meanwhile is no failure of it.
+fn inner_error<E: std::error::Error + 'static>(session: &Session, error: E) -> PolicyError<E> {
+    if session.is_closing() { PolicyError::NotFound } else { PolicyError::Inner(error) }
+}
+
+fn begin_listening<I: SessionManager>(
+    session: &Arc<Session>,
+) -> Result<crate::registry::Activity, PolicyError<I::Error>> {
+    let activity = session.record.begin(Kind::Listen, Instant::now()).ok_or(PolicyError::NotFound)?;
+    if session.record.restored {
+        session.record.ready();
+    }
+    Ok(activity)
+}
+
+/// Whether a message is part of the handshake that rmcp replays to restore a session.
+fn is_replay(message: &ClientJsonRpcMessage) -> bool {
+    let extensions = match message {
+        ClientJsonRpcMessage::Request(request) => request.request.extensions(),
+        ClientJsonRpcMessage::Notification(notification) => notification.notification.extensions(),
+        _ => return false,
+    };
+    extensions.get::<SessionRestoreMarker>().is_some()
+}
+
+fn note_software(session: &Session, message: &ClientJsonRpcMessage) {
+    if let ClientJsonRpcMessage::Request(request) = message
+        && let ClientRequest::InitializeRequest(initialize) = &request.request
+    {
+        let client = &initialize.params.client_info;
+        session.record.software.get_or_init(|| Software { name: cut(&client.name), version: cut(&client.version) });
+    }
+}
+
+fn cut(text: &str) -> Box<str> {
+    text[..text.floor_char_boundary(SOFTWARE_BYTES.min(text.len()))].into()
+}
+
+/// The answer to a request that comes while the server drains.
+fn refusal_while_draining(message: &ClientJsonRpcMessage) -> Option<ServerSseMessage> {
+    let ClientJsonRpcMessage::Request(request) = message else { return None };
+    if matches!(request.request, ClientRequest::PingRequest(_)) {
+        return None;
+    }
+    let error = ErrorData::new(ErrorCode(503), "the server is draining", None);
+    Some(ServerSseMessage::from_message(ServerJsonRpcMessage::error(error, Some(request.id.clone()))))
+}

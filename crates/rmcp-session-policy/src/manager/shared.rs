@@ -1,0 +1,162 @@
+//! What all parts of a manager share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use dashmap::DashMap;
+use foldhash::fast::RandomState;
+use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tokio_util::time::DelayQueue;
+
+use super::builder::Settings;
+use super::parking::{Limits, Parking};
+use super::place::Place;
+use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
+use crate::clock::Clock;
+use crate::context::ClientContext;
+use crate::error::{AtCapacity, PolicyError};
+use crate::eviction::EvictionPolicy;
+use crate::observe::{RefusalReason, SessionEvent, SessionObserver, Tally};
+use crate::registry::{Registry, Rules, SessionKey, Signals};
+use crate::transport::Session;
+
+/// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) registry: Registry,
+    /// By the key's index.
+    pub(super) sessions: Vec<Option<Arc<Session>>>,
+    /// Places nobody holds.
+    pub(super) free: usize,
+    /// Newcomers waiting for a place, in their order. While anybody waits, no place is free.
+    pub(super) waiting: BTreeMap<u64, oneshot::Sender<Place>>,
+    pub(super) tickets: u64,
+    /// Sessions whose end has begun, by when it began.
+    pub(super) closing: BTreeSet<(Instant, SessionKey)>,
+    pub(super) deadlines: DelayQueue<SessionKey>,
+}
+
+/// A manager.
+pub(super) struct Shared<I> {
+    pub(super) inner: I,
+    pub(super) settings: Settings,
+    pub(super) rules: Rules,
+    pub(super) clock: Clock,
+    pub(super) core: Mutex<Core>,
+    /// Every session there is, by id: what a request asks.
+    pub(super) directory: DashMap<SessionId, Arc<Session>, RandomState>,
+    /// Ids that are being restored.
+    pub(super) restoring: DashMap<SessionId, Arc<Notify>, RandomState>,
+    pub(super) restores: AtomicUsize,
+    pub(super) parking: Parking,
+    pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) signals: Arc<Signals>,
+    pub(super) tally: Tally,
+    pub(super) draining: AtomicBool,
+    observer: Option<Arc<dyn SessionObserver>>,
+    /// Where to finish what begins outside any runtime.
+    pub(super) runtime: OnceLock<Handle>,
+    pub(super) lifecycle: OnceLock<AbortHandle>,
+}
+
+impl<I: SessionManager> Shared<I> {
+    pub(super) fn new(
+        inner: I,
+        settings: Settings,
+        rules: Rules,
+        limits: Limits,
+        admission: Option<Box<dyn AdmissionPolicy>>,
+        eviction: Option<Box<dyn EvictionPolicy>>,
+        observer: Option<Arc<dyn SessionObserver>>,
+    ) -> Self {
+        let clock = Clock::starting(Instant::now());
+        let signals = Arc::<Signals>::default();
+        let registry = Registry::new(eviction, rules.clone(), settings.max_opening, clock, Arc::clone(&signals));
+        let core = Core {
+            registry,
+            sessions: Vec::new(),
+            free: settings.max_sessions,
+            waiting: BTreeMap::new(),
+            tickets: 0,
+            closing: BTreeSet::new(),
+            deadlines: DelayQueue::new(),
+        };
+        Self {
+            inner,
+            settings,
+            rules,
+            clock,
+            core: Mutex::new(core),
+            directory: DashMap::with_hasher(RandomState::default()),
+            restoring: DashMap::with_hasher(RandomState::default()),
+            restores: AtomicUsize::new(0),
+            parking: Parking::new(limits),
+            admission,
+            signals,
+            tally: Tally::default(),
+            draining: AtomicBool::new(false),
+            observer,
+            runtime: OnceLock::new(),
+            lifecycle: OnceLock::new(),
+        }
+    }
+
+    /// The lock. What panics under it are policies, and those are caught.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn find(&self, id: &str) -> Option<Arc<Session>> {
+        self.directory.get(id).map(|entry| Arc::clone(entry.value()))
+    }
+
+    /// A session that takes requests.
+    pub(super) fn find_live(&self, id: &str) -> Result<Arc<Session>, PolicyError<I::Error>> {
+        self.find(id).filter(|session| !session.is_closing()).ok_or(PolicyError::NotFound)
+    }
+
+    pub(super) fn observe(&self, event: &SessionEvent<'_>) {
+        if let Some(observer) = &self.observer
+            && catch_unwind(AssertUnwindSafe(|| observer.observe(event))).is_err()
+        {
+            tracing::warn!("the session observer panicked");
+        }
+    }
+
+    /// Counts and reports a newcomer that is turned away.
+    pub(super) fn refuse(
+        &self,
+        kind: ArrivalKind,
+        context: Option<&ClientContext>,
+        error: PolicyError<I::Error>,
+    ) -> PolicyError<I::Error> {
+        let (reason, retry) = match &error {
+            PolicyError::Refused(rejection) => (RefusalReason::from(rejection.class()), rejection.retry()),
+            PolicyError::AtCapacity(full) => (RefusalReason::AtCapacity, full.retry),
+            PolicyError::Draining => (RefusalReason::Draining, Retry::Unknown),
+            _ => return error,
+        };
+        self.tally.count_refused(reason);
+        tracing::debug!(?kind, %reason, "refused a newcomer");
+        self.observe(&SessionEvent::Refused { kind, reason, retry, context });
+        error
+    }
+
+    pub(super) fn at_capacity(&self) -> PolicyError<I::Error> {
+        PolicyError::AtCapacity(AtCapacity { max_sessions: self.settings.max_sessions, retry: Retry::Unknown })
+    }
+}
+
+impl<I> Drop for Shared<I> {
+    fn drop(&mut self) {
+        if let Some(task) = self.lifecycle.get() {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! How often.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::reason::{CloseReason, RefusalReason};
+
+/// Counts since the manager was built.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) opened: AtomicU64,
+    pub(crate) restored: AtomicU64,
+    closed: [AtomicU64; CloseReason::ALL.len()],
+    refused: [AtomicU64; RefusalReason::ALL.len()],
+}
+
+impl Tally {
+    pub(crate) fn count_closed(&self, reason: CloseReason) {
+        self.closed[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_refused(&self, reason: RefusalReason) {
+        self.refused[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn fill(&self, stats: &mut Stats) {
+        stats.opened = self.opened.load(Relaxed);
+        stats.restored = self.restored.load(Relaxed);
+        stats.closed = CloseReason::ALL.map(|reason| (reason, self.closed[reason as usize].load(Relaxed)));
+        stats.refused = RefusalReason::ALL.map(|reason| (reason, self.refused[reason as usize].load(Relaxed)));
+    }
+}
+
+/// The manager in numbers: what is now, and what was since it was built.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The capacity.
+    pub max_sessions: usize,
+    /// Sessions in the inner manager, those that are closing included.
+    pub live: usize,
+    /// Of these, half-open.
+    pub opening: usize,
+    /// Of these, with the handshake finished and no end begun.
+    pub ready: usize,
+    /// Of these, closing.
+    pub closing: usize,
+    /// Of the closing ones, not gone when their deadline passed. They keep their places.
+    pub stuck: usize,
+    /// Sessions with a request in flight.
+    pub busy: usize,
+    /// Places reserved for sessions that are being created.
+    pub reserved: usize,
+    /// Sessions without a place whose next request restores them.
+    pub parked: usize,
+    /// What the parked ones hold, in bytes.
+    pub parked_bytes: usize,
+    /// Sessions created.
+    pub opened: u64,
+    /// Sessions restored.
+    pub restored: u64,
+    /// Sessions ended, by reason.
+    pub closed: [(CloseReason, u64); CloseReason::ALL.len()],
+    /// Newcomers refused, by reason.
+    pub refused: [(RefusalReason, u64); RefusalReason::ALL.len()],
+    /// Choices in which the eviction policy panicked or was overruled.
+    pub overruled: u64,
+}
+
+impl Stats {
+    pub(crate) fn empty(max_sessions: usize) -> Self {
+        Self {
+            max_sessions,
+            live: 0,
+            opening: 0,
+            ready: 0,
+            closing: 0,
+            stuck: 0,
+            busy: 0,
+            reserved: 0,
+            parked: 0,
+            parked_bytes: 0,
+            opened: 0,
+            restored: 0,
+            closed: CloseReason::ALL.map(|reason| (reason, 0)),
+            refused: RefusalReason::ALL.map(|reason| (reason, 0)),
+            overruled: 0,
+        }
+    }
+
+    /// How many sessions ended for a reason.
+    #[must_use]
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.closed[reason as usize].1
+    }
+
+    /// How many newcomers were refused for a reason.
+    #[must_use]
+    pub fn refused(&self, reason: RefusalReason) -> u64 {
+        self.refused[reason as usize].1
+    }
+}
+
+/// What a drain came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// Sessions closed with no request in flight.
+    pub finished: usize,
+    /// Sessions whose requests had to be answered with an error.
+    pub cut_off: usize,
+    /// Sessions not gone when their close deadline passed.
+    pub stuck: usize,
+}

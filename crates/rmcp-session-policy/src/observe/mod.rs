@@ -1,0 +1,12 @@
+//! Seeing what happens: events, counts, and who is here.
+
+mod counts;
+mod event;
+mod reason;
+mod snapshot;
+
+pub(crate) use counts::Tally;
+pub use counts::{DrainReport, Stats};
+pub use event::{SessionEvent, SessionObserver};
+pub use reason::{CloseReason, RefusalReason};
+pub use snapshot::SessionSnapshot;

@@ -1,0 +1,271 @@
+//! The wrapper of the inner manager's transport.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, Stream};
+use hashbrown::HashMap;
+use rmcp::RoleServer;
+use rmcp::model::{
+    ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorCode, ErrorData, RequestId, ServerJsonRpcMessage,
+};
+use rmcp::transport::Transport;
+use tokio::time::Instant;
+
+use super::cell::Cell;
+use super::session::{Flag, Host, Session};
+use super::ticket::Ticket;
+use crate::observe::CloseReason;
+use crate::registry::{Activity, Kind};
+
+/// The transport of a session under policies: the inner manager's, watched.
+///
+/// It knows which requests of the client are in flight. When the session ends, it answers each of them with a JSON-RPC
+/// error before the inner transport goes. Its drop is the end of the session.
+pub struct Governed<T> {
+    session: Arc<Session>,
+    host: Arc<dyn Host>,
+    cell: Arc<Cell<T>>,
+    requests: HashMap<RequestId, Activity>,
+    /// Errors on their way to the clients of requests that were in flight when the end began.
+    farewells: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+/// What `receive` was woken by.
+enum Event {
+    Message(ClientJsonRpcMessage),
+    /// The inner transport has no more messages.
+    Ended,
+    /// The end of the session has begun.
+    Closing,
+    /// The inner transport is to be dropped.
+    HangUp,
+}
+
+impl<T> Governed<T> {
+    pub(crate) fn new(session: Arc<Session>, host: Arc<dyn Host>, cell: Arc<Cell<T>>) -> Self {
+        Self { session, host, cell, requests: HashMap::new(), farewells: FuturesUnordered::new() }
+    }
+}
+
+/// The inner transport while `receive` has it.
+struct Lent<'a, T> {
+    transport: Option<T>,
+    cell: &'a Cell<T>,
+    session: &'a Arc<Session>,
+    host: &'a Arc<dyn Host>,
+}
+
+impl<'a, T> Lent<'a, T> {
+    /// The transport, unless it is gone.
+    fn of(cell: &'a Cell<T>, session: &'a Arc<Session>, host: &'a Arc<dyn Host>) -> Option<Self> {
+        Some(Self { transport: Some(cell.lend()?), cell, session, host })
+    }
+
+    /// Drops the transport for good.
+    fn hang_up(&mut self) {
+        self.cell.take();
+        if self.transport.take().is_some() {
+            self.session.raise(Flag::Dropped);
+            Arc::clone(self.host).step_made(self.session);
+        }
+    }
+}
+
+impl<T> Drop for Lent<'_, T> {
+    fn drop(&mut self) {
+        if let Some(transport) = self.transport.take()
+            && let Some(late) = self.cell.give_back(transport)
+        {
+            drop(late);
+            self.session.raise(Flag::Dropped);
+            Arc::clone(self.host).step_made(self.session);
+        }
+    }
+}
+
+impl<T: Transport<RoleServer>> Governed<T> {
+    /// Waits for what comes next. Cancel-safe if the inner `receive` is.
+    async fn next(session: &Session, transport: &mut T) -> Event {
+        let mut receive = pin!(transport.receive());
+        poll_fn(|cx| {
+            session.receiver.register(cx.waker());
+            if session.is_closing() {
+                return Poll::Ready(Event::Closing);
+            }
+            receive.as_mut().poll(cx).map(|message| message.map_or(Event::Ended, Event::Message))
+        })
+        .await
+    }
+
+    /// Notes what a message from the client begins or ends.
+    fn note(session: &Arc<Session>, requests: &mut HashMap<RequestId, Activity>, message: &mut ClientJsonRpcMessage) {
+        match message {
+            ClientJsonRpcMessage::Request(request) => {
+                // An inner manager that carries messages between processes loses the ticket: then it counts from here.
+                let activity = Ticket::detach(&mut request.request, &session.record)
+                    .or_else(|| session.record.begin(kind_of(&request.request), Instant::now()));
+                if let Some(activity) = activity {
+                    // Of two requests with one id the service answers one; the end of the second is that of both.
+                    drop(requests.insert(request.id.clone(), activity));
+                }
+            }
+            ClientJsonRpcMessage::Notification(notification) => {
+                if let ClientNotification::CancelledNotification(cancelled) = &notification.notification
+                    && let Some(id) = &cancelled.params.request_id
+                {
+                    // A cancelled request may never be answered.
+                    drop(requests.remove(id));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers every request in flight with an error, those still queued inside included, until told to hang up.
+    async fn say_farewell(
+        session: &Arc<Session>,
+        lent: &mut Lent<'_, T>,
+        requests: &mut HashMap<RequestId, Activity>,
+        farewells: &mut FuturesUnordered<BoxFuture<'static, ()>>,
+    ) {
+        let mut ended = false;
+        while let Some(transport) = &mut lent.transport {
+            for (id, activity) in requests.drain() {
+                let answer = transport.send(farewell(session, id));
+                farewells.push(Box::pin(async move {
+                    // The inner transport may be gone already; then there is nobody to tell.
+                    answer.await.ok();
+                    drop(activity);
+                }));
+            }
+            let event = {
+                let mut receive = pin!(transport.receive());
+                poll_fn(|cx| {
+                    session.receiver.register(cx.waker());
+                    if session.has(Flag::HangUp) {
+                        return Poll::Ready(Event::HangUp);
+                    }
+                    while let Poll::Ready(Some(())) = std::pin::Pin::new(&mut *farewells).poll_next(cx) {}
+                    if ended {
+                        return Poll::Pending;
+                    }
+                    receive.as_mut().poll(cx).map(|message| message.map_or(Event::Ended, Event::Message))
+                })
+                .await
+            };
+            match event {
+                Event::Message(mut message) => Self::note(session, requests, &mut message),
+                Event::Ended => ended = true,
+                Event::HangUp | Event::Closing => break,
+            }
+        }
+    }
+}
+
+/// How a request counts.
+pub(crate) const fn kind_of(request: &ClientRequest) -> Kind {
+    match request {
+        ClientRequest::PingRequest(_) => Kind::Ping,
+        ClientRequest::InitializeRequest(_) => Kind::Handshake,
+        _ => Kind::Call,
+    }
+}
+
+/// The answer to a request that was in flight when its session ended.
+fn farewell(session: &Session, id: RequestId) -> ServerJsonRpcMessage {
+    let reason = session.end().map_or(CloseReason::Ended, |(reason, _)| reason);
+    // MCP keeps -32000..=-32099 for itself, so the codes are those of HTTP: come back, or start anew.
+    let code = if reason.is_restorable() { 503 } else { 404 };
+    let text = format!("the session was closed while this request was in flight: {reason}");
+    let data = serde_json::json!({ "reason": reason.as_str() });
+    ServerJsonRpcMessage::error(ErrorData::new(ErrorCode(code), text, Some(data)), Some(id))
+}
+
+impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
+    type Error = T::Error;
+
+    fn name() -> Cow<'static, str> {
+        T::name()
+    }
+
+    fn send(&mut self, item: ServerJsonRpcMessage) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
+        let answered = match &item {
+            ServerJsonRpcMessage::Response(response) => Some(&response.id),
+            ServerJsonRpcMessage::Error(error) => error.id.as_ref(),
+            _ => None,
+        };
+        let activity = answered.and_then(|id| self.requests.remove(id));
+        if let (ServerJsonRpcMessage::Error(_), Some(Kind::Handshake | Kind::Replay)) =
+            (&item, activity.as_ref().map(Activity::kind))
+        {
+            self.session.raise(Flag::InitFailed);
+        }
+        // Once the end has begun, what is not the answer to a request that still waits for one has no reader: a request
+        // that got its farewell must not get a second answer.
+        let swallow = activity.is_none() && self.session.is_closing();
+        let mut sending: Option<BoxFuture<'static, _>> = None;
+        if !swallow
+            && let Some(mut lent) = Lent::of(&self.cell, &self.session, &self.host)
+            && let Some(transport) = &mut lent.transport
+        {
+            // Boxed, because its type borrows from the transport, though it is `'static`.
+            sending = Some(Box::pin(transport.send(item)));
+        }
+        drop(activity);
+        async move {
+            match sending {
+                Some(sending) => sending.await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
+        let Self { session, host, cell, requests, farewells } = self;
+        session.raise(Flag::Served);
+        let mut lent = Lent::of(cell, session, host)?;
+        match Self::next(session, lent.transport.as_mut()?).await {
+            Event::Message(mut message) => {
+                Self::note(session, requests, &mut message);
+                Some(message)
+            }
+            Event::Ended => None,
+            Event::Closing | Event::HangUp => {
+                Self::say_farewell(session, &mut lent, requests, farewells).await;
+                lent.hang_up();
+                None
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), Self::Error> {
+        let Some(mut transport) = self.cell.take() else { return Ok(()) };
+        let closed = transport.close().await;
+        drop(transport);
+        self.session.raise(Flag::Dropped);
+        Arc::clone(&self.host).step_made(&self.session);
+        closed
+    }
+}
+
+impl<T> Drop for Governed<T> {
+    fn drop(&mut self) {
+        self.requests.clear();
+        self.farewells.clear();
+        drop(self.cell.take());
+        self.session.raise(Flag::Dropped);
+        Arc::clone(&self.host).transport_dropped(&self.session);
+    }
+}
+
+impl<T> fmt::Debug for Governed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Governed").field("session", &self.session).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,169 @@
+//! One incarnation of a session, as its transport, its streams and its manager share it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use futures_util::task::AtomicWaker;
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::cell::HangUp;
+use super::stream::Slot;
+use crate::admission::Lease;
+use crate::observe::CloseReason;
+use crate::registry::{Phase, Record};
+
+/// What has happened to an incarnation; each once.
+#[derive(Clone, Copy, Debug)]
+#[repr(u16)]
+pub(crate) enum Flag {
+    /// Its service has asked for a message, so rmcp will close it once more when the service ends.
+    Served = 1,
+    /// The transport is to be dropped.
+    HangUp = 2,
+    /// The inner manager's `close_session` has returned.
+    Closed = 4,
+    /// The inner transport was dropped.
+    Dropped = 8,
+    /// Both are so, and somebody is putting it away.
+    Gone = 16,
+    /// `initialize` was asked for.
+    Initializing = 32,
+    /// `initialize` was answered with an error, or failed.
+    InitFailed = 64,
+    /// The handshake of a restored session was replayed.
+    Replayed = 128,
+    /// It is out of the directory, and its place has passed on.
+    Left = 256,
+}
+
+/// An incarnation of a session. The [`Record`] is what policies see of it; this is the rest.
+pub(crate) struct Session {
+    pub(crate) record: Arc<Record>,
+    flags: AtomicU16,
+    end: OnceLock<(CloseReason, Instant)>,
+    /// Wakes the transport's `receive`.
+    pub(crate) receiver: AtomicWaker,
+    streams: Mutex<Slab<Arc<Slot>>>,
+    lease: Mutex<Option<Lease>>,
+    /// What parking keeps of it, as serialized by the store.
+    parcel: Mutex<Option<Arc<[u8]>>>,
+    /// Trailing closes that rmcp owes for earlier incarnations.
+    pub(crate) owed: AtomicU32,
+    cell: Arc<dyn HangUp>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        record: Arc<Record>,
+        cell: Arc<dyn HangUp>,
+        lease: Lease,
+        parcel: Option<Arc<[u8]>>,
+        owed: u32,
+    ) -> Self {
+        Self {
+            record,
+            flags: AtomicU16::new(0),
+            end: OnceLock::new(),
+            receiver: AtomicWaker::new(),
+            streams: Mutex::default(),
+            lease: Mutex::new(Some(lease)),
+            parcel: Mutex::new(parcel),
+            owed: AtomicU32::new(owed),
+            cell,
+        }
+    }
+
+    pub(crate) fn has(&self, flag: Flag) -> bool {
+        self.flags.load(SeqCst) & flag as u16 != 0
+    }
+
+    /// Raises a flag; true for the one caller that did.
+    pub(crate) fn raise(&self, flag: Flag) -> bool {
+        self.flags.fetch_or(flag as u16, SeqCst) & flag as u16 == 0
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.record.state.read().phase() == Phase::Closing
+    }
+
+    /// Whether a restored session still waits for its handshake to be replayed.
+    pub(crate) fn is_replaying(&self) -> bool {
+        self.record.restored && !self.has(Flag::Replayed) && self.record.state.read().phase() == Phase::Opening
+    }
+
+    /// Notes the one reason and moment of the end.
+    pub(crate) fn ends(&self, reason: CloseReason, now: Instant) {
+        // The end begins once, so this is set once.
+        self.end.set((reason, now)).ok();
+    }
+
+    pub(crate) fn end(&self) -> Option<(CloseReason, Instant)> {
+        self.end.get().copied()
+    }
+
+    pub(crate) fn lock_streams(&self) -> MutexGuard<'_, Slab<Arc<Slot>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lock_lease(&self) -> MutexGuard<'_, Option<Lease>> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lock_parcel(&self) -> MutexGuard<'_, Option<Arc<[u8]>>> {
+        self.parcel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a stream has something for a client that does not take it.
+    pub(crate) fn has_stalled_streams(&self) -> bool {
+        self.lock_streams().iter().any(|(_, slot)| slot.is_stalled())
+    }
+
+    /// Drops the streams that nobody polls; tells whether there were any.
+    pub(crate) fn sever_stalled_streams(&self) -> bool {
+        let stalled: Vec<_> = self
+            .lock_streams()
+            .iter()
+            .filter(|(_, slot)| slot.is_stalled())
+            .map(|(_, slot)| Arc::clone(slot))
+            .collect();
+        stalled.iter().for_each(|slot| slot.sever());
+        !stalled.is_empty()
+    }
+
+    /// Ends the inner transport.
+    pub(crate) fn hang_up(&self) {
+        self.raise(Flag::HangUp);
+        if self.cell.hang_up() {
+            self.raise(Flag::Dropped);
+        }
+        self.receiver.wake();
+    }
+
+    /// Waits until `done`, asked again at each step of the end.
+    pub(crate) async fn until(&self, done: impl Fn(&Self) -> bool + Send + Sync) {
+        loop {
+            let mut step = std::pin::pin!(self.record.progress.notified());
+            step.as_mut().enable();
+            if done(self) {
+                return;
+            }
+            step.await;
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("record", &self.record).field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+/// The manager, as the transport sees it.
+pub(crate) trait Host: Send + Sync {
+    /// The wrapper of the transport was dropped: the incarnation ends, if it has not ended yet.
+    fn transport_dropped(self: Arc<Self>, session: &Arc<Session>);
+    /// Another step of the end was made.
+    fn step_made(self: Arc<Self>, session: &Arc<Session>);
+}

@@ -1,0 +1,122 @@
+//! Streams that can be dropped from outside.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures_core::Stream;
+use rmcp::transport::streamable_http_server::session::ServerSseMessage;
+use tokio::time::Instant;
+
+use super::session::Session;
+
+type Inner = Pin<Box<dyn Stream<Item = ServerSseMessage> + Send + Sync>>;
+
+/// The inner stream, where the end of the session can reach it: a client that has stopped reading never polls it again,
+/// and until it is dropped the inner worker waits.
+pub(crate) struct Slot {
+    held: Mutex<Held>,
+}
+
+struct Held {
+    inner: Option<Inner>,
+    waker: Option<Waker>,
+    /// The client has taken all there was.
+    waiting: bool,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_stalled(&self) -> bool {
+        let held = self.lock();
+        held.inner.is_some() && !held.waiting
+    }
+
+    pub(crate) fn sever(&self) {
+        let mut held = self.lock();
+        let (inner, waker) = (held.inner.take(), held.waker.take());
+        drop(held);
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// A stream of a session to its client.
+pub(crate) enum GovernedStream {
+    /// From the inner manager.
+    Live { slot: Arc<Slot>, session: Arc<Session>, place: usize, listening: bool },
+    /// One message of ours.
+    Once(Option<ServerSseMessage>),
+}
+
+impl GovernedStream {
+    /// Wraps a stream of the inner manager. `listening`: the client opened it by GET.
+    pub(crate) fn live(
+        session: Arc<Session>,
+        inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
+        listening: bool,
+    ) -> Self {
+        let held = Held { inner: Some(Box::pin(inner)), waker: None, waiting: false };
+        let slot = Arc::new(Slot { held: Mutex::new(held) });
+        let place = session.lock_streams().insert(Arc::clone(&slot));
+        if listening {
+            session.record.stream_opened();
+        }
+        Self::Live { slot, session, place, listening }
+    }
+}
+
+impl Stream for GovernedStream {
+    type Item = ServerSseMessage;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let (slot, session) = match self.get_mut() {
+            Self::Live { slot, session, .. } => (slot, session),
+            Self::Once(message) => return Poll::Ready(message.take()),
+        };
+        let mut held = slot.lock();
+        let Some(inner) = &mut held.inner else { return Poll::Ready(None) };
+        let next = inner.as_mut().poll_next(cx);
+        held.waiting = next.is_pending();
+        match &next {
+            Poll::Pending => match &mut held.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            },
+            Poll::Ready(Some(_)) => return next,
+            Poll::Ready(None) => held.inner = None,
+        }
+        drop(held);
+        if session.is_closing() {
+            session.record.progress.notify_waiters();
+        }
+        next
+    }
+}
+
+impl Drop for GovernedStream {
+    fn drop(&mut self) {
+        if let Self::Live { session, place, listening, .. } = self {
+            let slot = session.lock_streams().try_remove(*place);
+            drop(slot);
+            if *listening {
+                session.record.stream_closed(Instant::now());
+            }
+            if session.is_closing() {
+                session.record.progress.notify_waiters();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for GovernedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GovernedStream").finish_non_exhaustive()
+    }
+}
