@@ -162,7 +162,8 @@ impl<I: SessionManager> Drop for Closed<'_, I> {
 impl<I: SessionManager> Shared<I> {
     /// If the session is gone, the inner manager's part and the transport, forgets it and hands its place on.
     fn settle(self: &Arc<Self>, session: &Arc<Session>) {
-        if !(session.has(Flag::Closed) && session.has(Flag::Dropped)) || !session.raise(Flag::Gone) {
+        let gone = session.has(Flag::Closed) && session.has(Flag::Dropped);
+        if !gone || !session.raise(Flag::Gone) {
             return;
         }
         // Parked before it leaves the directory: at no moment is the id neither.
@@ -191,12 +192,11 @@ impl<I: SessionManager> Shared<I> {
 }
 
 impl<I: SessionManager> Host for Shared<I> {
-    fn transport_dropped(self: Arc<Self>, session: &Arc<Session>) {
+    fn service_ended(self: Arc<Self>, session: &Arc<Session>) {
         let reason = if session.has(Flag::InitFailed) { CloseReason::InitFailed } else { CloseReason::Ended };
         if self.close(session, reason) {
             self.start_end(Arc::clone(session));
         }
-        self.step_made(session);
     }
 
     fn step_made(self: Arc<Self>, session: &Arc<Session>) {

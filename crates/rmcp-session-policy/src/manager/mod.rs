@@ -51,7 +51,6 @@ pub struct PolicySessionManager<I: SessionManager> {
 
 impl PolicySessionManager<LocalSessionManager> {
     /// Starts to build a manager over rmcp's own, whose idle timer and handshake timer are off: this manager owns both.
-    #[must_use]
     pub fn local() -> Builder<LocalSessionManager> {
         let mut inner = LocalSessionManager::default();
         inner.session_config.keep_alive = None;
@@ -65,7 +64,6 @@ impl<I: SessionManager> PolicySessionManager<I> {
     ///
     /// If `inner` is rmcp's `LocalSessionManager`, switch its `keep_alive` off: it cuts running calls.
     /// [`local`](PolicySessionManager::local) does so.
-    #[must_use]
     pub fn builder(inner: I) -> Builder<I> {
         Builder::new(inner)
     }

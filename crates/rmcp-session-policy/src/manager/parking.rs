@@ -114,7 +114,8 @@ impl Parking {
             return false;
         }
         let record = &session.record;
-        let owed = session.owed.load(Relaxed) + u32::from(session.has(Flag::Served));
+        let owes = session.has(Flag::Served) && !session.has(Flag::Trailed);
+        let owed = session.owed.load(Relaxed) + u32::from(owes);
         let parked = Parked {
             context: record.context.clone(),
             opened: record.opened,
@@ -166,16 +167,11 @@ impl Parking {
         self.lock().remove(id)
     }
 
-    /// Takes out every parked session for which `predicate` holds; tells how many.
+    /// Takes out every parked session for which `predicate` holds, asked outside the lock; tells how many.
     pub(super) fn take_all(&self, predicate: impl Fn(&SessionId, &Parked) -> bool) -> usize {
-        let mut lot = self.lock();
-        let gone: Vec<_> = lot
-            .parked
-            .iter()
-            .filter(|(id, parked)| predicate(id, parked))
-            .map(|(id, _)| SessionId::clone(id))
-            .collect();
-        gone.iter().filter(|id| lot.remove(id).is_some()).count()
+        let all: Vec<_> =
+            self.lock().parked.iter().map(|(id, parked)| (SessionId::clone(id), parked.clone())).collect();
+        all.iter().filter(|(id, parked)| predicate(id, parked) && self.take(id).is_some()).count()
     }
 
     /// Hears that somebody closed an id that does not live: the trailing close of an earlier incarnation, or the client.

@@ -14,6 +14,7 @@ use super::shared::Shared;
 use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::error::PolicyError;
+use crate::observe::CloseReason;
 use crate::registry::Origin;
 use crate::transport::{Flag, Governed};
 
@@ -89,7 +90,9 @@ impl<I: SessionManager> Shared<I> {
         };
         let now = Instant::now();
         // Taken out only now: had this future been dropped before, the session would still be parked.
-        let luggage = match self.parking.take(&id).or(parked) {
+        let taken = self.parking.take(&id);
+        let deleted = parked.is_some() && taken.is_none();
+        let luggage = match taken.or(parked) {
             Some(parked) => Luggage { origin: parked.origin(id), owed: parked.owed, parcel: Some(parked.parcel) },
             None => {
                 let opened = self.clock.stamp(now);
@@ -98,7 +101,13 @@ impl<I: SessionManager> Shared<I> {
                 Luggage { origin, owed: 0, parcel: None }
             }
         };
-        self.register(luggage, transport, place, permit.commit(), now).map(RestoreOutcome::Restored)
+        let governed = self.register(luggage, transport, place, permit.commit(), now)?;
+        if deleted {
+            // Deleted or revoked while it was being restored: it is ended the one way there is.
+            self.close(governed.session(), CloseReason::Client);
+            return Ok(RestoreOutcome::NotSupported);
+        }
+        Ok(RestoreOutcome::Restored(governed))
     }
 
     async fn inner_restore(&self, id: &SessionId) -> Result<Option<I::Transport>, Failed<I>> {

@@ -70,7 +70,13 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             return Ok(());
         };
         let repaid = !by_client && session.owed.fetch_update(SeqCst, SeqCst, |owed| owed.checked_sub(1)).is_ok();
-        if repaid || !self.shared.close(&session, CloseReason::Client) {
+        if repaid {
+            return Ok(());
+        }
+        if !self.shared.close(&session, CloseReason::Client) {
+            if !by_client {
+                session.raise(Flag::Trailed);
+            }
             return Ok(());
         }
         self.shared.end_and_wait(session).await.map_err(PolicyError::Inner)
@@ -204,7 +210,11 @@ fn note_software(session: &Session, message: &ClientJsonRpcMessage) {
 }
 
 fn cut(text: &str) -> Box<str> {
-    text[..text.floor_char_boundary(SOFTWARE_BYTES.min(text.len()))].into()
+    let mut end = SOFTWARE_BYTES.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].into()
 }
 
 /// The answer to a request that comes while the server drains.

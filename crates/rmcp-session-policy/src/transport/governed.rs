@@ -37,6 +37,7 @@ pub struct Governed<T> {
 }
 
 /// What `receive` was woken by.
+#[expect(clippy::large_enum_variant, reason = "moved once, from the inner transport to the service")]
 enum Event {
     Message(ClientJsonRpcMessage),
     /// The inner transport has no more messages.
@@ -50,6 +51,10 @@ enum Event {
 impl<T> Governed<T> {
     pub(crate) fn new(session: Arc<Session>, host: Arc<dyn Host>, cell: Arc<Cell<T>>) -> Self {
         Self { session, host, cell, requests: HashMap::new(), farewells: FuturesUnordered::new() }
+    }
+
+    pub(crate) const fn session(&self) -> &Arc<Session> {
+        &self.session
     }
 }
 
@@ -245,6 +250,8 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
     }
 
     async fn close(&mut self) -> Result<(), Self::Error> {
+        // Said before the inner transport closes: that may wait for streams that only the end of the session drops.
+        Arc::clone(&self.host).service_ended(&self.session);
         let Some(mut transport) = self.cell.take() else { return Ok(()) };
         let closed = transport.close().await;
         drop(transport);
@@ -260,7 +267,8 @@ impl<T> Drop for Governed<T> {
         self.farewells.clear();
         drop(self.cell.take());
         self.session.raise(Flag::Dropped);
-        Arc::clone(&self.host).transport_dropped(&self.session);
+        Arc::clone(&self.host).service_ended(&self.session);
+        Arc::clone(&self.host).step_made(&self.session);
     }
 }
 

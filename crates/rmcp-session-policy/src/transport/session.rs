@@ -36,6 +36,8 @@ pub(crate) enum Flag {
     Replayed = 128,
     /// It is out of the directory, and its place has passed on.
     Left = 256,
+    /// rmcp has closed it once more already.
+    Trailed = 512,
 }
 
 /// An incarnation of a session. The [`Record`] is what policies see of it; this is the rest.
@@ -162,8 +164,8 @@ impl fmt::Debug for Session {
 
 /// The manager, as the transport sees it.
 pub(crate) trait Host: Send + Sync {
-    /// The wrapper of the transport was dropped: the incarnation ends, if it has not ended yet.
-    fn transport_dropped(self: Arc<Self>, session: &Arc<Session>);
+    /// The service is done with the session: the incarnation ends, if it has not ended yet.
+    fn service_ended(self: Arc<Self>, session: &Arc<Session>);
     /// Another step of the end was made.
     fn step_made(self: Arc<Self>, session: &Arc<Session>);
 }
