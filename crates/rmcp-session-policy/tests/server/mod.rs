@@ -19,11 +19,11 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
 use rmcp::handler::server::wrapper::Parameters;
-use rmcp::model::{CallToolRequestParams, CallToolResult, ServerCapabilities, ServerConfig};
+use rmcp::model::{CallToolRequestParams, CallToolResult};
 use rmcp::service::{RunningService, ServiceError};
 use rmcp::transport::streamable_http_server::session::{SessionManager, SessionStore};
 use rmcp::transport::{StreamableHttpClientTransport, StreamableHttpServerConfig, StreamableHttpService};
-use rmcp::{RoleClient, ServerHandler, ServiceExt, schemars, tool, tool_router};
+use rmcp::{RoleClient, ServiceExt, schemars, tool, tool_router};
 use rmcp_session_policy::ClientContext;
 
 #[derive(Debug, Default, serde::Deserialize, schemars::JsonSchema)]

@@ -1,0 +1,93 @@
+//! So many at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection, Replicate};
+
+/// Lets so many in at once: a session counts until it is gone.
+///
+/// Made for [`per_client`](super::AdmissionPolicyExt::per_client): nobody opens more than a few sessions. Costs one
+/// atomic update.
+///
+/// Not as the limit of the whole server: that is the capacity, which makes room by eviction instead of refusing.
+#[derive(Debug)]
+pub struct Concurrent {
+    most: u64,
+    there: Arc<AtomicU64>,
+}
+
+impl Concurrent {
+    /// Lets at most `most` in at once.
+    #[must_use]
+    pub fn new(most: u64) -> Self {
+        Self { most, there: Arc::default() }
+    }
+
+    fn refusal(&self) -> Rejection {
+        Rejection::new("concurrent").with_limit(self.most, 0)
+    }
+}
+
+/// One that is there.
+struct There(Arc<AtomicU64>);
+
+impl Drop for There {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+#[async_trait]
+impl AdmissionPolicy for Concurrent {
+    async fn admit(&self, _: &Arrival<'_>) -> Result<Permit, Rejection> {
+        self.there
+            .fetch_update(SeqCst, SeqCst, |there| (there < self.most).then_some(there + 1))
+            .map(|_| Permit::holding(There(Arc::clone(&self.there))))
+            .map_err(|_| self.refusal())
+    }
+
+    fn peek(&self, _: &Arrival<'_>) -> Result<(), Rejection> {
+        if self.there.load(SeqCst) < self.most { Ok(()) } else { Err(self.refusal()) }
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        if self.most == 0 {
+            return Err(InvalidSetting::new("the limit of Concurrent", self.most, "allow at least 1 at once"));
+        }
+        Ok(())
+    }
+}
+
+impl Replicate for Concurrent {
+    fn replicate(&self) -> Self {
+        Self::new(self.most)
+    }
+
+    fn is_fresh(&self, _: Instant) -> bool {
+        self.there.load(SeqCst) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ArrivalKind;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_counts_until_its_lease_is_dropped() {
+        let policy = Concurrent::new(2);
+        let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+        let lease = policy.admit(&arrival).await.expect("the first").commit();
+        let undone = policy.admit(&arrival).await.expect("the second");
+        assert_eq!(policy.admit(&arrival).await.expect_err("full").remaining(), Some(0));
+        assert!(policy.peek(&arrival).is_err());
+        drop(undone);
+        assert!(policy.peek(&arrival).is_ok());
+        drop(lease);
+        assert!(policy.is_fresh(arrival.now()));
+    }
+}

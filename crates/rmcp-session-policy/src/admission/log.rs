@@ -1,0 +1,177 @@
+//! A log of moments from which any one can be taken out.
+
+const NONE: u32 = u32::MAX;
+const FIRST_CHUNK: u32 = 16;
+
+/// Moments in their order. Appending, taking out the oldest, and taking out any one cost O(1) each, in the worst case.
+///
+/// A linked list over an arena of chunks, each twice as large as the one before: nothing is ever copied to grow, so
+/// there is no step whose cost depends on how many there are. Memory follows the most there have been at one time.
+#[derive(Debug)]
+pub(super) struct Log {
+    chunks: Vec<Vec<Entry>>,
+    /// Entries ever used.
+    used: u32,
+    free: u32,
+    oldest: u32,
+    newest: u32,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    at: u64,
+    before: u32,
+    after: u32,
+    /// Changes when the entry is freed, so that a token of an earlier use is known as such.
+    generation: u32,
+}
+
+/// Names an entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Token {
+    index: u32,
+    generation: u32,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { chunks: Vec::new(), used: 0, free: NONE, oldest: NONE, newest: NONE, len: 0 }
+    }
+}
+
+/// The chunk of an entry, and its place there.
+const fn locate(index: u32) -> (usize, usize) {
+    let chunk = (index / FIRST_CHUNK + 1).ilog2();
+    let start = FIRST_CHUNK * ((1 << chunk) - 1);
+    (chunk as usize, (index - start) as usize)
+}
+
+impl Log {
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn oldest(&self) -> Option<u64> {
+        (self.oldest != NONE).then(|| self.entry(self.oldest).at)
+    }
+
+    pub(super) fn newest(&self) -> Option<u64> {
+        (self.newest != NONE).then(|| self.entry(self.newest).at)
+    }
+
+    fn entry(&self, index: u32) -> &Entry {
+        let (chunk, place) = locate(index);
+        &self.chunks[chunk][place]
+    }
+
+    fn entry_mut(&mut self, index: u32) -> &mut Entry {
+        let (chunk, place) = locate(index);
+        &mut self.chunks[chunk][place]
+    }
+
+    /// Appends a moment.
+    pub(super) fn push(&mut self, at: u64) -> Token {
+        let before = self.newest;
+        let index = if self.free == NONE {
+            let index = self.used;
+            let (chunk, _) = locate(index);
+            if chunk == self.chunks.len() {
+                self.chunks.push(Vec::with_capacity((FIRST_CHUNK as usize) << chunk));
+            }
+            self.chunks[chunk].push(Entry { at, before, after: NONE, generation: 0 });
+            self.used += 1;
+            index
+        } else {
+            let index = self.free;
+            let entry = self.entry_mut(index);
+            let next_free = entry.after;
+            (entry.at, entry.before, entry.after) = (at, before, NONE);
+            self.free = next_free;
+            index
+        };
+        if before == NONE {
+            self.oldest = index;
+        } else {
+            self.entry_mut(before).after = index;
+        }
+        self.newest = index;
+        self.len += 1;
+        Token { index, generation: self.entry(index).generation }
+    }
+
+    /// Takes a moment out, if it is still there.
+    pub(super) fn remove(&mut self, token: Token) {
+        if self.entry(token.index).generation == token.generation {
+            self.unlink(token.index);
+        }
+    }
+
+    /// Takes the oldest moment out.
+    pub(super) fn pop_oldest(&mut self) {
+        if self.oldest != NONE {
+            self.unlink(self.oldest);
+        }
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let free = self.free;
+        let entry = self.entry_mut(index);
+        let (before, after) = (entry.before, entry.after);
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.after = free;
+        self.free = index;
+        match before {
+            NONE => self.oldest = after,
+            before => self.entry_mut(before).after = after,
+        }
+        match after {
+            NONE => self.newest = before,
+            after => self.entry_mut(after).before = before,
+        }
+        self.len -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn chunks_double() {
+        assert_eq!([0, 15, 16, 47, 48].map(locate), [(0, 0), (0, 15), (1, 0), (1, 31), (2, 0)]);
+    }
+
+    #[test]
+    fn a_token_of_an_entry_that_is_gone_takes_nothing_out() {
+        let mut log = Log::default();
+        let stale = log.push(1);
+        log.pop_oldest();
+        log.push(2);
+        log.remove(stale);
+        assert_eq!((log.len(), log.oldest()), (1, Some(2)));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_vector_with_removal(steps in prop::collection::vec((0..3u8, any::<prop::sample::Index>()), 0..300)) {
+            let mut log = Log::default();
+            let mut model: Vec<(u64, Token)> = Vec::new();
+            for (at, (step, any)) in (0u64..).zip(steps) {
+                match step {
+                    0 if !model.is_empty() => log.remove(model.remove(any.index(model.len())).1),
+                    1 if !model.is_empty() => {
+                        log.pop_oldest();
+                        model.remove(0);
+                    }
+                    _ => model.push((at, log.push(at))),
+                }
+                prop_assert_eq!(log.len(), model.len());
+                prop_assert_eq!(log.oldest(), model.first().map(|(at, _)| *at));
+                prop_assert_eq!(log.newest(), model.last().map(|(at, _)| *at));
+            }
+        }
+    }
+}

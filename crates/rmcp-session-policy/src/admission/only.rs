@@ -1,0 +1,62 @@
+//! A policy for some of the arrivals.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection};
+
+/// Asks a policy about some arrivals, and lets the others in; made by [`only`](super::AdmissionPolicyExt::only).
+#[derive(Clone)]
+pub struct Only<P, F> {
+    policy: P,
+    predicate: F,
+}
+
+impl<P, F> Only<P, F> {
+    pub(super) const fn new(policy: P, predicate: F) -> Self {
+        Self { policy, predicate }
+    }
+}
+
+#[async_trait]
+impl<P, F> AdmissionPolicy for Only<P, F>
+where
+    P: AdmissionPolicy,
+    F: Fn(&Arrival<'_>) -> bool + Send + Sync + 'static,
+{
+    async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+        if (self.predicate)(arrival) { self.policy.admit(arrival).await } else { Ok(Permit::free()) }
+    }
+
+    fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
+        if (self.predicate)(arrival) { self.policy.peek(arrival) } else { Ok(()) }
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        self.policy.validate()
+    }
+}
+
+impl<P: fmt::Debug, F> fmt::Debug for Only<P, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Only").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::super::{AdmissionPolicyExt, ArrivalKind, admit_fn};
+    use super::*;
+
+    #[tokio::test]
+    async fn whom_the_predicate_passes_over_is_let_in() {
+        let nobody = admit_fn(|_| Err(Rejection::new("nobody")));
+        let policy = nobody.only(|arrival| arrival.kind() == ArrivalKind::Create);
+        let now = Instant::now();
+        assert!(policy.admit(&Arrival::new(now, ArrivalKind::Create)).await.is_err());
+        assert!(policy.admit(&Arrival::new(now, ArrivalKind::Restore)).await.is_ok());
+    }
+}

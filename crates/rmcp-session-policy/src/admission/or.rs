@@ -1,0 +1,74 @@
+//! Either may let in.
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection, Replicate};
+
+/// Lets in whom either lets in; made by [`or`](super::AdmissionPolicyExt::or).
+///
+/// Refused by both, an arrival is told the sooner moment to come back.
+#[derive(Clone, Debug)]
+pub struct Or<A, B> {
+    first: A,
+    second: B,
+}
+
+impl<A, B> Or<A, B> {
+    pub(super) const fn new(first: A, second: B) -> Self {
+        Self { first, second }
+    }
+}
+
+fn sooner(first: Rejection, second: Rejection) -> Rejection {
+    if second.retry().wait() < first.retry().wait() { second } else { first }
+}
+
+#[async_trait]
+impl<A: AdmissionPolicy, B: AdmissionPolicy> AdmissionPolicy for Or<A, B> {
+    async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+        match self.first.admit(arrival).await {
+            Ok(permit) => Ok(permit),
+            Err(first) => self.second.admit(arrival).await.map_err(|second| sooner(first, second)),
+        }
+    }
+
+    fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
+        self.first.peek(arrival).or_else(|first| self.second.peek(arrival).map_err(|second| sooner(first, second)))
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        self.first.validate()?;
+        self.second.validate()
+    }
+}
+
+impl<A: Replicate, B: Replicate> Replicate for Or<A, B> {
+    fn replicate(&self) -> Self {
+        Self::new(self.first.replicate(), self.second.replicate())
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.first.is_fresh(now) && self.second.is_fresh(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{AdmissionPolicyExt, ArrivalKind, Retry, SlidingWindow};
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_by_both_one_is_told_the_sooner_moment() {
+        let minute = SlidingWindow::new(1, Duration::from_secs(60));
+        let policy = minute.or(SlidingWindow::new(1, Duration::from_secs(10)));
+        let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+        for _ in 0..2 {
+            drop(policy.admit(&arrival).await.expect("one by each").commit());
+        }
+        let refused = policy.admit(&arrival).await.expect_err("both are full");
+        assert_eq!(refused.retry(), Retry::After(Duration::from_secs(10)));
+    }
+}

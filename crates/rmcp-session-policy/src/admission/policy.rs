@@ -1,0 +1,177 @@
+//! The trait of a policy, and what can be made of one.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{And, Arrival, ClientKey, Keyed, Only, Or, Permit, Rejection, Replicate, Shadow};
+
+/// Decides who may come in.
+///
+/// # Contract
+///
+/// The manager asks [`admit`](Self::admit) before it looks for a place, so that nobody is thrown out for a newcomer who
+/// is refused. It drops the permit if the session does not come to exist, for whatever reason, and commits it once the
+/// session does; the [lease](super::Lease) is dropped when the session is gone. The future of `admit` may be dropped at
+/// any await.
+///
+/// A policy takes the time from the [`Arrival`]; it reads no clock. A permit that is dropped uncommitted must leave the
+/// policy as if the admission had never been asked for, and must never let more through than that.
+///
+/// # Implementing
+///
+/// ```
+/// use async_trait::async_trait;
+/// use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Permit, Rejection, Retry};
+///
+/// /// Lets only known principals in.
+/// #[derive(Debug)]
+/// struct MembersOnly;
+///
+/// #[async_trait]
+/// impl AdmissionPolicy for MembersOnly {
+///     async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+///         match arrival.context().and_then(|context| context.principal()) {
+///             Some(_) => Ok(Permit::free()),
+///             None => Err(Rejection::new("members_only").with_retry(Retry::Never)),
+///         }
+///     }
+/// }
+/// ```
+///
+/// # Wrapping
+///
+/// A wrapper forwards every method, the defaulted ones included.
+#[async_trait]
+pub trait AdmissionPolicy: fmt::Debug + Send + Sync + 'static {
+    /// Lets an arrival in, or refuses it.
+    ///
+    /// # Errors
+    ///
+    /// The [`Rejection`] says which policy refused, why, and when to come back.
+    async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection>;
+
+    /// Tells whether [`admit`](Self::admit) would refuse now, and consumes nothing. A flood is shed by it before a
+    /// request costs anything, so it may say yes to somebody whom `admit` then refuses, but not the other way round.
+    ///
+    /// # Errors
+    ///
+    /// The rejection that `admit` would give.
+    fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
+        let _: &Arrival<'_> = arrival;
+        Ok(())
+    }
+
+    /// Checks the policy's settings; the manager's `build` asks.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that makes no sense.
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        Ok(())
+    }
+}
+
+/// A setting of a policy that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} is {value}: {remedy}")]
+#[non_exhaustive]
+pub struct InvalidSetting {
+    /// The setting, with its policy.
+    pub setting: Cow<'static, str>,
+    /// The value it was given.
+    pub value: Cow<'static, str>,
+    /// What would do.
+    pub remedy: Cow<'static, str>,
+}
+
+impl InvalidSetting {
+    /// Names a setting, its value, and what would do.
+    #[must_use]
+    pub fn new(
+        setting: impl Into<Cow<'static, str>>,
+        value: impl fmt::Debug,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { setting: setting.into(), value: format!("{value:?}").into(), remedy: remedy.into() }
+    }
+}
+
+#[async_trait]
+impl<P: AdmissionPolicy + ?Sized> AdmissionPolicy for Box<P> {
+    async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+        (**self).admit(arrival).await
+    }
+
+    fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
+        (**self).peek(arrival)
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        (**self).validate()
+    }
+}
+
+#[async_trait]
+impl<P: AdmissionPolicy + ?Sized> AdmissionPolicy for Arc<P> {
+    async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+        (**self).admit(arrival).await
+    }
+
+    fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
+        (**self).peek(arrival)
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        (**self).validate()
+    }
+}
+
+/// Composes admission policies.
+pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
+    /// Lets in whom both let in. What the first took goes back when the second refuses.
+    fn and<P: AdmissionPolicy>(self, other: P) -> And<Self, P> {
+        And::new(self, other)
+    }
+
+    /// Lets in whom either lets in; the second is asked when the first refuses.
+    fn or<P: AdmissionPolicy>(self, other: P) -> Or<Self, P> {
+        Or::new(self, other)
+    }
+
+    /// Gives every client a policy of its own: by principal, else by address (IPv6 by /64). Clients of whom nothing is
+    /// known share one; a warning says so once.
+    fn per_client(self) -> Keyed<Self, ClientKey>
+    where
+        Self: Replicate,
+    {
+        Keyed::new(self, Box::new(ClientKey::warning_of()))
+    }
+
+    /// Gives every key a policy of its own.
+    fn per<K>(self, key: impl Fn(&Arrival<'_>) -> K + Send + Sync + 'static) -> Keyed<Self, K>
+    where
+        Self: Replicate,
+        K: Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static,
+    {
+        Keyed::new(self, Box::new(key))
+    }
+
+    /// Asks the policy only about arrivals for which `predicate` holds; the others are let in.
+    fn only<F>(self, predicate: F) -> Only<Self, F>
+    where
+        F: Fn(&Arrival<'_>) -> bool + Send + Sync + 'static,
+    {
+        Only::new(self, predicate)
+    }
+
+    /// Lets everybody in, and reports whom the policy would have refused: to try a limit out.
+    fn shadow(self) -> Shadow<Self> {
+        Shadow::new(self)
+    }
+}
+
+impl<P: AdmissionPolicy> AdmissionPolicyExt for P {}

@@ -1,0 +1,62 @@
+//! A policy on trial.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use async_trait::async_trait;
+
+use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection};
+
+/// Asks a policy, reports what it would have refused, and refuses nobody; made by
+/// [`shadow`](super::AdmissionPolicyExt::shadow).
+#[derive(Debug)]
+pub struct Shadow<P> {
+    policy: P,
+    refused: AtomicU64,
+}
+
+impl<P> Shadow<P> {
+    pub(super) const fn new(policy: P) -> Self {
+        Self { policy, refused: AtomicU64::new(0) }
+    }
+
+    /// How many the policy would have refused.
+    pub fn would_have_refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+}
+
+#[async_trait]
+impl<P: AdmissionPolicy> AdmissionPolicy for Shadow<P> {
+    async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+        match self.policy.admit(arrival).await {
+            Ok(permit) => Ok(permit),
+            Err(rejection) => {
+                self.refused.fetch_add(1, Relaxed);
+                tracing::info!(%rejection, kind = ?arrival.kind(), "would have refused");
+                Ok(Permit::free())
+            }
+        }
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        self.policy.validate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::super::{AdmissionPolicyExt, ArrivalKind, Concurrent};
+    use super::*;
+
+    #[tokio::test]
+    async fn it_counts_whom_it_would_have_refused_and_lets_them_in() {
+        let policy = Concurrent::new(1).shadow();
+        let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+        let first = policy.admit(&arrival).await.expect("lets in");
+        let second = policy.admit(&arrival).await.expect("lets in");
+        assert_eq!(policy.would_have_refused(), 1);
+        drop((first, second));
+    }
+}

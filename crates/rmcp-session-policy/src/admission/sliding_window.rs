@@ -1,0 +1,242 @@
+//! So many in any window.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::log::{Log, Token};
+use super::{AdmissionPolicy, Arrival, InvalidSetting, Lease, Permit, Rejection, Replicate, Reservation, Retry};
+
+/// Lets at most so many in within any window of time: exact, by a log of the admissions.
+///
+/// An admission at `t` counts until just before `t + window`, so waiting exactly as long as a refusal says is enough. An
+/// admission that is undone is taken out of the log, as if it had never been asked for.
+///
+/// Cost: O(1) per decision at any limit, in the worst case too; 24 bytes per admission in the window.
+///
+/// Not where bursts shall be smoothed: the whole limit may come at once. See [`TokenBucket`](super::TokenBucket).
+#[derive(Debug)]
+pub struct SlidingWindow {
+    limit: usize,
+    window: Duration,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    epoch: Option<Instant>,
+    log: Log,
+}
+
+impl State {
+    /// The moment in nanoseconds. Two threads may come in the other order than they read the clock; the log may not.
+    fn nanos(&mut self, now: Instant) -> u64 {
+        let epoch = *self.epoch.get_or_insert(now);
+        let nanos = now.saturating_duration_since(epoch).as_nanos() as u64;
+        nanos.max(self.log.newest().unwrap_or(0))
+    }
+}
+
+impl SlidingWindow {
+    /// Lets at most `limit` in within any `window`.
+    #[must_use]
+    pub fn new(limit: usize, window: Duration) -> Self {
+        Self { limit, window, state: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn window_nanos(&self) -> u64 {
+        u64::try_from(self.window.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether there is room now.
+    fn room(&self, state: &mut State, now: u64) -> Result<(), Rejection> {
+        let window = self.window_nanos();
+        let expires = |at: u64| at.saturating_add(window);
+        // One admission adds one entry, so taking out two at a time keeps up with any backlog, and no decision pays for
+        // all that expired since the last one.
+        for _ in 0..2 {
+            if state.log.oldest().is_some_and(|at| expires(at) <= now) {
+                state.log.pop_oldest();
+            }
+        }
+        if state.log.len() < self.limit {
+            return Ok(());
+        }
+        let retry = match state.log.oldest() {
+            Some(oldest) => Retry::After(Duration::from_nanos(expires(oldest).saturating_sub(now))),
+            None => Retry::Never,
+        };
+        Err(Rejection::new("sliding_window").with_retry(retry).with_limit(self.limit as u64, 0))
+    }
+}
+
+/// An admission that may still be undone.
+struct Admitted {
+    state: Arc<Mutex<State>>,
+    token: Option<Token>,
+}
+
+impl Reservation for Admitted {
+    fn commit(mut self: Box<Self>) -> Lease {
+        self.token = None;
+        Lease::free()
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if let Some(token) = self.token.take() {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).log.remove(token);
+        }
+    }
+}
+
+#[async_trait]
+impl AdmissionPolicy for SlidingWindow {
+    async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+        let mut state = self.lock();
+        let now = state.nanos(arrival.now());
+        self.room(&mut state, now)?;
+        let token = Some(state.log.push(now));
+        drop(state);
+        Ok(Permit::reserving(Admitted { state: Arc::clone(&self.state), token }))
+    }
+
+    fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
+        let mut state = self.lock();
+        let now = state.nanos(arrival.now());
+        self.room(&mut state, now)
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        if self.limit == 0 {
+            return Err(InvalidSetting::new("the limit of SlidingWindow", self.limit, "allow at least 1 per window"));
+        }
+        if self.limit > i32::MAX as usize {
+            return Err(InvalidSetting::new("the limit of SlidingWindow", self.limit, "allow at most 2,147,483,647"));
+        }
+        if self.window.is_zero() {
+            return Err(InvalidSetting::new("the window of SlidingWindow", self.window, "allow more than zero"));
+        }
+        Ok(())
+    }
+}
+
+impl Replicate for SlidingWindow {
+    fn replicate(&self) -> Self {
+        Self::new(self.limit, self.window)
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        let mut state = self.lock();
+        let now = state.nanos(now);
+        state.log.newest().is_none_or(|newest| newest.saturating_add(self.window_nanos()) <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::ArrivalKind;
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn admit(policy: &SlidingWindow, now: Instant) -> Result<Permit, Rejection> {
+        use futures_util::FutureExt;
+        policy.admit(&Arrival::new(now, ArrivalKind::Create)).now_or_never().expect("never waits")
+    }
+
+    #[test]
+    fn waiting_as_long_as_the_refusal_says_is_enough_and_less_is_not() {
+        let policy = SlidingWindow::new(2, 10 * SECOND);
+        let start = Instant::now();
+        drop(admit(&policy, start).expect("first").commit());
+        drop(admit(&policy, start + 3 * SECOND).expect("second").commit());
+        let refused = admit(&policy, start + 4 * SECOND).expect_err("full");
+        assert_eq!(refused.retry(), Retry::After(6 * SECOND));
+        assert_eq!((refused.limit(), refused.remaining()), (Some(2), Some(0)));
+        assert!(admit(&policy, start + 10 * SECOND - Duration::from_nanos(1)).is_err());
+        drop(admit(&policy, start + 10 * SECOND).expect("the first has left").commit());
+        assert_eq!(admit(&policy, start + 10 * SECOND).expect_err("full again").retry(), Retry::After(3 * SECOND));
+    }
+
+    #[test]
+    fn an_undo_after_the_window_has_passed_takes_no_other_admission_out() {
+        let policy = SlidingWindow::new(1, SECOND);
+        let start = Instant::now();
+        let open = admit(&policy, start).expect("first");
+        drop(admit(&policy, start + SECOND).expect("the first has left").commit());
+        drop(open);
+        assert!(admit(&policy, start + SECOND).is_err());
+    }
+
+    #[test]
+    fn a_limit_of_nothing_is_named_and_lets_nobody_in() {
+        let policy = SlidingWindow::new(0, SECOND);
+        assert_eq!(
+            policy.validate().expect_err("refused").to_string(),
+            "the limit of SlidingWindow is 0: allow at least 1 per window"
+        );
+        assert_eq!(admit(&policy, Instant::now()).expect_err("nobody").retry(), Retry::Never);
+    }
+
+    #[test]
+    fn it_is_fresh_once_nothing_counts() {
+        let policy = SlidingWindow::new(3, SECOND);
+        let start = Instant::now();
+        drop(admit(&policy, start).expect("first").commit());
+        assert!(!policy.is_fresh(start + SECOND / 2));
+        assert!(policy.is_fresh(start + SECOND));
+    }
+
+    proptest! {
+        /// Against a plain list of the admissions that count, in which what is undone was never asked for.
+        #[test]
+        fn it_is_a_list_of_what_counts(
+            limit in 1usize..5,
+            steps in prop::collection::vec((0u64..4, 0u8..3, any::<prop::sample::Index>()), 1..120),
+        ) {
+            let policy = SlidingWindow::new(limit, 5 * SECOND);
+            let mut now = Instant::now();
+            let mut open: Vec<(Instant, Permit)> = Vec::new();
+            let mut model: Vec<Instant> = Vec::new();
+            for (pass, step, any) in steps {
+                now += u32::try_from(pass).expect("small") * SECOND;
+                match step {
+                    0 if !open.is_empty() => {
+                        let (at, permit) = open.remove(any.index(open.len()));
+                        drop(permit);
+                        if let Some(place) = model.iter().position(|admitted| *admitted == at) {
+                            model.remove(place);
+                        }
+                    }
+                    1 if !open.is_empty() => drop(open.remove(any.index(open.len())).1.commit()),
+                    _ => {
+                        let counting = model.iter().filter(|at| **at + 5 * SECOND > now).count();
+                        match admit(&policy, now) {
+                            Ok(permit) => {
+                                prop_assert!(counting < limit);
+                                open.push((now, permit));
+                                model.push(now);
+                            }
+                            Err(rejection) => {
+                                prop_assert!(counting >= limit);
+                                let oldest = model.iter().filter(|at| **at + 5 * SECOND > now).min().copied();
+                                let wait = oldest.map(|at| at + 5 * SECOND - now);
+                                prop_assert_eq!(Some(rejection.retry()), wait.map(Retry::After));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

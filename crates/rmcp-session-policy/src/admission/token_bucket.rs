@@ -1,0 +1,362 @@
+//! A bucket of tokens that fills steadily.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::gcra::Quota;
+use super::{AdmissionPolicy, Arrival, InvalidSetting, Lease, Permit, Rejection, Replicate, Reservation, Retry};
+
+/// Lets a burst in, then so many per unit of time, evenly.
+///
+/// The arithmetic is that of GCRA (ITU-T I.371, annex A): one number, no timer. Waiting exactly as long as a refusal
+/// says is enough.
+///
+/// An admission that is undone leaves the bucket as if it had never been asked for. Giving the token back would not do:
+/// if time has replaced it meanwhile, that lets one too many through. So the bucket remembers the admissions since the
+/// oldest one that may still be undone, and replays them without the one that is.
+///
+/// Cost: O(1) per decision; an undo costs as many steps as there were admissions since the oldest that is still open
+/// and since the bucket was last full.
+///
+/// Not where exactly so many in any window is promised: twice the burst may come around a pause. See
+/// [`SlidingWindow`](super::SlidingWindow).
+#[derive(Debug)]
+pub struct TokenBucket {
+    tokens: f64,
+    per: Duration,
+    burst: Option<u32>,
+    state: Arc<Mutex<Bucket>>,
+}
+
+impl TokenBucket {
+    /// Lets `tokens` in per `per`. The burst defaults to the tokens of one second, at least 1.
+    #[must_use]
+    pub fn new(tokens: impl Into<f64>, per: Duration) -> Self {
+        Self { tokens: tokens.into(), per, burst: None, state: Arc::default() }
+    }
+
+    /// Lets `tokens` in per second.
+    #[must_use]
+    pub fn per_second(tokens: impl Into<f64>) -> Self {
+        Self::new(tokens, Duration::from_secs(1))
+    }
+
+    /// Lets `tokens` in per minute.
+    #[must_use]
+    pub fn per_minute(tokens: impl Into<f64>) -> Self {
+        Self::new(tokens, Duration::from_secs(60))
+    }
+
+    /// Sets how many may come at once after a pause. Defaults to the tokens of one second, rounded up, at least 1.
+    #[must_use]
+    pub const fn burst(mut self, tokens: u32) -> Self {
+        self.burst = Some(tokens);
+        self
+    }
+
+    fn rate_is_valid(&self) -> bool {
+        self.tokens.is_finite() && self.tokens > 0.0 && !self.per.is_zero()
+    }
+
+    fn size(&self) -> u32 {
+        self.burst.unwrap_or_else(|| {
+            let per_second = self.tokens / self.per.as_secs_f64();
+            per_second.ceil().clamp(1.0, f64::from(u32::MAX)) as u32
+        })
+    }
+
+    fn quota(&self) -> Option<Quota> {
+        if !self.rate_is_valid() || self.size() == 0 {
+            return None;
+        }
+        // A float of nanoseconds is exact to well below a nanosecond per token up to a hundred days per token.
+        let interval = (self.per.as_nanos() as f64 / self.tokens).ceil().clamp(1.0, u64::MAX as f64) as u64;
+        Some(Quota { interval, full: interval.saturating_mul(u64::from(self.size())) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Bucket> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusal(&self, retry: Retry) -> Rejection {
+        Rejection::new("token_bucket").with_retry(retry).with_limit(u64::from(self.size()), 0)
+    }
+}
+
+/// The state of a bucket, and what is needed to undo.
+#[derive(Debug, Default)]
+struct Bucket {
+    epoch: Option<Instant>,
+    latest: u64,
+    arrival_time: u64,
+    /// The theoretical arrival time before the first of `admissions`.
+    before: u64,
+    /// Admissions since the oldest that may still be undone.
+    admissions: VecDeque<Admission>,
+    /// The number of the first of `admissions`.
+    first: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Admission {
+    at: u64,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Open,
+    Committed,
+    Undone,
+}
+
+impl Bucket {
+    /// The moment in nanoseconds, never before the one of the decision before.
+    fn nanos(&mut self, now: Instant) -> u64 {
+        let epoch = *self.epoch.get_or_insert(now);
+        let nanos = now.saturating_duration_since(epoch).as_nanos() as u64;
+        self.latest = self.latest.max(nanos);
+        self.latest
+    }
+
+    /// Lets one in; gives the number of the admission, or how long to wait.
+    fn admit(&mut self, quota: Quota, now: u64) -> Result<u64, u64> {
+        let after = quota.admit(self.arrival_time, now)?;
+        if self.arrival_time <= now {
+            // The bucket is full, and would be without any of the admissions so far: undoing them changes nothing.
+            self.first += self.admissions.len() as u64;
+            self.admissions.clear();
+        }
+        if self.admissions.is_empty() {
+            self.before = self.arrival_time;
+        }
+        self.arrival_time = after;
+        self.admissions.push_back(Admission { at: now, fate: Fate::Open });
+        Ok(self.first + self.admissions.len() as u64 - 1)
+    }
+
+    fn settle(&mut self, quota: Quota, number: u64, fate: Fate) {
+        let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+        let Some(admission) = place.and_then(|place| self.admissions.get_mut(place)) else { return };
+        admission.fate = fate;
+        if fate == Fate::Undone {
+            let kept = self.admissions.iter().filter(|admission| admission.fate != Fate::Undone);
+            self.arrival_time = kept.fold(self.before, |time, admission| quota.after(time, admission.at));
+        }
+        while let Some(oldest) = self.admissions.front().filter(|admission| admission.fate != Fate::Open) {
+            if oldest.fate == Fate::Committed {
+                self.before = quota.after(self.before, oldest.at);
+            }
+            self.admissions.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+/// An admission that may still be undone.
+struct Admitted {
+    bucket: Arc<Mutex<Bucket>>,
+    quota: Quota,
+    number: u64,
+    fate: Fate,
+}
+
+impl Reservation for Admitted {
+    fn commit(mut self: Box<Self>) -> Lease {
+        self.fate = Fate::Committed;
+        Lease::free()
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.settle(self.quota, self.number, self.fate);
+    }
+}
+
+#[async_trait]
+impl AdmissionPolicy for TokenBucket {
+    async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+        let Some(quota) = self.quota() else { return Err(self.refusal(Retry::Never)) };
+        let mut bucket = self.lock();
+        let now = bucket.nanos(arrival.now());
+        let number = bucket.admit(quota, now).map_err(|wait| self.refusal(Retry::After(Duration::from_nanos(wait))))?;
+        drop(bucket);
+        // An undo is what a drop without commit is.
+        let admitted = Admitted { bucket: Arc::clone(&self.state), quota, number, fate: Fate::Undone };
+        Ok(Permit::reserving(admitted))
+    }
+
+    fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
+        let Some(quota) = self.quota() else { return Err(self.refusal(Retry::Never)) };
+        let mut bucket = self.lock();
+        let now = bucket.nanos(arrival.now());
+        let admitted = quota.admit(bucket.arrival_time, now).map(drop);
+        admitted.map_err(|wait| self.refusal(Retry::After(Duration::from_nanos(wait))))
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        if !self.tokens.is_finite() || self.tokens <= 0.0 {
+            return Err(InvalidSetting::new("the rate of TokenBucket", self.tokens, "allow more than zero"));
+        }
+        if self.per.is_zero() {
+            return Err(InvalidSetting::new("the period of TokenBucket", self.per, "allow more than zero"));
+        }
+        if self.size() == 0 {
+            return Err(InvalidSetting::new("the burst of TokenBucket", self.size(), "allow at least 1"));
+        }
+        Ok(())
+    }
+}
+
+impl Replicate for TokenBucket {
+    fn replicate(&self) -> Self {
+        Self { tokens: self.tokens, per: self.per, burst: self.burst, state: Arc::default() }
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        let mut bucket = self.lock();
+        let now = bucket.nanos(now);
+        bucket.arrival_time <= now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use governor::clock::FakeRelativeClock;
+    use governor::{Quota as TheirQuota, RateLimiter};
+    use proptest::prelude::*;
+
+    use super::super::ArrivalKind;
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn admit(policy: &TokenBucket, now: Instant) -> Result<Permit, Rejection> {
+        policy.admit(&Arrival::new(now, ArrivalKind::Create)).now_or_never().expect("never waits")
+    }
+
+    /// Spends all there is; how many that was.
+    fn spend(policy: &TokenBucket, now: Instant) -> usize {
+        std::iter::from_fn(|| admit(policy, now).ok()).map(|permit| drop(permit.commit())).count()
+    }
+
+    #[test]
+    fn a_burst_then_evenly() {
+        let policy = TokenBucket::per_second(5).burst(20);
+        let start = Instant::now();
+        assert_eq!(spend(&policy, start), 20);
+        assert_eq!(admit(&policy, start).expect_err("empty").retry(), Retry::After(SECOND / 5));
+        assert_eq!(spend(&policy, start + SECOND), 5);
+        assert_eq!(spend(&policy, start + 100 * SECOND), 20);
+    }
+
+    #[test]
+    fn reservations_held_over_a_refill_and_undone_after_it_let_no_more_through() {
+        let policy = TokenBucket::per_second(1).burst(10);
+        let start = Instant::now();
+        let held: Vec<_> = (0..10).map(|_| admit(&policy, start).expect("a token")).collect();
+        let refilled = start + 10 * SECOND;
+        assert_eq!(spend(&policy, refilled), 10);
+        drop(held);
+        assert_eq!(spend(&policy, refilled), 0, "as if the held had never been asked for");
+    }
+
+    #[test]
+    fn reservations_undone_at_once_leave_the_bucket_full() {
+        let policy = TokenBucket::per_second(1).burst(10);
+        let start = Instant::now();
+        let held: Vec<_> = (0..10).map(|_| admit(&policy, start).expect("a token")).collect();
+        assert_eq!(spend(&policy, start), 0);
+        drop(held);
+        assert_eq!(spend(&policy, start), 10);
+        assert!(policy.lock().admissions.is_empty());
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_named_and_let_nobody_in() {
+        let text = |policy: TokenBucket| {
+            assert_eq!(admit(&policy, Instant::now()).expect_err("nobody").retry(), Retry::Never);
+            policy.validate().expect_err("refused").to_string()
+        };
+        assert_eq!(text(TokenBucket::per_second(0)), "the rate of TokenBucket is 0.0: allow more than zero");
+        assert_eq!(text(TokenBucket::per_second(f64::NAN)), "the rate of TokenBucket is NaN: allow more than zero");
+        assert_eq!(text(TokenBucket::new(1, Duration::ZERO)), "the period of TokenBucket is 0ns: allow more than zero");
+        assert_eq!(text(TokenBucket::per_second(1).burst(0)), "the burst of TokenBucket is 0: allow at least 1");
+    }
+
+    proptest! {
+        /// Against a history in which what was undone was never asked for.
+        #[test]
+        fn what_is_undone_was_never_asked_for(
+            steps in prop::collection::vec((0u64..3_000, 0u8..4, any::<prop::sample::Index>()), 1..150),
+        ) {
+            let policy = TokenBucket::per_second(1).burst(4);
+            let quota = policy.quota().expect("valid");
+            let start = Instant::now();
+            let mut millis = 0;
+            let mut open: Vec<(usize, Permit)> = Vec::new();
+            let mut history: Vec<Option<u64>> = Vec::new();
+            for (pass, step, any) in steps {
+                millis += pass;
+                match step {
+                    0 if !open.is_empty() => {
+                        let (which, permit) = open.remove(any.index(open.len()));
+                        drop(permit);
+                        history[which] = None;
+                    }
+                    1 if !open.is_empty() => drop(open.remove(any.index(open.len())).1.commit()),
+                    _ => {
+                        let now = Duration::from_millis(millis);
+                        // Late enough that the bucket of the model is full at the start.
+                        let nanos = now.as_nanos() as u64 + 1_000_000_000_000;
+                        let state = history.iter().flatten().fold(0, |state, at| quota.after(state, *at));
+                        let expected = quota.admit(state, nanos);
+                        match admit(&policy, start + now) {
+                            Ok(permit) => {
+                                prop_assert!(expected.is_ok());
+                                open.push((history.len(), permit));
+                                history.push(Some(nanos));
+                            }
+                            Err(rejection) => {
+                                let wait = Duration::from_nanos(expected.expect_err("refused by the model too"));
+                                prop_assert_eq!(rejection.retry(), Retry::After(wait));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+
+        /// Against an independent crate, with its fake clock.
+        #[test]
+        fn it_decides_as_governor_does(
+            burst in 1u32..10,
+            per_second in 1u32..100,
+            steps in prop::collection::vec(0u64..400, 1..200),
+        ) {
+            let clock = FakeRelativeClock::default();
+            let nonzero = |n| std::num::NonZeroU32::new(n).expect("more than zero");
+            // Theirs rounds the interval down; ours up. Compared where it is whole.
+            let per_second = [1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100][per_second as usize % 11];
+            let theirs = TheirQuota::per_second(nonzero(per_second)).allow_burst(nonzero(burst));
+            let theirs = RateLimiter::direct_with_clock(theirs, clock.clone());
+            let ours = TokenBucket::per_second(per_second).burst(burst);
+            let start = Instant::now();
+            let mut millis = 0;
+            for pass in steps {
+                millis += pass;
+                clock.advance(Duration::from_millis(pass));
+                let decision = admit(&ours, start + Duration::from_millis(millis));
+                prop_assert_eq!(decision.is_ok(), theirs.check().is_ok());
+                drop(decision.map(Permit::commit));
+            }
+        }
+    }
+}
