@@ -97,8 +97,8 @@ impl EvictionPolicy for Lfu {
     }
 
     fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.grown.take_back(session.key());
-        self.newborn.take_back(session.key());
+        self.grown.take_back(session.key(), |rank| rank);
+        self.newborn.take_back(session.key(), |rank| rank);
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
