@@ -5,6 +5,8 @@
 //! [`EvictionPolicyExt`] composes policies.
 
 mod candidates;
+#[cfg(test)]
+mod exact;
 mod fifo;
 mod info;
 mod lfu;
