@@ -24,7 +24,7 @@ where
     VictimFn { choose }
 }
 
-/// The policy that [`victim_fn`] makes.
+/// The policy that [`victim_fn()`] makes.
 #[derive(Clone)]
 pub struct VictimFn<F> {
     choose: F,

@@ -22,11 +22,14 @@ const PROPOSALS: usize = 4;
 /// How often the deputy is.
 const CLAIMS: usize = 1_000;
 
-/// How many sessions whose predicate may have changed its answer are looked at again, per choice and kind.
-const DOUBTS: usize = 2;
+/// How many sessions that a policy's filter hid are looked at again per choice. It orders only, so few will do.
+const HIDDEN: usize = 2;
 
-/// How many are before a newcomer is turned away.
-const DOUBTS_AT_LAST: usize = 10_000;
+/// How many sessions that the author protected are looked at again per choice.
+const PROTECTED: usize = 64;
+
+/// How many of these are before a newcomer is turned away.
+const PROTECTED_AT_LAST: usize = 10_000;
 
 /// What came of asking for a victim.
 #[derive(Debug)]
@@ -48,21 +51,24 @@ impl Registry {
         self.hear();
         // What was put off to a known moment comes back in time; each note was made by a look that is paid for.
         self.look_again(now, usize::MAX, Later::next_moment);
-        self.look_again(now, DOUBTS, Later::next_protected);
-        self.look_again(now, DOUBTS, Later::next_hidden);
+        self.look_again(now, PROTECTED, Later::next_protected);
+        self.look_again(now, HIDDEN, Later::next_hidden);
         if self.signals.opening.load(SeqCst) as usize >= self.max_opening {
             return match self.oldest_opening() {
                 Some(record) => Choice::Victim(record),
                 None => Choice::Handshakes,
             };
         }
-        let fault = match self.propose(now, newcomer) {
+        let mut proposed = self.propose(now, newcomer);
+        // Nobody is turned away while anybody may go, so here whoever was protected is looked at. What a policy's filter
+        // hides is not: the deputy has no filter.
+        if matches!(proposed, Err(None)) && self.look_again(now, PROTECTED_AT_LAST, Later::next_protected) > 0 {
+            proposed = self.propose(now, newcomer);
+        }
+        let fault = match proposed {
             Ok(record) => return Choice::Victim(record),
             Err(fault) => fault,
         };
-        // Nobody is turned away while anybody may go, so here whoever was protected is looked at. What a policy's filter
-        // hides is not: the deputy has no filter.
-        self.look_again(now, DOUBTS_AT_LAST, Later::next_protected);
         let chosen = self.ask_deputy(now, newcomer);
         // Whoever has become idle since it was asked is no fault of the policy.
         let missed = chosen.is_some() && self.signals.idle.is_empty();
@@ -89,13 +95,13 @@ impl Registry {
         self.tell(&record, |policy, session| policy.on_idle(session));
     }
 
-    /// Looks at those again whose time has come, at most so many.
+    /// Looks at those again whose time has come, at most so many; returns how many there were.
     fn look_again(
         &mut self,
         now: Instant,
         most: usize,
         next: impl Fn(&mut Later, Instant) -> Option<(SessionKey, Again)>,
-    ) {
+    ) -> usize {
         let mut looks = 0;
         while looks < most
             && let Some((key, again)) = next(&mut self.later, now)
@@ -109,6 +115,7 @@ impl Registry {
                 looks += 1;
             }
         }
+        looks
     }
 
     /// The oldest half-open session that is not answering its `initialize`; its end has begun.

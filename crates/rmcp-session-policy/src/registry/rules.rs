@@ -194,6 +194,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn when_all_were_protected_and_are_no_longer_the_policy_chooses() {
+        use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+        let lifted = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&lifted);
+        let protect: Predicate = Arc::new(move |session| session.uses() == 0 || !seen.load(SeqCst));
+        let mut stage = Stage::with(Lru::new(), Rules { protect: Some(protect), ..lenient() }, usize::MAX);
+        stage.crowd::<100>();
+        let [one, two, three] = stage.crowd();
+        [&three, &one, &two].into_iter().for_each(touch);
+        assert_eq!(stage.victim(), None);
+        lifted.store(true, SeqCst);
+        advance(secs(1)).await;
+        assert_eq!(stage.victims(), [103, 101, 102], "the least recently used, not the oldest");
+        assert_eq!(stage.registry.overruled, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_predicate_that_panics_protects() {
         let protect: Predicate = Arc::new(|session| if session.uses() > 0 { panic!("of the test") } else { false });
         let mut stage = Stage::with(Lru::new(), Rules { protect: Some(protect), ..lenient() }, usize::MAX);
