@@ -99,11 +99,10 @@ pub trait EvictionPolicyExt: EvictionPolicy + Sized {
     /// and so on, at last among all.
     ///
     /// ```
-    /// use rmcp_session_policy::eviction::{EvictionPolicyExt, Lru};
+    /// use rmcp_session_policy::eviction::{EvictionPolicyExt, Lru, SessionInfo};
     ///
     /// // Whoever holds no stream open goes first; this is the default policy.
-    /// let policy = Lru::new().tiers([|session: &_| no_stream(session)]);
-    /// # fn no_stream(session: &rmcp_session_policy::eviction::SessionInfo<'_>) -> bool { session.open_streams() == 0 }
+    /// let policy = Lru::new().tiers([|session: &SessionInfo<'_>| session.open_streams() == 0]);
     /// # let _: &dyn rmcp_session_policy::eviction::EvictionPolicy = &policy;
     /// ```
     fn tiers<F, const N: usize>(self, predicates: [F; N]) -> Tiers<Self, F>
