@@ -8,13 +8,15 @@ use tokio::time::Instant;
 const TIE_BITS: u32 = 16;
 
 thread_local! {
-    static TIE: Cell<u16> = const { Cell::new(0) };
+    /// The latest instant this thread stamped, and how many stamps it took about then.
+    static TIE: Cell<Option<(Instant, u64)>> = const { Cell::new(None) };
 }
 
 /// A moment: microseconds since the clock's epoch above a tie-breaker.
 ///
 /// Two moments that one thread takes within the same microsecond (always so while tokio's clock is paused) are told
-/// apart by counting, so that "used before" has an answer. Good for eight years of uptime.
+/// apart by counting, so that "used before" has an answer. A thread that takes more than 65,536 of them without a
+/// pause of a microsecond runs ahead of the time by a microsecond for each 65,536. Good for eight years of uptime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Stamp(pub(crate) u64);
 
@@ -31,11 +33,19 @@ impl Clock {
 
     pub(crate) fn stamp(self, now: Instant) -> Stamp {
         let tie = TIE.with(|tie| {
-            tie.set(tie.get().wrapping_add(1));
-            tie.get()
+            // Instants are compared, not stamps: clocks of different epochs may take turns on one thread.
+            let (latest, count) = match tie.get() {
+                Some((latest, count)) if now < latest + Duration::from_micros(1 + (count >> TIE_BITS)) => {
+                    (latest.max(now), count + 1)
+                }
+                _ => (now, 0),
+            };
+            tie.set(Some((latest, count)));
+            count
         });
         let micros = now.saturating_duration_since(self.epoch).as_micros() as u64;
-        Stamp(micros << TIE_BITS | u64::from(tie))
+        // A sum: past 65,535 the count carries into the microseconds instead of starting again.
+        Stamp((micros << TIE_BITS) + tie)
     }
 
     pub(crate) fn instant(self, stamp: Stamp) -> Instant {
@@ -59,8 +69,27 @@ mod tests {
     fn moments_of_one_instant_are_ordered() {
         let epoch = Instant::now();
         let clock = Clock::starting(epoch);
-        let first = clock.stamp(epoch);
-        let second = clock.stamp(epoch);
-        assert!(first < second || first.0 & 0xffff == 0xffff);
+        let stamps: Vec<_> = (0..200_000).map(|_| clock.stamp(epoch)).collect();
+        assert!(stamps.is_sorted_by(|earlier, later| earlier < later), "however many there are");
+        assert!(clock.instant(stamps[65_535]) == epoch);
+        assert!(clock.stamp(epoch + Duration::from_micros(10)) > stamps[199_999]);
+    }
+
+    #[test]
+    fn moments_are_ordered_when_clocks_take_turns() {
+        let epoch = Instant::now();
+        let (one, other) = (Clock::starting(epoch), Clock::starting(epoch - Duration::from_secs(1)));
+        let first = one.stamp(epoch);
+        let between = other.stamp(epoch);
+        let second = one.stamp(epoch);
+        assert!(first < second && between < other.stamp(epoch));
+    }
+
+    #[test]
+    fn moments_of_successive_instants_are_ordered() {
+        let epoch = Instant::now();
+        let clock = Clock::starting(epoch);
+        let nanos = (0..5_000).map(|step| clock.stamp(epoch + Duration::from_nanos(step * 333)));
+        assert!(nanos.collect::<Vec<_>>().is_sorted_by(|earlier, later| earlier < later));
     }
 }

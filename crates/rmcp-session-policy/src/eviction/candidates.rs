@@ -51,12 +51,7 @@ impl<'a> Candidates<'a> {
     #[must_use]
     pub fn get(&self, key: SessionKey) -> Option<SessionInfo<'a>> {
         let session = self.roster.meet(key)?;
-        if self.passes(&session) {
-            Some(session)
-        } else {
-            self.roster.look_again_soon(key);
-            None
-        }
+        if self.passes(&session) { Some(session) } else { self.roster.hide(session, || self.passes(&session)) }
     }
 
     /// All that may go, in no particular order. Its cost grows with the number of sessions: for policies that must

@@ -37,10 +37,37 @@ impl EvictionPolicy for Fifo {
     }
 
     fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.order.take_back(session.key());
+        self.order.take_back(session.key(), |rank| rank);
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         self.order.first(candidates, |_, arrival| arrival).map(|(_, key)| key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::stage::{Stage, call, touch};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_goes_first_however_it_is_used() {
+        let mut stage = Stage::new(Fifo::new());
+        let [oldest, _, _] = stage.crowd();
+        touch(&oldest);
+        assert_eq!(stage.victims(), [1, 2, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_busy_are_passed_by_and_come_back_in_their_old_order() {
+        let mut stage = Stage::new(Fifo::new());
+        let [first, second, third, _, _] = stage.crowd();
+        let calls = [call(&first), call(&second), call(&third)];
+        assert_eq!(stage.victim(), Some(4));
+        let [one, two, three] = calls;
+        drop((three, two));
+        assert_eq!([stage.victim(), stage.victim(), stage.victim(), stage.victim()], [Some(2), Some(3), Some(5), None]);
+        drop(one);
+        assert_eq!(stage.victims(), [1]);
     }
 }

@@ -12,8 +12,8 @@ const NEWBORN_SHARE: usize = 8;
 /// Throws out the session with the fewest uses, old uses counting ever less.
 ///
 /// Ageing is that of LFU-DA (Arlitt, Cherkasova, Dilley, Friedrich, Jin: "Evaluating content management techniques for
-/// Web proxy caches", 1999): a session's priority is its uses plus the age of the cache when they were last counted,
-/// and that age is the priority of the last victim. So a session that was popular long ago goes in the end. Of equals
+/// Web proxy caches", 1999): a session's priority is its uses, plus one for being there, plus the age of the cache when
+/// they were last counted, and that age is the priority of the last victim. So a session that was popular long ago goes in the end. Of equals
 /// the least recently used goes.
 ///
 /// Newborns are safe: the newest eighth of the sessions (at least one) are victims only when nobody else may go. Without
@@ -34,7 +34,7 @@ pub struct Lfu {
     known: Vec<Known>,
 }
 
-/// Uses plus age, then the time of the last use.
+/// Uses plus one plus age, then the time of the last use.
 type Priority = (u64, u64);
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,7 +48,8 @@ impl Known {
     fn priority(self, session: &SessionInfo<'_>, age: u64) -> (Self, Priority) {
         let uses = session.uses();
         let base = if uses > self.uses { age.max(self.base) } else { self.base };
-        (Self { base, uses, ..self }, (base.saturating_add(uses), session.rank_by_use()))
+        // Being there counts as one use: if newcomers that nobody uses came and went without it, age would stand still.
+        (Self { base, uses, ..self }, (base.saturating_add(uses).saturating_add(1), session.rank_by_use()))
     }
 }
 
@@ -97,8 +98,8 @@ impl EvictionPolicy for Lfu {
     }
 
     fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.grown.take_back(session.key());
-        self.newborn.take_back(session.key());
+        self.grown.take_back(session.key(), |rank| rank);
+        self.newborn.take_back(session.key(), |rank| rank);
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
@@ -113,5 +114,65 @@ impl EvictionPolicy for Lfu {
             grown.first(candidates, &mut recount).or_else(|| newborn.first(candidates, &mut recount))?;
         *age = priority.0.max(*age);
         Some(victim)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::stage::{Stage, call, touch};
+
+    fn used(stage: &mut Stage, times: usize) {
+        let record = stage.ready();
+        (0..times).for_each(|_| touch(&record));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_least_used_goes_first() {
+        let mut stage = Stage::new(Lfu::new());
+        [3, 1, 2, 0].into_iter().for_each(|times| used(&mut stage, times));
+        stage.ready();
+        assert_eq!(stage.victims(), [4, 2, 3, 1, 5], "the newborn last");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_equals_the_least_recently_used_goes() {
+        let mut stage = Stage::new(Lfu::new());
+        let [one, two, three, _newborn] = stage.crowd();
+        [&three, &one, &two].into_iter().for_each(touch);
+        assert_eq!(stage.victims(), [3, 1, 2, 4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_eighth_goes_only_when_nobody_else_may() {
+        let mut stage = Stage::new(Lfu::new());
+        (0..14).for_each(|_| used(&mut stage, 5));
+        stage.crowd::<2>();
+        assert_eq!(stage.victims(), (1..=16).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_was_popular_long_ago_goes_in_the_end() {
+        let mut stage = Stage::new(Lfu::new());
+        let hot = stage.ready();
+        (0..20).for_each(|_| touch(&hot));
+        stage.crowd::<3>();
+        // Newcomers that nobody ever uses come and go.
+        let gone = (0..200).position(|_| {
+            stage.ready();
+            stage.victim() == Some(1)
+        });
+        assert!((20..200).contains(&gone.expect("it goes")), "not at once, but in the end: {gone:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_busy_come_back_in_their_old_order() {
+        let mut stage = Stage::new(Lfu::new());
+        [2, 3].into_iter().for_each(|times| used(&mut stage, times));
+        let [one, two, _newborn] = stage.crowd();
+        let calls = [call(&one), call(&two)];
+        assert_eq!(stage.victim(), Some(1));
+        drop(calls);
+        assert_eq!(stage.victims(), [2, 3, 4, 5], "their use counts from the age at which they come back");
     }
 }

@@ -36,10 +36,64 @@ impl EvictionPolicy for Lru {
     }
 
     fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.order.take_back(session.key());
+        self.order.take_back(session.key(), |_| session.rank_by_use());
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         self.order.first(candidates, |session, _| session.rank_by_use()).map(|(_, key)| key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+    use crate::registry::Kind;
+    use crate::registry::stage::{Stage, call, touch};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_least_recently_used_goes_first() {
+        let mut stage = Stage::new(Lru::new());
+        let [one, two, _, four] = stage.crowd();
+        advance(Duration::from_secs(1)).await;
+        [&two, &four, &one].into_iter().for_each(touch);
+        assert_eq!(stage.victims(), [3, 2, 4, 1], "all within one instant of a paused clock");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_use_counts_at_its_end_too() {
+        let mut stage = Stage::new(Lru::new());
+        let [one, two] = stage.crowd();
+        let long = call(&one);
+        touch(&two);
+        drop(long);
+        assert_eq!(stage.victims(), [2, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ping_and_a_stream_are_no_use() {
+        let mut stage = Stage::new(Lru::new());
+        let [one, two, three] = stage.crowd();
+        drop(one.begin(Kind::Ping, Instant::now()));
+        drop(two.begin(Kind::Listen, Instant::now()));
+        one.stream_opened();
+        one.stream_closed(Instant::now());
+        drop(three.begin(Kind::Message, Instant::now()));
+        assert_eq!(stage.victims(), [1, 2, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_busy_come_back_where_their_last_use_puts_them() {
+        let mut stage = Stage::new(Lru::new());
+        let [one, two, three] = stage.crowd();
+        let (first, second) = (call(&one), call(&two));
+        assert_eq!(stage.victim(), Some(3));
+        assert_eq!(stage.victim(), None);
+        drop((second, first));
+        assert_eq!(stage.victims(), [2, 1]);
+        drop(three);
     }
 }

@@ -1,10 +1,12 @@
 //! Who goes when there is no room.
 //!
 //! An [`EvictionPolicy`] orders the sessions; the manager protects those that may not go and asks the policy only for
-//! the others. Built in are [`Fifo`], [`Lru`] and [`Lfu`]; [`victim_fn`] makes a policy of a closure, and
+//! the others. Built in are [`Fifo`], [`Lru`] and [`Lfu`]; [`victim_fn()`] makes a policy of a closure, and
 //! [`EvictionPolicyExt`] composes policies.
 
 mod candidates;
+#[cfg(test)]
+mod exact;
 mod fifo;
 mod info;
 mod lfu;

@@ -46,3 +46,61 @@ impl<P: fmt::Debug, F> fmt::Debug for Only<P, F> {
         f.debug_struct("Only").field("policy", &self.policy).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eviction::{EvictionPolicyExt, Lru};
+    use crate::registry::stage::{Stage, touch};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_chosen_few_go_first_and_then_the_oldest() {
+        let mut stage = Stage::new(Lru::new().only(|session| session.uses() > 0));
+        let [_, two, _, four] = stage.crowd();
+        [&four, &two].into_iter().for_each(touch);
+        assert_eq!([stage.victim(), stage.victim()], [Some(4), Some(2)]);
+        assert_eq!(stage.registry.overruled, 0);
+        assert_eq!(stage.victims(), [1, 3], "it orders, it does not protect");
+        assert_eq!(stage.registry.overruled, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whom_a_use_lets_in_is_found_at_once() {
+        let mut stage = Stage::new(Lru::new().only(|session| session.uses() > 0));
+        let [_, two, _] = stage.crowd();
+        assert_eq!(stage.victim(), Some(1), "nobody passes");
+        touch(&two);
+        assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whom_time_alone_lets_in_is_found_a_second_later() {
+        use std::time::Duration;
+        let old = |session: &SessionInfo<'_>| session.created().elapsed() >= Duration::from_secs(10);
+        let mut stage = Stage::new(Lru::new().only(old));
+        let crowd = stage.crowd::<3>();
+        touch(&crowd[0]);
+        assert_eq!((stage.victim(), stage.registry.overruled), (Some(1), 1));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_changes_while_the_predicate_looks_is_not_lost() {
+        use std::sync::{Arc, Mutex};
+        // A stream that closes just after the predicate has seen it open.
+        let open = Arc::new(Mutex::new(None::<Arc<crate::registry::Record>>));
+        let closing = Arc::clone(&open);
+        let mut stage = Stage::new(Lru::new().only(move |session| {
+            let free = session.open_streams() == 0;
+            if let Some(record) = closing.lock().unwrap().take() {
+                record.stream_closed(tokio::time::Instant::now());
+            }
+            free
+        }));
+        let one = stage.ready();
+        one.stream_opened();
+        *open.lock().unwrap() = Some(one);
+        assert_eq!((stage.victim(), stage.registry.overruled), (Some(1), 0));
+    }
+}

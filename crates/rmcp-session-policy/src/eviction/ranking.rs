@@ -66,11 +66,12 @@ impl<R: Ord + Copy> Ranking<R> {
         self.seat(key).map(|seat| seat.rank)
     }
 
-    /// Takes a session back that was set aside, to its old place.
-    pub(crate) fn take_back(&mut self, key: SessionKey) {
+    /// Takes a session back that was set aside, to its old place or to one its rank has grown to since.
+    pub(crate) fn take_back(&mut self, key: SessionKey, grown: impl FnOnce(R) -> R) {
         if let Some(seat) = self.seat(key)
             && std::mem::take(&mut seat.aside)
         {
+            seat.rank = grown(seat.rank).max(seat.rank);
             let rank = seat.rank;
             self.order.insert((rank, key));
         }
@@ -101,5 +102,51 @@ impl<R: Ord + Copy> Ranking<R> {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::eviction::{EvictionPolicy, Fifo, Lfu, Lru};
+    use crate::registry::stage::{Stage, call, looks};
+
+    fn costs_the_same_when_99_of_100_are_busy(policy: impl EvictionPolicy) {
+        const SESSIONS: usize = 10_000;
+        const CHOICES: usize = 3_000;
+        let mut stage = Stage::new(policy);
+        let mut calls = Vec::new();
+        for nth in 0..SESSIONS {
+            let record = stage.ready();
+            if nth % 100 != 50 {
+                calls.push(call(&record));
+            }
+        }
+        let count = looks(|| {
+            for nth in 0..CHOICES {
+                assert!(stage.victim().is_some());
+                // A newcomer takes up work where another session leaves it.
+                calls.push(call(&stage.ready()));
+                calls.swap_remove(nth * 7_919 % SESSIONS.min(calls.len()));
+            }
+        });
+        // Each is set aside once; after that, for each choice one look and one for the session that became busy.
+        assert!(count < 2 * SESSIONS + 4 * CHOICES, "{count} looks");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_victim_costs_does_not_grow_with_the_busy() {
+        costs_the_same_when_99_of_100_are_busy(Fifo::new());
+        costs_the_same_when_99_of_100_are_busy(Lru::new());
+        costs_the_same_when_99_of_100_are_busy(Lfu::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_looked_at_twice_while_all_are_busy() {
+        let mut stage = Stage::new(Lru::new());
+        let calls = stage.crowd::<100>().map(|record| call(&record));
+        assert_eq!(stage.victim(), None);
+        assert_eq!(looks(|| assert_eq!(stage.victim(), None)), 0);
+        drop(calls);
+        assert_eq!(stage.victims().len(), 100);
     }
 }

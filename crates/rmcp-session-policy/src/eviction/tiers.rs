@@ -58,3 +58,71 @@ impl<P: fmt::Debug, F> fmt::Debug for Tiers<P, F> {
         f.debug_struct("Tiers").field("tiers", &self.tiers.len()).field("policy", &self.rest).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::eviction::{EvictionPolicyExt, Lru};
+    use crate::registry::stage::{Stage, call, looks, touch};
+
+    /// The default policy.
+    fn stage() -> Stage {
+        Stage::new(Lru::new().tiers([|session: &SessionInfo<'_>| session.open_streams() == 0]))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_holds_no_stream_goes_first_and_then_anybody() {
+        let mut stage = stage();
+        let [one, two, _, four, _] = stage.crowd();
+        [&one, &two, &four].into_iter().for_each(|record| record.stream_opened());
+        touch(&one);
+        assert_eq!(stage.victims(), [3, 5, 2, 4, 1]);
+        assert_eq!(stage.registry.overruled, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_stream_closes_is_of_the_first_tier_again_in_its_old_order() {
+        let mut stage = stage();
+        let [one, two, _, four, _] = stage.crowd();
+        [&one, &two, &four].into_iter().for_each(|record| record.stream_opened());
+        assert_eq!(stage.victim(), Some(3));
+        two.stream_closed(Instant::now());
+        one.stream_closed(Instant::now());
+        assert_eq!(stage.victims(), [1, 2, 5, 4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_session_is_of_no_tier_until_it_is_done() {
+        let mut stage = stage();
+        let [one, two, _] = stage.crowd();
+        two.stream_opened();
+        let calls = (call(&one), call(&two));
+        assert_eq!((stage.victim(), stage.victim()), (Some(3), None));
+        drop(calls);
+        assert_eq!(stage.victims(), [1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_victim_costs_does_not_grow_with_the_streams_that_are_open() {
+        const SESSIONS: usize = 10_000;
+        const CHOICES: usize = 5_000;
+        let mut stage = stage();
+        let crowd: Vec<_> = (0..SESSIONS).map(|_| stage.ready()).collect();
+        crowd.iter().take(SESSIONS * 99 / 100).for_each(|record| record.stream_opened());
+        let count = looks(|| {
+            for _ in 0..CHOICES {
+                stage.victim();
+                stage.ready();
+            }
+        });
+        assert!(count < SESSIONS + 3 * CHOICES, "{count} looks");
+        // Nothing happens for a while: then those with a stream are asked again, but not all at once.
+        tokio::time::advance(std::time::Duration::from_secs(60)).await;
+        let count = looks(|| {
+            stage.victim();
+        });
+        assert!(count < 10, "{count} looks");
+    }
+}

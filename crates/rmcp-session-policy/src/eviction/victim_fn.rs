@@ -24,7 +24,7 @@ where
     VictimFn { choose }
 }
 
-/// The policy that [`victim_fn`] makes.
+/// The policy that [`victim_fn()`] makes.
 #[derive(Clone)]
 pub struct VictimFn<F> {
     choose: F,
@@ -42,5 +42,24 @@ where
 impl<F> fmt::Debug for VictimFn<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VictimFn").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::stage::{Stage, call};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_closure_chooses_among_those_that_may_go() {
+        let newest = |candidates: &Candidates<'_>| candidates.iter().map(|session| session.key()).max();
+        let mut stage = Stage::new(victim_fn(newest));
+        let [_, _, third, _] = stage.crowd();
+        let busy = call(&third);
+        stage.opening();
+        assert_eq!(stage.victims(), [4, 2, 1]);
+        drop(busy);
+        assert_eq!(stage.victims(), [3]);
+        assert_eq!(stage.registry.overruled, 0);
     }
 }

@@ -68,12 +68,6 @@ pub(crate) enum Kind {
     Listen,
 }
 
-impl Kind {
-    const fn is_request(self) -> bool {
-        matches!(self, Self::Call | Self::Ping | Self::Handshake | Self::Replay)
-    }
-}
-
 /// One incarnation of a session.
 ///
 /// Everything that a request touches is atomic or behind a lock of this session alone.
@@ -180,7 +174,7 @@ impl Record {
             self.uses.fetch_add(1, Relaxed);
             self.mark.store(true, Relaxed);
         }
-        let ticket = kind.is_request().then(|| self.lock_requests().begin(at));
+        let ticket = self.lock_requests().begin(at);
         if matches!(kind, Kind::Call | Kind::Ping) {
             self.ready();
         }
@@ -225,7 +219,7 @@ impl Record {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When the newest activity under way began, if all of those in `seen` are requests.
+    /// When the newest activity under way began. `None` if there is none, or one began or ended since `seen` was read.
     pub(crate) fn newest_request(&self, seen: Reading) -> Option<Stamp> {
         let requests = self.lock_requests();
         (requests.len() == seen.active()).then(|| requests.newest()).flatten()
@@ -243,7 +237,7 @@ impl fmt::Debug for Record {
 pub(crate) struct Activity {
     pub(crate) record: Arc<Record>,
     kind: Kind,
-    ticket: Option<u32>,
+    ticket: u32,
 }
 
 impl Activity {
@@ -256,9 +250,7 @@ impl Drop for Activity {
     fn drop(&mut self) {
         let record = &*self.record;
         record.touch(self.kind, record.clock.stamp(Instant::now()));
-        if let Some(ticket) = self.ticket {
-            record.lock_requests().end(ticket);
-        }
+        record.lock_requests().end(self.ticket);
         let (reading, met) = record.state.end();
         if met {
             record.signals.idle.push(record.key);
@@ -297,5 +289,84 @@ impl fmt::Display for Fingerprint {
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+    use crate::eviction::Lru;
+    use crate::registry::stage::{Stage, call};
+    use crate::registry::{Choice, Rules, stage};
+
+    /// Acts as a request that ends after a session is judged busy and before it is marked as met.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_ends_before_the_mark_is_seen_by_the_second_look() {
+        let ending = Arc::new(Mutex::new(None::<Activity>));
+        let taken = Arc::clone(&ending);
+        // Asked once the session is known to be ready: the first time, the request it protects for ends.
+        let protect = Arc::new(move |_: &crate::eviction::SessionInfo<'_>| taken.lock().unwrap().take().is_some());
+        let rules = Rules { protect: Some(protect), max_busy: std::time::Duration::ZERO, ..stage::lenient() };
+        let mut stage = Stage::with(Lru::new(), rules, usize::MAX);
+        let one = stage.ready();
+        *ending.lock().unwrap() = Some(call(&one));
+        assert_eq!((stage.victim(), stage.registry.overruled), (Some(1), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_ends_after_the_mark_tells_of_itself() {
+        let mut stage = Stage::new(Lru::new());
+        let one = stage.ready();
+        let busy = call(&one);
+        assert_eq!((stage.victim(), stage.signals.idle.len()), (None, 0));
+        drop(busy);
+        assert_eq!(stage.signals.idle.len(), 1);
+        assert_eq!(stage.victim(), Some(1));
+    }
+
+    /// Clients call without a pause while victims are chosen; then all fall silent, and everybody must be found.
+    #[test]
+    fn no_end_of_a_request_is_lost() {
+        const CLIENTS: usize = 4;
+        for _ in 0..5 {
+            let mut stage = Stage::new(Lru::new());
+            let crowd: Vec<_> = (0..8).map(|_| stage.ready()).collect();
+            let stop = AtomicBool::new(false);
+            let mut gone = 0;
+            thread::scope(|scope| {
+                for client in 0..CLIENTS {
+                    let (crowd, stop) = (&crowd, &stop);
+                    scope.spawn(move || {
+                        for nth in client.. {
+                            if stop.load(SeqCst) {
+                                break;
+                            }
+                            drop(crowd[nth % crowd.len()].begin(Kind::Call, Instant::now()));
+                        }
+                    });
+                }
+                let mut begun_too_late = false;
+                for _ in 0..300 {
+                    // Half of the crowd stays for the end.
+                    if gone < crowd.len() / 2
+                        && let Choice::Victim(record) = stage.choose()
+                    {
+                        begun_too_late |= record.begin(Kind::Call, Instant::now()).is_some();
+                        stage.registry.remove(record.key);
+                        gone += 1;
+                    }
+                    thread::yield_now();
+                }
+                stop.store(true, SeqCst);
+                assert!(!begun_too_late, "nothing begins once the end has");
+            });
+            let before = stage.registry.overruled;
+            assert_eq!(stage.victims().len(), crowd.len() - gone);
+            assert_eq!(stage.registry.overruled, before, "the policy finds each by itself");
+            assert!(crowd.iter().all(|record| record.state.read().active() == 0));
+        }
     }
 }

@@ -19,8 +19,19 @@ pub(crate) struct Roster<'a> {
     pub(super) rules: &'a Rules,
     pub(super) now: Instant,
     pub(super) newcomer: Option<&'a ClientContext>,
-    /// Sessions to look at again when their time has come.
-    pub(super) again: RefCell<Vec<(Instant, SessionKey)>>,
+    /// Whom to look at again though nothing happens to them.
+    pub(super) again: RefCell<Vec<(SessionKey, Again)>>,
+}
+
+/// When to look at a session again though nothing happens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// At this moment it may go.
+    At(Instant),
+    /// The author's predicate keeps it, until it says otherwise.
+    Protected,
+    /// A policy's filter hides it, until it says otherwise.
+    Hidden,
 }
 
 impl<'a> Roster<'a> {
@@ -39,24 +50,36 @@ impl<'a> Roster<'a> {
 
     /// The session if it may go; if not, it is marked so that its change is told.
     pub(crate) fn meet(&self, key: SessionKey) -> Option<SessionInfo<'a>> {
+        #[cfg(test)]
+        super::stage::note_look();
         let record = self.record(key)?;
-        if self.rules.judge(record, record.state.read(), self.now) != Verdict::MayGo {
+        let read = record.state.read();
+        let mut verdict = self.rules.judge(record, read, self.now);
+        if verdict != Verdict::MayGo {
             // Marked before it is judged again: a request that ends in between is either seen here or tells of itself.
             let seen = record.state.meet();
-            if let Verdict::Not(until) = self.rules.judge(record, seen, self.now) {
-                self.again.borrow_mut().extend(until.map(|until| (until, key)));
-                return None;
+            if seen != read || verdict == Verdict::Protected {
+                verdict = self.rules.judge(record, seen, self.now);
             }
         }
-        Some(SessionInfo::of(record))
+        let again = match verdict {
+            Verdict::MayGo => return Some(SessionInfo::of(record)),
+            Verdict::Not(until) => until.map(Again::At),
+            Verdict::Protected => Some(Again::Protected),
+        };
+        self.again.borrow_mut().extend(again.map(|again| (key, again)));
+        None
     }
 
-    /// Marks a session that may go, but that a policy's filter hides.
-    pub(crate) fn look_again_soon(&self, key: SessionKey) {
-        if let Some(record) = self.record(key) {
-            record.state.meet();
-            self.again.borrow_mut().push((Rules::look_again(self.now), key));
+    /// Marks a session that may go, but that a policy's filter hides unless it says otherwise `now`.
+    pub(crate) fn hide(&self, session: SessionInfo<'a>, passes_now: impl FnOnce() -> bool) -> Option<SessionInfo<'a>> {
+        self.record(session.key())?.state.meet();
+        // Asked again after the mark, as above.
+        if passes_now() {
+            return Some(session);
         }
+        self.again.borrow_mut().push((session.key(), Again::Hidden));
+        None
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = SessionInfo<'a>> {
@@ -66,5 +89,67 @@ impl<'a> Roster<'a> {
             .map(|(_, slot)| &slot.record)
             .filter(move |record| rules.judge(record, record.state.read(), now) == Verdict::MayGo)
             .map(|record| SessionInfo::of(record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use crate::eviction::{Fifo, SessionInfo};
+    use crate::registry::stage::{Stage, call};
+
+    use super::*;
+
+    fn roster(stage: &Stage) -> Roster<'_> {
+        let (slots, rules) = (&stage.registry.slots, &stage.registry.rules);
+        Roster { slots, rules, now: Instant::now(), newcomer: None, again: RefCell::default() }
+    }
+
+    #[test]
+    fn an_end_beside_a_meeting_is_seen_or_tells_of_itself() {
+        let mut stage = Stage::new(Fifo::new());
+        let record = stage.ready();
+        for _ in 0..3_000 {
+            let (busy, start) = (call(&record), Barrier::new(2));
+            std::thread::scope(|scope| {
+                let end = scope.spawn(|| {
+                    start.wait();
+                    drop(busy);
+                });
+                start.wait();
+                let seen = roster(&stage).meet(record.key).is_some();
+                end.join().unwrap();
+                let told = stage.signals.idle.pop().is_some();
+                assert!(seen || told);
+                assert!(stage.signals.idle.is_empty(), "told once");
+                record.state.take_met();
+            });
+        }
+    }
+
+    #[test]
+    fn a_stream_that_closes_beside_a_meeting_is_seen_or_tells_of_itself() {
+        let mut stage = Stage::new(Fifo::new());
+        let record = stage.ready();
+        for _ in 0..3_000 {
+            let start = Barrier::new(2);
+            record.stream_opened();
+            std::thread::scope(|scope| {
+                let end = scope.spawn(|| {
+                    start.wait();
+                    record.stream_closed(Instant::now());
+                });
+                start.wait();
+                let no_stream = |session: &SessionInfo<'_>| session.open_streams() == 0;
+                let roster = roster(&stage);
+                let candidates = crate::eviction::Candidates::of(&roster);
+                let seen = candidates.filter(&no_stream, |few| few.contains(record.key));
+                end.join().unwrap();
+                assert!(seen || stage.signals.idle.pop().is_some());
+                while stage.signals.idle.pop().is_some() {}
+                record.state.take_met();
+            });
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Which sessions may go.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +17,6 @@ pub(crate) type Predicate = Arc<dyn Fn(&SessionInfo<'_>) -> bool + Send + Sync>;
 /// How long a restored session is kept for the request that brought it back.
 const RESTORE_GRACE: Duration = Duration::from_secs(5);
 
-/// How soon a session is looked at again that an author's predicate kept from going: nothing tells when the answer
-/// changes.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
 /// Who is never a victim.
 #[derive(Clone)]
 pub(crate) struct Rules {
@@ -34,42 +31,49 @@ pub(crate) enum Verdict {
     MayGo,
     /// Until something happens to it, or until this moment.
     Not(Option<Instant>),
+    /// The author's predicate keeps it; nothing tells when that changes its answer.
+    Protected,
 }
 
 impl Rules {
     /// Judges a session by one reading of its state.
     pub(crate) fn judge(&self, record: &Record, seen: Reading, now: Instant) -> Verdict {
+        // A moment that is too far away to be told is never.
+        let over = |from: Instant, lasts| from.checked_add(lasts).is_some_and(|until| until <= now);
+        let not_for = |from: Instant, lasts| Verdict::Not(from.checked_add(lasts));
         match seen.phase() {
             Phase::Closing => return Verdict::Not(None),
             Phase::Opening if !record.restored => return Verdict::Not(None),
             Phase::Opening => {
-                let until = record.instant(record.created) + RESTORE_GRACE;
-                if now < until {
-                    return Verdict::Not(Some(until));
+                let created = record.instant(record.created);
+                if !over(created, RESTORE_GRACE) {
+                    return not_for(created, RESTORE_GRACE);
                 }
             }
             Phase::Ready => {}
         }
         if seen.active() > 0 {
-            let Some(newest) = record.newest_request(seen) else { return Verdict::Not(None) };
-            let until = record.instant(newest) + self.max_busy;
-            if now < until {
-                return Verdict::Not(Some(until));
+            // Where the newest is not known, it is one that begins just now, or has just ended and tells.
+            let newest = record.newest_request(seen).map(|newest| record.instant(newest));
+            if !newest.is_some_and(|newest| over(newest, self.max_busy)) {
+                return not_for(newest.unwrap_or(now), self.max_busy);
             }
         }
-        let until = record.instant(record.last_used()) + self.min_idle;
-        if now < until {
-            return Verdict::Not(Some(until));
+        if !self.min_idle.is_zero() {
+            let last_used = record.instant(record.last_used());
+            if !over(last_used, self.min_idle) {
+                return not_for(last_used, self.min_idle);
+            }
         }
-        if self.protect.as_ref().is_some_and(|protects| protects(&SessionInfo::of(record))) {
-            return Verdict::Not(Some(now + LOOK_AGAIN));
-        }
-        Verdict::MayGo
+        if self.protects(record) { Verdict::Protected } else { Verdict::MayGo }
     }
 
-    /// When a session is looked at again that a policy's own filter hid.
-    pub(crate) fn look_again(now: Instant) -> Instant {
-        now + LOOK_AGAIN
+    /// A predicate that panics protects: who may go is not known.
+    fn protects(&self, record: &Record) -> bool {
+        let session = SessionInfo::of(record);
+        self.protect
+            .as_ref()
+            .is_some_and(|protect| catch_unwind(AssertUnwindSafe(|| protect(&session))).unwrap_or(true))
     }
 }
 
@@ -80,5 +84,154 @@ impl fmt::Debug for Rules {
             .field("max_busy", &self.max_busy)
             .field("protect", &self.protect.is_some())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::eviction::{Fifo, Lru};
+    use crate::registry::stage::{Stage, call, lenient, touch};
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_safe_until_it_has_been_idle_for_min_idle() {
+        let mut stage = Stage::with(Fifo::new(), Rules { min_idle: secs(10), ..lenient() }, usize::MAX);
+        let [one, _] = stage.crowd();
+        advance(secs(4)).await;
+        touch(&one);
+        advance(secs(6) - Duration::from_millis(1)).await;
+        assert_eq!(stage.victim(), None);
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(stage.victims(), [2]);
+        advance(secs(4)).await;
+        assert_eq!(stage.victims(), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_whose_time_has_come_go_in_the_policy_s_order_however_many_they_are() {
+        let mut stage = Stage::with(Fifo::new(), Rules { min_idle: secs(10), ..lenient() }, usize::MAX);
+        let crowd = stage.crowd::<200>();
+        for record in crowd.iter().rev() {
+            advance(Duration::from_millis(1)).await;
+            touch(record);
+        }
+        assert_eq!(stage.victim(), None, "all are set aside");
+        advance(secs(10)).await;
+        assert_eq!(stage.victims(), (1..=200).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_as_old_as_max_busy_protects_no_longer() {
+        let mut stage = Stage::with(Lru::new(), Rules { max_busy: secs(60), ..lenient() }, usize::MAX);
+        let [one, two] = stage.crowd();
+        let (hung, _later) = (call(&one), call(&two));
+        advance(secs(30)).await;
+        let _hung_too = call(&two);
+        advance(secs(30) - Duration::from_millis(1)).await;
+        assert_eq!(stage.victim(), None);
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(stage.victims(), [1], "the newest request of the other is younger");
+        advance(secs(30)).await;
+        assert_eq!(stage.victims(), [2]);
+        drop(hung);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_with_a_hung_request_may_go_as_soon_as_its_newer_ones_end() {
+        let mut stage = Stage::with(Lru::new(), Rules { max_busy: secs(60), ..lenient() }, usize::MAX);
+        let one = stage.ready();
+        let _hung = call(&one);
+        advance(secs(60)).await;
+        let newer = call(&one);
+        assert_eq!(stage.victim(), None);
+        drop(newer);
+        assert_eq!(stage.victim(), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_notification_that_hangs_protects_no_longer_than_a_request() {
+        use crate::registry::Kind;
+        let mut stage = Stage::with(Lru::new(), Rules { max_busy: secs(60), ..lenient() }, usize::MAX);
+        let one = stage.ready();
+        let _hung = one.begin(Kind::Message, Instant::now());
+        assert_eq!(stage.victim(), None);
+        advance(secs(60)).await;
+        assert_eq!(stage.victim(), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_duration_too_long_to_be_told_is_for_ever() {
+        let forever = Rules { max_busy: Duration::MAX, ..lenient() };
+        let mut stage = Stage::with(Lru::new(), forever, usize::MAX);
+        let [one, _] = stage.crowd();
+        let _busy = call(&one);
+        assert_eq!(stage.victims(), [2]);
+        let never = Rules { min_idle: Duration::MAX, ..lenient() };
+        let mut stage = Stage::with(Lru::new(), never, usize::MAX);
+        stage.crowd::<2>();
+        assert_eq!(stage.victim(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whom_the_author_protects_is_no_victim_until_the_predicate_says_so() {
+        use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+        let lifted = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&lifted);
+        let protect: Predicate = Arc::new(move |session| session.uses() > 0 && !seen.load(SeqCst));
+        let mut stage = Stage::with(Lru::new(), Rules { protect: Some(protect), ..lenient() }, usize::MAX);
+        let [one, two, _] = stage.crowd();
+        [&one, &two].into_iter().for_each(touch);
+        assert_eq!(stage.victims(), [3]);
+        lifted.store(true, SeqCst);
+        advance(secs(1)).await;
+        assert_eq!(stage.victims(), [1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_all_were_protected_and_are_no_longer_the_policy_chooses() {
+        use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+        let lifted = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&lifted);
+        let protect: Predicate = Arc::new(move |session| session.uses() == 0 || !seen.load(SeqCst));
+        let mut stage = Stage::with(Lru::new(), Rules { protect: Some(protect), ..lenient() }, usize::MAX);
+        stage.crowd::<100>();
+        let [one, two, three] = stage.crowd();
+        [&three, &one, &two].into_iter().for_each(touch);
+        assert_eq!(stage.victim(), None);
+        lifted.store(true, SeqCst);
+        advance(secs(1)).await;
+        assert_eq!(stage.victims(), [103, 101, 102], "the least recently used, not the oldest");
+        assert_eq!(stage.registry.overruled, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_predicate_that_panics_protects() {
+        let protect: Predicate = Arc::new(|session| if session.uses() > 0 { panic!("of the test") } else { false });
+        let mut stage = Stage::with(Lru::new(), Rules { protect: Some(protect), ..lenient() }, usize::MAX);
+        let [one, _] = stage.crowd();
+        touch(&one);
+        assert_eq!(stage.victims(), [2]);
+        assert_eq!(stage.registry.overruled, 0, "the policy is not to blame");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restored_session_is_kept_for_the_request_that_brought_it_back() {
+        let mut stage = Stage::new(Lru::new());
+        advance(secs(1)).await;
+        let [_one, _two] = [stage.restored(), stage.ready()];
+        assert_eq!(stage.victims(), [2], "though it was used before the other");
+        advance(RESTORE_GRACE - Duration::from_millis(1)).await;
+        assert_eq!(stage.victim(), None);
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(stage.victim(), Some(1));
+        let used = stage.restored();
+        touch(&used);
+        assert_eq!(stage.victim(), Some(3), "its request came");
     }
 }

@@ -58,18 +58,18 @@ impl State {
 
     /// Counts an activity in, unless the session is closing.
     pub(crate) fn begin(&self) -> bool {
-        let word = self.0.fetch_add(BEGUN + 1, SeqCst);
-        if word & CLOSING != 0 {
-            self.0.fetch_sub(1, SeqCst);
-            return false;
-        }
-        true
+        // Never counted in and out again: whoever waits for the last activity of a closing session to end would see
+        // one that nobody tells the end of.
+        let one_more = |word: u64| (word & CLOSING == 0).then(|| word.wrapping_add(BEGUN + 1));
+        self.0.fetch_update(SeqCst, SeqCst, one_more).is_ok()
     }
 
     /// Counts an activity out. Returns the word as it is now, and whether a policy that met this session waits for it.
+    ///
+    /// It waits for each end, not only the last: those still under way may be too old to protect the session.
     pub(crate) fn end(&self) -> (Reading, bool) {
         let word = self.0.fetch_sub(1, SeqCst) - 1;
-        (Reading(word), word & ACTIVE == 0 && word & MET != 0 && self.take_met())
+        (Reading(word), word & MET != 0 && self.take_met())
     }
 
     /// Takes the *met* mark away; true for the one caller that found it.
@@ -96,7 +96,8 @@ impl State {
 
     /// Begins the end if nothing has begun or moved since `seen` was read. The *met* mark does not count.
     pub(crate) fn close_if(&self, seen: Reading) -> Result<(), Reading> {
-        self.0.compare_exchange(seen.0, seen.0 | CLOSING, SeqCst, SeqCst).map(drop).map_err(Reading)
+        let unmoved = |word: u64| ((word ^ seen.0) & !MET == 0).then_some(word | CLOSING);
+        self.0.fetch_update(SeqCst, SeqCst, unmoved).map(drop).map_err(Reading)
     }
 }
 
@@ -127,15 +128,47 @@ mod tests {
     }
 
     #[test]
-    fn the_last_end_reports_a_meeting_once() {
+    fn a_claim_succeeds_whatever_became_of_the_mark() {
+        let state = State::opening();
+        let seen = state.read();
+        state.meet();
+        assert_eq!(state.close_if(seen), Ok(()));
+        assert_eq!(state.close(), None);
+    }
+
+    #[test]
+    fn a_refused_beginning_is_never_seen() {
+        let state = State::opening();
+        state.close();
+        let closed = state.read();
+        assert!(!state.begin());
+        assert_eq!(state.read(), closed);
+    }
+
+    #[test]
+    fn an_end_reports_a_meeting_once() {
         let state = State::opening();
         state.ready();
         state.begin();
         state.begin();
         assert_eq!(state.meet().active(), 2);
-        assert!(!state.end().1, "one is still under way");
-        assert!(state.end().1);
-        state.begin();
+        assert!(state.end().1, "what is still under way may be too old to count");
         assert!(!state.end().1, "met once, told once");
+        state.begin();
+        assert!(!state.end().1);
+    }
+
+    #[test]
+    fn of_all_who_end_and_close_exactly_one_is_the_first() {
+        for _ in 0..200 {
+            let state = State::opening();
+            let (ready, closed) = std::thread::scope(|scope| {
+                let ready = scope.spawn(|| state.ready());
+                let closed = scope.spawn(|| state.close());
+                (ready.join().unwrap(), closed.join().unwrap())
+            });
+            // Whoever moves it out of `Opening` counts it out; nobody else does.
+            assert_eq!(usize::from(ready) + usize::from(closed == Some(Phase::Opening)), 1);
+        }
     }
 }

@@ -1,0 +1,434 @@
+//! The choice of a victim.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use tokio::time::Instant;
+
+use super::key::SessionKey;
+use super::later::Later;
+use super::record::Record;
+use super::roster::{Again, Roster};
+use super::rules::Verdict;
+use super::sessions::Registry;
+use super::state::Phase;
+use crate::context::ClientContext;
+use crate::eviction::{Candidates, EvictionPolicy, Fifo, SessionInfo};
+
+/// How often a policy is asked for one place before the manager chooses by itself.
+const PROPOSALS: usize = 4;
+
+/// How often the deputy is.
+const CLAIMS: usize = 1_000;
+
+/// How many sessions that a policy's filter hid are looked at again per choice. It orders only, so few will do.
+const HIDDEN: usize = 2;
+
+/// How many sessions that the author protected are looked at again per choice.
+const PROTECTED: usize = 64;
+
+/// How many of these are before a newcomer is turned away.
+const PROTECTED_AT_LAST: usize = 10_000;
+
+/// What came of asking for a victim.
+#[derive(Debug)]
+pub(crate) enum Choice {
+    /// This session's end has begun.
+    Victim(Arc<Record>),
+    /// The half-open sessions hold their share, and each is answering its `initialize`.
+    Handshakes,
+    /// Nobody may go.
+    Nobody,
+}
+
+impl Registry {
+    /// Chooses a victim and begins its end.
+    pub(crate) fn choose(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Choice {
+        if self.policy.is_none() {
+            return Choice::Nobody;
+        }
+        self.hear();
+        // What was put off to a known moment comes back in time; each note was made by a look that is paid for.
+        self.look_again(now, usize::MAX, Later::next_moment);
+        self.look_again(now, PROTECTED, Later::next_protected);
+        self.look_again(now, HIDDEN, Later::next_hidden);
+        if self.signals.opening.load(SeqCst) as usize >= self.max_opening {
+            return match self.oldest_opening() {
+                Some(record) => Choice::Victim(record),
+                None => Choice::Handshakes,
+            };
+        }
+        let mut proposed = self.propose(now, newcomer);
+        // Nobody is turned away while anybody may go, so here whoever was protected is looked at. What a policy's filter
+        // hides is not: the deputy has no filter.
+        if matches!(proposed, Err(None)) && self.look_again(now, PROTECTED_AT_LAST, Later::next_protected) > 0 {
+            proposed = self.propose(now, newcomer);
+        }
+        let fault = match proposed {
+            Ok(record) => return Choice::Victim(record),
+            Err(fault) => fault,
+        };
+        let chosen = self.ask_deputy(now, newcomer);
+        // Whoever has become idle since it was asked is no fault of the policy.
+        let missed = chosen.is_some() && self.signals.idle.is_empty();
+        if let Some(why) = fault.or(missed.then_some("it named nobody while somebody might go")) {
+            self.note_overruled(why);
+        }
+        chosen.map_or(Choice::Nobody, Choice::Victim)
+    }
+
+    /// Hears of those that told of themselves.
+    fn hear(&mut self) {
+        while let Some(key) = self.signals.idle.pop() {
+            self.take_back(key);
+        }
+    }
+
+    /// Gives a session that was set aside back to whoever did so.
+    fn take_back(&mut self, key: SessionKey) {
+        let Some(slot) = self.get_mut(key).filter(|slot| slot.listed) else { return };
+        let record = Arc::clone(&slot.record);
+        if std::mem::take(&mut slot.answering) {
+            self.opening.insert((record.created, key));
+        }
+        self.tell(&record, |policy, session| policy.on_idle(session));
+    }
+
+    /// Looks at those again whose time has come, at most so many; returns how many there were.
+    fn look_again(
+        &mut self,
+        now: Instant,
+        most: usize,
+        next: impl Fn(&mut Later, Instant) -> Option<(SessionKey, Again)>,
+    ) -> usize {
+        let mut looks = 0;
+        while looks < most
+            && let Some((key, again)) = next(&mut self.later, now)
+        {
+            if let Some(slot) = self.get_mut(key)
+                && slot.listed
+                && again.take(&mut slot.noted)
+            {
+                slot.record.state.take_met();
+                self.take_back(key);
+                looks += 1;
+            }
+        }
+        looks
+    }
+
+    /// The oldest half-open session that is not answering its `initialize`; its end has begun.
+    fn oldest_opening(&mut self) -> Option<Arc<Record>> {
+        while let Some((_, key)) = self.opening.pop_first() {
+            let Some(slot) = self.slots.get_mut(key.index()).filter(|slot| slot.record.key == key) else { continue };
+            let mut seen = slot.record.state.read();
+            while seen.phase() == Phase::Opening {
+                if seen.active() > 0 {
+                    // Set aside until the answer is given, so that a flood of slow ones is passed once, not each time.
+                    seen = slot.record.state.meet();
+                    if seen.active() > 0 && seen.phase() == Phase::Opening {
+                        slot.answering = true;
+                        break;
+                    }
+                    continue;
+                }
+                match slot.record.state.close_if(seen) {
+                    Ok(()) => {
+                        let record = Arc::clone(&slot.record);
+                        record.left_opening();
+                        self.retire(key);
+                        return Some(record);
+                    }
+                    Err(changed) => seen = changed,
+                }
+            }
+        }
+        None
+    }
+
+    /// Asks the policy. `Err(Some(..))`: it broke a rule.
+    fn propose(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Result<Arc<Record>, Option<&'static str>> {
+        let mut named = false;
+        for _ in 0..PROPOSALS {
+            self.hear();
+            let Self { slots, rules, policy, .. } = self;
+            let Some(policy) = policy else { return Err(None) };
+            let roster = Roster { slots, rules, now, newcomer, again: Default::default() };
+            let proposal = catch_unwind(AssertUnwindSafe(|| policy.victim(&Candidates::of(&roster))));
+            let again = roster.again.into_inner();
+            self.remember(again, now);
+            match proposal {
+                Err(_) => return Err(Some("it panicked")),
+                Ok(None) if self.signals.idle.is_empty() => return Err(None),
+                Ok(None) => {}
+                Ok(Some(key)) => {
+                    named = true;
+                    if let Some(record) = self.claim(key, now) {
+                        return Ok(record);
+                    }
+                }
+            }
+        }
+        Err(named.then_some("it kept naming sessions that may not go"))
+    }
+
+    fn ask_deputy(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Option<Arc<Record>> {
+        if self.deputy.is_none() {
+            let mut records: Vec<_> =
+                self.slots.iter().filter(|(_, slot)| slot.listed).map(|(_, slot)| &*slot.record).collect();
+            records.sort_unstable_by_key(|record| record.created);
+            let mut deputy = Fifo::new();
+            records.into_iter().for_each(|record| deputy.on_insert(&SessionInfo::of(record)));
+            self.deputy = Some(deputy);
+        }
+        for _ in 0..CLAIMS {
+            let Self { slots, rules, deputy, .. } = self;
+            let roster = Roster { slots, rules, now, newcomer, again: Default::default() };
+            let key = deputy.as_mut()?.victim(&Candidates::of(&roster));
+            let again = roster.again.into_inner();
+            self.remember(again, now);
+            // A claim fails only if the session got a request just now, and then it is set aside the next time, or if the
+            // author's predicate cannot make up its mind.
+            if let Some(record) = self.claim(key?, now) {
+                return Some(record);
+            }
+        }
+        None
+    }
+
+    fn remember(&mut self, again: Vec<(SessionKey, Again)>, now: Instant) {
+        if again.is_empty() {
+            return;
+        }
+        let Self { slots, later, .. } = self;
+        for (key, again) in again {
+            if let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.record.key == key && slot.listed) {
+                later.note(key, again, &mut slot.noted, now);
+            }
+        }
+        later.tidy(64 + 2 * slots.len(), |key, again| {
+            slots
+                .get(key.index())
+                .is_some_and(|slot| slot.record.key == key && slot.listed && again.is_noted(&slot.noted))
+        });
+    }
+
+    /// Begins the end of a session that may go, in one atomic step.
+    pub(crate) fn claim(&mut self, key: SessionKey, now: Instant) -> Option<Arc<Record>> {
+        let record = Arc::clone(&self.get(key)?.record);
+        let mut seen = record.state.read();
+        while self.rules.judge(&record, seen, now) == Verdict::MayGo {
+            match record.state.close_if(seen) {
+                Ok(()) => {
+                    if seen.phase() == Phase::Opening {
+                        record.left_opening();
+                    }
+                    self.retire(key);
+                    return Some(record);
+                }
+                Err(changed) => seen = changed,
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::eviction::{Lru, victim_fn};
+    use crate::registry::stage::{Stage, call, lenient, looks, touch};
+    use crate::registry::{Kind, SessionKey};
+
+    fn half_open(max_opening: usize) -> Stage {
+        Stage::with(Lru::new(), lenient(), max_opening)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_open_sessions_below_their_share_are_no_victims() {
+        let mut stage = half_open(3);
+        stage.opening();
+        stage.opening();
+        assert_eq!(stage.victim(), None);
+        stage.ready();
+        assert_eq!(stage.victims(), [3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_share_of_half_open_sessions_gives_its_oldest_and_never_a_ready_one() {
+        let mut stage = half_open(2);
+        stage.crowd::<2>();
+        [stage.opening(), stage.opening(), stage.opening()].into_iter().for_each(drop);
+        assert_eq!([stage.victim(), stage.victim()], [Some(3), Some(4)]);
+        assert_eq!(stage.signals.opening.load(SeqCst), 1);
+        assert_eq!(stage.victims(), [1, 2], "below its share again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_goes_while_answering_initialize() {
+        let mut stage = half_open(2);
+        stage.ready();
+        let [two, three] = [stage.opening(), stage.opening()];
+        let handshakes = [&two, &three].map(|record| record.begin(Kind::Handshake, Instant::now()));
+        assert!(matches!(stage.choose(), Choice::Handshakes));
+        let [of_two, of_three] = handshakes;
+        drop(of_three);
+        assert_eq!(stage.victim(), Some(3), "the other is still answering");
+        let _four = stage.opening();
+        drop(of_two);
+        assert_eq!(stage.victim(), Some(2), "in its old order");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_slow_handshakes_is_passed_once() {
+        let mut stage = half_open(10);
+        let handshakes: Vec<_> = (0..1_000).map(|_| stage.opening().begin(Kind::Handshake, Instant::now())).collect();
+        assert!(matches!(stage.choose(), Choice::Handshakes));
+        assert!(stage.registry.opening.is_empty(), "all are set aside");
+        drop(handshakes);
+        assert_eq!(stage.victim(), Some(1));
+        assert_eq!(stage.registry.opening.len(), 999);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_leaves_the_half_open_ones_once() {
+        let mut stage = half_open(usize::MAX);
+        let [one, two] = [stage.opening(), stage.opening()];
+        touch(&one);
+        one.ready();
+        assert_eq!(stage.signals.opening.load(SeqCst), 1);
+        two.ready();
+        assert_eq!((stage.victim(), stage.victim()), (Some(2), Some(1)));
+        assert_eq!(stage.signals.opening.load(SeqCst), 0);
+    }
+
+    /// Panics when asked for the method, and otherwise does as the oldest-first policy.
+    #[derive(Debug)]
+    struct Panics(&'static str, Fifo);
+
+    impl Panics {
+        fn at(&self, method: &str) {
+            assert_ne!(self.0, method, "of the test");
+        }
+    }
+
+    impl EvictionPolicy for Panics {
+        fn on_insert(&mut self, session: &SessionInfo<'_>) {
+            self.at("on_insert");
+            self.1.on_insert(session);
+        }
+        fn on_remove(&mut self, session: &SessionInfo<'_>) {
+            self.at("on_remove");
+            self.1.on_remove(session);
+        }
+        fn on_idle(&mut self, session: &SessionInfo<'_>) {
+            self.at("on_idle");
+            self.1.on_idle(session);
+        }
+        fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
+            self.at("victim");
+            self.1.victim(candidates)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_panics_costs_nobody_a_place() {
+        for method in ["on_insert", "on_remove", "on_idle", "victim"] {
+            let mut stage = Stage::new(Panics(method, Fifo::new()));
+            let [one, ..] = stage.crowd::<4>();
+            let busy = call(&one);
+            assert_eq!(stage.victim(), Some(2), "{method}");
+            drop(busy);
+            // Whom it was not told of, it does not name while it can name another.
+            let order = if method == "on_idle" { [3, 4, 1] } else { [1, 3, 4] };
+            assert_eq!(stage.victims(), order, "{method}");
+            assert!(stage.registry.overruled > 0, "{method}");
+        }
+    }
+
+    /// Holds a policy to the bound on calls, and the registry to the oldest that may go.
+    fn is_overruled(mut policy: impl FnMut(&Candidates<'_>) -> Option<SessionKey> + Send + 'static, calls: usize) {
+        use std::sync::atomic::AtomicUsize;
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&asked);
+        let mut stage = Stage::new(victim_fn(move |candidates: &Candidates<'_>| {
+            counter.fetch_add(1, SeqCst);
+            policy(candidates)
+        }));
+        let [one, two, ..] = stage.crowd::<4>();
+        let _busy = call(&one);
+        touch(&two);
+        assert_eq!(stage.victim(), Some(2), "the oldest that may go");
+        assert_eq!((asked.load(SeqCst), stage.registry.overruled), (calls, 1));
+        assert_eq!(stage.victim(), Some(3));
+        assert_eq!((asked.load(SeqCst), stage.registry.overruled), (2 * calls, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_names_who_may_not_go_is_overruled() {
+        let mut removed = Stage::new(Lru::new());
+        let stranger = removed.ready().key;
+        let index = stranger.index() as u32;
+        is_overruled(|_| Some(SessionKey::new(9_999, 1)), PROPOSALS);
+        is_overruled(move |_| Some(SessionKey::new(index, 77)), PROPOSALS);
+        is_overruled(move |_| Some(stranger), PROPOSALS);
+        is_overruled(|_| None, 1);
+        is_overruled(|_| panic!("of the test"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_names_a_session_whose_end_has_begun_is_overruled() {
+        let mut named = None;
+        let mut stage = Stage::new(victim_fn(move |candidates: &Candidates<'_>| {
+            named = named.or_else(|| candidates.iter().map(|session| session.key()).min());
+            named
+        }));
+        stage.crowd::<3>();
+        let Choice::Victim(closing) = stage.choose() else { panic!("somebody may go") };
+        assert_eq!((closing.key.generation(), stage.registry.overruled), (1, 0));
+        assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 1));
+        assert!(stage.registry.remove(closing.key).is_some());
+        assert_eq!((stage.victim(), stage.registry.overruled), (Some(3), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_overruled_when_nobody_may_go() {
+        let mut stage = Stage::new(Lru::new());
+        let _busy = stage.crowd::<3>().map(|record| call(&record));
+        assert_eq!((stage.victim(), stage.registry.overruled), (None, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_predicate_that_cannot_make_up_its_mind_ends_the_search() {
+        use std::sync::atomic::AtomicBool;
+        let flip = AtomicBool::new(false);
+        let protect = Arc::new(move |_: &SessionInfo<'_>| flip.fetch_xor(true, SeqCst));
+        let rules = crate::registry::Rules { protect: Some(protect), ..lenient() };
+        let mut stage = Stage::with(Lru::new(), rules, usize::MAX);
+        stage.ready();
+        let count = looks(|| drop(stage.choose()));
+        assert!(count <= PROPOSALS + CLAIMS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn notes_of_whom_to_look_at_again_are_no_more_than_the_sessions() {
+        // Each is first met as idle too briefly, then as busy: a near moment, then a far one, over and over.
+        let rules = crate::registry::Rules { min_idle: Duration::from_millis(10), ..lenient() };
+        let mut stage = Stage::with(Lru::new(), rules, usize::MAX);
+        let crowd = stage.crowd::<20>();
+        for _ in 0..500 {
+            let calls = crowd.each_ref().map(call);
+            assert_eq!(stage.victim(), None);
+            drop(calls);
+            assert_eq!(stage.victim(), None);
+            advance(Duration::from_millis(1)).await;
+        }
+        assert!(stage.registry.later.len() <= 64 + 2 * 20, "{}", stage.registry.later.len());
+        assert!(stage.signals.idle.len() <= 20);
+    }
+}

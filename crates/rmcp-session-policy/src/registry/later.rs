@@ -1,0 +1,124 @@
+//! Whom to look at again though nothing happens to them.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::key::SessionKey;
+use super::roster::Again;
+
+/// So many sessions that a predicate keeps from going are looked at again each second: every one of them each second
+/// up to this many, and each of a million every hundred seconds.
+const DOUBTS_PER_SECOND: usize = 10_000;
+
+/// What is noted of one session, so that it is noted once.
+#[derive(Debug, Default)]
+pub(super) struct Noted {
+    at: Option<Instant>,
+    protected: bool,
+    hidden: bool,
+}
+
+/// Sessions that were set aside and may go at some moment, known or not, without anything happening to them.
+///
+/// A note is not searched for when its session ends or is noted for an earlier moment. It goes when its time has come,
+/// or when there are twice as many notes as sessions.
+#[derive(Debug, Default)]
+pub(super) struct Later {
+    moments: BinaryHeap<Reverse<(Instant, SessionKey)>>,
+    protected: Doubts,
+    hidden: Doubts,
+}
+
+/// Sessions whose predicate is to be asked again, in the order of their moments.
+type Doubts = VecDeque<(Instant, SessionKey)>;
+
+impl Later {
+    /// Notes a session; of two known moments for one the earlier counts.
+    pub(super) fn note(&mut self, key: SessionKey, again: Again, noted: &mut Noted, now: Instant) {
+        match again {
+            Again::At(at) => {
+                if noted.at.is_none_or(|earlier| at < earlier) {
+                    noted.at = Some(at);
+                    self.moments.push(Reverse((at, key)));
+                }
+            }
+            Again::Protected => doubt(&mut self.protected, key, &mut noted.protected, now),
+            Again::Hidden => doubt(&mut self.hidden, key, &mut noted.hidden, now),
+        }
+    }
+
+    /// The next whose moment has come. Its note may have lost its meaning: ask [`Again::is_noted`].
+    pub(super) fn next_moment(&mut self, now: Instant) -> Option<(SessionKey, Again)> {
+        let Reverse((at, key)) = *self.moments.peek().filter(|Reverse((at, _))| *at <= now)?;
+        self.moments.pop();
+        Some((key, Again::At(at)))
+    }
+
+    /// The next that is to be asked again whether it is still protected.
+    pub(super) fn next_protected(&mut self, now: Instant) -> Option<(SessionKey, Again)> {
+        Some((next_doubt(&mut self.protected, now)?, Again::Protected))
+    }
+
+    /// The next that is to be asked again whether it is still hidden.
+    pub(super) fn next_hidden(&mut self, now: Instant) -> Option<(SessionKey, Again)> {
+        Some((next_doubt(&mut self.hidden, now)?, Again::Hidden))
+    }
+
+    /// Forgets the notes that have lost their meaning if there are more than `most` of a kind.
+    pub(super) fn tidy(&mut self, most: usize, means: impl Fn(SessionKey, Again) -> bool) {
+        if self.moments.len() > most {
+            self.moments.retain(|Reverse((at, key))| means(*key, Again::At(*at)));
+        }
+        if self.protected.len() > most {
+            self.protected.retain(|(_, key)| means(*key, Again::Protected));
+        }
+        if self.hidden.len() > most {
+            self.hidden.retain(|(_, key)| means(*key, Again::Hidden));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.moments.len() + self.protected.len() + self.hidden.len()
+    }
+}
+
+impl Again {
+    /// Whether the note is the one that counts for its session.
+    pub(super) fn is_noted(self, noted: &Noted) -> bool {
+        match self {
+            Self::At(at) => noted.at == Some(at),
+            Self::Protected => noted.protected,
+            Self::Hidden => noted.hidden,
+        }
+    }
+
+    /// Takes the note back; tells whether it was the one that counts.
+    pub(super) fn take(self, noted: &mut Noted) -> bool {
+        let counts = self.is_noted(noted);
+        if counts {
+            match self {
+                Self::At(_) => noted.at = None,
+                Self::Protected => noted.protected = false,
+                Self::Hidden => noted.hidden = false,
+            }
+        }
+        counts
+    }
+}
+
+fn doubt(doubts: &mut Doubts, key: SessionKey, noted: &mut bool, now: Instant) {
+    if !std::mem::replace(noted, true) {
+        let wait = Duration::from_secs(1 + (doubts.len() / DOUBTS_PER_SECOND) as u64);
+        doubts.push_back((now + wait, key));
+    }
+}
+
+fn next_doubt(doubts: &mut Doubts, now: Instant) -> Option<SessionKey> {
+    let &(_, key) = doubts.front().filter(|(at, _)| *at <= now)?;
+    doubts.pop_front();
+    Some(key)
+}

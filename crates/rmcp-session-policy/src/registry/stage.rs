@@ -1,0 +1,117 @@
+//! Drives the real registry without a manager: what the tests of policies and rules stand on.
+//!
+//! Sessions are named by their order of arrival, which is their key's generation: 1, 2, 3.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Activity, Choice, Kind, Origin, Record, Registry, Rules, Signals};
+use crate::clock::{Clock, Stamp};
+use crate::eviction::EvictionPolicy;
+
+thread_local! {
+    /// How often this thread looked at a session to see whether it may go.
+    static LOOKS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts a look.
+pub(super) fn note_look() {
+    LOOKS.set(LOOKS.get() + 1);
+}
+
+/// How many looks `act` takes.
+pub(crate) fn looks(act: impl FnOnce()) -> usize {
+    let before = LOOKS.get();
+    act();
+    LOOKS.get() - before
+}
+
+/// Rules under which every ready session that is not busy may go.
+pub(crate) fn lenient() -> Rules {
+    Rules { min_idle: Duration::ZERO, max_busy: Duration::from_secs(600), protect: None }
+}
+
+/// A registry and the clock of its sessions.
+pub(crate) struct Stage {
+    pub(crate) registry: Registry,
+    pub(crate) signals: Arc<Signals>,
+    clock: Clock,
+}
+
+impl Stage {
+    pub(crate) fn new(policy: impl EvictionPolicy) -> Self {
+        Self::with(policy, lenient(), usize::MAX)
+    }
+
+    pub(crate) fn with(policy: impl EvictionPolicy, rules: Rules, max_opening: usize) -> Self {
+        let (clock, signals) = (Clock::starting(Instant::now()), Arc::new(Signals::default()));
+        let registry = Registry::new(Some(Box::new(policy)), rules, max_opening, clock, Arc::clone(&signals));
+        Self { registry, signals, clock }
+    }
+
+    fn origin(&self, last_used: Stamp, restored: bool) -> Origin {
+        Origin {
+            id: "a session".into(),
+            context: None,
+            opened: last_used,
+            last_used,
+            last_seen: last_used,
+            uses: 0,
+            restored,
+        }
+    }
+
+    /// A session that is half-open.
+    pub(crate) fn opening(&mut self) -> Arc<Record> {
+        let now = Instant::now();
+        let origin = self.origin(self.clock.stamp(now), false);
+        self.registry.insert(origin, now)
+    }
+
+    /// A session whose handshake is finished.
+    pub(crate) fn ready(&mut self) -> Arc<Record> {
+        let record = self.opening();
+        record.ready();
+        record
+    }
+
+    /// So many sessions whose handshake is finished.
+    pub(crate) fn crowd<const N: usize>(&mut self) -> [Arc<Record>; N] {
+        std::array::from_fn(|_| self.ready())
+    }
+
+    /// A session that came back, last used at the stage's beginning.
+    pub(crate) fn restored(&mut self) -> Arc<Record> {
+        let origin = self.origin(Stamp(0), true);
+        self.registry.insert(origin, Instant::now())
+    }
+
+    pub(crate) fn choose(&mut self) -> Choice {
+        self.registry.choose(Instant::now(), None)
+    }
+
+    /// Has a victim chosen and takes it out; returns which one it was, counted by arrival.
+    pub(crate) fn victim(&mut self) -> Option<u32> {
+        let Choice::Victim(record) = self.choose() else { return None };
+        self.registry.remove(record.key).expect("a victim is in the registry");
+        Some(record.key.generation())
+    }
+
+    /// All that go, in their order, until nobody may.
+    pub(crate) fn victims(&mut self) -> Vec<u32> {
+        std::iter::from_fn(|| self.victim()).collect()
+    }
+}
+
+/// Begins a call, which lasts until it is dropped.
+pub(crate) fn call(record: &Arc<Record>) -> Activity {
+    record.begin(Kind::Call, Instant::now()).expect("the session is not closing")
+}
+
+/// Makes a call that ends at once.
+pub(crate) fn touch(record: &Arc<Record>) {
+    drop(call(record));
+}
