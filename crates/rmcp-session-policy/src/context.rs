@@ -2,10 +2,33 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 tokio::task_local! {
-    static CURRENT: Arc<ClientContext>;
+    static CURRENT: Arc<Scope>;
+}
+
+/// One request, as its [`ClientContext::scope`] spans it.
+struct Scope {
+    context: Arc<ClientContext>,
+    /// What keeps the session of the request until the request has been handed to it.
+    lease: Mutex<Option<Box<dyn Send>>>,
+}
+
+/// Keeps something until the scope that is running ends, or something else is kept instead. Outside any scope it is
+/// dropped at once.
+pub(crate) fn keep_for_scope<T: Send + 'static>(lease: impl FnOnce() -> Option<T>) {
+    // Made, and the one before dropped, outside the lock: both call into the registry.
+    let kept = |scope: &Arc<Scope>| {
+        let lease = lease().map(|lease| Box::new(lease) as Box<dyn Send>);
+        std::mem::replace(&mut *scope.lease.lock().unwrap_or_else(PoisonError::into_inner), lease)
+    };
+    drop(CURRENT.try_with(kept));
+}
+
+/// Drops what was kept for the scope that is running.
+pub(crate) fn let_go() {
+    keep_for_scope(|| None::<()>);
 }
 
 /// Who is asking: the client's address, its authenticated subject, and the headers an operator chose to keep.
@@ -93,15 +116,18 @@ impl ClientContext {
 
     /// Runs a future in which [`current`](Self::current) is this context.
     ///
-    /// It is not inherited by spawned tasks: capture it before a `tokio::spawn`.
+    /// One scope spans one request: the session that the request finds, opens or restores is no victim until the
+    /// request has been handed to it or the scope ends. It is not inherited by spawned tasks: capture the context before
+    /// a `tokio::spawn`.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
-        CURRENT.scope(Arc::new(self), future).await
+        let scope = Scope { context: Arc::new(self), lease: Mutex::new(None) };
+        CURRENT.scope(Arc::new(scope), future).await
     }
 
     /// Returns the context of the innermost [`scope`](Self::scope) that is running, if any.
     #[must_use]
     pub fn current() -> Option<Arc<Self>> {
-        CURRENT.try_with(Arc::clone).ok()
+        CURRENT.try_with(|scope| Arc::clone(&scope.context)).ok()
     }
 }
 

@@ -64,7 +64,8 @@ impl<'a> SessionInfo<'a> {
         self.record.uses()
     }
 
-    /// Requests of the client that are under way.
+    /// Requests of the client that are under way; for a moment also a notification being delivered, or a stream being
+    /// opened.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.record.state.read().active()

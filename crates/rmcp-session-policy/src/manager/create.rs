@@ -11,11 +11,11 @@ use super::lifecycle;
 use super::place::Place;
 use super::shared::Shared;
 use crate::admission::{Arrival, ArrivalKind, Lease, Permit};
-use crate::context::ClientContext;
+use crate::context::{ClientContext, keep_for_scope, let_go};
 use crate::error::PolicyError;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
-use crate::registry::Origin;
+use crate::registry::{Kind, Origin};
 use crate::transport::{Cell, Governed, Session};
 
 type Created<I> = (SessionId, Governed<<I as SessionManager>::Transport>);
@@ -32,6 +32,7 @@ impl<I: SessionManager> Shared<I> {
     /// Creates a session: admission first, then a place, then the inner manager. Whatever fails or is dropped, what was
     /// taken before goes back by its own drop.
     pub(super) async fn create(self: &Arc<Self>) -> Result<Created<I>, Failed<I>> {
+        let_go();
         let context = ClientContext::current();
         let (permit, place) = self.admit(ArrivalKind::Create, context.as_deref(), false).await?;
         let (id, transport) = self.inner.create_session().await.map_err(PolicyError::Inner)?;
@@ -140,6 +141,7 @@ impl<I: SessionManager> Shared<I> {
             }
             return Err(PolicyError::Draining);
         }
+        keep_for_scope(|| session.record.begin(Kind::Lease, now));
         Ok(governed)
     }
 }

@@ -12,10 +12,10 @@ use tokio::time::{Instant, timeout_at};
 use super::create::Luggage;
 use super::shared::Shared;
 use crate::admission::ArrivalKind;
-use crate::context::ClientContext;
+use crate::context::{ClientContext, keep_for_scope, let_go};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
-use crate::registry::Origin;
+use crate::registry::{Kind, Origin};
 use crate::transport::{Flag, Governed};
 
 /// How long a session that was just restored is given until its handshake is replayed.
@@ -42,6 +42,7 @@ type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 impl<I: SessionManager> Shared<I> {
     /// Restores a session. It obeys the laws of any newcomer; if it is refused, it stays parked.
     pub(super) async fn restore(self: &Arc<Self>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
+        let_go();
         let deadline = Instant::now() + self.settings.close_deadline;
         let _restoring = loop {
             match self.restoring.entry(SessionId::clone(&id)) {
@@ -131,10 +132,15 @@ impl<I: SessionManager> Shared<I> {
 
     /// Whether the session exists and takes requests. Waits, bounded, while the id is closing or being restored.
     pub(super) async fn has(&self, id: &SessionId) -> bool {
+        let_go();
         let mut deadline = None;
         loop {
             let session = match self.directory.get(id) {
-                Some(session) if !session.is_closing() && !session.is_replaying() => return true,
+                Some(session) if !session.is_closing() && !session.is_replaying() => {
+                    // Until the request comes, nobody takes its session away from under it.
+                    keep_for_scope(|| session.record.begin(Kind::Lease, Instant::now()));
+                    return !session.is_closing();
+                }
                 Some(session) => Some(Arc::clone(session.value())),
                 None if self.restores.load(SeqCst) == 0 => return false,
                 None => None,

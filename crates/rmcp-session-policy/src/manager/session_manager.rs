@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::PolicySessionManager;
 use super::shared::Shared;
-use crate::context::ClientContext;
+use crate::context::{ClientContext, let_go};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
 use crate::registry::{Kind, Software};
@@ -65,6 +65,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
         // rmcp closes a session once more when its service ends, from a task without a context.
         let by_client = ClientContext::current().is_some();
+        let_go();
         let Some(session) = self.shared.find(id) else {
             self.shared.parking.closed(id, by_client);
             return Ok(());

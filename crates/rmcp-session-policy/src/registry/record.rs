@@ -66,6 +66,8 @@ pub(crate) enum Kind {
     Message,
     /// The opening of a stream by GET.
     Listen,
+    /// A request that has found its session and is not handed to it yet.
+    Lease,
 }
 
 /// One incarnation of a session.
@@ -159,7 +161,7 @@ impl Record {
             Kind::Ping | Kind::Listen => {
                 self.last_seen.fetch_max(at.0, Relaxed);
             }
-            Kind::Replay => {}
+            Kind::Replay | Kind::Lease => {}
         }
     }
 
