@@ -35,6 +35,14 @@ where
         self.policy.on_idle(session);
     }
 
+    fn sees_uses(&self) -> bool {
+        self.policy.sees_uses()
+    }
+
+    fn on_use(&mut self, session: &SessionInfo<'_>) {
+        self.policy.on_use(session);
+    }
+
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         let Self { policy, predicate } = self;
         candidates.filter(predicate, |few| policy.victim(few))

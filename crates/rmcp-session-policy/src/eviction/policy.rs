@@ -60,6 +60,17 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
         let _: &SessionInfo<'_> = session;
     }
 
+    /// Whether to be told of every use, by [`on_use`](Self::on_use). Asked once, when the manager is built.
+    fn sees_uses(&self) -> bool {
+        false
+    }
+
+    /// Hears of a request other than `ping`, as it begins, if [`sees_uses`](Self::sees_uses) says so. Each request then
+    /// takes the lock under which sessions are created and chosen.
+    fn on_use(&mut self, session: &SessionInfo<'_>) {
+        let _: &SessionInfo<'_> = session;
+    }
+
     /// Proposes who goes. Changes nothing outside the policy; the manager decides.
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey>;
 }
@@ -75,6 +86,14 @@ impl EvictionPolicy for Box<dyn EvictionPolicy> {
 
     fn on_idle(&mut self, session: &SessionInfo<'_>) {
         (**self).on_idle(session);
+    }
+
+    fn sees_uses(&self) -> bool {
+        (**self).sees_uses()
+    }
+
+    fn on_use(&mut self, session: &SessionInfo<'_>) {
+        (**self).on_use(session);
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {

@@ -44,6 +44,14 @@ where
         self.policies().for_each(|policy| policy.on_idle(session));
     }
 
+    fn sees_uses(&self) -> bool {
+        self.rest.sees_uses()
+    }
+
+    fn on_use(&mut self, session: &SessionInfo<'_>) {
+        self.policies().for_each(|policy| policy.on_use(session));
+    }
+
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         let Self { tiers, rest } = self;
         tiers

@@ -99,6 +99,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             _ => Kind::Message,
         };
         let activity = session.record.begin(kind, Instant::now()).ok_or(PolicyError::NotFound)?;
+        if kind == Kind::Call && self.shared.sees_uses {
+            self.shared.lock().registry.used(&session.record);
+        }
         Ticket::attach(&mut message, activity);
         let stream = self.shared.inner.create_stream(id, message).await;
         let stream = stream.map_err(|error| inner_error(&session, error))?;

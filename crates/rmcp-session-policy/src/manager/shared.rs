@@ -55,6 +55,8 @@ pub(super) struct Shared<I> {
     pub(super) restoring: DashMap<SessionId, Arc<Notify>, RandomState>,
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
+    /// Whether the eviction policy is told of every use.
+    pub(super) sees_uses: bool,
     pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
     pub(super) signals: Arc<Signals>,
     pub(super) tally: Tally,
@@ -77,6 +79,7 @@ impl<I: SessionManager> Shared<I> {
     ) -> Self {
         let clock = Clock::starting(Instant::now());
         let signals = Arc::<Signals>::default();
+        let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules.clone(), settings.max_opening, clock, Arc::clone(&signals));
         let core = Core {
             registry,
@@ -97,6 +100,7 @@ impl<I: SessionManager> Shared<I> {
             restoring: DashMap::with_hasher(RandomState::default()),
             restores: AtomicUsize::new(0),
             parking: Parking::new(limits),
+            sees_uses,
             admission,
             signals,
             tally: Tally::default(),

@@ -118,6 +118,13 @@ impl Registry {
         }
     }
 
+    /// Tells the policy of a use, which it asked for.
+    pub(crate) fn used(&mut self, record: &Record) {
+        if self.get(record.key).is_some_and(|slot| slot.listed) {
+            self.tell(record, |policy, session| policy.on_use(session));
+        }
+    }
+
     /// Takes a session whose end has begun from the policy.
     pub(crate) fn retire(&mut self, key: SessionKey) {
         let Some(slot) = self.get_mut(key) else { return };
@@ -228,5 +235,33 @@ mod tests {
         stage.registry.remove(one.key);
         stage.ready();
         assert_eq!(stage.victims(), [3]);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_sees_uses_orders_by_them() {
+        use super::EvictionPolicy;
+        use crate::eviction::{Candidates, SessionInfo};
+        use crate::registry::SessionKey;
+
+        /// Throws out whoever was used last.
+        #[derive(Debug, Default)]
+        struct MostRecent(Vec<SessionKey>);
+        impl EvictionPolicy for MostRecent {
+            fn sees_uses(&self) -> bool {
+                true
+            }
+            fn on_use(&mut self, session: &SessionInfo<'_>) {
+                self.0.push(session.key());
+            }
+            fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
+                self.0.iter().rev().copied().find(|key| candidates.contains(*key))
+            }
+        }
+
+        let mut stage = Stage::new(MostRecent::default());
+        let [one, two, _] = stage.crowd();
+        for used in [&two, &one] {
+            stage.registry.used(used);
+        }
+        assert_eq!([stage.victim(), stage.victim()], [Some(1), Some(2)]);
     }
 }
