@@ -1,0 +1,64 @@
+//! A policy of one's own: whoever has an old client goes first.
+
+use std::sync::Arc;
+
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp_session_policy::eviction::{Candidates, EvictionPolicy, Lru, SessionInfo};
+use rmcp_session_policy::{ClientContext, CloseReason, PolicySessionManager, SessionKey};
+
+/// Throws out guests before members; among guests the least recently used.
+#[derive(Debug, Default)]
+struct GuestsFirst {
+    everybody: Lru,
+    guests: Lru,
+}
+
+fn is_guest(session: &SessionInfo<'_>) -> bool {
+    session.context().and_then(ClientContext::principal).is_none()
+}
+
+impl EvictionPolicy for GuestsFirst {
+    fn on_insert(&mut self, session: &SessionInfo<'_>) {
+        self.everybody.on_insert(session);
+        if is_guest(session) {
+            self.guests.on_insert(session);
+        }
+    }
+
+    fn on_remove(&mut self, session: &SessionInfo<'_>) {
+        self.everybody.on_remove(session);
+        self.guests.on_remove(session);
+    }
+
+    fn on_idle(&mut self, session: &SessionInfo<'_>) {
+        self.everybody.on_idle(session);
+        self.guests.on_idle(session);
+    }
+
+    fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
+        self.guests.victim(candidates).or_else(|| self.everybody.victim(candidates))
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let builder = PolicySessionManager::local().max_sessions(2).max_opening(2).eviction(GuestsFirst::default());
+    let sessions = Arc::new(builder.build()?);
+    let member = ClientContext::new().with_principal("alice");
+    let (alice, _transport) = member.scope(sessions.create_session()).await?;
+    let (guest, _transport) = sessions.create_session().await?;
+    for id in [&alice, &guest] {
+        sessions.accept_message(id, initialized()).await?;
+    }
+    // Alice has been idle for longer, yet the guest goes.
+    let (_newcomer, _transport) = sessions.create_session().await?;
+    assert!(sessions.has_session(&alice).await?);
+    assert!(!sessions.has_session(&guest).await?);
+    assert_eq!(sessions.stats().closed(CloseReason::Evicted), 1);
+    Ok(())
+}
+
+fn initialized() -> rmcp::model::ClientJsonRpcMessage {
+    let initialized = rmcp::model::ClientNotification::InitializedNotification(Default::default());
+    rmcp::model::ClientJsonRpcMessage::notification(initialized)
+}

@@ -1,0 +1,220 @@
+//! A real MCP server whose sessions are governed by policies.
+//!
+//! ```sh
+//! cargo run --release -p rmcp-session-policy-examples --example server -- --max-sessions 100 --per-client-rate 20/60
+//! ```
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::Method;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::get;
+use axum::serve::ListenerExt;
+use axum::{Json, Router};
+use clap::Parser;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Open, SlidingWindow};
+use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
+use rmcp_session_policy::{ClientContext, ConfigError, PolicySessionManager, SECOND};
+use rmcp_session_policy_examples::Tools;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+
+type Sessions = PolicySessionManager<LocalSessionManager>;
+
+/// An MCP server with the tools echo, sleep and count, whose sessions are bounded by policies.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Address to listen on; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:8000")]
+    listen: SocketAddr,
+    /// Most sessions at one time
+    #[arg(long, default_value_t = 1_000)]
+    max_sessions: usize,
+    /// Who goes when there is no room
+    #[arg(long, value_enum, default_value = "lru")]
+    eviction: Eviction,
+    /// Most new sessions in any window, as in 600/60
+    #[arg(long, value_name = "N/SECS")]
+    rate: Option<Rate>,
+    /// Most new sessions of one client in any window
+    #[arg(long, value_name = "N/SECS")]
+    per_client_rate: Option<Rate>,
+    /// Close a session not heard of for so long
+    #[arg(long, value_name = "SECS", default_value_t = 1_800)]
+    idle_timeout: u64,
+    /// Close a session so long after it was opened
+    #[arg(long, value_name = "SECS")]
+    max_lifetime: Option<u64>,
+    /// Close a session whose handshake takes longer
+    #[arg(long, value_name = "SECS", default_value_t = 30)]
+    init_timeout: u64,
+    /// Most sessions that are parked, to come back with their next request; 0 parks none
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    parked: usize,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Eviction {
+    Fifo,
+    Lru,
+    Lfu,
+}
+
+impl Eviction {
+    /// The policy, asked first for sessions without an open stream.
+    fn policy(self) -> Box<dyn EvictionPolicy> {
+        let without_stream = |session: &SessionInfo<'_>| session.open_streams() == 0;
+        match self {
+            Self::Fifo => Box::new(Fifo::new().tiers([without_stream])),
+            Self::Lru => Box::new(Lru::new().tiers([without_stream])),
+            Self::Lfu => Box::new(Lfu::new().tiers([without_stream])),
+        }
+    }
+}
+
+/// So many in so many seconds.
+#[derive(Clone, Copy, Debug)]
+struct Rate(usize, u64);
+
+impl FromStr for Rate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split_once('/').and_then(|(n, secs)| Some(Self(n.parse().ok()?, secs.parse().ok()?)));
+        parts.ok_or("write a number, a slash and seconds, as in 600/60")
+    }
+}
+
+impl From<Rate> for SlidingWindow {
+    fn from(Rate(limit, secs): Rate) -> Self {
+        Self::new(limit, Duration::from_secs(secs))
+    }
+}
+
+fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
+    let everybody: Box<dyn AdmissionPolicy> = match args.rate {
+        Some(rate) => Box::new(SlidingWindow::from(rate)),
+        None => Box::new(Open),
+    };
+    let each: Box<dyn AdmissionPolicy> = match args.per_client_rate {
+        Some(rate) => Box::new(SlidingWindow::from(rate).per_client()),
+        None => Box::new(Open),
+    };
+    PolicySessionManager::local()
+        .max_sessions(args.max_sessions)
+        .admission(each.and(everybody))
+        .eviction(args.eviction.policy())
+        .idle_timeout(Duration::from_secs(args.idle_timeout))
+        .max_lifetime(args.max_lifetime.map(Duration::from_secs))
+        .init_timeout(Duration::from_secs(args.init_timeout))
+        .max_parked(args.parked)
+        .build()
+}
+
+/// Tells the policies who is asking.
+async fn tell_who_asks(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
+    let context = ClientContext::new().with_peer(peer.ip());
+    // A stream opened by GET is no use of the session.
+    let context = if request.method() == Method::GET { context.passive() } else { context };
+    context.scope(next.run(request)).await
+}
+
+async fn healthz(State(sessions): State<Arc<Sessions>>) -> Json<Value> {
+    let stats = sessions.stats();
+    let closed: Map<_, _> = stats.closed.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect();
+    let refused: Map<_, _> = stats.refused.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect();
+    Json(json!({
+        "live": stats.live,
+        "opening": stats.opening,
+        "busy": stats.busy,
+        "parked": stats.parked,
+        "max": stats.max_sessions,
+        "inner": sessions.inner().sessions.read().await.len(),
+        "opened": stats.opened,
+        "restored": stats.restored,
+        "closed": closed,
+        "refused": refused,
+    }))
+}
+
+async fn serve(args: Args, sessions: Arc<Sessions>) -> std::io::Result<()> {
+    let mut config = StreamableHttpServerConfig::default();
+    if args.parked > 0 {
+        config.session_store = Some(sessions.parking());
+    }
+    let mcp = StreamableHttpService::new(|| Ok(Tools::default()), Arc::clone(&sessions), config);
+    let app = Router::new()
+        .nest_service("/mcp", mcp)
+        .layer(middleware::from_fn(tell_who_asks))
+        .route("/healthz", get(healthz))
+        .with_state(Arc::clone(&sessions));
+
+    let listener = TcpListener::bind(args.listen).await?;
+    writeln!(std::io::stdout(), "listening on http://{}/mcp", listener.local_addr()?)?;
+    // Without it each small answer waits for a delayed acknowledgement, 40 ms.
+    let listener = listener.tap_io(|tcp| {
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::warn!(%error, "no TCP_NODELAY");
+        }
+    });
+    let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
+    tokio::select! {
+        served = server => served,
+        _ = stop() => {
+            let report = sessions.drain(5 * SECOND).await;
+            tracing::info!(?report, "stopped");
+            Ok(())
+        }
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn stop() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) if error.use_stderr() => return bad_flags(&error.to_string()),
+        Err(help) => help.exit(),
+    };
+    // rmcp logs session ids, which are credentials: only its warnings, unless asked for.
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "info,rmcp=warn,rmcp_session_policy=info".into());
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
+    let sessions = match sessions(&args) {
+        Ok(sessions) => Arc::new(sessions),
+        Err(error) => return bad_flags(&error.to_string()),
+    };
+    match serve(args, sessions).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the server failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One clear line, and exit code 2.
+fn bad_flags(text: &str) -> ExitCode {
+    let said = text.lines().take_while(|line| !line.starts_with("Usage") && !line.starts_with("For more"));
+    let line = said.map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    eprintln!("{}", line.strip_prefix("error: ").unwrap_or(&line));
+    ExitCode::from(2)
+}
