@@ -204,6 +204,7 @@ impl<I: SessionManager> Builder<I> {
             ("max_busy", Some(settings.max_busy), "allow more than zero"),
             ("close_deadline", Some(settings.close_deadline), "allow more than zero"),
             ("max_parked_age", Some(self.limits.age), "allow more than zero; max_parked(0) parks nobody"),
+            ("min_idle", Some(self.min_idle).filter(|idle| !idle.is_zero()), ""),
         ];
         for (setting, duration, remedy) in durations {
             if duration == Some(Duration::ZERO) {

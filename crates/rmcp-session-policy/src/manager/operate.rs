@@ -9,10 +9,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::PolicySessionManager;
 use super::shared::Shared;
+use crate::HOUR;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, DrainReport, SessionSnapshot, Stats};
 use crate::registry::{Phase, Record, SessionKey};
 use crate::transport::{Flag, Session};
+
+/// The longest wait for calls to finish: an instant reaches only so far.
+const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * HOUR.as_secs());
 
 /// Which sessions to terminate: one by its key, or all for which a closure holds.
 pub trait Select {
@@ -113,7 +117,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// The manager takes no newcomers afterwards. Sessions that were drained stay parked, for nobody to restore here.
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
         let shared = &self.shared;
-        let deadline = Instant::now() + deadline;
+        let deadline = Instant::now() + deadline.min(LONGEST_DRAIN);
         shared.signals.draining.store(true, SeqCst);
         shared.draining.store(true, SeqCst);
         tracing::info!("draining");
