@@ -136,6 +136,7 @@ pub struct Gate {
     verdict: Arc<Mutex<Verdict>>,
     out: Arc<AtomicUsize>,
     asked: Arc<AtomicUsize>,
+    undone: Arc<AtomicUsize>,
 }
 
 impl Gate {
@@ -146,6 +147,11 @@ impl Gate {
     /// Permits and leases that are held at this moment.
     pub fn out(&self) -> usize {
         self.out.load(SeqCst)
+    }
+
+    /// Permits that were undone.
+    pub fn undone(&self) -> usize {
+        self.undone.load(SeqCst)
     }
 
     pub fn asked(&self) -> usize {
@@ -176,10 +182,11 @@ impl AdmissionPolicy for Gate {
             Verdict::Never => std::future::pending().await,
             Verdict::Panic => panic!("as told"),
         }
-        Ok(Permit::holding(out))
+        let undone = Arc::clone(&self.undone);
+        Ok(Permit::holding(out).and(Permit::undone_by(move || drop(undone.fetch_add(1, SeqCst)))))
     }
 }
 
 pub fn rejection() -> Rejection {
-    Rejection
+    Rejection::new("gate")
 }
