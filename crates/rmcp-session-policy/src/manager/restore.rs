@@ -105,7 +105,9 @@ impl<I: SessionManager> Shared<I> {
         let governed = self.register(luggage, transport, place, permit.commit(), now)?;
         if deleted {
             // Deleted or revoked while it was being restored: it is ended the one way there is.
-            self.close(governed.session(), CloseReason::Client);
+            if self.close(governed.session(), CloseReason::Client) {
+                self.start_end(Arc::clone(governed.session()));
+            }
             return Ok(RestoreOutcome::NotSupported);
         }
         Ok(RestoreOutcome::Restored(governed))
