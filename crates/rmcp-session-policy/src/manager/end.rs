@@ -129,6 +129,9 @@ impl<I: SessionManager> Shared<I> {
 
     /// Whether a session that ended comes back by its next request.
     fn is_parked_after(session: &Session) -> bool {
+        if session.has(Flag::Barred) {
+            return false;
+        }
         let reason = session.end().map(|(reason, _)| reason);
         match reason {
             Some(reason) if reason.is_restorable() => true,
@@ -168,6 +171,10 @@ impl<I: SessionManager> Shared<I> {
         }
         // Parked before it leaves the directory: at no moment is the id neither.
         let parked = Self::is_parked_after(session) && self.parking.park(session, Instant::now());
+        if session.has(Flag::Barred) {
+            // Perhaps barred only after it was asked.
+            drop(self.parking.take(&session.record.id));
+        }
         if !parked {
             self.parking.bury(session);
         }

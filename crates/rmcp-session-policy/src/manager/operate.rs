@@ -94,7 +94,10 @@ impl<I: SessionManager> PolicySessionManager<I> {
         let deadline = Instant::now() + shared.settings.close_deadline;
         let selected: Vec<_> =
             shared.sessions().into_iter().filter(|session| select.selects(&SessionInfo::of(&session.record))).collect();
-        let ended: Vec<_> = selected.into_iter().filter(|session| shared.close(session, reason)).collect();
+        let (ended, ending): (Vec<_>, Vec<_>) = selected.into_iter().partition(|session| shared.close(session, reason));
+        if !reason.is_restorable() {
+            ending.iter().for_each(|session| drop(session.raise(Flag::Barred)));
+        }
         ended.iter().for_each(|session| shared.start_end(Arc::clone(session)));
         let parked = if reason.is_restorable() {
             0

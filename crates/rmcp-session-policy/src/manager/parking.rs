@@ -141,8 +141,8 @@ impl Parking {
 
     /// Remembers an id that was ended for good, where a store that is not ours might bring it back.
     pub(super) fn bury(&self, session: &Session) {
-        let for_good =
-            matches!(session.end(), Some((CloseReason::Client | CloseReason::Lifetime | CloseReason::Revoked, _)));
+        let for_good = session.has(Flag::Barred)
+            || matches!(session.end(), Some((CloseReason::Client | CloseReason::Lifetime | CloseReason::Revoked, _)));
         if for_good && self.limits.entries > 0 && !self.ours.load(Relaxed) {
             let mut lot = self.lock();
             lot.dead.insert(SessionId::clone(&session.record.id), ());
@@ -152,8 +152,10 @@ impl Parking {
         }
     }
 
+    /// Whether an id that is not parked must not come back. If the store is ours, what is not parked was ended, or
+    /// forgotten, since rmcp loaded it.
     pub(super) fn is_dead(&self, id: &str) -> bool {
-        !self.ours.load(Relaxed) && self.lock().dead.contains_key(id)
+        self.ours.load(Relaxed) || self.lock().dead.contains_key(id)
     }
 
     pub(super) fn get(&self, id: &str, now: Instant) -> Option<Parked> {
@@ -227,7 +229,8 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
             return Ok(());
         }
         let parcel = serde_json::to_vec(&state.initialize_params)?;
-        if parcel.len() > limits.entry_bytes {
+        // One that would not fit at all would push all others out first.
+        if parcel.len() > limits.entry_bytes.min(limits.bytes) {
             tracing::debug!(session = %session.record.fingerprint(), bytes = parcel.len(), "too large to park");
             return Ok(());
         }
@@ -237,10 +240,12 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
 
     /// Called when a client deletes its session, and only then.
     async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
-        if let Some(session) = self.0.find(id)
-            && self.0.close(&session, CloseReason::Client)
-        {
-            self.0.start_end(session);
+        if let Some(session) = self.0.find(id) {
+            if self.0.close(&session, CloseReason::Client) {
+                self.0.start_end(session);
+            } else {
+                session.raise(Flag::Barred);
+            }
         }
         drop(self.0.parking.take(id));
         Ok(())

@@ -75,9 +75,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             return Ok(());
         }
         if !self.shared.close(&session, CloseReason::Client) {
-            if !by_client {
-                session.raise(Flag::Trailed);
-            }
+            session.raise(if by_client { Flag::Barred } else { Flag::Trailed });
             return Ok(());
         }
         self.shared.end_and_wait(session).await.map_err(PolicyError::Inner)

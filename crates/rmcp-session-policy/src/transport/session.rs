@@ -38,6 +38,8 @@ pub(crate) enum Flag {
     Left = 256,
     /// rmcp has closed it once more already.
     Trailed = 512,
+    /// It was deleted or revoked while its end was under way, so it must not come back.
+    Barred = 1024,
 }
 
 /// An incarnation of a session. The [`Record`] is what policies see of it; this is the rest.
