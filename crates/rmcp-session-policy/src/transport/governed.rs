@@ -222,8 +222,9 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
             // Boxed, because its type borrows from the transport, though it is `'static`.
             sending = Some(Box::pin(transport.send(item)));
         }
-        drop(activity);
         async move {
+            // Until the inner transport has it, the answer would be lost with the session.
+            let _activity = activity;
             match sending {
                 Some(sending) => sending.await,
                 None => Ok(()),
