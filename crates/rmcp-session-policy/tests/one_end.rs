@@ -133,7 +133,10 @@ async fn a_trailing_close_by_hand_spares_the_next_incarnation_once() {
     let (id, mut transport) = sessions.create_session().await.expect("room");
     sessions.initialize_session(&id, scripted::initialize()).await.expect("answers");
     let state = serde_json::from_value(scripted::initialize_params()).expect("valid");
-    store.store(&id, &rmcp::transport::streamable_http_server::session::SessionState::new(state)).await.expect("stores");
+    store
+        .store(&id, &rmcp::transport::streamable_http_server::session::SessionState::new(state))
+        .await
+        .expect("stores");
     sessions.accept_message(&id, scripted::initialized()).await.expect("accepts");
     assert!(transport.receive().await.is_some(), "it is served, so a close will trail");
     sessions.terminate(sessions.list()[0].key, CloseReason::Evicted).await;
@@ -159,7 +162,10 @@ async fn a_service_that_begins_late_spares_the_next_incarnation() {
     let store = sessions.parking();
     let (id, mut late) = sessions.create_session().await.expect("room");
     let state = serde_json::from_value(scripted::initialize_params()).expect("valid");
-    store.store(&id, &rmcp::transport::streamable_http_server::session::SessionState::new(state)).await.expect("stores");
+    store
+        .store(&id, &rmcp::transport::streamable_http_server::session::SessionState::new(state))
+        .await
+        .expect("stores");
     sessions.terminate(sessions.list()[0].key, CloseReason::Evicted).await;
     let Ok(RestoreOutcome::Restored(_second)) = sessions.restore_session(Arc::clone(&id)).await else {
         panic!("not restored")

@@ -173,7 +173,10 @@ async fn a_creation_that_admission_spoils_leaves_nothing_and_costs_nobody() {
             fate => fate.befall(async move { sessions.create_session().await }).await,
         }
         assert_eq!(case.standing(), before, "{fate:?}");
-        assert!(case.sessions.has_session(&id).await.expect("asks"), "nobody is evicted for a newcomer that is refused");
+        assert!(
+            case.sessions.has_session(&id).await.expect("asks"),
+            "nobody is evicted for a newcomer that is refused"
+        );
         case.gate.set(Verdict::Admit);
         assert!(case.sessions.create_session().await.is_ok());
     }

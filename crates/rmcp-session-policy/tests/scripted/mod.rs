@@ -340,9 +340,7 @@ pub fn initialize_params() -> serde_json::Value {
 }
 
 pub fn initialize() -> ClientJsonRpcMessage {
-    message(
-        serde_json::json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": initialize_params() }),
-    )
+    message(serde_json::json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": initialize_params() }))
 }
 
 pub fn initialized() -> ClientJsonRpcMessage {

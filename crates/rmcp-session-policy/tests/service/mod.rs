@@ -11,6 +11,7 @@
 )]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use axum::body::{Body, Bytes};
 use axum::http::{Method, Request, Response, StatusCode};
@@ -76,7 +77,8 @@ impl<M: SessionManager> Service<M> {
 
     /// Calls a tool; the status and the text of the answer.
     pub async fn call(&self, id: &str, tool: &str, arguments: Value) -> (StatusCode, String) {
-        let call = json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call",
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let call = json!({ "jsonrpc": "2.0", "id": NEXT.fetch_add(1, SeqCst), "method": "tools/call",
             "params": { "name": tool, "arguments": arguments } });
         let answer = self.send(Method::POST, Some(id), Some(call)).await;
         let status = answer.status();
