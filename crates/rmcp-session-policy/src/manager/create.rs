@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use super::lifecycle;
 use super::place::Place;
 use super::shared::Shared;
-use crate::admission::{Arrival, ArrivalKind, Lease, Permit};
+use crate::admission::{Arrival, ArrivalKind, Permit};
 use crate::context::{ClientContext, keep_for_scope, let_go};
 use crate::error::PolicyError;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
 use crate::registry::{Kind, Origin};
-use crate::transport::{Cell, Governed, Session};
+use crate::transport::{Cell, Flag, Governed, Session};
 
 type Created<I> = (SessionId, Governed<<I as SessionManager>::Transport>);
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
@@ -48,7 +48,7 @@ impl<I: SessionManager> Shared<I> {
             restored: false,
         };
         let luggage = Luggage { origin, parcel: None, owed: 0 };
-        let governed = self.register(luggage, transport, place, permit.commit(), now)?;
+        let governed = self.register(luggage, transport, place, permit, now)?;
         Ok((id, governed))
     }
 
@@ -92,7 +92,7 @@ impl<I: SessionManager> Shared<I> {
         luggage: Luggage,
         transport: I::Transport,
         place: Place,
-        lease: Lease,
+        permit: Permit,
         now: Instant,
     ) -> Result<Governed<I::Transport>, Failed<I>> {
         self.runtime.get_or_init(Handle::current);
@@ -109,7 +109,7 @@ impl<I: SessionManager> Shared<I> {
             let record = core.registry.insert(origin, now);
             let key = record.key;
             let hang_up: Arc<dyn crate::transport::HangUp> = Arc::<Cell<_>>::clone(&cell);
-            let session = Arc::new(Session::new(record, hang_up, lease, parcel, owed));
+            let session = Arc::new(Session::new(record, hang_up, parcel, owed));
             if core.sessions.len() <= key.index() {
                 core.sessions.resize(key.index() + 1, None);
             }
@@ -122,6 +122,8 @@ impl<I: SessionManager> Shared<I> {
             place.settle();
             session
         };
+        let host: Arc<dyn crate::transport::Host> = Arc::<Self>::clone(self);
+        let governed = Governed::new(Arc::clone(&session), host, cell);
         let info = SessionInfo::of(&session.record);
         if restored {
             self.tally.restored.fetch_add(1, Relaxed);
@@ -132,8 +134,11 @@ impl<I: SessionManager> Shared<I> {
             tracing::debug!(session = %info.fingerprint(), "session opened");
             self.observe(&SessionEvent::Opened { session: info });
         }
-        let host: Arc<dyn crate::transport::Host> = Arc::<Self>::clone(self);
-        let governed = Governed::new(Arc::clone(&session), host, cell);
+        // This runs code of the policy. Should it panic, the drop of the transport ends the session.
+        *session.lock_lease() = Some(permit.commit());
+        if session.has(Flag::Left) {
+            session.drop_lease();
+        }
         // A drain that began after the newcomer was let in does not see it unless it looks again; so does the newcomer.
         if self.draining.load(SeqCst) {
             if self.close(&session, CloseReason::Drained) {

@@ -191,9 +191,10 @@ impl<I: SessionManager> Shared<I> {
             slot
         };
         drop(slot);
-        let lease = session.lock_lease().take();
-        drop(lease);
+        session.drop_lease();
         session.raise(Flag::Left);
+        // Perhaps committed only now, to a session that ended as soon as it began.
+        session.drop_lease();
         session.record.progress.notify_waiters();
     }
 }

@@ -102,7 +102,7 @@ impl<I: SessionManager> Shared<I> {
                 Luggage { origin, owed: 0, parcel: None }
             }
         };
-        let governed = self.register(luggage, transport, place, permit.commit(), now)?;
+        let governed = self.register(luggage, transport, place, permit, now)?;
         if deleted {
             // Deleted or revoked while it was being restored: it is ended the one way there is.
             if self.close(governed.session(), CloseReason::Client) {

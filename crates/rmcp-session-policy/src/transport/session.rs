@@ -1,6 +1,7 @@
 //! One incarnation of a session, as its transport, its streams and its manager share it.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -59,20 +60,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(
-        record: Arc<Record>,
-        cell: Arc<dyn HangUp>,
-        lease: Lease,
-        parcel: Option<Arc<[u8]>>,
-        owed: u32,
-    ) -> Self {
+    pub(crate) fn new(record: Arc<Record>, cell: Arc<dyn HangUp>, parcel: Option<Arc<[u8]>>, owed: u32) -> Self {
         Self {
             record,
             flags: AtomicU16::new(0),
             end: OnceLock::new(),
             receiver: AtomicWaker::new(),
             streams: Mutex::default(),
-            lease: Mutex::new(Some(lease)),
+            lease: Mutex::default(),
             parcel: Mutex::new(parcel),
             owed: AtomicU32::new(owed),
             cell,
@@ -113,6 +108,14 @@ impl Session {
 
     pub(crate) fn lock_lease(&self) -> MutexGuard<'_, Option<Lease>> {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back what the session holds of its admission. A policy may panic in it.
+    pub(crate) fn drop_lease(&self) {
+        let lease = self.lock_lease().take();
+        if catch_unwind(AssertUnwindSafe(|| drop(lease))).is_err() {
+            tracing::warn!("a lease of the admission policy panicked when it was dropped");
+        }
     }
 
     pub(crate) fn lock_parcel(&self) -> MutexGuard<'_, Option<Arc<[u8]>>> {
