@@ -99,9 +99,9 @@ where
             yield_now().await;
         }
         assert!(sessions.inner().existing().await <= places, "more sessions than places");
-        if dice.roll(4) == 0
-            && let Some(id) = known.pop()
-        {
+        if dice.roll(4) == 0 && !known.is_empty() {
+            // The oldest has most likely lost its place.
+            let id = known.remove(0);
             match sessions.restore_session(Arc::clone(&id)).await {
                 Ok(RestoreOutcome::Restored(transport)) if dice.roll(2) == 0 => {
                     // Or it would be kept for some seconds for the request that brought it back.
