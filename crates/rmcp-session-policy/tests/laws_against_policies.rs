@@ -238,7 +238,7 @@ async fn overruled_the_oldest_that_may_go_goes() {
     for _ in 0..PLACES {
         held.push(ready(&sessions).await);
     }
-    let busy = held[0].0.clone();
+    let busy = Arc::clone(&held[0].0);
     let _call = sessions.create_stream(&busy, list_tools(1)).await.expect("a call");
     for next in 1..PLACES {
         held.push(ready(&sessions).await);

@@ -35,7 +35,7 @@ impl<M: SessionManager> Clone for Service<M> {
 }
 
 /// A response whose body was not read yet.
-pub type Answer = Response<axum::body::Body>;
+pub type Answer = Response<Body>;
 
 impl<M: SessionManager> Service<M> {
     pub fn new(sessions: Arc<M>, store: Option<Arc<dyn SessionStore>>) -> Self {

@@ -183,7 +183,9 @@ impl AdmissionPolicy for Gate {
             Verdict::Panic => panic!("as told"),
         }
         let undone = Arc::clone(&self.undone);
-        Ok(Permit::holding(out).and(Permit::undone_by(move || drop(undone.fetch_add(1, SeqCst)))))
+        Ok(Permit::holding(out).and(Permit::undone_by(move || {
+            undone.fetch_add(1, SeqCst);
+        })))
     }
 }
 
