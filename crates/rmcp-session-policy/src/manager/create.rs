@@ -114,7 +114,7 @@ impl<I: SessionManager> Shared<I> {
                 core.sessions.resize(key.index() + 1, None);
             }
             core.sessions[key.index()] = Some(Arc::clone(&session));
-            let deadline = core.deadlines.insert_at(key, now + self.settings.init_timeout);
+            let deadline = core.deadlines.insert_at(key, self.first_deadline(&session, now));
             if let Some(slot) = core.registry.get_mut(key) {
                 slot.deadline = Some(deadline);
             }

@@ -7,6 +7,7 @@ use std::task::Poll;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::Instant;
 
+use super::builder::Settings;
 use super::shared::Shared;
 use crate::observe::CloseReason;
 use crate::registry::{Phase, Reading, SessionKey};
@@ -48,6 +49,14 @@ enum Due {
 }
 
 impl<I: SessionManager> Shared<I> {
+    /// When a new session is looked at for the first time: as soon as any of its times may have come.
+    pub(super) fn first_deadline(&self, session: &Session, now: Instant) -> Instant {
+        let Settings { init_timeout, idle_timeout, max_lifetime, .. } = &self.settings;
+        let lifetime = max_lifetime.map(|lifetime| session.record.instant(session.record.opened) + lifetime);
+        let idle = idle_timeout.map(|timeout| now + timeout);
+        [lifetime, idle].into_iter().flatten().fold(now + *init_timeout, Instant::min)
+    }
+
     fn deadline_passed(self: &Arc<Self>, key: SessionKey) {
         let now = Instant::now();
         let Some(session) = self.lock().session(key).filter(|session| session.record.key == key) else { return };
