@@ -220,10 +220,21 @@ async fn a_flood_of_handshakes_does_not_lock_the_server() {
 async fn a_session_is_not_evicted_between_its_creation_and_its_initialize() {
     let sessions = manager(|b| b.max_sessions(1));
     let alice = Driver::open(&sessions).await.expect("room");
-    assert!(is_refused(&sessions).await, "alice has not had the time to initialize");
+    let newcomer = {
+        let sessions = Arc::clone(&sessions);
+        tokio::spawn(async move { Driver::ready(&sessions).await.map(drop) })
+    };
+    sleep(SECOND / 20).await;
     alice.initialize().await.expect("not evicted");
-    alice.initialized().await.expect("not evicted");
-    Driver::ready(&sessions).await.expect("alice may go now");
+    newcomer.await.expect("no panic").expect("alice may go now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_never_initializes_keeps_its_place_for_a_moment_only() {
+    let sessions = manager(|b| b.max_sessions(1));
+    let alice = Driver::open(&sessions).await.expect("room");
+    Driver::ready(&sessions).await.expect("waits that moment");
+    assert!(!alice.lives().await);
 }
 
 /// Everybody initializes at the same moment, on a server with few places: nobody who was let in is thrown out before

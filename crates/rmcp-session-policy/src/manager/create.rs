@@ -76,7 +76,7 @@ impl<I: SessionManager> Shared<I> {
                 }
             }
         };
-        match self.place(context, only_free).await {
+        match self.place(kind, context, only_free).await {
             Some(place) => Ok((permit, place)),
             None => {
                 // The quota is given back before anybody hears of the refusal.

@@ -96,7 +96,9 @@ impl<I: SessionManager> PolicySessionManager<I> {
             shared.sessions().into_iter().filter(|session| select.selects(&SessionInfo::of(&session.record))).collect();
         let (ended, ending): (Vec<_>, Vec<_>) = selected.into_iter().partition(|session| shared.close(session, reason));
         if !reason.is_restorable() {
-            ending.iter().for_each(|session| drop(session.raise(Flag::Barred)));
+            for session in &ending {
+                session.raise(Flag::Barred);
+            }
         }
         ended.iter().for_each(|session| shared.start_end(Arc::clone(session)));
         let parked = if reason.is_restorable() {

@@ -2,23 +2,25 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::shared::{Core, Shared};
+use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::observe::CloseReason;
-use crate::registry::Choice;
+use crate::registry::{Choice, Signals};
 use crate::transport::Session;
 
 /// How long a newcomer waits for one victim to be gone before it takes another.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How many victims a newcomer takes at most.
-const VICTIMS: usize = 3;
+const VICTIMS: u32 = 3;
 
 /// Where places come from.
 pub(super) trait Capacity: Send + Sync {
@@ -31,16 +33,43 @@ pub(super) trait Capacity: Send + Sync {
 /// A reserved place; its drop gives it back.
 pub(super) struct Place {
     capacity: Option<Arc<dyn Capacity>>,
+    arriving: Option<Arriving>,
 }
 
 impl Place {
     fn reserved(capacity: Arc<dyn Capacity>) -> Self {
-        Self { capacity: Some(capacity) }
+        Self { capacity: Some(capacity), arriving: None }
+    }
+
+    fn for_newcomer(mut self, arriving: Option<Arriving>) -> Self {
+        self.arriving = arriving;
+        self
     }
 
     /// The session has it from now on, and gives it back when it is gone.
     pub(super) fn settle(mut self) {
         self.capacity = None;
+    }
+}
+
+/// A newcomer that will be a half-open session: it counts as one before it is, or a burst of newcomers would throw out
+/// everybody before the first of them is there.
+struct Arriving {
+    signals: Arc<Signals>,
+}
+
+impl Arriving {
+    fn count_in(signals: &Arc<Signals>) -> Self {
+        signals.arriving.fetch_add(1, SeqCst);
+        Self { signals: Arc::clone(signals) }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.signals.arriving.fetch_sub(1, SeqCst);
+        // It is a session now, or never will be: either way whoever waited for it looks again.
+        self.signals.handshake.notify_waiters();
     }
 }
 
@@ -111,22 +140,34 @@ impl<I: SessionManager> Shared<I> {
     /// Gets a place for a newcomer: a free one, or, unless only a free one will do, that of a victim.
     ///
     /// `None` if nobody may go.
-    pub(super) async fn place(self: &Arc<Self>, context: Option<&ClientContext>, only_free: bool) -> Option<Place> {
+    pub(super) async fn place(
+        self: &Arc<Self>,
+        kind: ArrivalKind,
+        context: Option<&ClientContext>,
+        only_free: bool,
+    ) -> Option<Place> {
         let mut waiter: Option<Waiter> = None;
-        for _ in 0..VICTIMS {
+        let mut arriving: Option<Arriving> = None;
+        let give_up = Instant::now() + PATIENCE * VICTIMS;
+        loop {
             let now = Instant::now();
+            if now >= give_up {
+                break;
+            }
             let mut handshake = std::pin::pin!(self.signals.handshake.notified());
             let step = {
                 let mut core = self.lock();
+                let arrives = || (kind == ArrivalKind::Create).then(|| Arriving::count_in(&self.signals));
                 if waiter.is_none() && core.free > 0 {
                     core.free -= 1;
-                    return Some(Place::reserved(self.as_capacity()));
+                    return Some(Place::reserved(self.as_capacity()).for_newcomer(arrives()));
                 }
                 if only_free {
                     return None;
                 }
                 handshake.as_mut().enable();
-                let step = match core.registry.choose(now, context) {
+                let others = self.signals.arriving.load(SeqCst) as usize - usize::from(arriving.is_some());
+                let step = match core.registry.choose(now, context, others) {
                     Choice::Victim(record) => core.session(record.key).map(Step::Victim),
                     Choice::Handshakes => Some(Step::Handshakes),
                     Choice::Nobody => {
@@ -140,6 +181,7 @@ impl<I: SessionManager> Shared<I> {
                 }
                 if !matches!(step, Step::Handshakes) && waiter.is_none() {
                     waiter = Some(self.join_queue(&mut core));
+                    arriving = arrives();
                 }
                 step
             };
@@ -150,14 +192,16 @@ impl<I: SessionManager> Shared<I> {
             match &mut waiter {
                 Some(waiter) => {
                     if let Ok(Ok(place)) = timeout(PATIENCE, &mut waiter.place).await {
-                        return Some(place);
+                        return Some(place.for_newcomer(arriving));
                     }
                 }
                 // Either way the next round sees what has changed.
-                None => drop(timeout(PATIENCE, handshake).await),
+                None => drop(timeout_at(give_up.min(now + PATIENCE), handshake).await),
             }
         }
-        waiter?.place.try_recv().ok()
+        let mut waiter = waiter?;
+        let place = waiter.place.try_recv().ok()?;
+        Some(place.for_newcomer(arriving))
     }
 
     fn as_capacity(self: &Arc<Self>) -> Arc<dyn Capacity> {

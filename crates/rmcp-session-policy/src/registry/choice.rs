@@ -36,15 +36,15 @@ const PROTECTED_AT_LAST: usize = 10_000;
 pub(crate) enum Choice {
     /// This session's end has begun.
     Victim(Arc<Record>),
-    /// The half-open sessions hold their share, and each is answering its `initialize`.
+    /// The half-open sessions, and newcomers that will be, hold their share, and each is amid its handshake.
     Handshakes,
     /// Nobody may go.
     Nobody,
 }
 
 impl Registry {
-    /// Chooses a victim and begins its end.
-    pub(crate) fn choose(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Choice {
+    /// Chooses a victim and begins its end. `arriving`: how many other newcomers are on their way to be half-open sessions.
+    pub(crate) fn choose(&mut self, now: Instant, newcomer: Option<&ClientContext>, arriving: usize) -> Choice {
         if self.policy.is_none() {
             return Choice::Nobody;
         }
@@ -53,8 +53,8 @@ impl Registry {
         self.look_again(now, usize::MAX, Later::next_moment);
         self.look_again(now, PROTECTED, Later::next_protected);
         self.look_again(now, HIDDEN, Later::next_hidden);
-        if self.signals.opening.load(SeqCst) as usize >= self.max_opening {
-            return match self.oldest_opening() {
+        if self.signals.opening.load(SeqCst) as usize + arriving >= self.max_opening {
+            return match self.oldest_opening(now) {
                 Some(record) => Choice::Victim(record),
                 None => Choice::Handshakes,
             };
@@ -118,8 +118,8 @@ impl Registry {
         looks
     }
 
-    /// The oldest half-open session that is not answering its `initialize`; its end has begun.
-    fn oldest_opening(&mut self) -> Option<Arc<Record>> {
+    /// The oldest half-open session that is not amid its handshake; its end has begun.
+    fn oldest_opening(&mut self, now: Instant) -> Option<Arc<Record>> {
         while let Some((_, key)) = self.opening.pop_first() {
             let Some(slot) = self.slots.get_mut(key.index()).filter(|slot| slot.record.key == key) else { continue };
             let mut seen = slot.record.state.read();
@@ -132,6 +132,12 @@ impl Registry {
                         break;
                     }
                     continue;
+                }
+                let until = slot.record.next_step_until();
+                if let Some(until) = until.filter(|until| now < *until) {
+                    slot.answering = true;
+                    self.later.note(key, Again::At(until), &mut slot.noted, now);
+                    break;
                 }
                 match slot.record.state.close_if(seen) {
                     Ok(()) => {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
 use rmcp::transport::streamable_http_server::session::SessionId;
@@ -16,6 +17,9 @@ use super::state::{Phase, Reading, State};
 use crate::clock::{Clock, Stamp};
 use crate::context::ClientContext;
 
+/// How long a half-open session is kept, at the least, for the next step of its handshake once `initialize` was answered.
+const NEXT_STEP: Duration = Duration::from_millis(100);
+
 /// What the sessions of one manager tell it without a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
@@ -23,7 +27,9 @@ pub(crate) struct Signals {
     pub(crate) idle: SegQueue<SessionKey>,
     /// Sessions that are half-open, those that are being restored apart.
     pub(crate) opening: AtomicU32,
-    /// Rung when a half-open session leaves that state, or is done answering `initialize`.
+    /// Newcomers that have a place, or wait for that of their victim, and will be half-open sessions.
+    pub(crate) arriving: AtomicU32,
+    /// Rung when a half-open session leaves that state, or is done answering `initialize`, and when a newcomer gives up.
     pub(crate) handshake: Notify,
     /// Whether somebody waits for the sessions to become idle.
     pub(crate) draining: AtomicBool,
@@ -183,6 +189,11 @@ impl Record {
         Some(Activity { record: Arc::clone(self), kind, ticket })
     }
 
+    /// Until when a half-open session is kept for what its client says to the answer to its `initialize`.
+    pub(crate) fn next_step_until(&self) -> Option<Instant> {
+        self.software.get().map(|_| self.instant(self.last_used()) + NEXT_STEP)
+    }
+
     /// The handshake is finished.
     pub(crate) fn ready(&self) {
         if self.state.read().phase() == Phase::Opening && self.state.ready() {
@@ -311,7 +322,7 @@ mod tests {
         let taken = Arc::clone(&ending);
         // Asked once the session is known to be ready: the first time, the request it protects for ends.
         let protect = Arc::new(move |_: &crate::eviction::SessionInfo<'_>| taken.lock().unwrap().take().is_some());
-        let rules = Rules { protect: Some(protect), max_busy: std::time::Duration::ZERO, ..stage::lenient() };
+        let rules = Rules { protect: Some(protect), max_busy: Duration::ZERO, ..stage::lenient() };
         let mut stage = Stage::with(Lru::new(), rules, usize::MAX);
         let one = stage.ready();
         *ending.lock().unwrap() = Some(call(&one));

@@ -90,7 +90,7 @@ impl Stage {
     }
 
     pub(crate) fn choose(&mut self) -> Choice {
-        self.registry.choose(Instant::now(), None)
+        self.registry.choose(Instant::now(), None, 0)
     }
 
     /// Has a victim chosen and takes it out; returns which one it was, counted by arrival.
