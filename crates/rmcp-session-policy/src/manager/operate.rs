@@ -127,17 +127,13 @@ impl<I: SessionManager> PolicySessionManager<I> {
         shared.draining.store(true, SeqCst);
         tracing::info!("draining");
         let mut report = DrainReport::default();
-        let mut ended = Vec::new();
         loop {
             let mut calm = std::pin::pin!(shared.signals.calm.notified());
             calm.as_mut().enable();
             let mut busy = 0;
             for session in shared.sessions() {
                 match shared.close_if_idle(&session) {
-                    Some(true) => {
-                        report.finished += 1;
-                        ended.push(session);
-                    }
+                    Some(true) => report.finished += 1,
                     Some(false) => busy += 1,
                     None => {}
                 }
@@ -146,15 +142,16 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 break;
             }
         }
-        for session in shared.sessions() {
-            if shared.close(&session, CloseReason::Drained) {
+        // Those whose end began earlier, but that are not gone yet, are among them.
+        let rest = shared.sessions();
+        for session in &rest {
+            if shared.close(session, CloseReason::Drained) {
                 report.cut_off += 1;
-                shared.start_end(Arc::clone(&session));
+                shared.start_end(Arc::clone(session));
             }
-            ended.push(session);
         }
-        Shared::<I>::wait_until_gone(&ended, Instant::now() + shared.settings.close_deadline).await;
-        report.stuck = ended.iter().filter(|session| !session.has(Flag::Left)).count();
+        Shared::<I>::wait_until_gone(&rest, Instant::now() + shared.settings.close_deadline).await;
+        report.stuck = rest.iter().filter(|session| !session.has(Flag::Left)).count();
         tracing::info!(report.finished, report.cut_off, report.stuck, "drained");
         report
     }
