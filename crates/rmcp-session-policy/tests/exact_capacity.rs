@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::poll;
 use rmcp::ServiceExt;
+use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager, SessionState};
 use rmcp_session_policy::{CloseReason, Governed, PolicySessionManager};
@@ -232,4 +233,21 @@ async fn of_100_places_over_rmcps_own_manager() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_1000_places_over_rmcps_own_manager() {
     race(local(), 1_000, true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_passes_on_only_when_the_inner_transport_is_gone_too() {
+    let inner = Scripted::new();
+    let sessions = manager(inner.clone(), 1);
+    let (id, mut transport) = sessions.create_session().await.expect("room");
+    {
+        let mut receive = Box::pin(transport.receive());
+        assert!(poll!(&mut receive).is_pending(), "its service waits for a message");
+        sessions.close_session(&id).await.expect("closes");
+        assert!(sessions.create_session().await.is_err(), "its transport lives");
+        assert_eq!((inner.existing(), inner.most()), (1, 1));
+        assert!(receive.await.is_none());
+    }
+    assert!(sessions.create_session().await.is_ok(), "though the wrapper of the transport lives still");
+    assert_eq!(inner.most(), 1);
 }

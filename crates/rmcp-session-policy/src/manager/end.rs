@@ -93,12 +93,12 @@ impl<I: SessionManager> Shared<I> {
         session.receiver.wake();
         let record = &session.record;
         let deadline = Instant::now() + self.settings.close_deadline;
-        let quiet = |session: &Session| is_answered(session) && !session.has_stalled_streams();
+        let quiet = |session: &Session| session.is_answered() && !session.has_stalled_streams();
         if !quiet(&session) {
             // A deadline that passes is part of the plan: then the streams are dropped.
             timeout(FAREWELL, session.until(quiet)).await.ok();
-            if session.sever_stalled_streams() && !is_answered(&session) {
-                timeout(FAREWELL, session.until(is_answered)).await.ok();
+            if session.sever_stalled_streams() && !session.is_answered() {
+                timeout(FAREWELL, session.until(Session::is_answered)).await.ok();
             }
         }
         let mut inner = std::pin::pin!(AssertUnwindSafe(self.inner.close_session(&record.id)).catch_unwind());
@@ -142,10 +142,6 @@ impl<I: SessionManager> Shared<I> {
             _ => false,
         }
     }
-}
-
-fn is_answered(session: &Session) -> bool {
-    session.record.state.read().active() == 0 || session.has(Flag::Dropped)
 }
 
 /// The inner manager's close has returned, by whatever way.

@@ -18,7 +18,7 @@ use rmcp::transport::Transport;
 use tokio::time::Instant;
 
 use super::cell::Cell;
-use super::session::{Flag, Host, Session};
+use super::session::{Flag, Host, OnItsWay, Session};
 use super::ticket::Ticket;
 use crate::observe::CloseReason;
 use crate::registry::{Activity, Kind};
@@ -222,9 +222,12 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
             // Boxed, because its type borrows from the transport, though it is `'static`.
             sending = Some(Box::pin(transport.send(item)));
         }
+        // The request is in flight no longer: its client may have the answer before the send returns, and come again. But
+        // the end of the session waits for what is on its way.
+        let on_its_way = OnItsWay::begin(&self.session);
+        drop(activity);
         async move {
-            // Until the inner transport has it, the answer would be lost with the session.
-            let _activity = activity;
+            let _on_its_way = on_its_way;
             match sending {
                 Some(sending) => sending.await,
                 None => Ok(()),

@@ -57,6 +57,26 @@ pub(crate) struct Session {
     /// Trailing closes that rmcp owes for earlier incarnations.
     pub(crate) owed: AtomicU32,
     cell: Arc<dyn HangUp>,
+    /// Messages that the inner transport does not have yet.
+    on_their_way: AtomicU32,
+}
+
+/// A message from the service that the inner transport does not have yet; its drop is its arrival.
+pub(crate) struct OnItsWay(Arc<Session>);
+
+impl OnItsWay {
+    pub(crate) fn begin(session: &Arc<Session>) -> Self {
+        session.on_their_way.fetch_add(1, SeqCst);
+        Self(Arc::clone(session))
+    }
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        if self.0.on_their_way.fetch_sub(1, SeqCst) == 1 && self.0.is_closing() {
+            self.0.record.progress.notify_waiters();
+        }
+    }
 }
 
 impl Session {
@@ -71,6 +91,7 @@ impl Session {
             parcel: Mutex::new(parcel),
             owed: AtomicU32::new(owed),
             cell,
+            on_their_way: AtomicU32::new(0),
         }
     }
 
@@ -120,6 +141,12 @@ impl Session {
 
     pub(crate) fn lock_parcel(&self) -> MutexGuard<'_, Option<Arc<[u8]>>> {
         self.parcel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing is in flight, neither a request nor an answer; or nothing can be answered any more.
+    pub(crate) fn is_answered(&self) -> bool {
+        let quiet = self.record.state.read().active() == 0 && self.on_their_way.load(SeqCst) == 0;
+        quiet || self.has(Flag::Dropped)
     }
 
     /// Whether a stream has something for a client that does not take it.

@@ -209,11 +209,14 @@ impl Transport<RoleServer> for Line {
             ServerJsonRpcMessage::Error(error) => error.id.clone(),
             _ => None,
         };
-        let waiting = id.and_then(|id| self.wire.waiting.lock().expect("no panic under it").remove(&id));
-        if let Some(waiting) = waiting {
-            waiting.send(ServerSseMessage::from_message(item)).ok();
+        let wire = Arc::clone(&self.wire);
+        async move {
+            let waiting = id.and_then(|id| wire.waiting.lock().expect("no panic under it").remove(&id));
+            if let Some(waiting) = waiting {
+                waiting.send(ServerSseMessage::from_message(item)).ok();
+            }
+            Ok(())
         }
-        std::future::ready(Ok(()))
     }
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
