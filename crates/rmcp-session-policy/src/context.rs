@@ -1,5 +1,6 @@
 //! Who is asking: what the HTTP layer, or any caller, knows of the client behind a request.
 
+use std::any::Any;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,7 @@ tokio::task_local! {
 struct Scope {
     context: Arc<ClientContext>,
     /// What keeps the session of the request until the request has been handed to it.
-    lease: Mutex<Option<Box<dyn Send>>>,
+    lease: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 /// Keeps something until the scope that is running ends, or something else is kept instead. Outside any scope it is
@@ -20,10 +21,17 @@ struct Scope {
 pub(crate) fn keep_for_scope<T: Send + 'static>(lease: impl FnOnce() -> Option<T>) {
     // Made, and the one before dropped, outside the lock: both call into the registry.
     let kept = |scope: &Arc<Scope>| {
-        let lease = lease().map(|lease| Box::new(lease) as Box<dyn Send>);
+        let lease = lease().map(|lease| Box::new(lease) as Box<dyn Any + Send>);
         std::mem::replace(&mut *scope.lease.lock().unwrap_or_else(PoisonError::into_inner), lease)
     };
     drop(CURRENT.try_with(kept));
+}
+
+/// Takes what was kept for the scope that is running, if it is a `T`.
+pub(crate) fn take_kept<T: Send + 'static>() -> Option<T> {
+    let take = |scope: &Arc<Scope>| scope.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let kept = CURRENT.try_with(take).ok().flatten()?;
+    kept.downcast::<T>().ok().map(|kept| *kept)
 }
 
 /// Drops what was kept for the scope that is running.
@@ -122,6 +130,10 @@ impl ClientContext {
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         let scope = Scope { context: Arc::new(self), lease: Mutex::new(None) };
         CURRENT.scope(Arc::new(scope), future).await
+    }
+
+    pub(crate) fn is_in_scope() -> bool {
+        CURRENT.try_with(|_| ()).is_ok()
     }
 
     /// Returns the context of the innermost [`scope`](Self::scope) that is running, if any.

@@ -216,24 +216,30 @@ async fn a_flood_of_handshakes_does_not_lock_the_server() {
     }
 }
 
+/// One request spans both, as behind an HTTP layer.
 #[tokio::test(start_paused = true)]
 async fn a_session_is_not_evicted_between_its_creation_and_its_initialize() {
     let sessions = manager(|b| b.max_sessions(1));
-    let alice = Driver::open(&sessions).await.expect("room");
-    let newcomer = {
-        let sessions = Arc::clone(&sessions);
+    let newcomer = |sessions: &Arc<_>| {
+        let sessions = Arc::clone(sessions);
         tokio::spawn(async move { Driver::ready(&sessions).await.map(drop) })
     };
-    sleep(SECOND / 20).await;
-    alice.initialize().await.expect("not evicted");
+    let request = async {
+        let alice = Driver::open(&sessions).await.expect("room");
+        let newcomer = newcomer(&sessions);
+        sleep(SECOND / 20).await;
+        alice.initialize().await.expect("not evicted");
+        newcomer
+    };
+    let newcomer = ClientContext::new().scope(request).await;
     newcomer.await.expect("no panic").expect("alice may go now");
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_never_initializes_keeps_its_place_for_a_moment_only() {
+async fn whoever_never_initializes_keeps_no_place() {
     let sessions = manager(|b| b.max_sessions(1));
     let alice = Driver::open(&sessions).await.expect("room");
-    Driver::ready(&sessions).await.expect("waits that moment");
+    Driver::ready(&sessions).await.expect("takes it");
     assert!(!alice.lives().await);
 }
 
@@ -245,10 +251,13 @@ async fn whoever_was_let_in_is_answered() {
     let clients = (0..200).map(|_| {
         let sessions = Arc::clone(&sessions);
         tokio::spawn(async move {
-            match Driver::open(&sessions).await {
-                Ok(driver) => driver.initialize().await.map(drop),
-                Err(_refused) => Ok(()),
-            }
+            let request = async {
+                match Driver::open(&sessions).await {
+                    Ok(driver) => driver.initialize().await.map(drop),
+                    Err(_refused) => Ok(()),
+                }
+            };
+            ClientContext::new().scope(request).await
         })
     });
     for answer in join_all(clients).await {

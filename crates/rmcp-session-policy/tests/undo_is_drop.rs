@@ -46,6 +46,7 @@ impl Case {
         let account = policy.account.clone();
         let sessions = PolicySessionManager::builder(inner.clone())
             .max_sessions(places)
+            .max_opening(places)
             .admission(gate.clone())
             .eviction(policy)
             .observer(witness.clone())

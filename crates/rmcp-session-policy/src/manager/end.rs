@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -200,6 +201,19 @@ impl<I: SessionManager> Host for Shared<I> {
         let reason = if session.has(Flag::InitFailed) { CloseReason::InitFailed } else { CloseReason::Ended };
         if self.close(session, reason) {
             self.start_end(Arc::clone(session));
+        }
+    }
+
+    fn served_late(self: Arc<Self>, session: &Arc<Session>) {
+        if session.has(Flag::Counted) {
+            return;
+        }
+        let id = &session.record.id;
+        match self.find(id) {
+            Some(next) => {
+                next.owed.fetch_add(1, SeqCst);
+            }
+            None => self.parking.owe(id),
         }
     }
 

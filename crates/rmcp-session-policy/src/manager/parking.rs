@@ -115,6 +115,9 @@ impl Parking {
         }
         let record = &session.record;
         let owes = session.has(Flag::Served) && !session.has(Flag::Trailed);
+        if owes {
+            session.raise(Flag::Counted);
+        }
         let owed = session.owed.load(Relaxed) + u32::from(owes);
         let parked = Parked {
             context: record.context.clone(),
@@ -174,6 +177,13 @@ impl Parking {
         let all: Vec<_> =
             self.lock().parked.iter().map(|(id, parked)| (SessionId::clone(id), parked.clone())).collect();
         all.iter().filter(|(id, parked)| predicate(id, parked) && self.take(id).is_some()).count()
+    }
+
+    /// Counts one more close by rmcp that is still to come for an id.
+    pub(super) fn owe(&self, id: &str) {
+        if let Some(parked) = self.lock().parked.get_mut(id) {
+            parked.owed += 1;
+        }
     }
 
     /// Hears that somebody closed an id that does not live: the trailing close of an earlier incarnation, or the client.

@@ -12,22 +12,22 @@ use tokio::time::{Instant, timeout_at};
 use super::create::Luggage;
 use super::shared::Shared;
 use crate::admission::ArrivalKind;
-use crate::context::{ClientContext, keep_for_scope, let_go};
+use crate::context::{ClientContext, keep_for_scope, let_go, take_kept};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
 use crate::registry::{Kind, Origin};
-use crate::transport::{Flag, Governed};
+use crate::transport::{Flag, Governed, Session};
 
 /// How long a session that was just restored is given until its handshake is replayed.
 const REPLAY_BEGINS: Duration = Duration::from_millis(100);
 
-/// One restore at a time per id; its drop lets the next one go on.
-struct Restoring<'a, I: SessionManager> {
-    shared: &'a Shared<I>,
+/// The right to restore an id, which one has at a time; its drop lets the next one go on.
+struct Restoring<I: SessionManager> {
+    shared: Arc<Shared<I>>,
     id: SessionId,
 }
 
-impl<I: SessionManager> Drop for Restoring<'_, I> {
+impl<I: SessionManager> Drop for Restoring<I> {
     fn drop(&mut self) {
         if let Some((_, waiting)) = self.shared.restoring.remove(&self.id) {
             waiting.notify_waiters();
@@ -42,24 +42,21 @@ type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 impl<I: SessionManager> Shared<I> {
     /// Restores a session. It obeys the laws of any newcomer; if it is refused, it stays parked.
     pub(super) async fn restore(self: &Arc<Self>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
-        let_go();
         let deadline = Instant::now() + self.settings.close_deadline;
+        let mut kept = take_kept::<Restoring<I>>().filter(|restoring| restoring.id == id);
         let _restoring = loop {
-            match self.restoring.entry(SessionId::clone(&id)) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(Arc::default());
-                    self.restores.fetch_add(1, SeqCst);
-                }
-                Entry::Occupied(occupied) => {
-                    let other = Arc::clone(occupied.get());
-                    drop(occupied);
-                    if !self.wait_for_restore(&id, &other, deadline).await {
-                        return Err(self.at_capacity());
+            let restoring = match kept.take() {
+                Some(restoring) => restoring,
+                None => match self.begin_restore(&id) {
+                    Ok(restoring) => restoring,
+                    Err(other) => {
+                        if !self.wait_for_restore(&id, &other, deadline).await {
+                            return Err(self.at_capacity());
+                        }
+                        continue;
                     }
-                    continue;
-                }
-            }
-            let restoring = Restoring { shared: self, id: SessionId::clone(&id) };
+                },
+            };
             match self.find(&id) {
                 None => break restoring,
                 // It came back since rmcp asked. `AlreadyPresent` would be answered with 500.
@@ -113,6 +110,29 @@ impl<I: SessionManager> Shared<I> {
         Ok(RestoreOutcome::Restored(governed))
     }
 
+    /// Takes the right to restore an id, or gives what to wait for.
+    fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<Restoring<I>, Arc<Notify>> {
+        match self.restoring.entry(SessionId::clone(id)) {
+            Entry::Occupied(other) => Err(Arc::clone(other.get())),
+            Entry::Vacant(vacant) => {
+                vacant.insert(Arc::default());
+                self.restores.fetch_add(1, SeqCst);
+                Ok(Restoring { shared: Arc::clone(self), id: SessionId::clone(id) })
+            }
+        }
+    }
+
+    /// Takes the right to restore a parked session for the request that asks for it, until its scope ends: rmcp asks
+    /// whether the session is there, and restores it in another call. Gives what to wait for if another request has it.
+    fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<(), Arc<Notify>> {
+        if !ClientContext::is_in_scope() || self.parking.get(id, Instant::now()).is_none() {
+            return Ok(());
+        }
+        let restoring = self.begin_restore(id)?;
+        keep_for_scope(|| Some(restoring));
+        Ok(())
+    }
+
     async fn inner_restore(&self, id: &SessionId) -> Result<Option<I::Transport>, Failed<I>> {
         let again = || self.inner.restore_session(SessionId::clone(id));
         match again().await.map_err(PolicyError::Inner)? {
@@ -133,7 +153,7 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Whether the session exists and takes requests. Waits, bounded, while the id is closing or being restored.
-    pub(super) async fn has(&self, id: &SessionId) -> bool {
+    pub(super) async fn has(self: &Arc<Self>, id: &SessionId) -> bool {
         let_go();
         let mut deadline = None;
         loop {
@@ -144,38 +164,49 @@ impl<I: SessionManager> Shared<I> {
                     return !session.is_closing();
                 }
                 Some(session) => Some(Arc::clone(session.value())),
-                None if self.restores.load(SeqCst) == 0 => return false,
                 None => None,
             };
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.settings.close_deadline);
-            match session {
+            let goes_on = match session {
                 Some(session) if session.is_closing() => {
-                    if timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_err() {
-                        return false;
-                    }
+                    timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_ok()
                 }
-                Some(session) => {
-                    // rmcp replays the handshake at once. Whoever restores by hand, and replays nothing, is not kept.
-                    let begins = deadline.min(Instant::now() + REPLAY_BEGINS);
-                    let begun = session.until(|session| session.has(Flag::Initializing) || !session.is_replaying());
-                    if timeout_at(begins, begun).await.is_err() {
-                        return !session.is_closing();
+                Some(session) => match self.replayed(&session, deadline).await {
+                    Some(answer) => return answer,
+                    None => true,
+                },
+                None => match self.reserve_restore(id) {
+                    // It may have come back just before the right to restore it was taken.
+                    Ok(()) if self.find(id).is_some() => {
+                        let_go();
+                        true
                     }
-                    let replayed = session.until(|session| session.is_closing() || !session.is_replaying());
-                    if timeout_at(deadline, replayed).await.is_err() {
-                        return !session.is_closing();
-                    }
-                }
-                None => {
-                    let Some(restore) = self.restoring.get(id).map(|entry| Arc::clone(entry.value())) else {
-                        return self.find_live(id).is_ok();
-                    };
-                    if !self.wait_for_restore(id, &restore, deadline).await {
-                        return false;
-                    }
-                }
+                    Ok(()) if self.restores.load(SeqCst) == 0 => return false,
+                    Ok(()) => match self.restoring.get(id).map(|entry| Arc::clone(entry.value())) {
+                        Some(other) if !ClientContext::is_in_scope() => {
+                            self.wait_for_restore(id, &other, deadline).await
+                        }
+                        _ => return false,
+                    },
+                    Err(other) => self.wait_for_restore(id, &other, deadline).await,
+                },
+            };
+            if !goes_on {
+                return false;
             }
         }
+    }
+
+    /// Waits until the handshake of a restored session was replayed. `None`: look again.
+    async fn replayed(&self, session: &Session, deadline: Instant) -> Option<bool> {
+        // rmcp replays the handshake at once. Whoever restores by hand, and replays nothing, is not kept.
+        let begins = deadline.min(Instant::now() + REPLAY_BEGINS);
+        let begun = session.until(|session| session.has(Flag::Initializing) || !session.is_replaying());
+        if timeout_at(begins, begun).await.is_err() {
+            return Some(!session.is_closing());
+        }
+        let replayed = session.until(|session| session.is_closing() || !session.is_replaying());
+        timeout_at(deadline, replayed).await.is_err().then(|| !session.is_closing())
     }
 
     /// Waits until a restore that is under way is done; false if it takes too long.

@@ -237,7 +237,10 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
         let Self { session, host, cell, requests, farewells } = self;
-        session.raise(Flag::Served);
+        if session.raise(Flag::Served) && session.has(Flag::Gone) {
+            session.until(|session| session.has(Flag::Left)).await;
+            Arc::clone(host).served_late(session);
+        }
         let mut lent = Lent::of(cell, session, host)?;
         match Self::next(session, lent.transport.as_mut()?).await {
             Event::Message(mut message) => {

@@ -41,6 +41,8 @@ pub(crate) enum Flag {
     Trailed = 512,
     /// It was deleted or revoked while its end was under way, so it must not come back.
     Barred = 1024,
+    /// The close that rmcp owes for it was counted when it was put away.
+    Counted = 2048,
 }
 
 /// An incarnation of a session. The [`Record`] is what policies see of it; this is the rest.
@@ -198,6 +200,8 @@ impl fmt::Debug for Session {
 pub(crate) trait Host: Send + Sync {
     /// The service is done with the session: the incarnation ends, if it has not ended yet.
     fn service_ended(self: Arc<Self>, session: &Arc<Session>);
+    /// A service began only after the incarnation was put away, and so owes a close that was not counted.
+    fn served_late(self: Arc<Self>, session: &Arc<Session>);
     /// Another step of the end was made.
     fn step_made(self: Arc<Self>, session: &Arc<Session>);
 }
