@@ -1,5 +1,6 @@
 //! Streams that can be dropped from outside.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,9 @@ use tokio::time::Instant;
 
 use super::session::Session;
 
+/// How many messages are kept for a client of a stream that was dropped; rmcp's own streams hold no more than 16.
+const KEPT: usize = 16;
+
 type Inner = Pin<Box<dyn Stream<Item = ServerSseMessage> + Send + Sync>>;
 
 /// The inner stream, where the end of the session can reach it: a client that has stopped reading never polls it again,
@@ -21,6 +25,8 @@ pub(crate) struct Slot {
 
 struct Held {
     inner: Option<Inner>,
+    /// What was ready when the inner stream was dropped, for a client that is only slow.
+    kept: VecDeque<ServerSseMessage>,
     waker: Option<Waker>,
     /// The client has taken all there was.
     waiting: bool,
@@ -36,9 +42,16 @@ impl Slot {
         held.inner.is_some() && !held.waiting
     }
 
+    /// Drops the inner stream, but keeps what it has ready: the answer may be among it.
     pub(crate) fn sever(&self) {
         let mut held = self.lock();
-        let (inner, waker) = (held.inner.take(), held.waker.take());
+        let (mut inner, waker) = (held.inner.take(), held.waker.take());
+        while let Some(inner) = &mut inner
+            && held.kept.len() < KEPT
+            && let Poll::Ready(Some(message)) = inner.as_mut().poll_next(&mut Context::from_waker(Waker::noop()))
+        {
+            held.kept.push_back(message);
+        }
         drop(held);
         drop(inner);
         if let Some(waker) = waker {
@@ -62,7 +75,7 @@ impl GovernedStream {
         inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
         listening: bool,
     ) -> Self {
-        let held = Held { inner: Some(Box::pin(inner)), waker: None, waiting: false };
+        let held = Held { inner: Some(Box::pin(inner)), kept: VecDeque::new(), waker: None, waiting: false };
         let slot = Arc::new(Slot { held: Mutex::new(held) });
         let place = session.lock_streams().insert(Arc::clone(&slot));
         if listening {
@@ -81,7 +94,7 @@ impl Stream for GovernedStream {
             Self::Once(message) => return Poll::Ready(message.take()),
         };
         let mut held = slot.lock();
-        let Some(inner) = &mut held.inner else { return Poll::Ready(None) };
+        let Some(inner) = &mut held.inner else { return Poll::Ready(held.kept.pop_front()) };
         let next = inner.as_mut().poll_next(cx);
         held.waiting = next.is_pending();
         match &next {
