@@ -36,7 +36,7 @@ impl Paper {
         self.note(format_args!("{shown:?}\n{shown:#?}"));
     }
 
-    fn error(&self, error: &(impl Error + Debug)) {
+    fn error(&self, error: &impl Error) {
         self.note(error);
         self.debug(error);
     }
@@ -104,7 +104,7 @@ impl EvictionPolicy for Talkative {
         self.paper.debug(candidates);
         candidates.iter().for_each(|session| self.paper.debug(&session));
         self.asked += 1;
-        assert!(self.asked % 3 != 0, "as asked");
+        assert!(!self.asked.is_multiple_of(3), "as asked");
         self.lru.victim(candidates)
     }
 }

@@ -229,9 +229,9 @@ async fn a_session_is_not_evicted_between_its_creation_and_its_initialize() {
         let newcomer = newcomer(&sessions);
         sleep(SECOND / 20).await;
         alice.initialize().await.expect("not evicted");
-        newcomer
+        (newcomer,)
     };
-    let newcomer = ClientContext::new().scope(request).await;
+    let (newcomer,) = ClientContext::new().scope(request).await;
     newcomer.await.expect("no panic").expect("alice may go now");
 }
 

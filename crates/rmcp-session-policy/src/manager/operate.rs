@@ -109,7 +109,11 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 let opened = origin.opened;
                 let key = SessionKey::new(u32::MAX, u32::MAX);
                 let record = Record::new(key, origin, opened, shared.clock, Arc::clone(&shared.signals));
-                select.selects(&SessionInfo::of(&record))
+                let selected = select.selects(&SessionInfo::of(&record));
+                if selected {
+                    shared.bar_restore(id);
+                }
+                selected
             })
         };
         Shared::<I>::wait_until_gone(&ended, deadline).await;

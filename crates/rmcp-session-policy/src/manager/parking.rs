@@ -250,6 +250,8 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
 
     /// Called when a client deletes its session, and only then.
     async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
+        // First, so that a restore that passes what follows sees it.
+        self.0.bar_restore(id);
         if let Some(session) = self.0.find(id) {
             if self.0.close(&session, CloseReason::Client) {
                 self.0.start_end(session);

@@ -19,6 +19,9 @@ use crate::transport::Session;
 /// How long a newcomer waits for one victim to be gone before it takes another.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// How long a newcomer waits for anybody to become idle when nobody may go: somebody may only just have been answered.
+const BREATH: Duration = Duration::from_millis(20);
+
 /// How many victims a newcomer takes at most.
 const VICTIMS: u32 = 3;
 
@@ -134,6 +137,8 @@ enum Step {
     Closing,
     /// Waits for a half-open session to answer its `initialize`.
     Handshakes,
+    /// Waits for a moment for anybody to become idle.
+    Idle,
 }
 
 impl<I: SessionManager> Shared<I> {
@@ -148,6 +153,7 @@ impl<I: SessionManager> Shared<I> {
     ) -> Option<Place> {
         let mut waiter: Option<Waiter> = None;
         let mut arriving: Option<Arriving> = None;
+        let mut breath: Option<Instant> = None;
         let give_up = Instant::now() + PATIENCE * VICTIMS;
         loop {
             let now = Instant::now();
@@ -155,8 +161,12 @@ impl<I: SessionManager> Shared<I> {
                 break;
             }
             let mut handshake = std::pin::pin!(self.signals.handshake.notified());
+            let mut freed = std::pin::pin!(self.signals.freed.notified());
             let step = {
                 let mut core = self.lock();
+                if let Some(place) = waiter.as_mut().and_then(|waiter| waiter.place.try_recv().ok()) {
+                    return Some(place.for_newcomer(arriving));
+                }
                 let arrives = || (kind == ArrivalKind::Create).then(|| Arriving::count_in(&self.signals));
                 if waiter.is_none() && core.free > 0 {
                     core.free -= 1;
@@ -166,6 +176,7 @@ impl<I: SessionManager> Shared<I> {
                     return None;
                 }
                 handshake.as_mut().enable();
+                freed.as_mut().enable();
                 let others = self.signals.arriving.load(SeqCst) as usize - usize::from(arriving.is_some());
                 let step = match core.registry.choose(now, context, others) {
                     Choice::Victim(record) => core.session(record.key).map(Step::Victim),
@@ -173,29 +184,36 @@ impl<I: SessionManager> Shared<I> {
                     Choice::Nobody => {
                         let others = core.waiting.len()
                             - usize::from(waiter.as_ref().is_some_and(|w| core.waiting.contains_key(&w.ticket)));
-                        (core.closing.len() > others).then_some(Step::Closing)
+                        if core.closing.len() > others {
+                            Some(Step::Closing)
+                        } else {
+                            let waits = core.registry.evicts() && now < *breath.get_or_insert(now + BREATH);
+                            waits.then_some(Step::Idle)
+                        }
                     }
                 }?;
                 if let Step::Victim(session) = &step {
                     core.begin_end(session, CloseReason::Evicted, now);
                 }
-                if !matches!(step, Step::Handshakes) && waiter.is_none() {
+                if matches!(step, Step::Victim(_) | Step::Closing) && waiter.is_none() {
                     waiter = Some(self.join_queue(&mut core));
                     arriving = arrives();
                 }
                 step
             };
+            let idle = matches!(step, Step::Idle);
             if let Step::Victim(session) = step {
                 self.announce_end(&session);
                 self.start_end(session);
             }
+            // Whether it rings or the time passes, the next round sees what has changed.
             match &mut waiter {
                 Some(waiter) => {
                     if let Ok(Ok(place)) = timeout(PATIENCE, &mut waiter.place).await {
                         return Some(place.for_newcomer(arriving));
                     }
                 }
-                // Either way the next round sees what has changed.
+                None if idle => drop(timeout_at(breath.unwrap_or(now), freed).await),
                 None => drop(timeout_at(give_up.min(now + PATIENCE), handshake).await),
             }
         }

@@ -1,7 +1,7 @@
 //! How parked sessions come back.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use dashmap::Entry;
@@ -21,17 +21,25 @@ use crate::transport::{Flag, Governed, Session};
 /// How long a session that was just restored is given until its handshake is replayed.
 const REPLAY_BEGINS: Duration = Duration::from_millis(100);
 
+/// A restore under way.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay {
+    done: Notify,
+    /// Whether the session was deleted or revoked meanwhile.
+    barred: AtomicBool,
+}
+
 /// The right to restore an id, which one has at a time; its drop lets the next one go on.
 struct Restoring<I: SessionManager> {
     shared: Arc<Shared<I>>,
     id: SessionId,
+    under_way: Arc<UnderWay>,
 }
 
 impl<I: SessionManager> Drop for Restoring<I> {
     fn drop(&mut self) {
-        if let Some((_, waiting)) = self.shared.restoring.remove(&self.id) {
-            waiting.notify_waiters();
-        }
+        self.shared.restoring.remove(&self.id);
+        self.under_way.done.notify_waiters();
         self.shared.restores.fetch_sub(1, SeqCst);
     }
 }
@@ -44,7 +52,7 @@ impl<I: SessionManager> Shared<I> {
     pub(super) async fn restore(self: &Arc<Self>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
         let deadline = Instant::now() + self.settings.close_deadline;
         let mut kept = take_kept::<Restoring<I>>().filter(|restoring| restoring.id == id);
-        let _restoring = loop {
+        let restoring = loop {
             let restoring = match kept.take() {
                 Some(restoring) => restoring,
                 None => match self.begin_restore(&id) {
@@ -89,7 +97,7 @@ impl<I: SessionManager> Shared<I> {
         let now = Instant::now();
         // Taken out only now: had this future been dropped before, the session would still be parked.
         let taken = self.parking.take(&id);
-        let deleted = parked.is_some() && taken.is_none();
+        let gone = parked.is_some() && taken.is_none();
         let luggage = match taken.or(parked) {
             Some(parked) => Luggage { origin: parked.origin(id), owed: parked.owed, parcel: Some(parked.parcel) },
             None => {
@@ -100,7 +108,7 @@ impl<I: SessionManager> Shared<I> {
             }
         };
         let governed = self.register(luggage, transport, place, permit, now)?;
-        if deleted {
+        if gone || restoring.under_way.barred.load(SeqCst) {
             // Deleted or revoked while it was being restored: it is ended the one way there is.
             if self.close(governed.session(), CloseReason::Client) {
                 self.start_end(Arc::clone(governed.session()));
@@ -110,21 +118,29 @@ impl<I: SessionManager> Shared<I> {
         Ok(RestoreOutcome::Restored(governed))
     }
 
+    /// Keeps a session that is deleted or revoked from coming back by a restore that is under way.
+    pub(super) fn bar_restore(&self, id: &str) {
+        if let Some(under_way) = self.restoring.get(id) {
+            under_way.barred.store(true, SeqCst);
+        }
+    }
+
     /// Takes the right to restore an id, or gives what to wait for.
-    fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<Restoring<I>, Arc<Notify>> {
+    fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<Restoring<I>, Arc<UnderWay>> {
         match self.restoring.entry(SessionId::clone(id)) {
             Entry::Occupied(other) => Err(Arc::clone(other.get())),
             Entry::Vacant(vacant) => {
-                vacant.insert(Arc::default());
+                let under_way = Arc::<UnderWay>::default();
+                vacant.insert(Arc::clone(&under_way));
                 self.restores.fetch_add(1, SeqCst);
-                Ok(Restoring { shared: Arc::clone(self), id: SessionId::clone(id) })
+                Ok(Restoring { shared: Arc::clone(self), id: SessionId::clone(id), under_way })
             }
         }
     }
 
     /// Takes the right to restore a parked session for the request that asks for it, until its scope ends: rmcp asks
     /// whether the session is there, and restores it in another call. Gives what to wait for if another request has it.
-    fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<(), Arc<Notify>> {
+    fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<(), Arc<UnderWay>> {
         if !ClientContext::is_in_scope() || self.parking.get(id, Instant::now()).is_none() {
             return Ok(());
         }
@@ -210,8 +226,8 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Waits until a restore that is under way is done; false if it takes too long.
-    async fn wait_for_restore(&self, id: &SessionId, restore: &Arc<Notify>, deadline: Instant) -> bool {
-        let mut done = std::pin::pin!(restore.notified());
+    async fn wait_for_restore(&self, id: &SessionId, restore: &Arc<UnderWay>, deadline: Instant) -> bool {
+        let mut done = std::pin::pin!(restore.done.notified());
         done.as_mut().enable();
         let over = self.restoring.get(id).is_none_or(|now| !Arc::ptr_eq(now.value(), restore));
         over || timeout_at(deadline, done).await.is_ok()

@@ -66,6 +66,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         // rmcp closes a session once more when its service ends, from a task without a context.
         let by_client = ClientContext::current().is_some();
         let_go();
+        if by_client {
+            self.shared.bar_restore(id);
+        }
         let Some(session) = self.shared.find(id) else {
             self.shared.parking.closed(id, by_client);
             return Ok(());

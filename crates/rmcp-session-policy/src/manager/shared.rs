@@ -9,7 +9,7 @@ use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::time::DelayQueue;
@@ -17,6 +17,7 @@ use tokio_util::time::DelayQueue;
 use super::builder::Settings;
 use super::parking::{Limits, Parking};
 use super::place::Place;
+use super::restore::UnderWay;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
 use crate::clock::Clock;
 use crate::context::ClientContext;
@@ -52,7 +53,7 @@ pub(super) struct Shared<I> {
     /// Every session there is, by id: what a request asks.
     pub(super) directory: DashMap<SessionId, Arc<Session>, RandomState>,
     /// Ids that are being restored.
-    pub(super) restoring: DashMap<SessionId, Arc<Notify>, RandomState>,
+    pub(super) restoring: DashMap<SessionId, Arc<UnderWay>, RandomState>,
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
     /// Whether the eviction policy is told of every use.

@@ -31,6 +31,8 @@ pub(crate) struct Signals {
     pub(crate) arriving: AtomicU32,
     /// Rung when a half-open session leaves that state, or is done answering `initialize`, and when a newcomer gives up.
     pub(crate) handshake: Notify,
+    /// Rung when a session becomes idle that was met when it might not go.
+    pub(crate) freed: Notify,
     /// Whether somebody waits for the sessions to become idle.
     pub(crate) draining: AtomicBool,
     /// Rung when a session becomes idle while somebody waits for that.
@@ -267,6 +269,7 @@ impl Drop for Activity {
         let (reading, met) = record.state.end();
         if met {
             record.signals.idle.push(record.key);
+            record.signals.freed.notify_waiters();
         }
         if reading.active() == 0 {
             match reading.phase() {

@@ -72,6 +72,11 @@ impl Registry {
         }
     }
 
+    /// Whether anybody is ever a victim.
+    pub(crate) const fn evicts(&self) -> bool {
+        self.policy.is_some()
+    }
+
     pub(crate) fn get(&self, key: SessionKey) -> Option<&Slot> {
         self.slots.get(key.index()).filter(|slot| slot.record.key == key)
     }
