@@ -227,3 +227,21 @@ async fn a_ping_keeps_a_session_alive() {
     assert!(alice.lives().await);
     assert!(!bob.lives().await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn stacked_managers_agree_on_what_is_in_flight() {
+    let inner = PolicySessionManager::local().build().expect("valid");
+    let outer = Arc::new(PolicySessionManager::builder(inner).build().expect("valid"));
+    let alice = Driver::ready(&outer).await.expect("room");
+    let call = alice.call_as(json!(1), "sleep", json!({ "millis": 1_000 })).await.expect("lives");
+    let _silence = alice.call_as(json!(2), "explode", json!({})).await.expect("lives");
+    settle().await;
+    let in_flight = || (outer.list()[0].in_flight, outer.inner().list()[0].in_flight);
+    assert_eq!(in_flight(), (2, 2));
+    assert_eq!(call.text().await, "slept 1000");
+    assert_eq!(in_flight(), (1, 1));
+    alice.notify("notifications/cancelled", json!({ "requestId": 2 })).await.expect("lives");
+    settle().await;
+    assert_eq!(in_flight(), (0, 0));
+    assert_eq!((outer.stats().busy, outer.inner().stats().busy), (0, 0));
+}

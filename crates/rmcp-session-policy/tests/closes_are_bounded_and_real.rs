@@ -278,3 +278,64 @@ async fn a_slow_initialize_ends_with_the_init_timeout_and_its_place_is_free() {
     sleep(2 * MINUTE).await;
     assert_eq!(alive_tasks(), before);
 }
+
+/// While the close is wedged the worker still takes messages, and what it cannot route goes to the stream of the GET.
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_finishes_after_the_farewell_gives_no_second_answer() {
+    let sessions = wedge(|b| b);
+    let alice = Driver::ready(&sessions).await.expect("room");
+    let listening = tokio::spawn(alice.listen().await.expect("lives").rest());
+    let call =
+        tokio::spawn(alice.call_as(json!("c"), "sleep", json!({ "millis": 1_000 })).await.expect("lives").error());
+    settle().await;
+    sessions.inner().wedge(&alice.id);
+    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    assert_eq!(call.await.expect("no panic"), (json!("c"), 404));
+    sessions.inner().free(&alice.id);
+    assert_eq!(listening.await.expect("no panic"), Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_queued_behind_a_stream_that_nobody_reads_are_answered_too() {
+    let sessions = manager(|b| b);
+    let before = tasks_without_sessions(&sessions).await;
+    let alice = Arc::new(Driver::ready(&sessions).await.expect("room"));
+    let unread = alice.call("chatter", json!({ "messages": 100 })).await.expect("lives");
+    settle().await;
+    let queued: Vec<_> = (0..40)
+        .map(|n| {
+            let alice = Arc::clone(&alice);
+            tokio::spawn(async move {
+                let id = json!(format!("queued {n}"));
+                match alice.call_as(id.clone(), "sleep", json!({ "millis": 60_000 })).await {
+                    Ok(replies) => assert_eq!(replies.error().await, (id, 404)),
+                    Err(error) => assert!(matches!(error, PolicyError::NotFound), "{error:?}"),
+                }
+            })
+        })
+        .collect();
+    settle().await;
+    assert_eq!(sessions.list()[0].in_flight, 41);
+    let begun = Instant::now();
+    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    assert!(begun.elapsed() <= SECOND, "{:?}", begun.elapsed());
+    for request in queued {
+        request.await.expect("answered");
+    }
+    assert!(begun.elapsed() <= SECOND, "{:?}", begun.elapsed());
+    drop(unread);
+    sleep(20 * SECOND).await;
+    assert_eq!(alive_tasks(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_out_is_not_taken_back_from_a_slow_reader() {
+    let sessions = manager(|b| b);
+    let alice = Driver::ready(&sessions).await.expect("room");
+    let slow = alice.sleep(1_000).await.expect("lives");
+    sleep(2 * SECOND).await;
+    assert_eq!(sessions.stats().busy, 0);
+    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    sleep(20 * SECOND).await;
+    assert_eq!(slow.text().await, "slept 1000");
+}

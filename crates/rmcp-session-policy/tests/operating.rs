@@ -315,3 +315,40 @@ async fn an_observer_that_panics_costs_nobody_anything() {
     sessions.drain(SECOND).await;
     assert_eq!(sessions.stats().live, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_drains_at_a_time_both_come_to_an_end() {
+    let sessions = manager(|b| b);
+    let alice = Driver::ready(&sessions).await.expect("room");
+    let _bob = Driver::ready(&sessions).await.expect("room");
+    let call = tokio::spawn(alice.sleep(10_000).await.expect("lives").text());
+    let (one, two) = tokio::join!(sessions.drain(HOUR), sessions.drain(20 * SECOND));
+    assert_eq!(call.await.expect("no panic"), "slept 10000");
+    assert_eq!((one.finished + two.finished, one.cut_off + two.cut_off, one.stuck + two.stuck), (2, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_that_waits_for_its_victim_when_the_drain_begins_leaves_nothing_behind() {
+    let sessions = Arc::new(
+        PolicySessionManager::builder(Wedge::new()).max_sessions(1).eviction(Lru::new()).build().expect("valid"),
+    );
+    let alice = Driver::ready(&sessions).await.expect("room");
+    sessions.inner().wedge(&alice.id);
+    let newcomer = {
+        let sessions = Arc::clone(&sessions);
+        tokio::spawn(async move { Driver::open(&sessions).await.map(drop) })
+    };
+    settle().await;
+    let draining = {
+        let sessions = Arc::clone(&sessions);
+        tokio::spawn(async move { sessions.drain(SECOND).await })
+    };
+    settle().await;
+    sessions.inner().free(&alice.id);
+    assert!(matches!(newcomer.await.expect("no panic"), Err(PolicyError::Draining)));
+    assert_eq!(draining.await.expect("no panic").stuck, 0);
+    settle().await;
+    let stats = sessions.stats();
+    assert_eq!((stats.live, stats.reserved), (0, 0), "{stats:?}");
+    assert_eq!(sessions.inner().local.sessions.read().await.len(), 0);
+}
