@@ -1,4 +1,4 @@
-//! A policy of one's own: whoever has an old client goes first.
+//! A policy of one's own: guests go before members.
 
 use std::sync::Arc;
 

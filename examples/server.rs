@@ -27,6 +27,7 @@ use rmcp_session_policy::{ClientContext, ConfigError, PolicySessionManager, SECO
 use rmcp_session_policy_examples::Tools;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 type Sessions = PolicySessionManager<LocalSessionManager>;
 
@@ -151,6 +152,7 @@ async fn serve(args: Args, sessions: Arc<Sessions>) -> std::io::Result<()> {
     if args.parked > 0 {
         config.session_store = Some(sessions.parking());
     }
+    let stopped = config.cancellation_token.clone();
     let mcp = StreamableHttpService::new(|| Ok(Tools::default()), Arc::clone(&sessions), config);
     let app = Router::new()
         .nest_service("/mcp", mcp)
@@ -158,6 +160,9 @@ async fn serve(args: Args, sessions: Arc<Sessions>) -> std::io::Result<()> {
         .route("/healthz", get(healthz))
         .with_state(Arc::clone(&sessions));
 
+    // Before anybody can know that the server runs: from here on a signal stops it in order.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(args.listen).await?;
     writeln!(std::io::stdout(), "listening on http://{}/mcp", listener.local_addr()?)?;
     // Without it each small answer waits for a delayed acknowledgement, 40 ms.
@@ -166,24 +171,20 @@ async fn serve(args: Args, sessions: Arc<Sessions>) -> std::io::Result<()> {
             tracing::warn!(%error, "no TCP_NODELAY");
         }
     });
-    let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
-    tokio::select! {
-        served = server => served,
-        _ = stop() => {
-            let report = sessions.drain(5 * SECOND).await;
-            tracing::info!(?report, "stopped");
-            Ok(())
-        }
-    }
-}
+    let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(stopped.clone().cancelled_owned());
+    let server = tokio::spawn(server.into_future());
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn stop() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
-        pressed = tokio::signal::ctrl_c() => pressed,
-        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
+    let report = sessions.drain(5 * SECOND).await;
+    tracing::info!(?report, "stopped");
+    // The last answers are on their way; a client that does not read them is not waited for.
+    stopped.cancel();
+    tokio::time::timeout(SECOND, server).await.ok();
+    Ok(())
 }
 
 #[tokio::main]
@@ -193,9 +194,11 @@ async fn main() -> ExitCode {
         Err(error) if error.use_stderr() => return bad_flags(&error.to_string()),
         Err(help) => help.exit(),
     };
-    // rmcp logs session ids, which are credentials: only its warnings, unless asked for.
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| "info,rmcp=warn,rmcp_session_policy=info".into());
+    // rmcp logs session ids, which are credentials, also in warnings of its server: none of those, unless asked for.
+    // `rmcp` alone would silence this library too, whose name begins with it.
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        "info,rmcp=warn,rmcp::transport::streamable_http_server=off,rmcp_session_policy=info".into()
+    });
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
     let sessions = match sessions(&args) {

@@ -1,4 +1,4 @@
-//! Session limits for MCP servers.
+#![doc = include_str!("../README.md")]
 
 pub mod admission;
 mod clock;

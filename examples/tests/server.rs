@@ -1,0 +1,373 @@
+//! The example server as its users meet it: a process, and real clients over HTTP.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use rmcp::model::{CallToolRequestParams, ProgressNotificationParam};
+use rmcp::service::{NotificationContext, RunningService, ServiceError};
+use rmcp::transport::StreamableHttpClientTransport;
+use rmcp::{ClientHandler, RoleClient, ServiceExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// How long to wait for what must happen. Only a failure waits that long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Cargo builds the examples next to the tests of their package.
+fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let target = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
+    let binary = target.join("examples").join(format!("server{}", std::env::consts::EXE_SUFFIX));
+    assert!(binary.exists(), "{} is missing: run `cargo build --examples` first", binary.display());
+    binary
+}
+
+/// A running server. Its drop kills it.
+struct Server {
+    process: Child,
+    url: String,
+    logs: JoinHandle<String>,
+}
+
+impl Server {
+    async fn start(flags: &[&str]) -> Self {
+        let mut process = Command::new(binary())
+            .args(["--listen", "127.0.0.1:0"])
+            .args(flags)
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("starts");
+        let mut stderr = process.stderr.take().expect("piped");
+        let logs = tokio::spawn(async move {
+            let mut logs = String::new();
+            stderr.read_to_string(&mut logs).await.expect("text");
+            logs
+        });
+        let mut line = String::new();
+        let stdout = process.stdout.as_mut().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).await.expect("a first line");
+        let url = line.trim_end().strip_prefix("listening on ").expect("the address").to_owned();
+        assert!(url.starts_with("http://127.0.0.1:") && url.ends_with("/mcp"), "{line}");
+        Self { process, url, logs }
+    }
+
+    async fn health(&self) -> Value {
+        let url = self.url.replace("/mcp", "/healthz");
+        reqwest::get(url).await.expect("answers").json().await.expect("JSON")
+    }
+
+    /// Waits until the numbers are as they should be.
+    async fn health_until(&self, good: impl Fn(&Value) -> bool + Send + Sync) -> Value {
+        let until = async {
+            loop {
+                let health = self.health().await;
+                if good(&health) {
+                    return health;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, until).await {
+            Ok(health) => health,
+            Err(_) => panic!("never came to be: {}", self.health().await),
+        }
+    }
+
+    async fn connect(&self) -> Client {
+        self.try_connect(()).await.expect("connects")
+    }
+
+    async fn try_connect<H: ClientHandler>(&self, handler: H) -> Result<Client<H>, Box<dyn std::error::Error>> {
+        let transport = StreamableHttpClientTransport::from_uri(self.url.clone());
+        let connecting = tokio::time::timeout(PATIENCE, handler.serve(transport));
+        Ok(Client { service: connecting.await.expect("an answer")? })
+    }
+
+    /// Opens a session by hand, from an address of one's choice; gives the status and the id.
+    async fn initialize(&self, from: [u8; 4]) -> (u16, Option<String>) {
+        let params = json!({
+            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "by hand", "version": "1" }
+        });
+        let request = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params });
+        let response = post(&self.url, from, None, &request).await;
+        let id = response.headers().get("mcp-session-id").map(|id| id.to_str().expect("text").to_owned());
+        let status = response.status().as_u16();
+        response.text().await.expect("a body");
+        (status, id)
+    }
+
+    async fn initialized(&self, id: &str) {
+        let message = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+        let response = post(&self.url, [127, 0, 0, 1], Some(id), &message).await;
+        assert!(response.status().is_success(), "{}", response.status());
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.process.id().expect("it runs");
+        let kill = std::process::Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status();
+        assert!(kill.expect("sh").success());
+    }
+
+    /// Waits for the end; gives the exit status and what was logged.
+    async fn end(mut self) -> (ExitStatus, String) {
+        let status = tokio::time::timeout(PATIENCE, self.process.wait()).await.expect("ends").expect("waits");
+        (status, self.logs.await.expect("collected"))
+    }
+}
+
+async fn post(url: &str, from: [u8; 4], session: Option<&str>, body: &Value) -> reqwest::Response {
+    let http = reqwest::Client::builder().local_address(std::net::IpAddr::from(from)).build().expect("a client");
+    let mut request = http.post(url).header("accept", "application/json, text/event-stream").json(body);
+    if let Some(id) = session {
+        request = request.header("mcp-session-id", id).header("mcp-protocol-version", "2025-11-25");
+    }
+    request.send().await.expect("answers")
+}
+
+/// A real client of rmcp.
+struct Client<H: ClientHandler = ()> {
+    service: RunningService<RoleClient, H>,
+}
+
+impl<H: ClientHandler> Client<H> {
+    async fn call(&self, tool: &'static str, arguments: Value) -> Result<String, ServiceError> {
+        let mut params = CallToolRequestParams::new(tool);
+        params.arguments = arguments.as_object().cloned();
+        let result = tokio::time::timeout(PATIENCE, self.service.call_tool(params)).await.expect("an answer")?;
+        let content = serde_json::to_value(&result.content).expect("serializes");
+        Ok(content[0]["text"].as_str().expect("text").to_owned())
+    }
+
+    async fn echo(&self, text: &str) -> Result<String, ServiceError> {
+        self.call("echo", json!({ "text": text })).await
+    }
+
+    async fn count(&self) -> Result<String, ServiceError> {
+        self.call("count", json!({})).await
+    }
+}
+
+/// Passes on what a server reports.
+struct Watching(mpsc::UnboundedSender<ProgressNotificationParam>);
+
+impl ClientHandler for Watching {
+    async fn on_progress(&self, progress: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
+        self.0.send(progress).expect("the test listens");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offers_its_tools_and_its_numbers() {
+    let server = Server::start(&["--max-sessions", "7"]).await;
+    let health = server.health().await;
+    for count in ["live", "opening", "busy", "parked", "inner", "opened", "restored"] {
+        assert_eq!(health[count], 0, "{count}: {health}");
+    }
+    assert_eq!(health["max"], 7);
+
+    let (sender, mut reports) = mpsc::unbounded_channel();
+    let alice = server.try_connect(Watching(sender)).await.expect("connects");
+    let bob = server.connect().await;
+    assert_eq!(alice.echo("hello").await.expect("answers"), "hello");
+    assert_eq!(alice.count().await.expect("answers"), "1");
+    assert_eq!(alice.count().await.expect("answers"), "2");
+    assert_eq!(bob.count().await.expect("answers"), "1", "the counter is the session's own");
+    alice.call("sleep", json!({ "millis": 10 })).await.expect("answers");
+    for _ in 0..10 {
+        tokio::time::timeout(PATIENCE, reports.recv()).await.expect("ten reports").expect("the client listens");
+    }
+
+    let health = server.health_until(|health| health["opening"] == 0).await;
+    assert_eq!((&health["live"], &health["inner"], &health["opened"]), (&json!(2), &json!(2), &json!(2)), "{health}");
+    bob.service.cancel().await.expect("disconnects");
+    let health = server.health_until(|health| health["closed"]["client"] == 1).await;
+    assert_eq!((&health["live"], &health["closed"]["evicted"]), (&json!(1), &json!(0)), "{health}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_parking_an_evicted_session_comes_back_with_a_new_handler() {
+    for eviction in ["fifo", "lru", "lfu"] {
+        let server = Server::start(&["--max-sessions", "1", "--eviction", eviction]).await;
+        let alice = server.connect().await;
+        assert_eq!(alice.count().await.expect("answers"), "1");
+        let bob = server.connect().await;
+        assert_eq!(bob.echo("hi").await.expect("answers"), "hi");
+        assert_eq!(alice.count().await.expect("comes back"), "1", "what the handler remembered is gone");
+        let health = server.health().await;
+        assert_eq!((&health["opened"], &health["inner"]), (&json!(2), &json!(1)), "{eviction}: {health}");
+        assert_eq!(health["parked"], 1, "{eviction}: {health}");
+        assert!(health["restored"].as_u64() >= Some(1), "{eviction}: {health}");
+        assert!(health["closed"]["evicted"].as_u64() >= Some(2), "{eviction}: {health}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_parking_an_evicted_session_is_gone() {
+    let server = Server::start(&["--max-sessions", "1", "--parked", "0"]).await;
+    let (_, id) = server.initialize([127, 0, 0, 1]).await;
+    let id = id.expect("a session");
+    server.initialized(&id).await;
+    let bob = server.connect().await;
+    assert_eq!(bob.echo("hi").await.expect("answers"), "hi");
+    let call = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/list" });
+    let status = post(&server.url, [127, 0, 0, 1], Some(&id), &call).await.status();
+    assert_eq!(status.as_u16(), 404, "so that a client knows to initialize anew");
+    let health = server.health().await;
+    assert_eq!((&health["restored"], &health["parked"]), (&json!(0), &json!(0)), "{health}");
+    assert_eq!((&health["closed"]["evicted"], &health["inner"]), (&json!(1), &json!(1)), "{health}");
+}
+
+/// Ten times as many users as places, and nobody notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_clients_take_turns_on_a_hundred_places() {
+    const AT_ONCE: usize = 16;
+    let server = Arc::new(Server::start(&["--max-sessions", "100"]).await);
+    let done = Arc::new(AtomicBool::new(false));
+    let sampling = tokio::spawn({
+        let (server, done) = (Arc::clone(&server), Arc::clone(&done));
+        async move {
+            let mut most = 0;
+            while !done.load(SeqCst) {
+                most = most.max(server.health().await["inner"].as_u64().expect("a number"));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            most
+        }
+    });
+    let clients: Vec<_> =
+        stream::iter(0..1_000).map(|_| async { server.connect().await }).buffer_unordered(AT_ONCE).collect().await;
+    for turn in 0..2 {
+        let answers: Vec<_> =
+            stream::iter(&clients).map(|client| client.echo("me")).buffer_unordered(AT_ONCE).collect().await;
+        for answer in answers {
+            assert_eq!(answer.expect("every call succeeds"), "me", "turn {turn}");
+        }
+    }
+    done.store(true, SeqCst);
+    let most = sampling.await.expect("samples");
+    assert!((1..=100).contains(&most), "{most} sessions in the inner manager");
+    let health = server.health().await;
+    assert_eq!((&health["opened"], &health["max"]), (&json!(1_000), &json!(100)), "{health}");
+    assert!(health["restored"].as_u64() >= Some(1_000), "{health}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refuses_whom_a_rate_refuses() {
+    let server = Server::start(&["--rate", "2/3600"]).await;
+    let _alice = server.connect().await;
+    let _bob = server.connect().await;
+    server.try_connect(()).await.map(drop).expect_err("one too many");
+    let health = server.health().await;
+    assert_eq!((&health["opened"], &health["refused"]["quota"]), (&json!(2), &json!(1)), "{health}");
+    assert_eq!(health["inner"], 2, "{health}");
+}
+
+#[cfg(target_os = "linux")] // where all of 127.0.0.0/8 is at hand
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gives_each_client_a_rate_of_its_own() {
+    let server = Server::start(&["--per-client-rate", "1/3600", "--rate", "2/3600"]).await;
+    assert_eq!(server.initialize([127, 0, 0, 1]).await.0, 200);
+    assert_ne!(server.initialize([127, 0, 0, 1]).await.0, 200, "it had its one");
+    assert_eq!(server.initialize([127, 0, 0, 2]).await.0, 200);
+    assert_ne!(server.initialize([127, 0, 0, 3]).await.0, 200, "all together had their two");
+    assert_eq!(server.health().await["refused"]["quota"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ends_sessions_in_time() {
+    let server = Server::start(&["--init-timeout", "1", "--idle-timeout", "1", "--max-lifetime", "2"]).await;
+    let _listening = server.connect().await;
+    let (_, silent) = server.initialize([127, 0, 0, 1]).await;
+    server.initialized(&silent.expect("a session")).await;
+    server.initialize([127, 0, 0, 1]).await;
+    let ended = |health: &Value| {
+        ["idle", "init_timeout", "lifetime"].iter().all(|reason| health["closed"][reason].as_u64() >= Some(1))
+    };
+    server.health_until(ended).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lets_a_call_under_way_finish_before_it_stops() {
+    for signal in ["INT", "TERM"] {
+        let server = Server::start(&[]).await;
+        let alice = server.connect().await;
+        let _idle = server.connect().await;
+        let call = tokio::spawn(async move { alice.call("sleep", json!({ "millis": 300 })).await });
+        server.health_until(|health| health["busy"] == 1).await;
+        server.signal(signal);
+        assert_eq!(call.await.expect("runs").expect("its answer"), "slept 300 ms", "{signal}");
+        let (status, logs) = server.end().await;
+        assert_eq!(status.code(), Some(0), "{signal}: {logs}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn may_be_stopped_as_soon_as_it_has_said_where_it_listens() {
+    for _ in 0..30 {
+        let server = Server::start(&[]).await;
+        server.signal("INT");
+        let (status, logs) = server.end().await;
+        assert_eq!(status.code(), Some(0), "{logs}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_no_session_id() {
+    let server = Server::start(&["--max-sessions", "1"]).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let id = server.initialize([127, 0, 0, 1]).await.1.expect("a session");
+        server.initialized(&id).await;
+        ids.push(id);
+    }
+    let call = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/list" });
+    for id in &ids {
+        let response = post(&server.url, [127, 0, 0, 1], Some(id), &call).await;
+        // To the end: until it is answered, the call keeps its session in the only place.
+        let answer = response.text().await.expect("a body");
+        assert!(answer.contains("\"echo\""), "{answer}");
+    }
+    server.signal("INT");
+    let (status, logs) = server.end().await;
+    assert_eq!(status.code(), Some(0), "{logs}");
+    assert!(logs.contains("evicted"), "the logs are on: {logs}");
+    assert!(!ids.iter().any(|id| logs.contains(id)), "an id is a credential: {logs}");
+}
+
+#[tokio::test]
+async fn says_in_one_line_what_is_wrong_with_a_flag() {
+    let wrong = [
+        ["--max-sessions", "0"],
+        ["--max-sessions", "many"],
+        ["--rate", "0/60"],
+        ["--rate", "60"],
+        ["--rate", "5/0"],
+        ["--per-client-rate", "0/60"],
+        ["--idle-timeout", "0"],
+        ["--idle-timeout", "soon"],
+        ["--max-lifetime", "99999999999"],
+        ["--init-timeout", "0"],
+        ["--eviction", "mru"],
+        ["--listen", "nowhere"],
+        ["--parked", "some"],
+        ["--surprise", "me"],
+    ];
+    for flags in wrong {
+        let run = Command::new(binary()).args(flags).stdin(Stdio::null()).kill_on_drop(true).output();
+        let Output { status, stdout, stderr } = tokio::time::timeout(PATIENCE, run).await.expect("ends").expect("runs");
+        let stderr = String::from_utf8(stderr).expect("text");
+        assert_eq!(status.code(), Some(2), "{flags:?}: {stderr}");
+        assert!(stderr.ends_with('\n') && stderr.lines().count() == 1 && stderr.len() > 20, "{flags:?}: {stderr}");
+        assert!(stdout.is_empty(), "{flags:?}");
+    }
+}
