@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::error::Refusal;
+
 tokio::task_local! {
     static CURRENT: Arc<Scope>;
 }
@@ -14,6 +16,25 @@ struct Scope {
     context: Arc<ClientContext>,
     /// What keeps the session of the request until the request has been handed to it.
     lease: Mutex<Option<Box<dyn Any + Send>>>,
+    /// What the manager last said no to.
+    outcome: Mutex<Option<Outcome>>,
+}
+
+/// What the manager said no to, for whoever answers the client: rmcp hands on an error's text and nothing else.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// The session is not there (any more).
+    NotFound,
+    /// A newcomer, or a session that wanted to come back, was turned away.
+    Refused(Refusal),
+}
+
+/// Notes what the manager says no to. Outside any scope nobody asks.
+pub(crate) fn note(outcome: Outcome) {
+    let noted = |scope: &Arc<Scope>| {
+        *scope.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+    };
+    CURRENT.try_with(noted).ok();
 }
 
 /// Keeps something until the scope that is running ends, or something else is kept instead. Outside any scope it is
@@ -128,8 +149,16 @@ impl ClientContext {
     /// request has been handed to it or the scope ends. It is not inherited by spawned tasks: capture the context before
     /// a `tokio::spawn`.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
-        let scope = Scope { context: Arc::new(self), lease: Mutex::new(None) };
-        CURRENT.scope(Arc::new(scope), future).await
+        self.observe(future).await.0
+    }
+
+    /// Runs a future in which [`current`](Self::current) is this context, and tells what the manager said no to in it.
+    pub(crate) async fn observe<F: Future>(self, future: F) -> (F::Output, Option<Outcome>) {
+        let scope = Scope { context: Arc::new(self), lease: Mutex::new(None), outcome: Mutex::new(None) };
+        let scope = Arc::new(scope);
+        let output = CURRENT.scope(Arc::clone(&scope), future).await;
+        let outcome = scope.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        (output, outcome)
     }
 
     pub(crate) fn is_in_scope() -> bool {

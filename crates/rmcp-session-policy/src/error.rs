@@ -1,8 +1,10 @@
 //! What can go wrong.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use crate::admission::{InvalidSetting, Rejection, Retry};
+use crate::admission::{ArrivalKind, InvalidSetting, Rejection, Retry};
+use crate::observe::RefusalReason;
 
 /// Why the manager did not do what it was asked for. `E` is the error of the inner session manager.
 ///
@@ -40,6 +42,59 @@ impl<E: std::error::Error + 'static> fmt::Debug for PolicyError<E> {
             Self::NotFound => f.write_str("NotFound"),
             Self::DuplicateId => f.write_str("DuplicateId"),
             Self::Inner(_) => f.write_str("Inner(..)"),
+        }
+    }
+}
+
+/// A refusal, as whoever answers the client needs it.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) kind: ArrivalKind,
+    pub(crate) reason: RefusalReason,
+    pub(crate) policy: Cow<'static, str>,
+    pub(crate) retry: Retry,
+    pub(crate) limit: Option<u64>,
+    pub(crate) remaining: Option<u64>,
+    pub(crate) text: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// By an admission policy.
+    pub(crate) fn rejected(kind: ArrivalKind, rejection: &Rejection) -> Self {
+        Self {
+            kind,
+            reason: rejection.class().into(),
+            policy: rejection.policy().to_owned().into(),
+            retry: rejection.retry(),
+            limit: rejection.limit(),
+            remaining: rejection.remaining(),
+            text: rejection.to_string().into(),
+        }
+    }
+
+    /// For want of a place.
+    pub(crate) fn at_capacity(kind: ArrivalKind, full: &AtCapacity) -> Self {
+        Self {
+            kind,
+            reason: RefusalReason::AtCapacity,
+            policy: "capacity".into(),
+            retry: full.retry,
+            limit: Some(full.max_sessions as u64),
+            remaining: Some(0),
+            text: full.to_string().into(),
+        }
+    }
+
+    /// Because the server is about to stop.
+    pub(crate) const fn draining(kind: ArrivalKind) -> Self {
+        Self {
+            kind,
+            reason: RefusalReason::Draining,
+            policy: Cow::Borrowed("draining"),
+            retry: Retry::Unknown,
+            limit: None,
+            remaining: None,
+            text: Cow::Borrowed("the server is draining"),
         }
     }
 }

@@ -5,6 +5,8 @@ mod clock;
 mod context;
 mod error;
 pub mod eviction;
+#[cfg(feature = "http")]
+pub mod http;
 mod manager;
 mod observe;
 mod registry;

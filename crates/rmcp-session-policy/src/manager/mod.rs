@@ -20,7 +20,9 @@ use std::sync::Arc;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 
-use shared::Shared;
+#[cfg(feature = "http")]
+pub(crate) use shared::Owner;
+pub(crate) use shared::Shared;
 
 /// A session manager under policies, over any inner one.
 ///
@@ -66,6 +68,11 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// [`local`](PolicySessionManager::local) does so.
     pub fn builder(inner: I) -> Builder<I> {
         Builder::new(inner)
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) const fn shared(&self) -> &Arc<Shared<I>> {
+        &self.shared
     }
 
     /// The inner manager.

@@ -120,6 +120,12 @@ impl<I: SessionManager> PolicySessionManager<I> {
         ended.len() + parked
     }
 
+    /// Whether a drain has begun.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(SeqCst)
+    }
+
     /// Stops in order: refuses newcomers, closes idle sessions, lets calls under way finish until `deadline` has passed,
     /// answers calls that come meanwhile with an error, then closes the rest.
     ///

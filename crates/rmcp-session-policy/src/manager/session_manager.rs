@@ -13,7 +13,7 @@ use rmcp::transport::streamable_http_server::session::{
 use tokio::time::Instant;
 
 use super::PolicySessionManager;
-use super::shared::Shared;
+use super::shared::{Shared, not_found};
 use crate::context::{ClientContext, let_go};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
@@ -39,7 +39,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     ) -> Result<ServerJsonRpcMessage, Self::Error> {
         let session = self.shared.find_live(id)?;
         let kind = if is_replay(&message) { Kind::Replay } else { Kind::Handshake };
-        let activity = session.record.begin(kind, Instant::now()).ok_or(PolicyError::NotFound)?;
+        let activity = session.record.begin(kind, Instant::now()).ok_or_else(not_found)?;
         note_software(&session, &message);
         session.raise(Flag::Initializing);
         session.record.progress.notify_waiters();
@@ -99,7 +99,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             ClientJsonRpcMessage::Request(request) => kind_of(&request.request),
             _ => Kind::Message,
         };
-        let activity = session.record.begin(kind, Instant::now()).ok_or(PolicyError::NotFound)?;
+        let activity = session.record.begin(kind, Instant::now()).ok_or_else(not_found)?;
         if kind == Kind::Call && self.shared.sees_uses {
             self.shared.lock().registry.used(&session.record);
         }
@@ -113,7 +113,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let session = self.shared.find_live(id)?;
         let replay = is_replay(&message);
         let kind = if replay { Kind::Replay } else { Kind::Message };
-        let activity = session.record.begin(kind, Instant::now()).ok_or(PolicyError::NotFound)?;
+        let activity = session.record.begin(kind, Instant::now()).ok_or_else(not_found)?;
         let initialized = matches!(&message, ClientJsonRpcMessage::Notification(notification)
             if matches!(notification.notification, ClientNotification::InitializedNotification(_)));
         if !replay && (initialized || session.record.restored) {
@@ -182,13 +182,13 @@ impl<I: SessionManager> Drop for Abandoned<'_, I> {
 
 /// An error of the inner manager about a session that ended meanwhile is no failure of it.
 fn inner_error<E: std::error::Error + 'static>(session: &Session, error: E) -> PolicyError<E> {
-    if session.is_closing() { PolicyError::NotFound } else { PolicyError::Inner(error) }
+    if session.is_closing() { not_found() } else { PolicyError::Inner(error) }
 }
 
 fn begin_listening<I: SessionManager>(
     session: &Arc<Session>,
 ) -> Result<crate::registry::Activity, PolicyError<I::Error>> {
-    let activity = session.record.begin(Kind::Listen, Instant::now()).ok_or(PolicyError::NotFound)?;
+    let activity = session.record.begin(Kind::Listen, Instant::now()).ok_or_else(not_found)?;
     if session.record.restored {
         session.record.ready();
     }

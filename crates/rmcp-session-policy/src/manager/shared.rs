@@ -20,10 +20,10 @@ use super::place::Place;
 use super::restore::UnderWay;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
 use crate::clock::Clock;
-use crate::context::ClientContext;
-use crate::error::{AtCapacity, PolicyError};
+use crate::context::{self as context_of, ClientContext, Outcome};
+use crate::error::{AtCapacity, PolicyError, Refusal};
 use crate::eviction::EvictionPolicy;
-use crate::observe::{RefusalReason, SessionEvent, SessionObserver, Tally};
+use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, SessionKey, Signals};
 use crate::transport::Session;
 
@@ -44,7 +44,7 @@ pub(super) struct Core {
 }
 
 /// A manager.
-pub(super) struct Shared<I> {
+pub(crate) struct Shared<I> {
     pub(super) inner: I,
     pub(super) settings: Settings,
     pub(super) rules: Rules,
@@ -123,7 +123,7 @@ impl<I: SessionManager> Shared<I> {
 
     /// A session that takes requests.
     pub(super) fn find_live(&self, id: &str) -> Result<Arc<Session>, PolicyError<I::Error>> {
-        self.find(id).filter(|session| !session.is_closing()).ok_or(PolicyError::NotFound)
+        self.find(id).filter(|session| !session.is_closing()).ok_or_else(not_found)
     }
 
     pub(super) fn observe(&self, event: &SessionEvent<'_>) {
@@ -134,28 +134,83 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
-    /// Counts and reports a newcomer that is turned away.
+    /// Counts and reports somebody who is turned away.
+    pub(crate) fn turn_away(&self, refusal: Refusal, context: Option<&ClientContext>) -> Refusal {
+        let Refusal { kind, reason, retry, .. } = refusal;
+        self.tally.count_refused(reason);
+        tracing::debug!(?kind, %reason, "refused a newcomer");
+        self.observe(&SessionEvent::Refused { kind, reason, retry, context });
+        refusal
+    }
+
+    /// Turns a newcomer away: counts it, reports it, and notes it for whoever answers the client.
     pub(super) fn refuse(
         &self,
         kind: ArrivalKind,
         context: Option<&ClientContext>,
         error: PolicyError<I::Error>,
     ) -> PolicyError<I::Error> {
-        let (reason, retry) = match &error {
-            PolicyError::Refused(rejection) => (RefusalReason::from(rejection.class()), rejection.retry()),
-            PolicyError::AtCapacity(full) => (RefusalReason::AtCapacity, full.retry),
-            PolicyError::Draining => (RefusalReason::Draining, Retry::Unknown),
+        let refusal = match &error {
+            PolicyError::Refused(rejection) => Refusal::rejected(kind, rejection),
+            PolicyError::AtCapacity(full) => Refusal::at_capacity(kind, full),
+            PolicyError::Draining => Refusal::draining(kind),
             _ => return error,
         };
-        self.tally.count_refused(reason);
-        tracing::debug!(?kind, %reason, "refused a newcomer");
-        self.observe(&SessionEvent::Refused { kind, reason, retry, context });
+        context_of::note(Outcome::Refused(self.turn_away(refusal, context)));
         error
     }
 
     pub(super) fn at_capacity(&self) -> PolicyError<I::Error> {
         PolicyError::AtCapacity(AtCapacity { max_sessions: self.settings.max_sessions, retry: Retry::Unknown })
     }
+}
+
+/// Whose a session is.
+#[cfg(feature = "http")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// It is neither live nor parked.
+    Unknown,
+    /// Somebody else's.
+    Other,
+    /// Its owner is asking.
+    Same,
+}
+
+/// For the HTTP layer.
+#[cfg(feature = "http")]
+impl<I: SessionManager> Shared<I> {
+    /// Whether `principal` opened the session. Allocates nothing.
+    pub(crate) fn owner(&self, id: &str, principal: Option<&str>) -> Owner {
+        let is_same = |context: Option<&ClientContext>| {
+            if context.and_then(ClientContext::principal) == principal { Owner::Same } else { Owner::Other }
+        };
+        let live = self.directory.get(id).map(|session| is_same(session.record.context.as_deref()));
+        live.or_else(|| self.parking.owner(id, is_same)).unwrap_or(Owner::Unknown)
+    }
+
+    /// Whether an id that is neither live nor parked is nobody's: no other store has sessions.
+    pub(crate) fn knows_every_session(&self) -> bool {
+        self.parking.is_the_store()
+    }
+
+    pub(crate) const fn max_sessions(&self) -> usize {
+        self.settings.max_sessions
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    pub(crate) fn admission(&self) -> Option<&dyn AdmissionPolicy> {
+        self.admission.as_deref()
+    }
+}
+
+/// The session is not there (any more), and whoever answers the client is told so.
+pub(super) fn not_found<E: std::error::Error>() -> PolicyError<E> {
+    context_of::note(Outcome::NotFound);
+    PolicyError::NotFound
 }
 
 impl<I> Drop for Shared<I> {

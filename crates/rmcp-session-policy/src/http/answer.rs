@@ -1,0 +1,189 @@
+//! The answers to requests that are turned away.
+
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode, Version};
+use rmcp::model::{ErrorCode, ErrorData, RequestId, ServerJsonRpcMessage};
+use serde_json::json;
+
+use super::body::PolicyBody;
+use crate::admission::{ArrivalKind, Retry};
+use crate::error::Refusal;
+use crate::observe::RefusalReason;
+
+/// When to come back if nobody knows: a place may come free at any moment.
+const UNKNOWN_SECONDS: u64 = 1;
+
+/// Whether a request belongs to a session, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// For a session that is to be, or without one.
+    New,
+    /// Within a session, by POST.
+    Within,
+    /// Within a session, to listen.
+    Listen,
+}
+
+/// The session does not exist, has ended, or is somebody else's: nobody can tell which.
+pub(super) fn not_found<B>() -> Response<PolicyBody<B>> {
+    let mut response = Response::new(PolicyBody::own("Not Found: Session not found"));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    finish(&mut response, "text/plain; charset=utf-8");
+    response
+}
+
+/// Nothing is known of the client, and the server does not serve strangers.
+pub(super) fn anonymous<B>() -> Response<PolicyBody<B>> {
+    let mut response = Response::new(PolicyBody::own("Forbidden: nothing is known of the client"));
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    finish(&mut response, "text/plain; charset=utf-8");
+    response
+}
+
+fn finish<B>(response: &mut Response<B>, content_type: &'static str) {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// Whole seconds, rounded up, at least 1: waiting that long is enough.
+fn retry_seconds(retry: Retry) -> Option<u64> {
+    match retry {
+        Retry::After(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
+        Retry::Unknown => Some(UNKNOWN_SECONDS),
+        Retry::Never => None,
+    }
+}
+
+/// The JSON-RPC error of a refusal. MCP keeps -32000..=-32099 for itself, so the codes are those of HTTP.
+pub(crate) fn error(refusal: &Refusal) -> ErrorData {
+    let seconds = retry_seconds(refusal.retry);
+    let millis = match refusal.retry {
+        Retry::After(wait) => Some(wait.as_nanos().div_ceil(1_000_000) as u64),
+        Retry::Unknown | Retry::Never => None,
+    };
+    let data = json!({
+        "reason": refusal.reason.as_str(),
+        "policy": refusal.policy,
+        "retryAfterSeconds": seconds,
+        "retryAfterMs": millis,
+        "limit": refusal.limit,
+        "remaining": refusal.remaining,
+    });
+    ErrorData::new(ErrorCode(i32::from(status(refusal).as_u16())), refusal.text.clone(), Some(data))
+}
+
+fn status(refusal: &Refusal) -> StatusCode {
+    match refusal.reason {
+        RefusalReason::Quota => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// The answer to a request that was refused.
+pub(super) fn refused<B>(
+    refusal: &Refusal,
+    asked: Asked,
+    id: Option<RequestId>,
+    version: Version,
+) -> Response<PolicyBody<B>> {
+    let mut response = match &id {
+        Some(id) => {
+            let message = ServerJsonRpcMessage::error(error(refusal), Some(id.clone()));
+            // It is made of strings and numbers.
+            let text = serde_json::to_string(&message).unwrap_or_default();
+            let mut response = Response::new(PolicyBody::own(text));
+            finish(&mut response, "application/json");
+            response
+        }
+        // A strict client does not parse `"id": null`.
+        None => {
+            let mut response = Response::new(PolicyBody::own(refusal.text.clone().into_owned()));
+            finish(&mut response, "text/plain; charset=utf-8");
+            response
+        }
+    };
+    // Within a session anything but 200 kills some clients; a listener, and what has no answer, gets the status.
+    *response.status_mut() = match asked {
+        Asked::Within if id.is_some() => StatusCode::OK,
+        Asked::Listen => StatusCode::SERVICE_UNAVAILABLE,
+        Asked::Within | Asked::New => status(refusal),
+    };
+    let headers = response.headers_mut();
+    if let Some(seconds) = retry_seconds(refusal.retry) {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    for (name, value) in rate_limit(refusal) {
+        headers.insert(name, value);
+    }
+    if refusal.reason == RefusalReason::Draining && version < Version::HTTP_2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10.
+fn rate_limit(refusal: &Refusal) -> Vec<(HeaderName, HeaderValue)> {
+    let (Some(limit), Some(remaining)) = (refusal.limit, refusal.remaining) else { return Vec::new() };
+    // The name goes into a structured-field string.
+    let name: String = refusal.policy.chars().filter(|c| (' '..='~').contains(c) && !matches!(c, '"' | '\\')).collect();
+    let mut now = format!("\"{name}\";r={remaining}");
+    if let (Retry::After(_), Some(seconds)) = (refusal.retry, retry_seconds(refusal.retry)) {
+        now.push_str(&format!(";t={seconds}"));
+    }
+    let fields = [("ratelimit-policy", format!("\"{name}\";q={limit}")), ("ratelimit", now)];
+    fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)))
+        .collect()
+}
+
+/// How a restore that was refused shows where rmcp says 404: the session is still parked.
+pub(super) fn still_parked(max_sessions: usize) -> Refusal {
+    Refusal {
+        kind: ArrivalKind::Restore,
+        reason: RefusalReason::AtCapacity,
+        policy: "capacity".into(),
+        retry: Retry::Unknown,
+        limit: Some(max_sessions as u64),
+        remaining: Some(0),
+        text: "the session could not be restored now".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn retry_after_is_whole_seconds_rounded_up_and_at_least_one() {
+        let after = |millis| retry_seconds(Retry::After(Duration::from_millis(millis)));
+        assert_eq!([after(0), after(1), after(1_000), after(1_001)], [Some(1), Some(1), Some(1), Some(2)]);
+        assert_eq!(retry_seconds(Retry::Never), None);
+    }
+
+    #[test]
+    fn the_refusing_policy_is_the_same_in_body_and_headers() {
+        let refusal = Refusal {
+            kind: ArrivalKind::Create,
+            reason: RefusalReason::Quota,
+            policy: "sliding_window".into(),
+            retry: Retry::After(Duration::from_millis(1_500)),
+            limit: Some(5),
+            remaining: Some(0),
+            text: "refused".into(),
+        };
+        let response = refused::<String>(&refusal, Asked::New, Some(RequestId::Number(7)), Version::HTTP_11);
+        assert_eq!(response.status(), 429);
+        let header = |name| response.headers().get(name).map(|value| value.to_str().expect("text"));
+        assert_eq!(header("retry-after"), Some("2"));
+        assert_eq!(header("ratelimit-policy"), Some("\"sliding_window\";q=5"));
+        assert_eq!(header("ratelimit"), Some("\"sliding_window\";r=0;t=2"));
+        assert_eq!(header("cache-control"), Some("no-store"));
+        let data = error(&refusal).data.expect("data");
+        assert_eq!(data["policy"], "sliding_window");
+        assert_eq!((&data["retryAfterSeconds"], &data["retryAfterMs"]), (&json!(2), &json!(1_500)));
+    }
+}

@@ -1,0 +1,152 @@
+//! The bodies of requests and responses.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use pin_project_lite::pin_project;
+use rmcp::model::RequestId;
+
+use crate::admission::Lease;
+
+/// How much of a request's body is kept to find its id in.
+pub(super) const KEPT_BYTES: usize = 8 << 10;
+
+/// The beginning of a request's body.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Beginning(Arc<Mutex<Vec<u8>>>);
+
+impl Beginning {
+    pub(super) fn keep(&self, data: &[u8]) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = (KEPT_BYTES + 1).saturating_sub(kept.len());
+        kept.extend_from_slice(&data[..data.len().min(room)]);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len() > KEPT_BYTES
+    }
+
+    /// The id of the JSON-RPC request, if this is all of one.
+    pub(super) fn request_id(&self) -> Option<RequestId> {
+        #[derive(serde::Deserialize)]
+        struct Request {
+            id: RequestId,
+            #[serde(rename = "method")]
+            _method: serde::de::IgnoredAny,
+        }
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (kept.len() <= KEPT_BYTES)
+            .then(|| serde_json::from_slice::<Request>(&kept).ok())
+            .flatten()
+            .map(|request| request.id)
+    }
+}
+
+pin_project! {
+    /// The body of a request, whose beginning is kept to find the request's id in.
+    #[derive(Debug)]
+    pub struct TeeBody<B> {
+        #[pin]
+        inner: B,
+        beginning: Beginning,
+    }
+}
+
+impl<B> TeeBody<B> {
+    pub(super) const fn new(inner: B, beginning: Beginning) -> Self {
+        Self { inner, beginning }
+    }
+}
+
+impl<B: Body> Body for TeeBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let frame = this.inner.poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            // A buffer in several parts is rare, and of it the first must do.
+            this.beginning.keep(data.chunk());
+            if data.chunk().len() < data.remaining() {
+                this.beginning.keep(&[0; KEPT_BYTES + 1]);
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+pin_project! {
+    /// The body of a response: the service's, or our own.
+    #[derive(Debug)]
+    pub struct PolicyBody<B> {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[derive(Debug)]
+    #[project = Projected]
+    enum Kind<B> {
+        // What the request holds of its admission is held until the body ends.
+        Service { #[pin] inner: B, lease: Option<Lease> },
+        Own { #[pin] inner: Full<Bytes> },
+    }
+}
+
+impl<B> PolicyBody<B> {
+    pub(super) const fn service(inner: B, lease: Option<Lease>) -> Self {
+        Self { kind: Kind::Service { inner, lease } }
+    }
+
+    pub(super) fn own(text: impl Into<Bytes>) -> Self {
+        Self { kind: Kind::Own { inner: Full::new(text.into()) } }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for PolicyBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().kind.project() {
+            Projected::Service { inner, lease } => {
+                let frame = inner.poll_frame(cx);
+                if matches!(frame, Poll::Ready(None)) {
+                    *lease = None;
+                }
+                frame
+            }
+            Projected::Own { inner } => inner.poll_frame(cx).map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Service { inner, .. } => inner.is_end_stream(),
+            Kind::Own { inner } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Service { inner, .. } => inner.size_hint(),
+            Kind::Own { inner } => inner.size_hint(),
+        }
+    }
+}

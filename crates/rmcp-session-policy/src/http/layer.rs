@@ -1,0 +1,214 @@
+//! The layer, and its settings.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
+use ipnet::IpNet;
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use tower_layer::Layer;
+
+use super::forwarded;
+use super::service::PolicyService;
+use crate::admission::AdmissionPolicy;
+use crate::context::ClientContext;
+use crate::error::ConfigError;
+use crate::manager::{PolicySessionManager, Shared};
+
+/// In which header trusted proxies say for whom they ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+impl ForwardedHeader {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::Forwarded => "forwarded",
+        }
+    }
+}
+
+/// Goes around rmcp's service: tells the policies who is asking, and clients the truth.
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+/// use rmcp_session_policy::PolicySessionManager;
+/// use tower_layer::Layer;
+///
+/// # #[derive(Clone)] struct MyServer; impl rmcp::ServerHandler for MyServer {}
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sessions = Arc::new(PolicySessionManager::local().build()?);
+/// let mut config = StreamableHttpServerConfig::default();
+/// config.session_store = Some(sessions.parking());
+/// let mcp = StreamableHttpService::new(|| Ok(MyServer), sessions.clone(), config);
+/// let app: axum::Router = axum::Router::new().nest_service("/mcp", sessions.layer().layer(mcp));
+/// # Ok(()) }
+/// ```
+#[must_use]
+pub struct PolicyLayer<I> {
+    shared: Arc<Shared<I>>,
+    settings: Settings,
+}
+
+type PeerOf = Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
+type PrincipalOf = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
+
+/// How requests are read.
+#[derive(Clone, Default)]
+pub(super) struct Settings {
+    peer: Option<PeerOf>,
+    principal: Option<PrincipalOf>,
+    trusted: Arc<[IpNet]>,
+    forwarded: ForwardedHeader,
+    kept: Arc<[HeaderName]>,
+    pub(super) refuse_anonymous: bool,
+    pub(super) sessionless: Option<Arc<dyn AdmissionPolicy>>,
+}
+
+impl<I: SessionManager> PolicySessionManager<I> {
+    /// The layer to put around rmcp's `StreamableHttpService`.
+    pub fn layer(&self) -> PolicyLayer<I> {
+        PolicyLayer { shared: Arc::clone(self.shared()), settings: Settings::default() }
+    }
+}
+
+impl<I: SessionManager> PolicyLayer<I> {
+    /// Sets how the peer's address is found. Defaults to axum's `ConnectInfo<SocketAddr>`, with the feature `axum`.
+    pub fn peer(mut self, peer: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
+        self.settings.peer = Some(Arc::new(peer));
+        self
+    }
+
+    /// Sets how the authenticated subject is found: in what an authentication layer put into the request's extensions,
+    /// for instance. A session belongs to the principal that opened it. Defaults to nobody.
+    pub fn principal(mut self, principal: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.settings.principal = Some(Arc::new(principal));
+        self
+    }
+
+    /// Sets the proxies whose forwarding header is believed, as addresses or networks. Defaults to none.
+    ///
+    /// # Errors
+    ///
+    /// The first entry that is neither an address nor a network.
+    pub fn trusted_proxies<T: AsRef<str>>(mut self, proxies: impl IntoIterator<Item = T>) -> Result<Self, ConfigError> {
+        let parse = |text: T| {
+            let text = text.as_ref().trim();
+            let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            network.map_err(|_| {
+                ConfigError::new("trusted_proxies", text, "write an address or a network, as in 10.0.0.0/8")
+            })
+        };
+        self.settings.trusted = proxies.into_iter().map(parse).collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
+    /// Sets which header trusted proxies write. The other one is never read: clients can send it through. Defaults to
+    /// `X-Forwarded-For`.
+    pub const fn forwarded_header(mut self, header: ForwardedHeader) -> Self {
+        self.settings.forwarded = header;
+        self
+    }
+
+    /// Sets which headers of a request its [`ClientContext`] keeps, for policies that key by them. Defaults to none.
+    pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.settings.kept = names.into_iter().collect();
+        self
+    }
+
+    /// Refuses, with 403, clients of whom neither address nor principal is known. By default they share one key.
+    pub const fn refuse_anonymous(mut self) -> Self {
+        self.settings.refuse_anonymous = true;
+        self
+    }
+
+    /// Sets who may make requests without a session (protocol 2026-07-28). What a permit holds is held until the body of
+    /// the response ends. Defaults to everybody.
+    ///
+    /// # Errors
+    ///
+    /// The first setting of the policy that makes no sense.
+    pub fn sessionless(mut self, policy: impl AdmissionPolicy) -> Result<Self, ConfigError> {
+        policy.validate()?;
+        self.settings.sessionless = Some(Arc::new(policy));
+        Ok(self)
+    }
+}
+
+impl Settings {
+    /// Who is asking.
+    pub(super) fn context(&self, parts: &Parts) -> ClientContext {
+        let mut context = ClientContext::new();
+        let peer = match &self.peer {
+            Some(peer) => peer(parts),
+            None => connected(parts),
+        };
+        if let Some(peer) = peer {
+            context = context.with_peer(forwarded::client(peer, &parts.headers, self.forwarded, &self.trusted));
+        }
+        if let Some(principal) = self.principal.as_ref().and_then(|principal| principal(parts)) {
+            context = context.with_principal(principal);
+        }
+        for name in &*self.kept {
+            for value in parts.headers.get_all(name) {
+                let value: HeaderValue = value.clone();
+                context = context.with_header(name.clone(), value);
+            }
+        }
+        context
+    }
+}
+
+#[cfg(feature = "axum")]
+fn connected(parts: &Parts) -> Option<IpAddr> {
+    use axum::extract::ConnectInfo;
+    parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>().map(|ConnectInfo(peer)| peer.ip())
+}
+
+#[cfg(not(feature = "axum"))]
+const fn connected(_: &Parts) -> Option<IpAddr> {
+    None
+}
+
+impl<S, I> Layer<S> for PolicyLayer<I> {
+    type Service = PolicyService<S, I>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        PolicyService::new(inner, Arc::clone(&self.shared), self.settings.clone())
+    }
+}
+
+impl<I> Clone for PolicyLayer<I> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), settings: self.settings.clone() }
+    }
+}
+
+impl<I> fmt::Debug for PolicyLayer<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicyLayer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("trusted_proxies", &self.trusted)
+            .field("forwarded_header", &self.forwarded)
+            .field("keep_headers", &self.kept)
+            .field("refuse_anonymous", &self.refuse_anonymous)
+            .field("sessionless", &self.sessionless)
+            .finish_non_exhaustive()
+    }
+}

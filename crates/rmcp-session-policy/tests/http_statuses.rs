@@ -1,0 +1,258 @@
+//! What clients are told, by raw HTTP.
+
+mod server;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent, SlidingWindow};
+use rmcp_session_policy::http::PolicyLayer;
+use rmcp_session_policy::{Builder, CloseReason, PolicySessionManager};
+use serde_json::{Value, json};
+use tower_layer::Layer;
+
+type Sessions = PolicySessionManager<LocalSessionManager>;
+
+struct Server {
+    sessions: Arc<Sessions>,
+    url: String,
+    client: Client,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    async fn start(builder: Builder<LocalSessionManager>) -> Self {
+        Self::with(builder, true, |layer| layer).await
+    }
+
+    async fn with(
+        builder: Builder<LocalSessionManager>,
+        parking: bool,
+        set: impl FnOnce(PolicyLayer<LocalSessionManager>) -> PolicyLayer<LocalSessionManager>,
+    ) -> Self {
+        let sessions = Arc::new(builder.build().expect("valid"));
+        let mut config = StreamableHttpServerConfig::default();
+        if parking {
+            config.session_store = Some(sessions.parking());
+        }
+        let mcp = StreamableHttpService::new(|| Ok(server::Tools::default()), Arc::clone(&sessions), config);
+        let layer = set(sessions.layer().principal(|parts| {
+            parts
+                .headers
+                .get("x-user")
+                .and_then(|user| user.to_str().ok())
+                .filter(|user| !user.is_empty())
+                .map(str::to_owned)
+        }));
+        let app = axum::Router::new().nest_service("/mcp", layer.layer(mcp));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/mcp", listener.local_addr().expect("bound"));
+        let listener = axum::serve::ListenerExt::tap_io(listener, |tcp| tcp.set_nodelay(true).expect("nodelay"));
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
+        let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("serves") });
+        Self { sessions, url, client: Client::new(), task }
+    }
+
+    fn request(&self, method: Method, session: Option<&str>) -> RequestBuilder {
+        let request = self.client.request(method, &self.url).header("accept", "application/json, text/event-stream");
+        match session {
+            Some(id) => request.header("mcp-session-id", id),
+            None => request,
+        }
+    }
+
+    fn post(&self, session: Option<&str>, message: &Value) -> RequestBuilder {
+        self.request(Method::POST, session).json(message)
+    }
+
+    async fn initialize(&self) -> Response {
+        self.post(None, &initialize(1)).send().await.expect("answers")
+    }
+
+    /// Opens a session, ready.
+    async fn open(&self) -> String {
+        self.open_as("").await
+    }
+
+    async fn open_as(&self, user: &str) -> String {
+        let response = self.post(None, &initialize(1)).header("x-user", user).send().await.expect("answers");
+        assert_eq!(response.status(), 200);
+        let id = response.headers()["mcp-session-id"].to_str().expect("text").to_owned();
+        response.bytes().await.expect("a body");
+        let message = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+        let ready = self.post(Some(&id), &message).header("x-user", user).send().await.expect("answers");
+        assert_eq!(ready.status(), 202);
+        id
+    }
+}
+
+fn initialize(id: u64) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}})
+}
+
+fn call(id: u64, tool: &str, arguments: &Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": tool, "arguments": arguments}})
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().expect("text"))
+}
+
+#[tokio::test]
+async fn a_quota_is_429_with_the_request_s_own_id() {
+    let server = Server::start(
+        PolicySessionManager::local().admission(SlidingWindow::new(1, Duration::from_secs(60)).per_client()),
+    )
+    .await;
+    assert_eq!(server.initialize().await.status(), 200);
+    let response = server.post(None, &initialize(77)).send().await.expect("answers");
+    assert_eq!(response.status(), 429);
+    let headers = response.headers().clone();
+    let seconds: u64 = header(&headers, "retry-after").expect("there").parse().expect("seconds");
+    assert!((1..=60).contains(&seconds));
+    assert_eq!(header(&headers, "ratelimit-policy"), Some("\"sliding_window\";q=1"));
+    assert_eq!(header(&headers, "cache-control"), Some("no-store"));
+    let body: Value = response.json().await.expect("json");
+    assert_eq!((&body["id"], &body["error"]["code"]), (&json!(77), &json!(429)));
+    assert_eq!(body["error"]["data"]["retryAfterSeconds"], json!(seconds));
+    assert_eq!(body["error"]["data"]["policy"], "sliding_window");
+}
+
+#[tokio::test]
+async fn a_refusal_by_the_manager_after_rmcp_read_the_body_has_the_id_too() {
+    // `Concurrent` cannot be peeked through a per-key policy that is not known yet, and a full server is not peeked.
+    let server = Server::start(PolicySessionManager::local().max_sessions(1).refuse_when_full()).await;
+    server.open().await;
+    let response = server.post(None, &initialize(5)).send().await.expect("answers");
+    assert_eq!(response.status(), 503);
+    assert_eq!(header(response.headers(), "retry-after"), Some("1"));
+    let body: Value = response.json().await.expect("json");
+    assert_eq!((&body["id"], &body["error"]["code"]), (&json!(5), &json!(503)));
+    assert_eq!(body["error"]["data"]["reason"], "at_capacity");
+}
+
+#[tokio::test]
+async fn without_an_id_the_body_is_plain_text() {
+    let server =
+        Server::start(PolicySessionManager::local().admission(SlidingWindow::new(1, Duration::from_secs(60)))).await;
+    assert_eq!(server.initialize().await.status(), 200);
+    for body in ["no json".to_owned(), initialize(1).to_string() + &" ".repeat(9_000)] {
+        let request = server.request(Method::POST, None).header("content-type", "application/json").body(body);
+        let response = request.send().await.expect("answers");
+        assert_eq!(response.status(), 429);
+        assert_eq!(header(response.headers(), "content-type"), Some("text/plain; charset=utf-8"));
+        assert!(response.text().await.expect("text").starts_with("refused by sliding_window"));
+    }
+}
+
+#[tokio::test]
+async fn a_dead_id_is_404_whatever_is_asked_of_it() {
+    let server = Server::with(PolicySessionManager::local().max_sessions(1), true, |layer| layer).await;
+    let id = server.open().await;
+    server.sessions.terminate(|_: &rmcp_session_policy::eviction::SessionInfo<'_>| true, CloseReason::Revoked).await;
+    for id in [id.as_str(), "never-was"] {
+        let post = server.post(Some(id), &call(1, "count", &json!({}))).send().await.expect("answers");
+        let get = server.request(Method::GET, Some(id)).send().await.expect("answers");
+        let delete = server.request(Method::DELETE, Some(id)).send().await.expect("answers");
+        assert_eq!([post.status(), get.status(), delete.status()], [StatusCode::NOT_FOUND; 3]);
+    }
+}
+
+#[tokio::test]
+async fn a_client_deletes_its_session_once() {
+    let server = Server::start(PolicySessionManager::local()).await;
+    let id = server.open().await;
+    let delete = || async { server.request(Method::DELETE, Some(&id)).send().await.expect("answers").status() };
+    assert_eq!(delete().await, 202);
+    assert_eq!(delete().await, 404);
+    assert_eq!(server.sessions.stats().closed(CloseReason::Client), 1);
+}
+
+#[tokio::test]
+async fn a_stranger_cannot_tell_a_session_from_none() {
+    let server = Server::start(PolicySessionManager::local()).await;
+    let id = server.open_as("alice").await;
+    for method in [Method::POST, Method::GET, Method::DELETE] {
+        let mut answers = Vec::new();
+        for asked in [id.as_str(), "00000000-0000-4000-8000-000000000000"] {
+            let request = server.request(method.clone(), Some(asked)).header("x-user", "mallory");
+            let request = if method == Method::POST { request.json(&call(1, "count", &json!({}))) } else { request };
+            let response = request.send().await.expect("answers");
+            let mut headers = response.headers().clone();
+            headers.remove("date");
+            answers.push((response.status(), headers, response.text().await.expect("text")));
+        }
+        assert_eq!(answers[0], answers[1], "{method}");
+        assert_eq!(answers[0].0, 404);
+    }
+    let own = server.post(Some(&id), &call(1, "count", &json!({}))).header("x-user", "alice");
+    assert_eq!(own.send().await.expect("answers").status(), 200);
+}
+
+#[tokio::test]
+async fn a_restore_that_is_refused_is_200_with_an_error_and_the_session_stays_parked() {
+    let server = Server::start(PolicySessionManager::local().max_sessions(1)).await;
+    let parked = server.open().await;
+    let live = server.open().await;
+    let busy = server.post(Some(&live), &call(1, "sleep", &json!({"millis": 600_000}))).send().await.expect("begins");
+    let response = server.post(Some(&parked), &call(9, "count", &json!({}))).send().await.expect("answers");
+    assert_eq!(response.status(), 200);
+    let body: Value = response.json().await.expect("json");
+    assert_eq!((&body["id"], &body["error"]["code"]), (&json!(9), &json!(503)));
+    let get = server.request(Method::GET, Some(&parked)).send().await.expect("answers");
+    assert_eq!(get.status(), 503);
+    assert_eq!(server.sessions.stats().parked, 1);
+    drop(busy);
+    server
+        .sessions
+        .terminate(|s: &rmcp_session_policy::eviction::SessionInfo<'_>| s.in_flight() > 0, CloseReason::Revoked)
+        .await;
+    let back = server.post(Some(&parked), &call(10, "count", &json!({}))).send().await.expect("answers");
+    assert!(back.text().await.expect("text").contains(r#""id":10,"result""#));
+}
+
+#[tokio::test]
+async fn draining_is_503_and_closes_the_connection() {
+    let server = Server::start(PolicySessionManager::local()).await;
+    let id = server.open().await;
+    let sleeping = server.post(Some(&id), &call(1, "sleep", &json!({"millis": 300}))).send().await.expect("begins");
+    let sessions = Arc::clone(&server.sessions);
+    let drain = tokio::spawn(async move { sessions.drain(Duration::from_secs(20)).await });
+    while !server.sessions.is_draining() {
+        tokio::task::yield_now().await;
+    }
+    let newcomer = server.initialize().await;
+    assert_eq!(
+        (newcomer.status(), header(newcomer.headers(), "connection")),
+        (StatusCode::SERVICE_UNAVAILABLE, Some("close"))
+    );
+    let meanwhile = server.post(Some(&id), &call(2, "count", &json!({}))).send().await.expect("answers");
+    assert_eq!(meanwhile.status(), 200);
+    assert!(meanwhile.text().await.expect("text").contains(r#""id":2,"error":{"code":503"#));
+    assert!(sleeping.text().await.expect("text").contains("slept 300"));
+    assert_eq!(drain.await.expect("drains").cut_off, 0);
+}
+
+#[tokio::test]
+async fn a_forged_address_does_not_change_the_key() {
+    let limit = || PolicySessionManager::local().admission(Concurrent::new(1).per_client());
+    let forged = |server: &Server| server.post(None, &initialize(2)).header("x-forwarded-for", "203.0.113.9").send();
+    let direct = Server::start(limit()).await;
+    direct.open().await;
+    assert_eq!(forged(&direct).await.expect("answers").status(), 429);
+    let behind = Server::with(limit(), true, |layer| layer.trusted_proxies(["127.0.0.0/8"]).expect("a network")).await;
+    behind.open().await;
+    assert_eq!(forged(&behind).await.expect("answers").status(), 200);
+}
