@@ -22,6 +22,7 @@ struct Scope {
 
 /// What the manager said no to, for whoever answers the client: rmcp hands on an error's text and nothing else.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "http"), expect(dead_code, reason = "read by the HTTP layer"))]
 pub(crate) enum Outcome {
     /// The session is not there (any more).
     NotFound,

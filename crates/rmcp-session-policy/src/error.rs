@@ -48,6 +48,7 @@ impl<E: std::error::Error + 'static> fmt::Debug for PolicyError<E> {
 
 /// A refusal, as whoever answers the client needs it.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "http"), expect(dead_code, reason = "read by the HTTP layer"))]
 pub(crate) struct Refusal {
     pub(crate) kind: ArrivalKind,
     pub(crate) reason: RefusalReason,
