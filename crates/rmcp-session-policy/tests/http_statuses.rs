@@ -12,7 +12,7 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent, SlidingWindow};
 use rmcp_session_policy::http::PolicyLayer;
-use rmcp_session_policy::{Builder, CloseReason, PolicySessionManager};
+use rmcp_session_policy::{Builder, CloseReason, PolicySessionManager, RefusalReason};
 use serde_json::{Value, json};
 use tower_layer::Layer;
 
@@ -255,4 +255,79 @@ async fn a_forged_address_does_not_change_the_key() {
     let behind = Server::with(limit(), true, |layer| layer.trusted_proxies(["127.0.0.0/8"]).expect("a network")).await;
     behind.open().await;
     assert_eq!(forged(&behind).await.expect("answers").status(), 200);
+}
+
+#[tokio::test]
+async fn a_request_refused_within_a_session_is_200_with_an_error_and_the_session_lives() {
+    let limit = SlidingWindow::new(2, Duration::from_secs(60)).per_session();
+    let server = Server::start(PolicySessionManager::local().requests(limit)).await;
+    let (alice, bob) = (server.open().await, server.open().await);
+    let count = |session: &str, id| {
+        let request = server.post(Some(session), &call(id, "count", &json!({})));
+        async move {
+            let response = request.send().await.expect("answers");
+            (response.status(), response.text().await.expect("text"))
+        }
+    };
+    for id in 1..=2 {
+        assert!(count(&alice, id).await.1.contains("result"));
+    }
+    let (status, text) = count(&alice, 3).await;
+    assert_eq!(status, 200);
+    assert!(text.contains(r#""id":3,"error":{"code":429"#) && text.contains("retryAfterSeconds"), "{text}");
+    assert!(count(&bob, 4).await.1.contains("result"), "each session has its own");
+    let ping = json!({"jsonrpc": "2.0", "id": 5, "method": "ping"});
+    let pong = server.post(Some(&alice), &ping).send().await.expect("answers");
+    assert!(pong.text().await.expect("text").contains(r#""id":5,"result""#));
+    assert_eq!((server.sessions.stats().live, server.sessions.stats().refused(RefusalReason::Quota)), (2, 1));
+}
+
+#[tokio::test]
+async fn what_a_request_holds_is_free_when_it_is_answered() {
+    let server = Server::start(PolicySessionManager::local().requests(Concurrent::new(1).per_session())).await;
+    let id = server.open().await;
+    for turn in 0..20 {
+        let answer = server.post(Some(&id), &call(turn, "count", &json!({}))).send().await.expect("answers");
+        assert!(answer.text().await.expect("text").contains("result"), "turn {turn}");
+    }
+    let sleeping = server.post(Some(&id), &call(30, "sleep", &json!({"millis": 200}))).send().await.expect("begins");
+    let second = server.post(Some(&id), &call(31, "count", &json!({}))).send().await.expect("answers");
+    assert!(second.text().await.expect("text").contains(r#""id":31,"error":{"code":429"#));
+    assert!(sleeping.text().await.expect("text").contains("slept 200"));
+}
+
+fn sessionless(id: u64) -> Value {
+    let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {}});
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call",
+        "params": {"name": "sleep", "arguments": {"millis": 200}, "_meta": meta}})
+}
+
+#[tokio::test]
+async fn a_request_without_a_session_holds_its_permit_until_its_body_ends() {
+    let server = Server::with(PolicySessionManager::local(), true, |layer| {
+        layer.sessionless(Concurrent::new(1)).expect("valid")
+    })
+    .await;
+    let ask = |id| {
+        server
+            .post(None, &sessionless(id))
+            .header("mcp-protocol-version", "2026-07-28")
+            .header("mcp-method", "tools/call")
+            .header("mcp-name", "sleep")
+            .send()
+    };
+    let first = tokio::spawn(ask(1));
+    // The headers come with the answer, so nothing else tells that the first has begun.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let second = ask(2).await.expect("answers");
+    assert_eq!(second.status(), 429);
+    let body: Value = second.json().await.expect("json");
+    assert_eq!((&body["id"], &body["error"]["data"]["policy"]), (&json!(2), &json!("concurrent")));
+    let first = first.await.expect("no panic").expect("answers");
+    assert_eq!(first.status(), 200);
+    assert!(first.text().await.expect("text").contains("slept 200"));
+    assert_eq!(ask(3).await.expect("answers").status(), 200);
+    assert_eq!(server.sessions.stats().opened, 0);
 }

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
+use crate::registry::SessionKey;
 
 /// What an arrival asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,7 +13,7 @@ pub enum ArrivalKind {
     Create,
     /// The return of a parked session.
     Restore,
-    /// A request without a session.
+    /// A request within a session, or without one.
     Request,
 }
 
@@ -22,19 +23,27 @@ pub struct Arrival<'a> {
     now: Instant,
     kind: ArrivalKind,
     context: Option<&'a ClientContext>,
+    session: Option<SessionKey>,
 }
 
 impl<'a> Arrival<'a> {
     /// Creates an arrival of somebody unknown.
     #[must_use]
     pub const fn new(now: Instant, kind: ArrivalKind) -> Self {
-        Self { now, kind, context: None }
+        Self { now, kind, context: None, session: None }
     }
 
     /// Says who it is.
     #[must_use]
     pub const fn with_context(mut self, context: &'a ClientContext) -> Self {
         self.context = Some(context);
+        self
+    }
+
+    /// Says within which session.
+    #[must_use]
+    pub const fn with_session(mut self, session: SessionKey) -> Self {
+        self.session = Some(session);
         self
     }
 
@@ -54,5 +63,11 @@ impl<'a> Arrival<'a> {
     #[must_use]
     pub const fn context(&self) -> Option<&'a ClientContext> {
         self.context
+    }
+
+    /// The session that a request belongs to, if it belongs to one.
+    #[must_use]
+    pub const fn session(&self) -> Option<SessionKey> {
+        self.session
     }
 }

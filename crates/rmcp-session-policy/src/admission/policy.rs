@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{And, Arrival, ClientKey, Keyed, Only, Or, Permit, Rejection, Replicate, Shadow};
+use crate::registry::SessionKey;
 
 /// Decides who may come in.
 ///
@@ -149,6 +150,14 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
         Self: Replicate,
     {
         Keyed::new(self, Box::new(ClientKey::warning_of()))
+    }
+
+    /// Gives every session a policy of its own: for the builder's `requests`. Requests without a session share one.
+    fn per_session(self) -> Keyed<Self, Option<SessionKey>>
+    where
+        Self: Replicate,
+    {
+        Keyed::new(self, Box::new(|arrival: &Arrival<'_>| arrival.session()))
     }
 
     /// Gives every key a policy of its own.

@@ -2,16 +2,12 @@
 
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode, Version};
-use rmcp::model::{ErrorCode, ErrorData, RequestId, ServerJsonRpcMessage};
-use serde_json::json;
+use rmcp::model::{RequestId, ServerJsonRpcMessage};
 
 use super::body::PolicyBody;
 use crate::admission::{ArrivalKind, Retry};
 use crate::error::Refusal;
 use crate::observe::RefusalReason;
-
-/// When to come back if nobody knows: a place may come free at any moment.
-const UNKNOWN_SECONDS: u64 = 1;
 
 /// Whether a request belongs to a session, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,40 +42,6 @@ fn finish<B>(response: &mut Response<B>, content_type: &'static str) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
-/// Whole seconds, rounded up, at least 1: waiting that long is enough.
-fn retry_seconds(retry: Retry) -> Option<u64> {
-    match retry {
-        Retry::After(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
-        Retry::Unknown => Some(UNKNOWN_SECONDS),
-        Retry::Never => None,
-    }
-}
-
-/// The JSON-RPC error of a refusal. MCP keeps -32000..=-32099 for itself, so the codes are those of HTTP.
-pub(crate) fn error(refusal: &Refusal) -> ErrorData {
-    let seconds = retry_seconds(refusal.retry);
-    let millis = match refusal.retry {
-        Retry::After(wait) => Some(wait.as_nanos().div_ceil(1_000_000) as u64),
-        Retry::Unknown | Retry::Never => None,
-    };
-    let data = json!({
-        "reason": refusal.reason.as_str(),
-        "policy": refusal.policy,
-        "retryAfterSeconds": seconds,
-        "retryAfterMs": millis,
-        "limit": refusal.limit,
-        "remaining": refusal.remaining,
-    });
-    ErrorData::new(ErrorCode(i32::from(status(refusal).as_u16())), refusal.text.clone(), Some(data))
-}
-
-fn status(refusal: &Refusal) -> StatusCode {
-    match refusal.reason {
-        RefusalReason::Quota => StatusCode::TOO_MANY_REQUESTS,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    }
-}
-
 /// The answer to a request that was refused.
 pub(super) fn refused<B>(
     refusal: &Refusal,
@@ -89,7 +51,7 @@ pub(super) fn refused<B>(
 ) -> Response<PolicyBody<B>> {
     let mut response = match &id {
         Some(id) => {
-            let message = ServerJsonRpcMessage::error(error(refusal), Some(id.clone()));
+            let message = ServerJsonRpcMessage::error(refusal.answer(), Some(id.clone()));
             // It is made of strings and numbers.
             let text = serde_json::to_string(&message).unwrap_or_default();
             let mut response = Response::new(PolicyBody::own(text));
@@ -107,10 +69,10 @@ pub(super) fn refused<B>(
     *response.status_mut() = match asked {
         Asked::Within if id.is_some() => StatusCode::OK,
         Asked::Listen => StatusCode::SERVICE_UNAVAILABLE,
-        Asked::Within | Asked::New => status(refusal),
+        Asked::Within | Asked::New => StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
     };
     let headers = response.headers_mut();
-    if let Some(seconds) = retry_seconds(refusal.retry) {
+    if let Some(seconds) = refusal.retry_seconds() {
         headers.insert(RETRY_AFTER, seconds.into());
     }
     for (name, value) in rate_limit(refusal) {
@@ -128,7 +90,7 @@ fn rate_limit(refusal: &Refusal) -> Vec<(HeaderName, HeaderValue)> {
     // The name goes into a structured-field string.
     let name: String = refusal.policy.chars().filter(|c| (' '..='~').contains(c) && !matches!(c, '"' | '\\')).collect();
     let mut now = format!("\"{name}\";r={remaining}");
-    if let (Retry::After(_), Some(seconds)) = (refusal.retry, retry_seconds(refusal.retry)) {
+    if let (Retry::After(_), Some(seconds)) = (refusal.retry, refusal.retry_seconds()) {
         now.push_str(&format!(";t={seconds}"));
     }
     let fields = [("ratelimit-policy", format!("\"{name}\";q={limit}")), ("ratelimit", now)];
@@ -155,14 +117,9 @@ pub(super) fn still_parked(max_sessions: usize) -> Refusal {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use serde_json::json;
 
-    #[test]
-    fn retry_after_is_whole_seconds_rounded_up_and_at_least_one() {
-        let after = |millis| retry_seconds(Retry::After(Duration::from_millis(millis)));
-        assert_eq!([after(0), after(1), after(1_000), after(1_001)], [Some(1), Some(1), Some(1), Some(2)]);
-        assert_eq!(retry_seconds(Retry::Never), None);
-    }
+    use super::*;
 
     #[test]
     fn the_refusing_policy_is_the_same_in_body_and_headers() {
@@ -182,7 +139,7 @@ mod tests {
         assert_eq!(header("ratelimit-policy"), Some("\"sliding_window\";q=5"));
         assert_eq!(header("ratelimit"), Some("\"sliding_window\";r=0;t=2"));
         assert_eq!(header("cache-control"), Some("no-store"));
-        let data = error(&refusal).data.expect("data");
+        let data = refusal.answer().data.expect("data");
         assert_eq!(data["policy"], "sliding_window");
         assert_eq!((&data["retryAfterSeconds"], &data["retryAfterMs"]), (&json!(2), &json!(1_500)));
     }

@@ -38,6 +38,7 @@ pub struct Builder<I> {
     protect: Option<Predicate>,
     limits: Limits,
     admission: Option<Box<dyn AdmissionPolicy>>,
+    requests: Option<Box<dyn AdmissionPolicy>>,
     eviction: Option<Box<dyn EvictionPolicy>>,
     observer: Option<Arc<dyn SessionObserver>>,
 }
@@ -61,6 +62,7 @@ impl<I: SessionManager> Builder<I> {
             protect: None,
             limits: Limits { entries: 10_000, bytes: 64 << 20, entry_bytes: 64 << 10, age: 24 * HOUR },
             admission: None,
+            requests: None,
             eviction: Some(Box::new(Lru::new().tiers([without_stream]))),
             observer: None,
         }
@@ -75,6 +77,24 @@ impl<I: SessionManager> Builder<I> {
     /// Sets who may come in. Defaults to everybody.
     pub fn admission(mut self, policy: impl AdmissionPolicy) -> Self {
         self.admission = Some(Box::new(policy));
+        self
+    }
+
+    /// Sets who may make requests within a session, `ping` apart. A refused one is answered with a JSON-RPC error, and the
+    /// session lives on. What a permit holds is held until the request is answered. Defaults to everybody.
+    ///
+    /// ```
+    /// # use rmcp_session_policy::PolicySessionManager;
+    /// use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent, TokenBucket};
+    ///
+    /// // Ten a second, and four at once, in each session.
+    /// let limit = TokenBucket::per_second(10).per_session().and(Concurrent::new(4).per_session());
+    /// let sessions = PolicySessionManager::local().requests(limit).build()?;
+    /// # let _ = sessions.stats();
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    pub fn requests(mut self, policy: impl AdmissionPolicy) -> Self {
+        self.requests = Some(Box::new(policy));
         self
     }
 
@@ -219,12 +239,19 @@ impl<I: SessionManager> Builder<I> {
             let setting = if self.limits.bytes == 0 { "max_parked_bytes" } else { "max_parked_entry_bytes" };
             return Err(ConfigError::new(setting, 0, "allow at least 1 KiB; max_parked(0) parks nobody"));
         }
-        if let Some(policy) = &self.admission {
+        for policy in [&self.admission, &self.requests].into_iter().flatten() {
             policy.validate()?;
         }
         let rules = Rules { min_idle: self.min_idle, max_busy: settings.max_busy, protect: self.protect };
-        let shared =
-            Shared::new(self.inner, self.settings, rules, self.limits, self.admission, self.eviction, self.observer);
+        let shared = Shared::new(
+            self.inner,
+            self.settings,
+            rules,
+            self.limits,
+            [self.admission, self.requests],
+            self.eviction,
+            self.observer,
+        );
         Ok(PolicySessionManager { shared: Arc::new(shared) })
     }
 }

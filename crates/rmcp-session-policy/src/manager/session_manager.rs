@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use futures_core::Stream;
-use rmcp::model::{
-    ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorCode, ErrorData, GetExtensions, ServerJsonRpcMessage,
-};
+use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ClientRequest, GetExtensions, ServerJsonRpcMessage};
 use rmcp::transport::streamable_http_server::session::{
     EventStore, RestoreOutcome, ServerSseMessage, SessionId, SessionManager, SessionRestoreMarker,
 };
@@ -14,8 +12,9 @@ use tokio::time::Instant;
 
 use super::PolicySessionManager;
 use super::shared::{Shared, not_found};
+use crate::admission::{Arrival, ArrivalKind, Lease};
 use crate::context::{ClientContext, let_go};
-use crate::error::PolicyError;
+use crate::error::{PolicyError, Refusal};
 use crate::observe::CloseReason;
 use crate::registry::{Kind, Software};
 use crate::transport::{Flag, Governed, GovernedStream, Session, Ticket, kind_of};
@@ -90,16 +89,15 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         mut message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
         let session = self.shared.find_live(id)?;
-        if self.shared.draining.load(SeqCst)
-            && let Some(refusal) = refusal_while_draining(&message)
-        {
-            return Ok(GovernedStream::Once(Some(refusal)));
-        }
         let kind = match &message {
             ClientJsonRpcMessage::Request(request) => kind_of(&request.request),
             _ => Kind::Message,
         };
-        let activity = session.record.begin(kind, Instant::now()).ok_or_else(not_found)?;
+        let lease = match self.shared.admit_request(&session, kind).await {
+            Ok(lease) => lease,
+            Err(refusal) => return Ok(GovernedStream::Once(refused(&refusal, message))),
+        };
+        let activity = session.record.begin(kind, Instant::now()).ok_or_else(not_found)?.holding(lease);
         if kind == Kind::Call && self.shared.sees_uses {
             self.shared.lock().registry.used(&session.record);
         }
@@ -222,12 +220,32 @@ fn cut(text: &str) -> Box<str> {
     text[..end].into()
 }
 
-/// The answer to a request that comes while the server drains.
-fn refusal_while_draining(message: &ClientJsonRpcMessage) -> Option<ServerSseMessage> {
-    let ClientJsonRpcMessage::Request(request) = message else { return None };
-    if matches!(request.request, ClientRequest::PingRequest(_)) {
-        return None;
+/// The answer to a request that is refused.
+fn refused(refusal: &Refusal, message: ClientJsonRpcMessage) -> Option<ServerSseMessage> {
+    let (_, id) = message.into_request()?;
+    Some(ServerSseMessage::from_message(ServerJsonRpcMessage::error(refusal.answer(), Some(id))))
+}
+
+impl<I: SessionManager> Shared<I> {
+    /// Asks whether a request may be made within a session.
+    async fn admit_request(&self, session: &Session, kind: Kind) -> Result<Option<Lease>, Refusal> {
+        if kind != Kind::Call {
+            return Ok(None);
+        }
+        let current = ClientContext::current();
+        let context = current.as_deref().or(session.record.context.as_deref());
+        if self.draining.load(SeqCst) {
+            return Err(self.turn_away(Refusal::draining(ArrivalKind::Request), context));
+        }
+        let Some(policy) = &self.requests else { return Ok(None) };
+        let arrival = Arrival::new(Instant::now(), ArrivalKind::Request).with_session(session.record.key);
+        let arrival = match context {
+            Some(context) => arrival.with_context(context),
+            None => arrival,
+        };
+        match policy.admit(&arrival).await {
+            Ok(permit) => Ok(Some(permit.commit())),
+            Err(rejection) => Err(self.turn_away(Refusal::rejected(ArrivalKind::Request, &rejection), context)),
+        }
     }
-    let error = ErrorData::new(ErrorCode(503), "the server is draining", None);
-    Some(ServerSseMessage::from_message(ServerJsonRpcMessage::error(error, Some(request.id.clone()))))
 }

@@ -59,6 +59,8 @@ pub(crate) struct Shared<I> {
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
     pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
+    /// Who may make requests within a session.
+    pub(super) requests: Option<Box<dyn AdmissionPolicy>>,
     pub(super) signals: Arc<Signals>,
     pub(super) tally: Tally,
     pub(super) draining: AtomicBool,
@@ -74,7 +76,7 @@ impl<I: SessionManager> Shared<I> {
         settings: Settings,
         rules: Rules,
         limits: Limits,
-        admission: Option<Box<dyn AdmissionPolicy>>,
+        [admission, requests]: [Option<Box<dyn AdmissionPolicy>>; 2],
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
     ) -> Self {
@@ -103,6 +105,7 @@ impl<I: SessionManager> Shared<I> {
             parking: Parking::new(limits),
             sees_uses,
             admission,
+            requests,
             signals,
             tally: Tally::default(),
             draining: AtomicBool::new(false),

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::key::SessionKey;
 use super::requests::Requests;
 use super::state::{Phase, Reading, State};
+use crate::admission::Lease;
 use crate::clock::{Clock, Stamp};
 use crate::context::ClientContext;
 
@@ -188,7 +189,7 @@ impl Record {
         if matches!(kind, Kind::Call | Kind::Ping) {
             self.ready();
         }
-        Some(Activity { record: Arc::clone(self), kind, ticket })
+        Some(Activity { record: Arc::clone(self), kind, ticket, lease: Mutex::new(None) })
     }
 
     /// Until when a half-open session is kept for what its client says to the answer to its `initialize`.
@@ -253,11 +254,19 @@ pub(crate) struct Activity {
     pub(crate) record: Arc<Record>,
     kind: Kind,
     ticket: u32,
+    /// What the request holds of its admission. Behind a lock only because a request's extensions must be `Sync`.
+    lease: Mutex<Option<Lease>>,
 }
 
 impl Activity {
     pub(crate) const fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Holds what its admission gave, until its end.
+    pub(crate) fn holding(mut self, lease: Option<Lease>) -> Self {
+        self.lease = Mutex::new(lease);
+        self
     }
 }
 
