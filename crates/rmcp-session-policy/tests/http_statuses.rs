@@ -329,5 +329,29 @@ async fn a_request_without_a_session_holds_its_permit_until_its_body_ends() {
     assert_eq!(first.status(), 200);
     assert!(first.text().await.expect("text").contains("slept 200"));
     assert_eq!(ask(3).await.expect("answers").status(), 200);
-    assert_eq!(server.sessions.stats().opened, 0);
+    let stats = server.sessions.stats();
+    assert_eq!((stats.opened, stats.requests, stats.sessionless), (0, 0, 3));
+}
+
+#[tokio::test]
+async fn without_sessions_every_post_is_asked_about() {
+    let sessions = Arc::new(PolicySessionManager::local().build().expect("valid"));
+    let mut config = StreamableHttpServerConfig::default();
+    config.legacy_session_mode = false;
+    let mcp = StreamableHttpService::new(|| Ok(server::Tools::default()), Arc::clone(&sessions), config);
+    let layer = sessions.layer().without_sessions();
+    let layer = layer.sessionless(SlidingWindow::new(2, Duration::from_secs(60))).expect("valid");
+    let app = axum::Router::new().nest_service("/mcp", layer.layer(mcp));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}/mcp", listener.local_addr().expect("bound"));
+    let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("serves") });
+    let client = Client::new();
+    let mut statuses = Vec::new();
+    for id in 0..3 {
+        let request = client.post(&url).header("accept", "application/json, text/event-stream");
+        statuses.push(request.json(&call(id, "count", &json!({}))).send().await.expect("answers").status().as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 429]);
+    assert_eq!(sessions.stats().sessionless, 3);
+    task.abort();
 }

@@ -73,6 +73,8 @@ pub(super) struct Settings {
     forwarded: ForwardedHeader,
     kept: Arc<[HeaderName]>,
     pub(super) refuse_anonymous: bool,
+    pub(super) elsewhere: bool,
+    pub(super) without_sessions: bool,
     pub(super) sessionless: Option<Arc<dyn AdmissionPolicy>>,
 }
 
@@ -130,6 +132,20 @@ impl<I: SessionManager> PolicyLayer<I> {
     /// Refuses, with 403, clients of whom neither address nor principal is known. By default they share one key.
     pub const fn refuse_anonymous(mut self) -> Self {
         self.settings.refuse_anonymous = true;
+        self
+    }
+
+    /// Lets rmcp look for sessions that are neither live nor parked here: it was given another session store than
+    /// [`parking`](PolicySessionManager::parking). By default such an id is answered 404 at once.
+    pub const fn restores_from_elsewhere(mut self) -> Self {
+        self.settings.elsewhere = true;
+        self
+    }
+
+    /// Says that rmcp was told to keep no sessions (`legacy_session_mode(false)`), so that every POST is a request without
+    /// one.
+    pub const fn without_sessions(mut self) -> Self {
+        self.settings.without_sessions = true;
         self
     }
 
@@ -208,6 +224,8 @@ impl fmt::Debug for Settings {
             .field("forwarded_header", &self.forwarded)
             .field("keep_headers", &self.kept)
             .field("refuse_anonymous", &self.refuse_anonymous)
+            .field("restores_from_elsewhere", &self.elsewhere)
+            .field("without_sessions", &self.without_sessions)
             .field("sessionless", &self.sessionless)
             .finish_non_exhaustive()
     }

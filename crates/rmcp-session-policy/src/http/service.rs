@@ -95,11 +95,12 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn of(parts: &'a Parts) -> Self {
+    fn of(parts: &'a Parts, without_sessions: bool) -> Self {
         let header = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let session = header(SESSION_ID);
         let initialize = header(METHOD) == Some("initialize");
-        let sessionless = header(PROTOCOL_VERSION).is_some_and(|version| version >= SESSIONLESS) && !initialize;
+        let names_it = header(PROTOCOL_VERSION).is_some_and(|version| version >= SESSIONLESS);
+        let sessionless = without_sessions || (names_it && !initialize);
         let kind = match (&parts.method, session) {
             (&Method::POST, _) if sessionless => Some(ArrivalKind::Request),
             (&Method::POST, None) => Some(ArrivalKind::Create),
@@ -121,7 +122,7 @@ impl<S, I: SessionManager> PolicyService<S, I> {
         B: Body,
     {
         let (parts, body) = request.into_parts();
-        let Reading { session, asked, kind } = Reading::of(&parts);
+        let Reading { session, asked, kind } = Reading::of(&parts, self.settings.without_sessions);
         let mut context = self.settings.context(&parts);
         if parts.method == Method::GET {
             context = context.passive();
@@ -134,9 +135,12 @@ impl<S, I: SessionManager> PolicyService<S, I> {
             // One look tells whether the id is anybody's; to whom it does not belong it does not exist.
             match self.shared.owner(id, context.principal()) {
                 Owner::Same => {}
-                Owner::Unknown if !self.shared.knows_every_session() && parts.method != Method::DELETE => {}
+                Owner::Unknown if self.settings.elsewhere => {}
                 Owner::Unknown | Owner::Other => return Ok(answer::not_found()),
             }
+        }
+        if parts.method == Method::POST {
+            self.shared.count_request(kind);
         }
         let version = parts.version;
         let lease = match peek_or_admit(&self.shared, &self.settings, kind, &context).await {

@@ -173,12 +173,6 @@ impl Parking {
         self.lock().parked.get(id).map(|parked| ask(parked.context.as_deref()))
     }
 
-    /// Whether rmcp was given this store, and so no other.
-    #[cfg(feature = "http")]
-    pub(super) fn is_the_store(&self) -> bool {
-        self.ours.load(Relaxed)
-    }
-
     /// Takes a session out that has a place again, or must not come back.
     pub(super) fn take(&self, id: &str) -> Option<Parked> {
         self.lock().remove(id)

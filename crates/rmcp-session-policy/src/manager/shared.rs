@@ -192,9 +192,10 @@ impl<I: SessionManager> Shared<I> {
         live.or_else(|| self.parking.owner(id, is_same)).unwrap_or(Owner::Unknown)
     }
 
-    /// Whether an id that is neither live nor parked is nobody's: no other store has sessions.
-    pub(crate) fn knows_every_session(&self) -> bool {
-        self.parking.is_the_store()
+    /// Counts a POST: within a session or to open one, or without a session.
+    pub(crate) fn count_request(&self, kind: Option<ArrivalKind>) {
+        let counter = if kind == Some(ArrivalKind::Request) { &self.tally.sessionless } else { &self.tally.requests };
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
     pub(crate) const fn max_sessions(&self) -> usize {

@@ -9,6 +9,10 @@ use super::reason::{CloseReason, RefusalReason};
 pub(crate) struct Tally {
     pub(crate) opened: AtomicU64,
     pub(crate) restored: AtomicU64,
+    /// POSTs that came through the HTTP layer, within a session or to open one.
+    pub(crate) requests: AtomicU64,
+    /// POSTs that came through the HTTP layer and belong to no session.
+    pub(crate) sessionless: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
     refused: [AtomicU64; RefusalReason::ALL.len()],
 }
@@ -25,6 +29,8 @@ impl Tally {
     pub(crate) fn fill(&self, stats: &mut Stats) {
         stats.opened = self.opened.load(Relaxed);
         stats.restored = self.restored.load(Relaxed);
+        stats.requests = self.requests.load(Relaxed);
+        stats.sessionless = self.sessionless.load(Relaxed);
         stats.closed = CloseReason::ALL.map(|reason| (reason, self.closed[reason as usize].load(Relaxed)));
         stats.refused = RefusalReason::ALL.map(|reason| (reason, self.refused[reason as usize].load(Relaxed)));
     }
@@ -58,6 +64,10 @@ pub struct Stats {
     pub opened: u64,
     /// Sessions restored.
     pub restored: u64,
+    /// POSTs that came through the HTTP layer, within a session or to open one.
+    pub requests: u64,
+    /// POSTs that came through the HTTP layer and belong to no session (protocol 2026-07-28).
+    pub sessionless: u64,
     /// Sessions ended, by reason.
     pub closed: [(CloseReason, u64); CloseReason::ALL.len()],
     /// Newcomers refused, by reason.
@@ -81,6 +91,8 @@ impl Stats {
             parked_bytes: 0,
             opened: 0,
             restored: 0,
+            requests: 0,
+            sessionless: 0,
             closed: CloseReason::ALL.map(|reason| (reason, 0)),
             refused: RefusalReason::ALL.map(|reason| (reason, 0)),
             overruled: 0,
