@@ -6,6 +6,8 @@ use tokio::time::Instant;
 use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection, Replicate};
 
 /// Lets in whom both let in; made by [`and`](super::AdmissionPolicyExt::and).
+///
+/// Refused, an arrival is told the later moment to come back of those that refuse it.
 #[derive(Clone, Debug)]
 pub struct And<A, B> {
     first: A,
@@ -18,17 +20,29 @@ impl<A, B> And<A, B> {
     }
 }
 
+/// Waiting for the first alone would not do if the second refuses for longer.
+fn later(first: Rejection, second: Result<(), Rejection>) -> Rejection {
+    match second {
+        Err(second) if second.retry().wait() > first.retry().wait() => second,
+        _ => first,
+    }
+}
+
 #[async_trait]
 impl<A: AdmissionPolicy, B: AdmissionPolicy> AdmissionPolicy for And<A, B> {
     async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
-        let first = self.first.admit(arrival).await?;
-        // Refused by the second, the first permit is dropped here, and so undone.
-        Ok(first.and(self.second.admit(arrival).await?))
+        match self.first.admit(arrival).await {
+            // Refused by the second, the first permit is dropped here, and so undone.
+            Ok(first) => Ok(first.and(self.second.admit(arrival).await?)),
+            Err(first) => Err(later(first, self.second.peek(arrival))),
+        }
     }
 
     fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
-        self.first.peek(arrival)?;
-        self.second.peek(arrival)
+        match self.first.peek(arrival) {
+            Ok(()) => self.second.peek(arrival),
+            Err(first) => Err(later(first, self.second.peek(arrival))),
+        }
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {
@@ -65,5 +79,16 @@ mod tests {
         drop(lease);
         drop(policy.admit(&arrival).await.expect("the window has one left").commit());
         assert_eq!(policy.admit(&arrival).await.expect_err("two a minute").policy(), "sliding_window");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_by_both_one_is_told_the_later_moment() {
+        let window = |secs| SlidingWindow::new(1, Duration::from_secs(secs));
+        let policy = window(10).and(window(60));
+        let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+        drop(policy.admit(&arrival).await.expect("the first").commit());
+        let retry = super::super::Retry::After(Duration::from_secs(60));
+        assert_eq!(policy.admit(&arrival).await.expect_err("both are full").retry(), retry);
+        assert_eq!(policy.peek(&arrival).expect_err("both are full").retry(), retry);
     }
 }
