@@ -139,14 +139,18 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Takes the right to restore a parked session for the request that asks for it, until its scope ends: rmcp asks
-    /// whether the session is there, and restores it in another call. Gives what to wait for if another request has it.
-    fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<(), Arc<UnderWay>> {
-        if !ClientContext::is_in_scope() || self.parking.get(id, Instant::now()).is_none() {
-            return Ok(());
+    /// whether the session is there, and restores it in another call. Tells whether it did, or gives what to wait for if
+    /// the session is being restored.
+    fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<bool, Arc<UnderWay>> {
+        if ClientContext::is_in_scope() && self.parking.get(id, Instant::now()).is_some() {
+            let restoring = self.begin_restore(id)?;
+            keep_for_scope(|| Some(restoring));
+            return Ok(true);
         }
-        let restoring = self.begin_restore(id)?;
-        keep_for_scope(|| Some(restoring));
-        Ok(())
+        match self.restores.load(SeqCst) {
+            0 => Ok(false),
+            _ => self.restoring.get(id).map_or(Ok(false), |other| Err(Arc::clone(other.value()))),
+        }
     }
 
     async fn inner_restore(&self, id: &SessionId) -> Result<Option<I::Transport>, Failed<I>> {
@@ -193,17 +197,13 @@ impl<I: SessionManager> Shared<I> {
                 },
                 None => match self.reserve_restore(id) {
                     // It may have come back just before the right to restore it was taken.
-                    Ok(()) if self.find(id).is_some() => {
-                        let_go();
+                    Ok(reserved) if self.find(id).is_some() => {
+                        if reserved {
+                            let_go();
+                        }
                         true
                     }
-                    Ok(()) if self.restores.load(SeqCst) == 0 => return false,
-                    Ok(()) => match self.restoring.get(id).map(|entry| Arc::clone(entry.value())) {
-                        Some(other) if !ClientContext::is_in_scope() => {
-                            self.wait_for_restore(id, &other, deadline).await
-                        }
-                        _ => return false,
-                    },
+                    Ok(_) => return false,
                     Err(other) => self.wait_for_restore(id, &other, deadline).await,
                 },
             };
