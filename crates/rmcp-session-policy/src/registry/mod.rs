@@ -2,7 +2,9 @@
 //!
 //! It is synchronous and knows no inner manager: the manager keeps it behind one lock, which no request ever takes.
 
+mod activity;
 mod choice;
+mod fingerprint;
 mod key;
 mod later;
 mod record;
@@ -10,16 +12,19 @@ mod requests;
 mod roster;
 mod rules;
 mod sessions;
+mod signals;
 #[cfg(test)]
 pub(crate) mod stage;
 mod state;
 
+pub(crate) use activity::{Activity, Kind};
 pub(crate) use choice::Choice;
+pub use fingerprint::Fingerprint;
 pub use key::SessionKey;
-pub use record::Fingerprint;
-pub(crate) use record::{Activity, Kind, Origin, Record, Signals, Software};
+pub(crate) use record::{Origin, Record, Software};
 pub(crate) use roster::Roster;
 pub(crate) use rules::{Predicate, Rules};
 pub(crate) use sessions::Registry;
+pub(crate) use signals::Signals;
 pub use state::Phase;
 pub(crate) use state::Reading;

@@ -1,44 +1,25 @@
 //! What is known of one session.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crossbeam_queue::SegQueue;
 use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::activity::{Activity, Kind};
+use super::fingerprint::Fingerprint;
 use super::key::SessionKey;
 use super::requests::Requests;
+use super::signals::Signals;
 use super::state::{Phase, Reading, State};
-use crate::admission::Lease;
 use crate::clock::{Clock, Stamp};
 use crate::context::ClientContext;
 
 /// How long a half-open session is kept, at the least, for the next step of its handshake once `initialize` was answered.
 const NEXT_STEP: Duration = Duration::from_millis(100);
-
-/// What the sessions of one manager tell it without a lock.
-#[derive(Debug, Default)]
-pub(crate) struct Signals {
-    /// Sessions that may go again and were met by a policy when they might not.
-    pub(crate) idle: SegQueue<SessionKey>,
-    /// Sessions that are half-open, those that are being restored apart.
-    pub(crate) opening: AtomicU32,
-    /// Newcomers that have a place, or wait for that of their victim, and will be half-open sessions.
-    pub(crate) arriving: AtomicU32,
-    /// Rung when a half-open session leaves that state, or is done answering `initialize`, and when a newcomer gives up.
-    pub(crate) handshake: Notify,
-    /// Rung when a session becomes idle that was met when it might not go.
-    pub(crate) freed: Notify,
-    /// Whether somebody waits for the sessions to become idle.
-    pub(crate) draining: AtomicBool,
-    /// Rung when a session becomes idle while somebody waits for that.
-    pub(crate) calm: Notify,
-}
 
 /// What `initialize` said of the client's software.
 #[derive(Debug)]
@@ -58,25 +39,6 @@ pub(crate) struct Origin {
     pub(crate) last_seen: Stamp,
     pub(crate) uses: u64,
     pub(crate) restored: bool,
-}
-
-/// How an activity counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A request other than `ping`.
-    Call,
-    /// A `ping` request: keeps the session alive, is no use of it.
-    Ping,
-    /// The `initialize` of a client.
-    Handshake,
-    /// The `initialize` and `initialized` that a restore replays: nothing came from the client.
-    Replay,
-    /// A notification or an answer from the client.
-    Message,
-    /// The opening of a stream by GET.
-    Listen,
-    /// A request that has found its session and is not handed to it yet.
-    Lease,
 }
 
 /// One incarnation of a session.
@@ -189,7 +151,26 @@ impl Record {
         if matches!(kind, Kind::Call | Kind::Ping) {
             self.ready();
         }
-        Some(Activity { record: Arc::clone(self), kind, ticket, lease: Mutex::new(None) })
+        Some(Activity::begun(Arc::clone(self), kind, ticket))
+    }
+
+    /// Counts an activity out.
+    pub(super) fn end(&self, kind: Kind, ticket: u32) {
+        self.touch(kind, self.clock.stamp(Instant::now()));
+        self.lock_requests().end(ticket);
+        let (reading, met) = self.state.end();
+        if met {
+            self.signals.idle.push(self.key);
+            self.signals.freed.notify_waiters();
+        }
+        if reading.active() == 0 {
+            match reading.phase() {
+                Phase::Closing => self.progress.notify_waiters(),
+                Phase::Opening => self.signals.handshake.notify_waiters(),
+                Phase::Ready if self.signals.draining.load(Relaxed) => self.signals.calm.notify_waiters(),
+                Phase::Ready => {}
+            }
+        }
     }
 
     /// Until when a half-open session is kept for what its client says to the answer to its `initialize`.
@@ -245,75 +226,6 @@ impl Record {
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record").field("session", &self.fingerprint()).field("key", &self.key).finish_non_exhaustive()
-    }
-}
-
-/// An activity under way; its drop is its end.
-#[derive(Debug)]
-pub(crate) struct Activity {
-    pub(crate) record: Arc<Record>,
-    kind: Kind,
-    ticket: u32,
-    /// What the request holds of its admission. Behind a lock only because a request's extensions must be `Sync`.
-    lease: Mutex<Option<Lease>>,
-}
-
-impl Activity {
-    pub(crate) const fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// Holds what its admission gave, until its end.
-    pub(crate) fn holding(mut self, lease: Option<Lease>) -> Self {
-        self.lease = Mutex::new(lease);
-        self
-    }
-}
-
-impl Drop for Activity {
-    fn drop(&mut self) {
-        let record = &*self.record;
-        record.touch(self.kind, record.clock.stamp(Instant::now()));
-        record.lock_requests().end(self.ticket);
-        let (reading, met) = record.state.end();
-        if met {
-            record.signals.idle.push(record.key);
-            record.signals.freed.notify_waiters();
-        }
-        if reading.active() == 0 {
-            match reading.phase() {
-                Phase::Closing => record.progress.notify_waiters(),
-                Phase::Opening => record.signals.handshake.notify_waiters(),
-                Phase::Ready if record.signals.draining.load(Relaxed) => record.signals.calm.notify_waiters(),
-                Phase::Ready => {}
-            }
-        }
-    }
-}
-
-/// Eight hexadecimal digits that stand for a session id, which is a credential, wherever people look.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Fingerprint(u32);
-
-impl Fingerprint {
-    /// The fingerprint of a session id.
-    #[must_use]
-    pub fn of(id: &str) -> Self {
-        let mut hasher = DefaultHasher::new();
-        id.hash(&mut hasher);
-        Self((hasher.finish() >> 32) as u32)
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0)
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

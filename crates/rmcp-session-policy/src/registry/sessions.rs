@@ -10,8 +10,9 @@ use tokio_util::time::delay_queue;
 
 use super::key::SessionKey;
 use super::later::{Later, Noted};
-use super::record::{Origin, Record, Signals};
+use super::record::{Origin, Record};
 use super::rules::Rules;
+use super::signals::Signals;
 use super::state::Phase;
 use crate::clock::{Clock, Stamp};
 use crate::eviction::{EvictionPolicy, Fifo, SessionInfo};

@@ -1,0 +1,57 @@
+//! What goes on in a session.
+
+use std::sync::{Arc, Mutex};
+
+use super::record::Record;
+use crate::admission::Lease;
+
+/// How an activity counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A request other than `ping`.
+    Call,
+    /// A `ping` request: keeps the session alive, is no use of it.
+    Ping,
+    /// The `initialize` of a client.
+    Handshake,
+    /// The `initialize` and `initialized` that a restore replays: nothing came from the client.
+    Replay,
+    /// A notification or an answer from the client.
+    Message,
+    /// The opening of a stream by GET.
+    Listen,
+    /// A request that has found its session and is not handed to it yet.
+    Lease,
+}
+
+/// An activity under way; its drop is its end.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    pub(crate) record: Arc<Record>,
+    kind: Kind,
+    ticket: u32,
+    /// What the request holds of its admission. Behind a lock only because a request's extensions must be `Sync`.
+    lease: Mutex<Option<Lease>>,
+}
+
+impl Activity {
+    pub(super) const fn begun(record: Arc<Record>, kind: Kind, ticket: u32) -> Self {
+        Self { record, kind, ticket, lease: Mutex::new(None) }
+    }
+
+    pub(crate) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Holds what its admission gave, until its end.
+    pub(crate) fn holding(mut self, lease: Option<Lease>) -> Self {
+        self.lease = Mutex::new(lease);
+        self
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        self.record.end(self.kind, self.ticket);
+    }
+}

@@ -1,0 +1,44 @@
+//! What stands for a session id.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Eight hexadecimal digits that stand for a session id, which is a credential, wherever people look.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint(u32);
+
+impl Fingerprint {
+    /// The fingerprint of a session id.
+    #[must_use]
+    pub fn of(id: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        Self((hasher.finish() >> 32) as u32)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_eight_digits_and_none_of_the_id() {
+        let id = "80f04fe2-5387-4a93-9fb0-4ef1f686fd95";
+        let shown = Fingerprint::of(id).to_string();
+        assert_eq!((shown.len(), format!("{:?}", Fingerprint::of(id))), (8, shown.clone()));
+        assert!(shown.chars().all(|digit| digit.is_ascii_hexdigit()) && !id.contains(&shown));
+        assert_ne!(Fingerprint::of(id), Fingerprint::of("another"));
+    }
+}
