@@ -578,7 +578,7 @@ type Bad = BTreeMap<(u16, String), usize>;
 /// Lets clients share eight sessions, in different orders: 2,400 requests.
 async fn race(places: usize, clients: usize) -> (Bad, Stats) {
     let sessions = local(|b| b.max_sessions(places));
-    let server = Server::start(Arc::clone(&sessions), Some(sessions.parking())).await;
+    let server = Server::with_layer(Arc::clone(&sessions)).await;
     let http = reqwest::Client::new();
     let post = |id: Option<&str>, body: serde_json::Value| {
         let post = http.post(&server.url).header("accept", "application/json, text/event-stream").json(&body);
@@ -615,28 +615,32 @@ async fn race(places: usize, clients: usize) -> (Bad, Stats) {
     (bad, sessions.stats())
 }
 
+/// Takes out the answers that say, with 200 and a JSON-RPC error, to come again.
+fn come_again(bad: &mut Bad) -> usize {
+    let says_so = |(status, body): &(u16, String)| *status == 200 && body.contains(r#""error":{"code":503"#);
+    let told = bad.iter().filter(|(answer, _)| says_so(answer)).map(|(_, count)| count).sum();
+    bad.retain(|answer, _| !says_so(answer));
+    told
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn evictions_and_restores_of_one_id_racing_each_other_lose_no_answer() {
     let (mut bad, stats) = race(4, 3).await;
     assert!(stats.restored > 100, "it was a race: {stats:?}");
-    // What remains: between rmcp's question whether there is a session and its look for one that is parked, another
-    // request may have brought it back. rmcp then answers 404; a session manager is not asked again.
-    let overtaken = bad.remove(&(404, "Not Found: Session not found".to_owned())).unwrap_or(0);
+    // rmcp remembers a restore for a moment after it is done: who asks then is sent on to a session that may be gone.
+    let misled = come_again(&mut bad);
     assert!(bad.is_empty(), "{bad:#?} {stats:?}");
-    assert!(overtaken <= 24, "more than one in a hundred: {overtaken}");
+    assert!(misled <= 24, "more than one in a hundred: {misled}");
 }
 
-/// With more clients at work than places, some must be refused. What remains beside the honest refusal: rmcp answers
-/// 404 to a request that waited for another one's restore, if that is refused.
+/// With more clients at work than places, some must be refused, and are told so, and nothing worse.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_every_place_busy_restores_are_refused_and_nothing_worse() {
     let (mut bad, stats) = race(2, 12).await;
-    let refused = "Encounter an error when restore session: all 2 places are taken and no session may go";
-    let refused = bad.remove(&(500, refused.to_owned())).unwrap_or(0);
-    let waited = bad.remove(&(404, "Not Found: Session not found".to_owned())).unwrap_or(0);
+    let refused = come_again(&mut bad) as u64;
     assert!(bad.is_empty(), "{bad:#?} {stats:?}");
-    assert_eq!(refused as u64, stats.refused(RefusalReason::AtCapacity));
-    assert!(waited <= 240, "more than one in ten: {waited}, with {refused} refusals");
+    let honest = stats.refused(RefusalReason::AtCapacity);
+    assert!(honest <= refused && refused <= honest + 24, "{refused} told, {honest} counted");
 }
 
 #[tokio::test(start_paused = true)]

@@ -155,16 +155,18 @@ impl<S, I: SessionManager> PolicyService<S, I> {
         let (response, outcome) = context.observe(self.inner.call(request)).await;
         let response = response?;
         let (asked, id) = (asked, || beginning.request_id());
-        match outcome {
-            None => {}
-            Some(Outcome::NotFound) => return Ok(answer::not_found()),
+        let absent = match outcome {
             Some(Outcome::Refused(refusal)) => return Ok(answer::refused(&refusal, asked, id(), version)),
-        }
-        // One that waited while another request's restore was refused is told 404 by rmcp, though the session is parked.
-        if response.status() == StatusCode::NOT_FOUND
-            && let Some(session) = &session
-            && self.shared.owner(session, None) != Owner::Unknown
-        {
+            Some(Outcome::NotFound) => true,
+            None => response.status() == StatusCode::NOT_FOUND && session.is_some(),
+        };
+        if absent {
+            // rmcp says that a session is not there also to a request that another one's restore has misled. As long as
+            // the session is parked, its client must not take it for dead.
+            let known = session.as_deref().is_some_and(|id| self.shared.owner(id, None) != Owner::Unknown);
+            if !known {
+                return Ok(answer::not_found());
+            }
             let refusal = answer::still_parked(self.shared.max_sessions());
             return Ok(answer::refused(&refusal, asked, id(), version));
         }

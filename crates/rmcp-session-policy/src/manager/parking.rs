@@ -41,6 +41,8 @@ pub(super) struct Parked {
     /// Closes by rmcp that are still to come for incarnations that are gone.
     pub(super) owed: u32,
     since: Instant,
+    /// Tells this parking from another one of the same id.
+    serial: u64,
 }
 
 impl Parked {
@@ -76,6 +78,7 @@ struct Lot {
     /// Oldest first.
     parked: LinkedHashMap<SessionId, Parked>,
     bytes: usize,
+    serial: u64,
     /// Ids that were ended for good, oldest first.
     dead: LinkedHashMap<SessionId, ()>,
 }
@@ -119,7 +122,10 @@ impl Parking {
             session.raise(Flag::Counted);
         }
         let owed = session.owed.load(Relaxed) + u32::from(owes);
+        let mut lot = self.lock();
+        lot.serial += 1;
         let parked = Parked {
+            serial: lot.serial,
             context: record.context.clone(),
             opened: record.opened,
             last_used: record.last_used(),
@@ -129,7 +135,6 @@ impl Parking {
             since: now,
             parcel,
         };
-        let mut lot = self.lock();
         lot.expire(now, self.limits.age);
         lot.bytes += parked.parcel.len();
         if let Some(before) = lot.parked.insert(SessionId::clone(&record.id), parked) {
@@ -173,9 +178,16 @@ impl Parking {
         self.lock().parked.get(id).map(|parked| ask(parked.context.as_deref()))
     }
 
-    /// Takes a session out that has a place again, or must not come back.
+    /// Takes a session out that must not come back.
     pub(super) fn take(&self, id: &str) -> Option<Parked> {
         self.lock().remove(id)
+    }
+
+    /// Takes a session out that has a place again, unless it was taken out, or out and in again, meanwhile.
+    pub(super) fn take_this(&self, id: &str, this: &Parked) -> Option<Parked> {
+        let mut lot = self.lock();
+        lot.parked.get(id).filter(|parked| parked.serial == this.serial)?;
+        lot.remove(id)
     }
 
     /// Takes out every parked session for which `predicate` holds, asked outside the lock; tells how many.

@@ -95,19 +95,34 @@ impl<I: SessionManager> Shared<I> {
             None => return Ok(RestoreOutcome::NotSupported),
         };
         let now = Instant::now();
-        // Taken out only now: had this future been dropped before, the session would still be parked.
-        let taken = self.parking.take(&id);
-        let gone = parked.is_some() && taken.is_none();
-        let luggage = match taken.or(parked) {
-            Some(parked) => Luggage { origin: parked.origin(id), owed: parked.owed, parcel: Some(parked.parcel) },
+        let luggage = match &parked {
+            Some(parked) => Luggage {
+                origin: parked.origin(SessionId::clone(&id)),
+                owed: parked.owed,
+                parcel: Some(Arc::clone(&parked.parcel)),
+            },
             None => {
                 let opened = self.clock.stamp(now);
+                let id = SessionId::clone(&id);
                 let origin =
                     Origin { id, context, opened, last_used: opened, last_seen: opened, uses: 0, restored: true };
                 Luggage { origin, owed: 0, parcel: None }
             }
         };
         let governed = self.register(luggage, transport, place, permit, now)?;
+        // Taken out only now: had this future been dropped before, the session would still be parked, and at no moment is
+        // the id neither live nor parked.
+        let gone = match &parked {
+            Some(parked) => match self.parking.take_this(&id, parked) {
+                Some(taken) => {
+                    // Closes that came meanwhile were counted where it was parked.
+                    governed.session().owed.fetch_sub(parked.owed - taken.owed.min(parked.owed), SeqCst);
+                    false
+                }
+                None => true,
+            },
+            None => false,
+        };
         if gone || restoring.under_way.barred.load(SeqCst) {
             // Deleted or revoked while it was being restored: it is ended the one way there is.
             if self.close(governed.session(), CloseReason::Client) {

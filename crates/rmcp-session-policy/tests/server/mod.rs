@@ -24,7 +24,8 @@ use rmcp::service::{RunningService, ServiceError};
 use rmcp::transport::streamable_http_server::session::{SessionManager, SessionStore};
 use rmcp::transport::{StreamableHttpClientTransport, StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{RoleClient, ServiceExt, schemars, tool, tool_router};
-use rmcp_session_policy::ClientContext;
+use rmcp_session_policy::{ClientContext, PolicySessionManager};
+use tower_layer::Layer;
 
 #[derive(Debug, Default, serde::Deserialize, schemars::JsonSchema)]
 pub struct Millis {
@@ -83,7 +84,19 @@ impl Server {
         let mut config = StreamableHttpServerConfig::default();
         config.session_store = store;
         let mcp = StreamableHttpService::new(|| Ok(Tools::default()), sessions, config);
-        let app = axum::Router::new().nest_service("/mcp", mcp).layer(axum::middleware::from_fn(tell_who_asks));
+        let app = axum::Router::new().nest_service("/mcp", mcp);
+        Self::serve(app.layer(axum::middleware::from_fn(tell_who_asks))).await
+    }
+
+    /// Starts a server with the HTTP layer, and parking.
+    pub async fn with_layer<I: SessionManager>(sessions: Arc<PolicySessionManager<I>>) -> Self {
+        let mut config = StreamableHttpServerConfig::default();
+        config.session_store = Some(sessions.parking());
+        let mcp = StreamableHttpService::new(|| Ok(Tools::default()), Arc::clone(&sessions), config);
+        Self::serve(axum::Router::new().nest_service("/mcp", sessions.layer().layer(mcp))).await
+    }
+
+    async fn serve(app: axum::Router) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/mcp", listener.local_addr().expect("bound"));
         let listener = axum::serve::ListenerExt::tap_io(listener, |tcp| tcp.set_nodelay(true).expect("nodelay"));
