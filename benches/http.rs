@@ -15,7 +15,6 @@ use rmcp_session_policy::PolicySessionManager;
 use rmcp_session_policy::admission::{AdmissionPolicyExt, TokenBucket};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-use tower_layer::Layer;
 use tower_service::Service;
 
 #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]

@@ -11,10 +11,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::Method;
-use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::extract::State;
+use axum::http::HeaderName;
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
@@ -23,7 +21,8 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Open, SlidingWindow};
 use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
-use rmcp_session_policy::{ClientContext, ConfigError, PolicySessionManager, SECOND};
+use rmcp_session_policy::http::PolicyLayer;
+use rmcp_session_policy::{ConfigError, PolicySessionManager, SECOND};
 use rmcp_session_policy_examples::Tools;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -61,6 +60,15 @@ struct Args {
     /// Most sessions that are parked, to come back with their next request; 0 parks none
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     parked: usize,
+    /// Most requests within one session in any window
+    #[arg(long, value_name = "N/SECS")]
+    request_rate: Option<Rate>,
+    /// A proxy whose X-Forwarded-For is believed: an address or a network; may be given more than once
+    #[arg(long, value_name = "CIDR")]
+    trusted_proxy: Vec<String>,
+    /// Take the principal from this header. For demonstration: anybody can send any header
+    #[arg(long, value_name = "NAME")]
+    principal_header: Option<HeaderName>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -110,9 +118,14 @@ fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
         Some(rate) => Box::new(SlidingWindow::from(rate).per_client()),
         None => Box::new(Open),
     };
+    let requests: Box<dyn AdmissionPolicy> = match args.request_rate {
+        Some(rate) => Box::new(SlidingWindow::from(rate).per_session()),
+        None => Box::new(Open),
+    };
     PolicySessionManager::local()
         .max_sessions(args.max_sessions)
         .admission(each.and(everybody))
+        .requests(requests)
         .eviction(args.eviction.policy())
         .idle_timeout(Duration::from_secs(args.idle_timeout))
         .max_lifetime(args.max_lifetime.map(Duration::from_secs))
@@ -121,12 +134,12 @@ fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
         .build()
 }
 
-/// Tells the policies who is asking.
-async fn tell_who_asks(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
-    let context = ClientContext::new().with_peer(peer.ip());
-    // A stream opened by GET is no use of the session.
-    let context = if request.method() == Method::GET { context.passive() } else { context };
-    context.scope(next.run(request)).await
+/// The layer: who is asking, and the right answers.
+fn layer(args: &Args, sessions: &Sessions) -> Result<PolicyLayer<LocalSessionManager>, ConfigError> {
+    let layer = sessions.layer().trusted_proxies(&args.trusted_proxy)?;
+    let Some(name) = args.principal_header.clone() else { return Ok(layer) };
+    tracing::warn!(header = %name, "principals are taken from a header that anybody can send: this is no authentication");
+    Ok(layer.principal(move |request| request.headers.get(&name)?.to_str().ok().map(str::to_owned)))
 }
 
 async fn healthz(State(sessions): State<Arc<Sessions>>) -> Json<Value> {
@@ -147,7 +160,7 @@ async fn healthz(State(sessions): State<Arc<Sessions>>) -> Json<Value> {
     }))
 }
 
-async fn serve(args: Args, sessions: Arc<Sessions>) -> std::io::Result<()> {
+async fn serve(args: Args, sessions: Arc<Sessions>, layer: PolicyLayer<LocalSessionManager>) -> std::io::Result<()> {
     let mut config = StreamableHttpServerConfig::default();
     if args.parked > 0 {
         config.session_store = Some(sessions.parking());
@@ -155,8 +168,7 @@ async fn serve(args: Args, sessions: Arc<Sessions>) -> std::io::Result<()> {
     let stopped = config.cancellation_token.clone();
     let mcp = StreamableHttpService::new(|| Ok(Tools::default()), Arc::clone(&sessions), config);
     let app = Router::new()
-        .nest_service("/mcp", mcp)
-        .layer(middleware::from_fn(tell_who_asks))
+        .nest_service("/mcp", layer.layer(mcp))
         .route("/healthz", get(healthz))
         .with_state(Arc::clone(&sessions));
 
@@ -201,11 +213,12 @@ async fn main() -> ExitCode {
     });
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
-    let sessions = match sessions(&args) {
-        Ok(sessions) => Arc::new(sessions),
+    let built = sessions(&args).map(Arc::new).and_then(|sessions| Ok((layer(&args, &sessions)?, sessions)));
+    let (layer, sessions) = match built {
+        Ok(built) => built,
         Err(error) => return bad_flags(&error.to_string()),
     };
-    match serve(args, sessions).await {
+    match serve(args, sessions, layer).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the server failed");

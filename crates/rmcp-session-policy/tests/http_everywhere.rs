@@ -14,7 +14,6 @@ use rmcp_session_policy::{Builder, PolicySessionManager, RefusalReason};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tower_layer::Layer;
 
 type Sessions = PolicySessionManager<LocalSessionManager>;
 type Mcp = StreamableHttpService<server::Tools, Sessions>;

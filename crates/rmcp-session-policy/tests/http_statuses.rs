@@ -14,7 +14,6 @@ use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent, SlidingWind
 use rmcp_session_policy::http::PolicyLayer;
 use rmcp_session_policy::{Builder, CloseReason, PolicySessionManager, RefusalReason};
 use serde_json::{Value, json};
-use tower_layer::Layer;
 
 type Sessions = PolicySessionManager<LocalSessionManager>;
 

@@ -10,7 +10,6 @@ use http::{Request, StatusCode};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::PolicySessionManager;
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, SlidingWindow, TokenBucket};
-use tower_layer::Layer;
 use tower_service::Service;
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25",

@@ -44,7 +44,6 @@ impl ForwardedHeader {
 ///
 /// use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 /// use rmcp_session_policy::PolicySessionManager;
-/// use tower_layer::Layer;
 ///
 /// # #[derive(Clone)] struct MyServer; impl rmcp::ServerHandler for MyServer {}
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -86,6 +85,11 @@ impl<I: SessionManager> PolicySessionManager<I> {
 }
 
 impl<I: SessionManager> PolicyLayer<I> {
+    /// Puts the layer around a service. The same as tower's `Layer::layer`, without the trait in scope.
+    pub fn layer<S>(&self, service: S) -> PolicyService<S, I> {
+        PolicyService::new(service, Arc::clone(&self.shared), self.settings.clone())
+    }
+
     /// Sets how the peer's address is found. Defaults to axum's `ConnectInfo<SocketAddr>`, with the feature `axum`.
     pub fn peer(mut self, peer: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         self.settings.peer = Some(Arc::new(peer));
@@ -200,8 +204,8 @@ const fn connected(_: &Parts) -> Option<IpAddr> {
 impl<S, I> Layer<S> for PolicyLayer<I> {
     type Service = PolicyService<S, I>;
 
-    fn layer(&self, inner: S) -> Self::Service {
-        PolicyService::new(inner, Arc::clone(&self.shared), self.settings.clone())
+    fn layer(&self, service: S) -> Self::Service {
+        PolicyService::new(service, Arc::clone(&self.shared), self.settings.clone())
     }
 }
 

@@ -25,7 +25,6 @@ use rmcp::transport::streamable_http_server::session::{SessionManager, SessionSt
 use rmcp::transport::{StreamableHttpClientTransport, StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{RoleClient, ServiceExt, schemars, tool, tool_router};
 use rmcp_session_policy::{ClientContext, PolicySessionManager};
-use tower_layer::Layer;
 
 #[derive(Debug, Default, serde::Deserialize, schemars::JsonSchema)]
 pub struct Millis {
