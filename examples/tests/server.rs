@@ -277,10 +277,23 @@ async fn refuses_whom_a_rate_refuses() {
 async fn gives_each_client_a_rate_of_its_own() {
     let server = Server::start(&["--per-client-rate", "1/3600", "--rate", "2/3600"]).await;
     assert_eq!(server.initialize([127, 0, 0, 1]).await.0, 200);
-    assert_ne!(server.initialize([127, 0, 0, 1]).await.0, 200, "it had its one");
+    assert_eq!(server.initialize([127, 0, 0, 1]).await.0, 429, "it had its one");
     assert_eq!(server.initialize([127, 0, 0, 2]).await.0, 200);
-    assert_ne!(server.initialize([127, 0, 0, 3]).await.0, 200, "all together had their two");
+    assert_eq!(server.initialize([127, 0, 0, 3]).await.0, 429, "all together had their two");
     assert_eq!(server.health().await["refused"]["quota"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_call_leaves_its_session_alive() {
+    let server = Server::start(&["--request-rate", "2/3600"]).await;
+    let alice = server.connect().await;
+    for _ in 0..2 {
+        alice.call("count", json!({})).await.expect("within the rate");
+    }
+    let Err(ServiceError::McpError(refused)) = alice.call("count", json!({})).await else { panic!("one too many") };
+    assert_eq!(refused.code.0, 429);
+    assert_eq!(refused.data.expect("data")["policy"], "sliding_window");
+    assert_eq!(server.health().await["live"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -360,6 +373,9 @@ async fn says_in_one_line_what_is_wrong_with_a_flag() {
         ["--eviction", "mru"],
         ["--listen", "nowhere"],
         ["--parked", "some"],
+        ["--request-rate", "0/1"],
+        ["--trusted-proxy", "my-proxy"],
+        ["--principal-header", "no header"],
         ["--surprise", "me"],
     ];
     for flags in wrong {
