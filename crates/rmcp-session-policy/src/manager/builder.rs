@@ -156,8 +156,9 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
-    /// Makes sessions for which `predicate` holds never a victim. It is asked when a session is proposed, and again
-    /// within a second of use. Defaults to nobody.
+    /// Makes sessions for which `predicate` holds never a victim. It is asked when a session is about to be one; whom it
+    /// protects is looked at again when something happens to the session, and else about once a second (ten thousand
+    /// sessions a second at most). Defaults to nobody.
     pub fn protect(mut self, predicate: impl Fn(&SessionInfo<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.protect = Some(Arc::new(predicate));
         self

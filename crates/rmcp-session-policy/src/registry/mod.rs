@@ -1,6 +1,7 @@
 //! Who is here: the one authority on which sessions exist and which may go.
 //!
-//! It is synchronous and knows no inner manager: the manager keeps it behind one lock, which no request ever takes.
+//! It is synchronous and knows no inner manager: the manager keeps it behind one lock, which a request takes only
+//! for a policy that asks to see every use.
 
 mod activity;
 mod choice;
