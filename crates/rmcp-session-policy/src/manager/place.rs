@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a newcomer waits for anybody to become idle when nobody may go: somebody may only just have been answered.
 const BREATH: Duration = Duration::from_millis(20);
 
+/// How long a newcomer waits at most for half-open sessions to finish their handshakes, before it takes a victim at all.
+const HANDSHAKES: Duration = Duration::from_secs(1);
+
 /// How many victims a newcomer takes at most.
 const VICTIMS: u32 = 3;
 
@@ -154,7 +157,7 @@ impl<I: SessionManager> Shared<I> {
         let mut waiter: Option<Waiter> = None;
         let mut arriving: Option<Arriving> = None;
         let mut breath: Option<Instant> = None;
-        let give_up = Instant::now() + PATIENCE * VICTIMS;
+        let mut give_up = Instant::now() + HANDSHAKES;
         loop {
             let now = Instant::now();
             if now >= give_up {
@@ -197,6 +200,7 @@ impl<I: SessionManager> Shared<I> {
                 }
                 if matches!(step, Step::Victim(_) | Step::Closing) && waiter.is_none() {
                     waiter = Some(self.join_queue(&mut core));
+                    give_up = now + PATIENCE * VICTIMS;
                     arriving = arrives();
                 }
                 step
