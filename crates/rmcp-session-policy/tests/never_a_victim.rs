@@ -273,7 +273,7 @@ async fn a_session_is_not_evicted_while_its_initialize_is_being_answered() {
     let alice = tokio::spawn(async move { alice.initialize().await.map(|_| alice) });
     settle().await;
     assert!(is_refused(&sessions).await);
-    assert!(begun.elapsed() <= SECOND, "a newcomer does not wait for ever");
+    assert!(begun.elapsed() < 2 * SECOND, "a newcomer does not wait for ever");
     let alice = alice.await.expect("no panic").expect("answered");
     assert!(alice.lives().await);
     Driver::ready(&sessions).await.expect("alice never finished her handshake");

@@ -100,7 +100,7 @@ impl<I: SessionManager> Shared<I> {
         let Luggage { origin, parcel, owed } = luggage;
         let (id, restored) = (SessionId::clone(&origin.id), origin.restored);
         let cell = Arc::new(Cell::new(transport));
-        let session = {
+        let (session, newborn) = {
             let mut core = self.lock();
             if self.directory.contains_key(&id) {
                 drop(core);
@@ -120,7 +120,9 @@ impl<I: SessionManager> Shared<I> {
             }
             self.directory.insert(id, Arc::clone(&session));
             place.settle();
-            session
+            // Before anybody can choose it: until its request comes, it is no victim.
+            let newborn = session.record.begin(Kind::Lease, now);
+            (session, newborn)
         };
         let host: Arc<dyn crate::transport::Host> = Arc::<Self>::clone(self);
         let governed = Governed::new(Arc::clone(&session), host, cell);
@@ -144,9 +146,10 @@ impl<I: SessionManager> Shared<I> {
             if self.close(&session, CloseReason::Drained) {
                 self.start_end(session);
             }
-            return Err(PolicyError::Draining);
+            let kind = if restored { ArrivalKind::Restore } else { ArrivalKind::Create };
+            return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Draining));
         }
-        keep_for_scope(|| session.record.begin(Kind::Lease, now));
+        keep_for_scope(|| newborn);
         Ok(governed)
     }
 }

@@ -58,16 +58,23 @@ impl<I: SessionManager> Shared<I> {
         self.tally.count_closed(reason);
         tracing::info!(session = %info.fingerprint(), %reason, ?age, uses = info.uses(), "session closed");
         self.observe(&SessionEvent::Closed { session: info, reason, age });
+        if self.draining.load(SeqCst) {
+            self.signals.calm.notify_waiters();
+        }
     }
 
     /// Carries an end out: at once as far as it goes without waiting, the rest on a task of its own.
     pub(super) fn start_end(self: &Arc<Self>, session: Arc<Session>) {
         let mut end = Box::pin(Arc::clone(self).end(session));
+        let runtime = Handle::try_current().ok().or_else(|| self.runtime.get().cloned());
+        // Its timers need a runtime from the first poll on.
+        let entered = runtime.as_ref().map(Handle::enter);
         if let Poll::Ready(_closed) = end.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return;
         }
+        drop(entered);
         // Outside any runtime, as when one is shut down, nothing can finish it: dropping it frees the place.
-        if let Some(runtime) = Handle::try_current().ok().as_ref().or_else(|| self.runtime.get()) {
+        if let Some(runtime) = runtime {
             drop(runtime.spawn(end));
         }
     }

@@ -116,6 +116,16 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 selected
             })
         };
+        // Whoever was parked at the first look may have come back before the second.
+        let mut ended = ended;
+        if !reason.is_restorable() {
+            for session in shared.sessions() {
+                if select.selects(&SessionInfo::of(&session.record)) && shared.close(&session, reason) {
+                    shared.start_end(Arc::clone(&session));
+                    ended.push(session);
+                }
+            }
+        }
         Shared::<I>::wait_until_gone(&ended, deadline).await;
         ended.len() + parked
     }

@@ -205,12 +205,16 @@ impl Parking {
     }
 
     /// Hears that somebody closed an id that does not live: the trailing close of an earlier incarnation, or the client.
-    pub(super) fn closed(&self, id: &str, by_client: bool) {
+    /// Tells whether the session was forgotten.
+    pub(super) fn closed(&self, id: &str, by_client: bool) -> bool {
         let mut lot = self.lock();
         match lot.parked.get_mut(id) {
-            Some(parked) if parked.owed > 0 && !by_client => parked.owed -= 1,
-            Some(_) => drop(lot.remove(id)),
-            None => {}
+            Some(parked) if parked.owed > 0 && !by_client => {
+                parked.owed -= 1;
+                false
+            }
+            Some(_) => lot.remove(id).is_some(),
+            None => false,
         }
     }
 

@@ -51,7 +51,8 @@ impl<I: SessionManager> Shared<I> {
     /// Restores a session. It obeys the laws of any newcomer; if it is refused, it stays parked.
     pub(super) async fn restore(self: &Arc<Self>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
         let deadline = Instant::now() + self.settings.close_deadline;
-        let mut kept = take_kept::<Restoring<I>>().filter(|restoring| restoring.id == id);
+        let mut kept =
+            take_kept::<Restoring<I>>().filter(|restoring| restoring.id == id && Arc::ptr_eq(&restoring.shared, self));
         let restoring = loop {
             let restoring = match kept.take() {
                 Some(restoring) => restoring,
@@ -59,7 +60,7 @@ impl<I: SessionManager> Shared<I> {
                     Ok(restoring) => restoring,
                     Err(other) => {
                         if !self.wait_for_restore(&id, &other, deadline).await {
-                            return Err(self.at_capacity());
+                            return Err(self.refuse_restore());
                         }
                         continue;
                     }
@@ -72,7 +73,7 @@ impl<I: SessionManager> Shared<I> {
                 Some(session) => {
                     drop(restoring);
                     if timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_err() {
-                        return Err(self.at_capacity());
+                        return Err(self.refuse_restore());
                     }
                 }
             }
@@ -111,19 +112,16 @@ impl<I: SessionManager> Shared<I> {
         };
         let governed = self.register(luggage, transport, place, permit, now)?;
         // Taken out only now: had this future been dropped before, the session would still be parked, and at no moment is
-        // the id neither live nor parked.
-        let gone = match &parked {
-            Some(parked) => match self.parking.take_this(&id, parked) {
-                Some(taken) => {
-                    // Closes that came meanwhile were counted where it was parked.
-                    governed.session().owed.fetch_sub(parked.owed - taken.owed.min(parked.owed), SeqCst);
-                    false
-                }
-                None => true,
-            },
-            None => false,
-        };
-        if gone || restoring.under_way.barred.load(SeqCst) {
+        // the id neither live nor parked. If it is not there any more, it was deleted, which bars it, or others needed the
+        // room, which is no reason to end it.
+        if let Some(parked) = &parked
+            && let Some(taken) = self.parking.take_this(&id, parked)
+        {
+            // Closes that came meanwhile were counted where it was parked.
+            let recount = |owed: u32| Some((owed + taken.owed).saturating_sub(parked.owed));
+            governed.session().owed.fetch_update(SeqCst, SeqCst, recount).ok();
+        }
+        if restoring.under_way.barred.load(SeqCst) {
             // Deleted or revoked while it was being restored: it is ended the one way there is.
             if self.close(governed.session(), CloseReason::Client) {
                 self.start_end(Arc::clone(governed.session()));
@@ -131,6 +129,11 @@ impl<I: SessionManager> Shared<I> {
             return Ok(RestoreOutcome::NotSupported);
         }
         Ok(RestoreOutcome::Restored(governed))
+    }
+
+    /// Turns a restore away that waited for too long.
+    fn refuse_restore(&self) -> Failed<I> {
+        self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), self.at_capacity())
     }
 
     /// Keeps a session that is deleted or revoked from coming back by a restore that is under way.

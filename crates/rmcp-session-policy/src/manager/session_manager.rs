@@ -69,7 +69,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             self.shared.bar_restore(id);
         }
         let Some(session) = self.shared.find(id) else {
-            self.shared.parking.closed(id, by_client);
+            if self.shared.parking.closed(id, by_client) {
+                self.shared.bar_restore(id);
+            }
             return Ok(());
         };
         let repaid = !by_client && session.owed.fetch_update(SeqCst, SeqCst, |owed| owed.checked_sub(1)).is_ok();

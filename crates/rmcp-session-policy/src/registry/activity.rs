@@ -1,6 +1,7 @@
 //! What goes on in a session.
 
-use std::sync::{Arc, Mutex};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::record::Record;
 use crate::admission::Lease;
@@ -53,5 +54,10 @@ impl Activity {
 impl Drop for Activity {
     fn drop(&mut self) {
         self.record.end(self.kind, self.ticket);
+        // This runs code of the policy, which may panic where nothing may be skipped.
+        let lease = self.lease.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if catch_unwind(AssertUnwindSafe(|| drop(lease))).is_err() {
+            tracing::warn!("a lease of the policy for requests panicked when it was dropped");
+        }
     }
 }

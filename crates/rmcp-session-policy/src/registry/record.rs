@@ -57,6 +57,8 @@ pub(crate) struct Record {
     last_used: AtomicU64,
     last_seen: AtomicU64,
     uses: AtomicU64,
+    /// When `initialize` was answered.
+    answered: AtomicU64,
     open_streams: AtomicU32,
     mark: AtomicBool,
     requests: Mutex<Requests>,
@@ -83,6 +85,7 @@ impl Record {
             last_used: AtomicU64::new(origin.last_used.0),
             last_seen: AtomicU64::new(origin.last_seen.0),
             uses: AtomicU64::new(origin.uses),
+            answered: AtomicU64::new(created.0),
             open_streams: AtomicU32::new(0),
             mark: AtomicBool::new(false),
             requests: Mutex::default(),
@@ -156,7 +159,11 @@ impl Record {
 
     /// Counts an activity out.
     pub(super) fn end(&self, kind: Kind, ticket: u32) {
-        self.touch(kind, self.clock.stamp(Instant::now()));
+        let at = self.clock.stamp(Instant::now());
+        self.touch(kind, at);
+        if kind == Kind::Handshake {
+            self.answered.store(at.0, Relaxed);
+        }
         self.lock_requests().end(ticket);
         let (reading, met) = self.state.end();
         if met {
@@ -167,15 +174,17 @@ impl Record {
             match reading.phase() {
                 Phase::Closing => self.progress.notify_waiters(),
                 Phase::Opening => self.signals.handshake.notify_waiters(),
-                Phase::Ready if self.signals.draining.load(Relaxed) => self.signals.calm.notify_waiters(),
                 Phase::Ready => {}
+            }
+            if self.signals.draining.load(SeqCst) {
+                self.signals.calm.notify_waiters();
             }
         }
     }
 
     /// Until when a half-open session is kept for what its client says to the answer to its `initialize`.
     pub(crate) fn next_step_until(&self) -> Option<Instant> {
-        self.software.get().map(|_| self.instant(self.last_used()) + NEXT_STEP)
+        self.software.get().map(|_| self.instant(Stamp(self.answered.load(Relaxed))) + NEXT_STEP)
     }
 
     /// The handshake is finished.
