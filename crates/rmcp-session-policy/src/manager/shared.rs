@@ -188,8 +188,14 @@ impl<I: SessionManager> Shared<I> {
         let is_same = |context: Option<&ClientContext>| {
             if context.and_then(ClientContext::principal) == principal { Owner::Same } else { Owner::Other }
         };
-        let live = self.directory.get(id).map(|session| is_same(session.record.context.as_deref()));
-        live.or_else(|| self.parking.owner(id, is_same)).unwrap_or(Owner::Unknown)
+        // Between two looks it may be parked, or come back: so each place is looked at twice.
+        for _ in 0..2 {
+            let live = self.directory.get(id).map(|session| is_same(session.record.context.as_deref()));
+            if let Some(owner) = live.or_else(|| self.parking.owner(id, is_same)) {
+                return owner;
+            }
+        }
+        Owner::Unknown
     }
 
     /// Counts a POST: within a session or to open one, or without a session.
