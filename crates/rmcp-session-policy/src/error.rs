@@ -87,16 +87,6 @@ impl Refusal {
         }
     }
 
-    /// Whole seconds to wait, rounded up, at least 1: waiting that long is enough. `None`: it will never do.
-    pub(crate) fn retry_seconds(&self) -> Option<u64> {
-        match self.retry {
-            Retry::After(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
-            // A place may come free at any moment.
-            Retry::Unknown => Some(1),
-            Retry::Never => None,
-        }
-    }
-
     /// The HTTP status, which is also the code of the JSON-RPC error: MCP keeps -32000..=-32099 for itself.
     pub(crate) const fn status(&self) -> u16 {
         match self.reason {
@@ -114,7 +104,7 @@ impl Refusal {
         let data = serde_json::json!({
             "reason": self.reason.as_str(),
             "policy": self.policy,
-            "retryAfterSeconds": self.retry_seconds(),
+            "retryAfterSeconds": self.retry.seconds(),
             "retryAfterMs": millis,
             "limit": self.limit,
             "remaining": self.remaining,
@@ -173,20 +163,5 @@ impl From<InvalidSetting> for ConfigError {
             value: invalid.value.to_string(),
             remedy: invalid.remedy.to_string(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn retry_after_is_whole_seconds_rounded_up_and_at_least_one() {
-        let seconds = |retry| Refusal { retry, ..Refusal::draining(ArrivalKind::Create) }.retry_seconds();
-        let after = |millis| seconds(Retry::After(Duration::from_millis(millis)));
-        assert_eq!([after(0), after(1), after(1_000), after(1_001)], [Some(1), Some(1), Some(1), Some(2)]);
-        assert_eq!((seconds(Retry::Unknown), seconds(Retry::Never)), (Some(1), None));
     }
 }

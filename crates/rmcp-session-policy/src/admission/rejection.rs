@@ -31,6 +31,16 @@ pub enum Retry {
 }
 
 impl Retry {
+    /// Whole seconds to wait, rounded up, at least 1: waiting that long is enough. `None`: it will never do.
+    pub(crate) fn seconds(self) -> Option<u64> {
+        match self {
+            Self::After(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
+            // A place may come free at any moment.
+            Self::Unknown => Some(1),
+            Self::Never => None,
+        }
+    }
+
     /// The wait, to compare by: the sooner the smaller.
     pub(super) const fn wait(self) -> Duration {
         match self {
@@ -121,7 +131,7 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "refused by {}", self.policy)?;
         match self.retry {
-            Retry::After(wait) => write!(f, ": retry after {wait:?}"),
+            Retry::After(_) => write!(f, ": retry after {} s", self.retry.seconds().unwrap_or_default()),
             Retry::Unknown => Ok(()),
             Retry::Never => f.write_str(": for good"),
         }
@@ -129,3 +139,17 @@ impl fmt::Display for Rejection {
 }
 
 impl std::error::Error for Rejection {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_whole_seconds_rounded_up_and_at_least_one() {
+        let after = |millis| Retry::After(Duration::from_millis(millis)).seconds();
+        assert_eq!([after(0), after(1), after(1_000), after(1_001)], [Some(1), Some(1), Some(1), Some(2)]);
+        assert_eq!((Retry::Unknown.seconds(), Retry::Never.seconds()), (Some(1), None));
+        let rejection = Rejection::new("gate").with_retry(Retry::After(Duration::from_millis(59_001)));
+        assert_eq!(rejection.to_string(), "refused by gate: retry after 60 s");
+    }
+}

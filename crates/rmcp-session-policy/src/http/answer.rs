@@ -72,7 +72,7 @@ pub(super) fn refused<B>(
         Asked::Within | Asked::New => StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
     };
     let headers = response.headers_mut();
-    if let Some(seconds) = refusal.retry_seconds() {
+    if let Some(seconds) = refusal.retry.seconds() {
         headers.insert(RETRY_AFTER, seconds.into());
     }
     for (name, value) in rate_limit(refusal) {
@@ -90,7 +90,7 @@ fn rate_limit(refusal: &Refusal) -> Vec<(HeaderName, HeaderValue)> {
     // The name goes into a structured-field string.
     let name: String = refusal.policy.chars().filter(|c| (' '..='~').contains(c) && !matches!(c, '"' | '\\')).collect();
     let mut now = format!("\"{name}\";r={remaining}");
-    if let (Retry::After(_), Some(seconds)) = (refusal.retry, refusal.retry_seconds()) {
+    if let (Retry::After(_), Some(seconds)) = (refusal.retry, refusal.retry.seconds()) {
         now.push_str(&format!(";t={seconds}"));
     }
     let fields = [("ratelimit-policy", format!("\"{name}\";q={limit}")), ("ratelimit", now)];

@@ -89,8 +89,17 @@ impl Server {
 
     /// Starts a server with the HTTP layer, and parking.
     pub async fn with_layer<I: SessionManager>(sessions: Arc<PolicySessionManager<I>>) -> Self {
+        let parking = sessions.parking();
+        Self::with_layer_and(sessions, Some(parking)).await
+    }
+
+    /// Starts a server with the HTTP layer.
+    pub async fn with_layer_and<I: SessionManager>(
+        sessions: Arc<PolicySessionManager<I>>,
+        store: Option<Arc<dyn SessionStore>>,
+    ) -> Self {
         let mut config = StreamableHttpServerConfig::default();
-        config.session_store = Some(sessions.parking());
+        config.session_store = store;
         let mcp = StreamableHttpService::new(|| Ok(Tools::default()), Arc::clone(&sessions), config);
         Self::serve(axum::Router::new().nest_service("/mcp", sessions.layer().layer(mcp))).await
     }
