@@ -8,7 +8,7 @@ use rmcp::model::{ClientJsonRpcMessage, ClientNotification};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
 use rmcp_session_policy::{Builder, PolicySessionManager};
-use rmcp_session_policy_benches::{Held, StubManager};
+use rmcp_session_policy_benches::stub::{Held, StubManager};
 use tokio::runtime::Runtime;
 
 const LIVE: [usize; 3] = [100, 10_000, 100_000];

@@ -1,23 +1,24 @@
 //! Who is asking: what the HTTP layer, or any caller, knows of the client behind a request.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::error::Refusal;
 
 tokio::task_local! {
-    static CURRENT: Arc<Scope>;
+    static CURRENT: Scope;
 }
 
 /// One request, as its [`ClientContext::scope`] spans it.
 struct Scope {
     context: Arc<ClientContext>,
     /// What keeps the session of the request until the request has been handed to it.
-    lease: Mutex<Option<Box<dyn Any + Send>>>,
+    lease: Cell<Option<Box<dyn Any + Send>>>,
     /// What the manager last said no to.
-    outcome: Mutex<Option<Outcome>>,
+    outcome: Cell<Option<Outcome>>,
 }
 
 /// What the manager said no to, for whoever answers the client: rmcp hands on an error's text and nothing else.
@@ -32,27 +33,19 @@ pub(crate) enum Outcome {
 
 /// Notes what the manager says no to. Outside any scope nobody asks.
 pub(crate) fn note(outcome: Outcome) {
-    let noted = |scope: &Arc<Scope>| {
-        *scope.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-    };
-    CURRENT.try_with(noted).ok();
+    CURRENT.try_with(|scope| scope.outcome.set(Some(outcome))).ok();
 }
 
 /// Keeps something until the scope that is running ends, or something else is kept instead. Outside any scope it is
 /// dropped at once.
 pub(crate) fn keep_for_scope<T: Send + 'static>(lease: impl FnOnce() -> Option<T>) {
-    // Made, and the one before dropped, outside the lock: both call into the registry.
-    let kept = |scope: &Arc<Scope>| {
-        let lease = lease().map(|lease| Box::new(lease) as Box<dyn Any + Send>);
-        std::mem::replace(&mut *scope.lease.lock().unwrap_or_else(PoisonError::into_inner), lease)
-    };
+    let kept = |scope: &Scope| scope.lease.replace(lease().map(|lease| Box::new(lease) as Box<dyn Any + Send>));
     drop(CURRENT.try_with(kept));
 }
 
 /// Takes what was kept for the scope that is running, if it is a `T`.
 pub(crate) fn take_kept<T: Send + 'static>() -> Option<T> {
-    let take = |scope: &Arc<Scope>| scope.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let kept = CURRENT.try_with(take).ok().flatten()?;
+    let kept = CURRENT.try_with(|scope| scope.lease.take()).ok().flatten()?;
     kept.downcast::<T>().ok().map(|kept| *kept)
 }
 
@@ -155,11 +148,12 @@ impl ClientContext {
 
     /// Runs a future in which [`current`](Self::current) is this context, and tells what the manager said no to in it.
     pub(crate) async fn observe<F: Future>(self, future: F) -> (F::Output, Option<Outcome>) {
-        let scope = Scope { context: Arc::new(self), lease: Mutex::new(None), outcome: Mutex::new(None) };
-        let scope = Arc::new(scope);
-        let output = CURRENT.scope(Arc::clone(&scope), future).await;
-        let outcome = scope.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-        (output, outcome)
+        let scope = Scope { context: Arc::new(self), lease: Cell::new(None), outcome: Cell::new(None) };
+        let observed = async {
+            let output = future.await;
+            (output, CURRENT.with(|scope| scope.outcome.take()))
+        };
+        CURRENT.scope(scope, observed).await
     }
 
     pub(crate) fn is_in_scope() -> bool {

@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::header::HeaderName;
+use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use rmcp::transport::streamable_http_server::session::SessionManager;
@@ -80,16 +80,69 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The one that was polled ready is the one to call.
-        let clone = self.clone();
-        let this = std::mem::replace(self, clone);
-        Box::pin(this.answer(request))
+        let (parts, body) = request.into_parts();
+        let entry = match self.enter(&parts) {
+            Ok(entry) => entry,
+            Err(answer) => return Box::pin(async move { Ok(answer()) }),
+        };
+        let beginning = Beginning::default();
+        let admitted = self.admit(&entry);
+        let settings = Arc::clone(&self.settings);
+        let exit = Exit { shared: Arc::clone(&self.shared), entry, beginning: beginning.clone() };
+        let request = |body| Request::from_parts(parts, TeeBody::new(body, beginning));
+        match admitted {
+            Ok(Admitted::Already) => {
+                // Called at once, as most are: a service to call later would have to be cloned.
+                let response = self.inner.call(request(body));
+                Box::pin(exit.through(response, None))
+            }
+            Ok(Admitted::IfPolicyAgrees) => {
+                let request = request(body);
+                // The one that was polled ready is the one to call.
+                let clone = self.inner.clone();
+                let mut inner = std::mem::replace(&mut self.inner, clone);
+                Box::pin(async move {
+                    match exit.admit(&settings).await {
+                        Ok(lease) => exit.through(inner.call(request), lease).await,
+                        Err(refusal) => Ok(exit.refused_unread(&refusal, request.into_body()).await),
+                    }
+                })
+            }
+            Err(refusal) => Box::pin(async move { Ok(exit.refused_unread(&refusal, body).await) }),
+        }
     }
+}
+
+/// A request that may go on, as far as its headers tell.
+struct Entry {
+    session: Option<HeaderValue>,
+    asked: Asked,
+    kind: Option<ArrivalKind>,
+    context: ClientContext,
+    version: Version,
+}
+
+impl Entry {
+    fn id(&self) -> Option<&str> {
+        self.session.as_ref().and_then(|id| id.to_str().ok())
+    }
+
+    fn arrival(&self, kind: ArrivalKind) -> Arrival<'_> {
+        Arrival::new(Instant::now(), kind).with_context(&self.context)
+    }
+}
+
+/// Whether a request is let in.
+enum Admitted {
+    /// It is, or it is for the session manager to say.
+    Already,
+    /// The policy of requests without a session must say, and may take its time.
+    IfPolicyAgrees,
 }
 
 /// What the headers say of a request.
 struct Reading<'a> {
-    session: Option<&'a str>,
+    session: Option<&'a HeaderValue>,
     asked: Asked,
     kind: Option<ArrivalKind>,
 }
@@ -97,10 +150,9 @@ struct Reading<'a> {
 impl<'a> Reading<'a> {
     fn of(parts: &'a Parts, without_sessions: bool) -> Self {
         let header = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let session = header(SESSION_ID);
-        let initialize = header(METHOD) == Some("initialize");
+        let session = parts.headers.get(SESSION_ID).filter(|id| id.to_str().is_ok());
         let names_it = header(PROTOCOL_VERSION).is_some_and(|version| version >= SESSIONLESS);
-        let sessionless = without_sessions || (names_it && !initialize);
+        let sessionless = without_sessions || (names_it && header(METHOD) != Some("initialize"));
         let kind = match (&parts.method, session) {
             (&Method::POST, _) if sessionless => Some(ArrivalKind::Request),
             (&Method::POST, None) => Some(ArrivalKind::Create),
@@ -116,83 +168,96 @@ impl<'a> Reading<'a> {
 }
 
 impl<S, I: SessionManager> PolicyService<S, I> {
-    async fn answer<B, R>(mut self, request: Request<B>) -> Result<Response<PolicyBody<R>>, S::Error>
-    where
-        S: Service<Request<TeeBody<B>>, Response = Response<R>>,
-        B: Body,
-    {
-        let (parts, body) = request.into_parts();
-        let Reading { session, asked, kind } = Reading::of(&parts, self.settings.without_sessions);
-        let mut context = self.settings.context(&parts);
+    /// Looks at the headers: who asks, and whether the session is theirs.
+    fn enter<R>(&self, parts: &Parts) -> Result<Entry, fn() -> Response<PolicyBody<R>>> {
+        let Reading { session, asked, kind } = Reading::of(parts, self.settings.without_sessions);
+        let mut context = self.settings.context(parts);
         if parts.method == Method::GET {
             context = context.passive();
         }
         if self.settings.refuse_anonymous && context.peer().is_none() && context.principal().is_none() {
-            return Ok(answer::anonymous());
+            return Err(answer::anonymous);
         }
-        let session = session.map(str::to_owned);
-        if let Some(id) = &session {
+        let entry = Entry { session: session.cloned(), asked, kind, context, version: parts.version };
+        if let Some(id) = entry.id() {
             // One look tells whether the id is anybody's; to whom it does not belong it does not exist.
-            match self.shared.owner(id, context.principal()) {
+            match self.shared.owner(id, entry.context.principal()) {
                 Owner::Same => {}
                 Owner::Unknown if self.settings.elsewhere => {}
-                Owner::Unknown | Owner::Other => return Ok(answer::not_found()),
+                Owner::Unknown | Owner::Other => return Err(answer::not_found),
             }
         }
         if parts.method == Method::POST {
             self.shared.count_request(kind);
         }
-        let version = parts.version;
-        let lease = match peek_or_admit(&self.shared, &self.settings, kind, &context).await {
-            Ok(lease) => lease,
-            Err(refusal) => {
-                let id = read_id(body).await;
-                return Ok(answer::refused(&refusal, asked, id, version));
-            }
-        };
-        let beginning = Beginning::default();
-        let request = Request::from_parts(parts, TeeBody::new(body, beginning.clone()));
-        let (response, outcome) = context.observe(self.inner.call(request)).await;
+        Ok(entry)
+    }
+
+    /// Sheds a newcomer before rmcp reads its body.
+    fn admit(&self, entry: &Entry) -> Result<Admitted, Refusal> {
+        let Some(kind) = entry.kind else { return Ok(Admitted::Already) };
+        if self.shared.is_draining() {
+            return Err(self.shared.turn_away(Refusal::draining(kind), Some(&entry.context)));
+        }
+        match (kind, self.shared.admission()) {
+            (ArrivalKind::Request, _) if self.settings.sessionless.is_some() => Ok(Admitted::IfPolicyAgrees),
+            (ArrivalKind::Create, Some(policy)) => match policy.peek(&entry.arrival(kind)) {
+                Ok(()) => Ok(Admitted::Already),
+                Err(rejection) => Err(self.shared.turn_away(Refusal::rejected(kind, &rejection), Some(&entry.context))),
+            },
+            _ => Ok(Admitted::Already),
+        }
+    }
+}
+
+/// What is needed to answer a request on its way out.
+struct Exit<I> {
+    shared: Arc<Shared<I>>,
+    entry: Entry,
+    beginning: Beginning,
+}
+
+impl<I: SessionManager> Exit<I> {
+    /// Lets a request without a session in.
+    async fn admit(&self, settings: &Settings) -> Result<Option<Lease>, Refusal> {
+        let (Some(policy), kind) = (&settings.sessionless, ArrivalKind::Request) else { return Ok(None) };
+        let admitted = policy.admit(&self.entry.arrival(kind)).await;
+        let refused = |rejection| self.shared.turn_away(Refusal::rejected(kind, &rejection), Some(&self.entry.context));
+        admitted.map(|permit| Some(permit.commit())).map_err(refused)
+    }
+
+    /// The answer to a request whose body nobody has read.
+    async fn refused_unread<R>(&self, refusal: &Refusal, body: impl Body) -> Response<PolicyBody<R>> {
+        answer::refused(refusal, self.entry.asked, read_id(body).await, self.entry.version)
+    }
+
+    /// Waits for rmcp's answer, and puts the true one in its place.
+    async fn through<R, E>(
+        self,
+        response: impl Future<Output = Result<Response<R>, E>>,
+        lease: Option<Lease>,
+    ) -> Result<Response<PolicyBody<R>>, E> {
+        let Self { shared, entry: Entry { session, asked, context, version, .. }, beginning } = self;
+        let (response, outcome) = context.observe(response).await;
         let response = response?;
-        let (asked, id) = (asked, || beginning.request_id());
         let absent = match outcome {
-            Some(Outcome::Refused(refusal)) => return Ok(answer::refused(&refusal, asked, id(), version)),
+            Some(Outcome::Refused(refusal)) => {
+                return Ok(answer::refused(&refusal, asked, beginning.request_id(), version));
+            }
             Some(Outcome::NotFound) => true,
             None => response.status() == StatusCode::NOT_FOUND && session.is_some(),
         };
         if absent {
             // rmcp says that a session is not there also to a request that another one's restore has misled. As long as
             // the session is parked, its client must not take it for dead.
-            let known = session.as_deref().is_some_and(|id| self.shared.owner(id, None) != Owner::Unknown);
-            if !known {
+            let id = session.as_ref().and_then(|id| id.to_str().ok());
+            if id.is_none_or(|id| shared.owner(id, None) == Owner::Unknown) {
                 return Ok(answer::not_found());
             }
-            let refusal = answer::still_parked(self.shared.max_sessions());
-            return Ok(answer::refused(&refusal, asked, id(), version));
+            let refusal = answer::still_parked(shared.max_sessions());
+            return Ok(answer::refused(&refusal, asked, beginning.request_id(), version));
         }
         Ok(response.map(|body| PolicyBody::service(body, lease)))
-    }
-}
-
-/// Sheds a newcomer before rmcp reads its body, and lets a request without a session in.
-async fn peek_or_admit<I: SessionManager>(
-    shared: &Shared<I>,
-    settings: &Settings,
-    kind: Option<ArrivalKind>,
-    context: &ClientContext,
-) -> Result<Option<Lease>, Refusal> {
-    let Some(kind) = kind else { return Ok(None) };
-    if shared.is_draining() {
-        return Err(shared.turn_away(Refusal::draining(kind), Some(context)));
-    }
-    let arrival = Arrival::new(Instant::now(), kind).with_context(context);
-    let refused = |rejection| shared.turn_away(Refusal::rejected(kind, &rejection), Some(context));
-    match (kind, &settings.sessionless, shared.admission()) {
-        (ArrivalKind::Request, Some(policy), _) => {
-            policy.admit(&arrival).await.map(|permit| Some(permit.commit())).map_err(refused)
-        }
-        (ArrivalKind::Create, _, Some(policy)) => policy.peek(&arrival).map(|()| None).map_err(refused),
-        _ => Ok(None),
     }
 }
 

@@ -1,0 +1,4 @@
+//! What the benches share.
+
+pub mod service;
+pub mod stub;

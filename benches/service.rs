@@ -1,0 +1,104 @@
+//! rmcp's HTTP service with one tool, called in process: no sockets, no threads.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody};
+use http_body_util::BodyExt;
+use rmcp::handler::server::wrapper::Parameters;
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use rmcp::{schemars, tool, tool_router};
+use rmcp_session_policy::PolicySessionManager;
+use rmcp_session_policy::admission::{AdmissionPolicyExt, TokenBucket};
+use serde_json::{Value, json};
+use tower_service::Service;
+
+#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+struct Text {
+    text: String,
+}
+
+/// The handler of a session.
+#[derive(Clone, Debug)]
+pub struct Echo;
+
+#[tool_router(server_handler)]
+impl Echo {
+    #[tool(description = "gives the text back")]
+    fn echo(&self, Parameters(Text { text }): Parameters<Text>) -> String {
+        text
+    }
+}
+
+fn request(session: Option<&str>, message: &Value) -> http::Request<Body> {
+    let request = http::Request::post("/")
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .header("accept", "application/json, text/event-stream");
+    let request = match session {
+        Some(id) => request.header("mcp-session-id", id),
+        None => request,
+    };
+    request.body(Body::from(message.to_string())).expect("a request")
+}
+
+/// Opens a session; returns its id.
+///
+/// # Panics
+///
+/// If the service refuses.
+pub async fn open<S, B>(service: &mut S) -> String
+where
+    S: Service<http::Request<Body>, Response = http::Response<B>, Error = Infallible>,
+    B: HttpBody<Data = bytes::Bytes> + Unpin,
+    B::Error: std::fmt::Debug,
+{
+    let initialize = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}});
+    let Ok(answer) = service.call(request(None, &initialize)).await;
+    let id = answer.headers()["mcp-session-id"].to_str().expect("text").to_owned();
+    answer.into_body().collect().await.expect("a body");
+    let Ok(_accepted) =
+        service.call(request(Some(&id), &json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))).await;
+    id
+}
+
+/// Calls the tool, and reads the whole answer.
+///
+/// # Panics
+///
+/// If the service refuses.
+pub async fn call<S, B>(service: &mut S, id: &str)
+where
+    S: Service<http::Request<Body>, Response = http::Response<B>, Error = Infallible>,
+    B: HttpBody<Data = bytes::Bytes> + Unpin,
+    B::Error: std::fmt::Debug,
+{
+    let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call",
+        "params": {"name": "echo", "arguments": {"text": "hello"}}});
+    let Ok(answer) = service.call(request(Some(id), &call)).await;
+    assert!(answer.status().is_success(), "{}", answer.status());
+    answer.into_body().collect().await.expect("a body");
+}
+
+/// The service over a manager.
+pub fn mcp<M: SessionManager>(sessions: Arc<M>) -> StreamableHttpService<Echo, M> {
+    let mut config = StreamableHttpServerConfig::default();
+    config.sse_keep_alive = None;
+    config.sse_retry = None;
+    StreamableHttpService::new(|| Ok(Echo), sessions, config)
+}
+
+/// Sessions under the default policy, with a token bucket that each newcomer and each request of a session meets.
+///
+/// # Panics
+///
+/// Never: the settings are valid.
+#[must_use]
+pub fn governed() -> Arc<PolicySessionManager<LocalSessionManager>> {
+    let bucket = || TokenBucket::per_second(1e9).burst(1_000_000);
+    let sessions = PolicySessionManager::local().admission(bucket().per_client()).requests(bucket().per_session());
+    Arc::new(sessions.build().expect("valid"))
+}
