@@ -112,6 +112,16 @@ impl Refusal {
         ErrorData::new(ErrorCode(i32::from(self.status())), self.text.clone(), Some(data))
     }
 
+    /// Because what keeps the sessions failed.
+    pub(crate) fn backend(kind: ArrivalKind) -> Self {
+        Self {
+            reason: RefusalReason::Backend,
+            policy: Cow::Borrowed("backend"),
+            text: Cow::Borrowed("the server cannot reach its sessions now"),
+            ..Self::draining(kind)
+        }
+    }
+
     /// Because the server is about to stop.
     pub(crate) const fn draining(kind: ArrivalKind) -> Self {
         Self {

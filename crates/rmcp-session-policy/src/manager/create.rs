@@ -35,7 +35,8 @@ impl<I: SessionManager> Shared<I> {
         let_go();
         let context = ClientContext::current();
         let (permit, place) = self.admit(ArrivalKind::Create, context.as_deref(), false).await?;
-        let (id, transport) = self.inner.create_session().await.map_err(PolicyError::Inner)?;
+        let (id, transport) =
+            self.inner.create_session().await.map_err(|error| self.failed(ArrivalKind::Create, error))?;
         let now = Instant::now();
         let opened = self.clock.stamp(now);
         let origin = Origin {
@@ -104,7 +105,8 @@ impl<I: SessionManager> Shared<I> {
             let mut core = self.lock();
             if self.directory.contains_key(&id) {
                 drop(core);
-                return Err(PolicyError::DuplicateId);
+                let kind = if restored { ArrivalKind::Restore } else { ArrivalKind::Create };
+                return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::DuplicateId));
             }
             let record = core.registry.insert(origin, now);
             let key = record.key;

@@ -173,14 +173,15 @@ impl<I: SessionManager> Shared<I> {
 
     async fn inner_restore(&self, id: &SessionId) -> Result<Option<I::Transport>, Failed<I>> {
         let again = || self.inner.restore_session(SessionId::clone(id));
-        match again().await.map_err(PolicyError::Inner)? {
+        let failed = |error| self.failed(ArrivalKind::Restore, error);
+        match again().await.map_err(failed)? {
             RestoreOutcome::Restored(transport) => return Ok(Some(transport)),
             RestoreOutcome::NotSupported => return Ok(None),
             _already_present => {}
         }
         // The inner manager has what nobody opened through this one. Such a session does not exist.
-        self.inner.close_session(id).await.map_err(PolicyError::Inner)?;
-        match again().await.map_err(PolicyError::Inner)? {
+        self.inner.close_session(id).await.map_err(failed)?;
+        match again().await.map_err(failed)? {
             RestoreOutcome::Restored(transport) => Ok(Some(transport)),
             _ => Ok(None),
         }

@@ -50,7 +50,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         if failed {
             session.raise(Flag::InitFailed);
         }
-        let answer = answer.map_err(|error| inner_error(&session, error));
+        let answer = answer.map_err(|error| self.shared.failed_within(&session, error));
         if failed && self.shared.close(&session, CloseReason::InitFailed) {
             self.shared.start_end(session);
         }
@@ -82,7 +82,8 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             session.raise(if by_client { Flag::Barred } else { Flag::Trailed });
             return Ok(());
         }
-        self.shared.end_and_wait(session).await.map_err(PolicyError::Inner)
+        let ended = self.shared.end_and_wait(session).await;
+        ended.map_err(|error| self.shared.failed(ArrivalKind::Request, error))
     }
 
     async fn create_stream(
@@ -105,7 +106,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         }
         Ticket::attach(&mut message, activity);
         let stream = self.shared.inner.create_stream(id, message).await;
-        let stream = stream.map_err(|error| inner_error(&session, error))?;
+        let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
         Ok(GovernedStream::live(session, stream, false))
     }
 
@@ -125,7 +126,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             session.record.progress.notify_waiters();
         }
         drop(activity);
-        accepted.map_err(|error| inner_error(&session, error))
+        accepted.map_err(|error| self.shared.failed_within(&session, error))
     }
 
     async fn create_standalone_stream(
@@ -135,7 +136,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let session = self.shared.find_live(id)?;
         let listening = begin_listening::<I>(&session)?;
         let stream = self.shared.inner.create_standalone_stream(id).await;
-        let stream = stream.map_err(|error| inner_error(&session, error))?;
+        let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
         let stream = GovernedStream::live(session, stream, true);
         drop(listening);
         Ok(stream)
@@ -149,7 +150,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let session = self.shared.find_live(id)?;
         let listening = begin_listening::<I>(&session)?;
         let stream = self.shared.inner.resume(id, last_event_id).await;
-        let stream = stream.map_err(|error| inner_error(&session, error))?;
+        // Not told to the client: rmcp answers with an empty stream, or the client would ask for the same event for ever.
+        let stream =
+            stream.map_err(|error| if session.is_closing() { not_found() } else { PolicyError::Inner(error) })?;
         let stream = GovernedStream::live(session, stream, true);
         drop(listening);
         Ok(stream)
@@ -178,11 +181,6 @@ impl<I: SessionManager> Drop for Abandoned<'_, I> {
             self.shared.start_end(session);
         }
     }
-}
-
-/// An error of the inner manager about a session that ended meanwhile is no failure of it.
-fn inner_error<E: std::error::Error + 'static>(session: &Session, error: E) -> PolicyError<E> {
-    if session.is_closing() { not_found() } else { PolicyError::Inner(error) }
 }
 
 fn begin_listening<I: SessionManager>(
@@ -229,6 +227,11 @@ fn refused(refusal: &Refusal, message: ClientJsonRpcMessage) -> Option<ServerSse
 }
 
 impl<I: SessionManager> Shared<I> {
+    /// An error of the inner manager about a session that ended meanwhile is no failure of it.
+    fn failed_within(&self, session: &Session, error: I::Error) -> PolicyError<I::Error> {
+        if session.is_closing() { not_found() } else { self.failed(ArrivalKind::Request, error) }
+    }
+
     /// Asks whether a request may be made within a session.
     async fn admit_request(&self, session: &Session, kind: Kind) -> Result<Option<Lease>, Refusal> {
         if kind != Kind::Call {

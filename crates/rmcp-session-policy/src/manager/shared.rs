@@ -141,9 +141,14 @@ impl<I: SessionManager> Shared<I> {
     pub(crate) fn turn_away(&self, refusal: Refusal, context: Option<&ClientContext>) -> Refusal {
         let Refusal { kind, reason, retry, .. } = refusal;
         self.tally.count_refused(reason);
-        tracing::debug!(?kind, %reason, "refused a newcomer");
+        tracing::debug!(?kind, %reason, "refused");
         self.observe(&SessionEvent::Refused { kind, reason, retry, context });
         refusal
+    }
+
+    /// The inner manager failed: a request of that kind is turned away.
+    pub(super) fn failed(&self, kind: ArrivalKind, error: I::Error) -> PolicyError<I::Error> {
+        self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Inner(error))
     }
 
     /// Turns a newcomer away: counts it, reports it, and notes it for whoever answers the client.
@@ -157,7 +162,8 @@ impl<I: SessionManager> Shared<I> {
             PolicyError::Refused(rejection) => Refusal::rejected(kind, rejection),
             PolicyError::AtCapacity(full) => Refusal::at_capacity(kind, full),
             PolicyError::Draining => Refusal::draining(kind),
-            _ => return error,
+            PolicyError::Inner(_) | PolicyError::DuplicateId => Refusal::backend(kind),
+            PolicyError::NotFound => return error,
         };
         context_of::note(Outcome::Refused(self.turn_away(refusal, context)));
         error

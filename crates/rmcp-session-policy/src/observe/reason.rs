@@ -81,7 +81,7 @@ pub enum RefusalReason {
     Capacity,
     /// An admission policy: the server has too much to do.
     Overload,
-    /// An admission policy: what it depends on failed.
+    /// What an admission policy depends on failed, or the inner session manager did.
     Backend,
     /// Every place was taken and no session might go.
     AtCapacity,
