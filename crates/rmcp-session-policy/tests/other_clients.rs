@@ -52,7 +52,7 @@ impl Sdk {
     /// Starts a client. Nothing is sent before it is told to.
     fn start(self) -> Client {
         let typescript = |major: &str| {
-            let mut command = Command::new("node");
+            let mut command = Command::new(installed().join("node"));
             command.arg(scripts().join("typescript.mjs")).arg(major).current_dir(installed());
             Client::Process(Box::new(Process::start(self, command)))
         };
