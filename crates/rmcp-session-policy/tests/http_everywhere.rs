@@ -136,6 +136,29 @@ async fn a_body_that_never_comes_holds_no_place_and_no_quota() {
 }
 
 #[tokio::test]
+async fn a_client_that_hangs_up_in_its_body_leaves_nothing_behind() {
+    let (sessions, mcp) = mcp(once_a_minute().max_sessions(1));
+    let url = hyper(sessions.layer().layer(mcp)).await;
+    let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    for _ in 0..20 {
+        let mut tcp = TcpStream::connect(&address).await.expect("connects");
+        tcp.write_all(
+            b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+              accept: application/json, text/event-stream\r\ncontent-length: 500\r\n\r\n{",
+        )
+        .await
+        .expect("sends");
+        tcp.shutdown().await.expect("hangs up");
+        // The server has seen it once it hangs up too.
+        let mut rest = Vec::new();
+        tcp.read_to_end(&mut rest).await.ok();
+    }
+    let stats = sessions.stats();
+    assert_eq!((stats.live, stats.reserved, stats.opened), (0, 0, 0), "{stats:?}");
+    one_comes_in_and_the_next_is_told_when(&reqwest::Client::new(), &url).await;
+}
+
+#[tokio::test]
 async fn an_id_that_does_not_come_is_waited_for_briefly() {
     let (sessions, mcp) = mcp(once_a_minute());
     let url = hyper(sessions.layer().layer(mcp)).await;
@@ -160,7 +183,10 @@ async fn what_is_no_request_of_mcp_is_answered_by_the_service() {
         let request = client.request(method.parse().expect("a method"), &url).body("x");
         async move { request.send().await.expect("answers").status().as_u16() }
     };
-    assert_eq!([status("OPTIONS").await, status("PUT").await, status("BREW").await], [405; 3]);
+    let methods = ["HEAD", "OPTIONS", "PUT", "BREW"];
+    for method in methods {
+        assert_eq!(status(method).await, 405, "{method}");
+    }
     let bad = |name: &'static str, value: &'static [u8]| {
         let value = reqwest::header::HeaderValue::from_bytes(value).expect("bytes");
         client.post(&url).header("accept", "application/json, text/event-stream").header(name, value)

@@ -181,12 +181,29 @@ async fn a_client_deletes_its_session_once() {
 
 #[tokio::test]
 async fn a_stranger_cannot_tell_a_session_from_none() {
-    let server = Server::start(PolicySessionManager::local()).await;
+    let server = Server::start(PolicySessionManager::local().max_sessions(1)).await;
     let id = server.open_as("alice").await;
+    nobody_can_tell(&server, &id, "mallory").await;
+    let own = server.post(Some(&id), &call(1, "count", &json!({}))).header("x-user", "alice");
+    assert_eq!(own.send().await.expect("answers").status(), 200);
+    // Nor can one that is parked.
+    server.open_as("bob").await;
+    assert_eq!(server.sessions.stats().parked, 1);
+    nobody_can_tell(&server, &id, "mallory").await;
+    assert_eq!(server.sessions.stats().restored, 0);
+    let own = server.post(Some(&id), &call(1, "count", &json!({}))).header("x-user", "alice");
+    assert_eq!(own.send().await.expect("answers").status(), 200);
+    // And it came back as its owner's.
+    assert_eq!(server.sessions.stats().restored, 1);
+    nobody_can_tell(&server, &id, "mallory").await;
+}
+
+/// Whatever this user asks of the session, the answer is as for an id that nobody ever had.
+async fn nobody_can_tell(server: &Server, id: &str, user: &str) {
     for method in [Method::POST, Method::GET, Method::DELETE] {
         let mut answers = Vec::new();
-        for asked in [id.as_str(), "00000000-0000-4000-8000-000000000000"] {
-            let request = server.request(method.clone(), Some(asked)).header("x-user", "mallory");
+        for asked in [id, "00000000-0000-4000-8000-000000000000"] {
+            let request = server.request(method.clone(), Some(asked)).header("x-user", user);
             let request = if method == Method::POST { request.json(&call(1, "count", &json!({}))) } else { request };
             let response = request.send().await.expect("answers");
             let mut headers = response.headers().clone();
@@ -196,8 +213,6 @@ async fn a_stranger_cannot_tell_a_session_from_none() {
         assert_eq!(answers[0], answers[1], "{method}");
         assert_eq!(answers[0].0, 404);
     }
-    let own = server.post(Some(&id), &call(1, "count", &json!({}))).header("x-user", "alice");
-    assert_eq!(own.send().await.expect("answers").status(), 200);
 }
 
 #[tokio::test]
