@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::error::Refusal;
 
 tokio::task_local! {
-    static CURRENT: Scope;
+    /// `None` within a scope: what runs there is no part of the request.
+    static CURRENT: Option<Scope>;
 }
 
 /// One request, as its [`ClientContext::scope`] spans it.
@@ -31,21 +32,36 @@ pub(crate) enum Outcome {
     Refused(Refusal),
 }
 
+fn in_scope<R>(f: impl FnOnce(&Scope) -> R) -> Option<R> {
+    CURRENT.try_with(|scope| scope.as_ref().map(f)).ok().flatten()
+}
+
+/// Runs a future as no part of the request whose scope is running: what this manager does for reasons of its own, an inner
+/// one of this crate must not take for the client's doing.
+pub(crate) async fn apart<F: Future>(future: F) -> F::Output {
+    CURRENT.scope(None, future).await
+}
+
+/// Whether a manager of this crate is asking for reasons of its own.
+pub(crate) fn is_apart() -> bool {
+    CURRENT.try_with(Option::is_none).unwrap_or(false)
+}
+
 /// Notes what the manager says no to. Outside any scope nobody asks.
 pub(crate) fn note(outcome: Outcome) {
-    CURRENT.try_with(|scope| scope.outcome.set(Some(outcome))).ok();
+    in_scope(|scope| scope.outcome.set(Some(outcome)));
 }
 
 /// Keeps something until the scope that is running ends, or something else is kept instead. Outside any scope it is
 /// dropped at once.
 pub(crate) fn keep_for_scope<T: Send + 'static>(lease: impl FnOnce() -> Option<T>) {
     let kept = |scope: &Scope| scope.lease.replace(lease().map(|lease| Box::new(lease) as Box<dyn Any + Send>));
-    drop(CURRENT.try_with(kept));
+    drop(in_scope(kept));
 }
 
 /// Takes what was kept for the scope that is running, if it is a `T`.
 pub(crate) fn take_kept<T: Send + 'static>() -> Option<T> {
-    let kept = CURRENT.try_with(|scope| scope.lease.take()).ok().flatten()?;
+    let kept = in_scope(|scope| scope.lease.take()).flatten()?;
     kept.downcast::<T>().ok().map(|kept| *kept)
 }
 
@@ -151,19 +167,19 @@ impl ClientContext {
         let scope = Scope { context: Arc::new(self), lease: Cell::new(None), outcome: Cell::new(None) };
         let observed = async {
             let output = future.await;
-            (output, CURRENT.with(|scope| scope.outcome.take()))
+            (output, in_scope(|scope| scope.outcome.take()).flatten())
         };
-        CURRENT.scope(scope, observed).await
+        CURRENT.scope(Some(scope), observed).await
     }
 
     pub(crate) fn is_in_scope() -> bool {
-        CURRENT.try_with(|_| ()).is_ok()
+        in_scope(|_| ()).is_some()
     }
 
     /// Returns the context of the innermost [`scope`](Self::scope) that is running, if any.
     #[must_use]
     pub fn current() -> Option<Arc<Self>> {
-        CURRENT.try_with(|scope| Arc::clone(&scope.context)).ok()
+        in_scope(|scope| Arc::clone(&scope.context))
     }
 }
 

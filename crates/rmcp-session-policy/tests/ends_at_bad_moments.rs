@@ -13,11 +13,16 @@ mod scripted;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_core::Stream;
+use futures_util::StreamExt;
+use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use rmcp::transport::Transport;
-use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager, SessionState};
+use rmcp::transport::streamable_http_server::session::{
+    RestoreOutcome, ServerSseMessage, SessionId, SessionManager, SessionState,
+};
 use rmcp_session_policy::admission::{Arrival, Permit, admit_fn};
 use rmcp_session_policy::{Builder, ClientContext, CloseReason, Governed, PolicySessionManager};
-use scripted::{Scripted, initialize, initialize_params, initialized, list_tools};
+use scripted::{Call, Line, Scripted, initialize, initialize_params, initialized, list_tools};
 use tokio::time::Instant;
 
 type M<I> = Arc<PolicySessionManager<I>>;
@@ -195,4 +200,94 @@ async fn half_open_sessions_that_chatter_lock_nobody_out() {
     let got = s.create_session().await.is_ok();
     chat.abort();
     assert!(got, "turned away by one half-open session that chatters");
+}
+
+/// An inner manager that carries messages between processes, so that what is attached to them is lost; and that panics
+/// closing a session, before it has done anything.
+#[derive(Clone)]
+struct Remote(Scripted);
+
+impl SessionManager for Remote {
+    type Error = scripted::Failed;
+    type Transport = Line;
+
+    async fn create_session(&self) -> Result<(SessionId, Line), Self::Error> {
+        self.0.create_session().await
+    }
+
+    async fn initialize_session(
+        &self,
+        id: &SessionId,
+        message: ClientJsonRpcMessage,
+    ) -> Result<ServerJsonRpcMessage, Self::Error> {
+        self.0.initialize_session(id, message).await
+    }
+
+    async fn has_session(&self, id: &SessionId) -> Result<bool, Self::Error> {
+        self.0.has_session(id).await
+    }
+
+    fn close_session(&self, _: &SessionId) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        assert!(self.0.calls(Call::Listen) == 0, "as told");
+        std::future::ready(Ok(()))
+    }
+
+    async fn create_stream(
+        &self,
+        id: &SessionId,
+        message: ClientJsonRpcMessage,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
+        let sent = serde_json::to_value(&message).expect("JSON");
+        self.0.create_stream(id, serde_json::from_value(sent).expect("the same message")).await
+    }
+
+    async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
+        self.0.accept_message(id, message).await
+    }
+
+    async fn create_standalone_stream(
+        &self,
+        id: &SessionId,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
+        self.0.create_standalone_stream(id).await
+    }
+
+    async fn resume(
+        &self,
+        id: &SessionId,
+        last_event_id: String,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
+        self.0.resume(id, last_event_id).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_still_queued_in_a_remote_manager_gets_its_farewell() {
+    let s = Arc::new(PolicySessionManager::builder(Remote(Scripted::new())).build().expect("valid"));
+    let (a, mut t) = ready(&s).await;
+    let mut stream = Box::pin(s.create_stream(&a, list_tools(1)).await.expect("call"));
+    let key = s.list()[0].key;
+    let end = {
+        let s = Arc::clone(&s);
+        tokio::spawn(async move { s.terminate(key, CloseReason::Evicted).await })
+    };
+    // The service is slow: it has not seen the request when the end begins.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    while t.receive().await.is_some() {}
+    let farewell = tokio::time::timeout(Duration::from_secs(1), stream.next()).await.expect("at once").expect("one");
+    let farewell = serde_json::to_value(farewell.message.as_deref()).expect("JSON");
+    assert_eq!(farewell["id"], 1, "{farewell}");
+    assert_eq!((&farewell["error"]["code"], &farewell["error"]["data"]["reason"]), (&503.into(), &"evicted".into()));
+    assert_eq!(end.await.expect("no panic"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_panics_at_once_is_an_end_all_the_same() {
+    let s = Arc::new(PolicySessionManager::builder(Remote(Scripted::new())).max_sessions(1).build().expect("valid"));
+    let (a, t) = ready(&s).await;
+    drop(s.create_standalone_stream(&a).await.expect("listens"));
+    drop(t);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let stats = s.stats();
+    assert_eq!((stats.live, stats.stuck, stats.closed(CloseReason::Ended)), (0, 0, 1), "{stats:?}");
 }

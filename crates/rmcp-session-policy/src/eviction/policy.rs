@@ -40,6 +40,8 @@ use crate::registry::SessionKey;
 /// }
 /// ```
 ///
+/// A policy is called while the manager holds its lock: it must not wait, nor call the manager.
+///
 /// # Wrapping
 ///
 /// A wrapper forwards every method, the defaulted ones included.

@@ -158,7 +158,9 @@ impl<I: SessionManager> Builder<I> {
 
     /// Makes sessions for which `predicate` holds never a victim. It is asked when a session is about to be one; whom it
     /// protects is looked at again when something happens to the session, and else about once a second (ten thousand
-    /// sessions a second at most). Defaults to nobody.
+    /// sessions a second at most). It is called while the manager holds its lock, so it must not call
+    /// [`stats`](PolicySessionManager::stats), [`list`](PolicySessionManager::list) or anything else of this manager.
+    /// Defaults to nobody.
     pub fn protect(mut self, predicate: impl Fn(&SessionInfo<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.protect = Some(Arc::new(predicate));
         self

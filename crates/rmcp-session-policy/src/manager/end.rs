@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::shared::{Core, Shared};
+use crate::context::apart;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
 use crate::registry::{Phase, SessionKey};
@@ -109,7 +110,9 @@ impl<I: SessionManager> Shared<I> {
                 timeout(FAREWELL, session.until(Session::is_answered)).await.ok();
             }
         }
-        let mut inner = std::pin::pin!(AssertUnwindSafe(self.inner.close_session(&record.id)).catch_unwind());
+        // A block, so that what panics before its first await is caught too.
+        let close = async { self.inner.close_session(&record.id).await };
+        let mut inner = std::pin::pin!(AssertUnwindSafe(apart(close)).catch_unwind());
         let first = std::future::poll_fn(|cx| Poll::Ready(inner.as_mut().poll(cx))).await;
         let outcome = match first {
             Poll::Ready(outcome) => outcome,

@@ -46,7 +46,8 @@ pub(crate) use shared::Shared;
 /// ```
 ///
 /// The sessions end with their transports, which the service holds; dropping the manager ends none. To stop in order,
-/// [`drain`](Self::drain).
+/// [`drain`](Self::drain). It belongs to the tokio runtime in which its first session is opened: its deadlines are kept
+/// there.
 pub struct PolicySessionManager<I: SessionManager> {
     shared: Arc<Shared<I>>,
 }

@@ -74,7 +74,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
     }
 
     /// Ends the selected sessions, live and parked, and waits until they are gone, for as long as the close deadline.
-    /// Returns how many there were.
+    /// Returns how many there were. A closure that selects says the type of its argument, as below.
     ///
     /// Requests in flight are answered with an error. Whether the sessions may come back depends on the reason:
     /// [`Revoked`](CloseReason::Revoked) ones may not.

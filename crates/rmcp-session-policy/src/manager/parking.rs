@@ -65,7 +65,6 @@ impl Parked {
 }
 
 /// The parked sessions, and the ids that must not come back.
-#[derive(Debug)]
 pub(super) struct Parking {
     limits: Limits,
     /// Whether rmcp was given our store. If it was given another one, only we know which ids are dead.
@@ -73,7 +72,7 @@ pub(super) struct Parking {
     lot: Mutex<Lot>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Lot {
     /// Oldest first.
     parked: LinkedHashMap<SessionId, Parked>,

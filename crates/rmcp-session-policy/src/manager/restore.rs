@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::create::Luggage;
 use super::shared::Shared;
 use crate::admission::ArrivalKind;
-use crate::context::{ClientContext, keep_for_scope, let_go, take_kept};
+use crate::context::{ClientContext, apart, keep_for_scope, let_go, take_kept};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
 use crate::registry::{Kind, Origin};
@@ -180,7 +180,7 @@ impl<I: SessionManager> Shared<I> {
             _already_present => {}
         }
         // The inner manager has what nobody opened through this one. Such a session does not exist.
-        self.inner.close_session(id).await.map_err(failed)?;
+        apart(self.inner.close_session(id)).await.map_err(failed)?;
         match again().await.map_err(failed)? {
             RestoreOutcome::Restored(transport) => Ok(Some(transport)),
             _ => Ok(None),

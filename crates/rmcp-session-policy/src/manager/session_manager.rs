@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::PolicySessionManager;
 use super::shared::{Shared, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
-use crate::context::{ClientContext, let_go};
+use crate::context::{ClientContext, is_apart, let_go};
 use crate::error::{PolicyError, Refusal};
 use crate::observe::CloseReason;
 use crate::registry::{Kind, Software};
@@ -78,7 +78,8 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         if repaid {
             return Ok(());
         }
-        if !self.shared.close(&session, CloseReason::Client) {
+        let reason = if is_apart() { CloseReason::Ended } else { CloseReason::Client };
+        if !self.shared.close(&session, reason) {
             session.raise(if by_client { Flag::Barred } else { Flag::Trailed });
             return Ok(());
         }

@@ -31,7 +31,8 @@ pub struct Governed<T> {
     session: Arc<Session>,
     host: Arc<dyn Host>,
     cell: Arc<Cell<T>>,
-    requests: HashMap<RequestId, Activity>,
+    /// The client's requests without an answer. One that came after the end had begun counts as no activity.
+    requests: HashMap<RequestId, Option<Activity>>,
     /// Errors on their way to the clients of requests that were in flight when the end began.
     farewells: FuturesUnordered<BoxFuture<'static, ()>>,
 }
@@ -100,7 +101,8 @@ impl<T: Transport<RoleServer>> Governed<T> {
         let mut receive = pin!(transport.receive());
         poll_fn(|cx| {
             session.receiver.register(cx.waker());
-            if session.is_closing() {
+            // Not before its reason is known: the farewells name it.
+            if session.end().is_some() {
                 return Poll::Ready(Event::Closing);
             }
             receive.as_mut().poll(cx).map(|message| message.map_or(Event::Ended, Event::Message))
@@ -109,16 +111,18 @@ impl<T: Transport<RoleServer>> Governed<T> {
     }
 
     /// Notes what a message from the client begins or ends.
-    fn note(session: &Arc<Session>, requests: &mut HashMap<RequestId, Activity>, message: &mut ClientJsonRpcMessage) {
+    fn note(
+        session: &Arc<Session>,
+        requests: &mut HashMap<RequestId, Option<Activity>>,
+        message: &mut ClientJsonRpcMessage,
+    ) {
         match message {
             ClientJsonRpcMessage::Request(request) => {
                 // An inner manager that carries messages between processes loses the ticket: then it counts from here.
                 let activity = Ticket::detach(&mut request.request, &session.record)
                     .or_else(|| session.record.begin(kind_of(&request.request), Instant::now()));
-                if let Some(activity) = activity {
-                    // Of two requests with one id the service answers one; the end of the second is that of both.
-                    drop(requests.insert(request.id.clone(), activity));
-                }
+                // Of two requests with one id the service answers one; the end of the second is that of both.
+                drop(requests.insert(request.id.clone(), activity));
             }
             ClientJsonRpcMessage::Notification(notification) => {
                 if let ClientNotification::CancelledNotification(cancelled) = &notification.notification
@@ -136,7 +140,7 @@ impl<T: Transport<RoleServer>> Governed<T> {
     async fn say_farewell(
         session: &Arc<Session>,
         lent: &mut Lent<'_, T>,
-        requests: &mut HashMap<RequestId, Activity>,
+        requests: &mut HashMap<RequestId, Option<Activity>>,
         farewells: &mut FuturesUnordered<BoxFuture<'static, ()>>,
     ) {
         let mut ended = false;
@@ -207,7 +211,7 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
         };
         let activity = answered.and_then(|id| self.requests.remove(id));
         if let (ServerJsonRpcMessage::Error(_), Some(Kind::Handshake | Kind::Replay)) =
-            (&item, activity.as_ref().map(Activity::kind))
+            (&item, activity.iter().flatten().map(Activity::kind).next())
         {
             self.session.raise(Flag::InitFailed);
         }
