@@ -10,6 +10,8 @@ pub mod http;
 mod manager;
 mod observe;
 mod registry;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transport;
 
 use std::time::Duration;
@@ -20,6 +22,11 @@ pub use manager::{Builder, PolicySessionManager, Select};
 pub use observe::{CloseReason, DrainReport, RefusalReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
 pub use registry::{Fingerprint, Phase, SessionKey};
 pub use transport::Governed;
+
+/// The guide's code, compiled and run with the doctests.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../../../docs/writing-a-policy.md")]
+struct WritingAPolicy;
 
 /// One second.
 pub const SECOND: Duration = Duration::from_secs(1);

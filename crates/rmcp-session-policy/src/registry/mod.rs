@@ -14,7 +14,7 @@ mod roster;
 mod rules;
 mod sessions;
 mod signals;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod stage;
 mod state;
 

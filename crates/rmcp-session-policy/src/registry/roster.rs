@@ -50,7 +50,7 @@ impl<'a> Roster<'a> {
 
     /// The session if it may go; if not, it is marked so that its change is told.
     pub(crate) fn meet(&self, key: SessionKey) -> Option<SessionInfo<'a>> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "testing"))]
         super::stage::note_look();
         let record = self.record(key)?;
         let read = record.state.read();
@@ -87,6 +87,10 @@ impl<'a> Roster<'a> {
         self.slots
             .iter()
             .map(|(_, slot)| &slot.record)
+            .inspect(|_| {
+                #[cfg(any(test, feature = "testing"))]
+                super::stage::note_look();
+            })
             .filter(move |record| rules.judge(record, record.state.read(), now) == Verdict::MayGo)
             .map(|record| SessionInfo::of(record))
     }

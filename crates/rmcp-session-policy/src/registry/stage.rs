@@ -1,4 +1,4 @@
-//! Drives the real registry without a manager: what the tests of policies and rules stand on.
+//! Drives the real registry without a manager: what the test kit and the tests of policies and rules stand on.
 //!
 //! Sessions are named by their order of arrival, which is their key's generation: 1, 2, 3.
 
@@ -37,6 +37,7 @@ pub(crate) fn lenient() -> Rules {
 /// A registry and the clock of its sessions.
 pub(crate) struct Stage {
     pub(crate) registry: Registry,
+    #[cfg(test)]
     pub(crate) signals: Arc<Signals>,
     clock: Clock,
 }
@@ -49,7 +50,12 @@ impl Stage {
     pub(crate) fn with(policy: impl EvictionPolicy, rules: Rules, max_opening: usize) -> Self {
         let (clock, signals) = (Clock::starting(Instant::now()), Arc::new(Signals::default()));
         let registry = Registry::new(Some(Box::new(policy)), rules, max_opening, clock, Arc::clone(&signals));
-        Self { registry, signals, clock }
+        Self {
+            registry,
+            #[cfg(test)]
+            signals,
+            clock,
+        }
     }
 
     fn origin(&self, last_used: Stamp, restored: bool) -> Origin {
@@ -78,11 +84,13 @@ impl Stage {
         record
     }
 
+    #[cfg(test)]
     /// So many sessions whose handshake is finished.
     pub(crate) fn crowd<const N: usize>(&mut self) -> [Arc<Record>; N] {
         std::array::from_fn(|_| self.ready())
     }
 
+    #[cfg(test)]
     /// A session that came back, last used at the stage's beginning.
     pub(crate) fn restored(&mut self) -> Arc<Record> {
         let origin = self.origin(Stamp(0), true);
@@ -100,6 +108,7 @@ impl Stage {
         Some(record.key.generation())
     }
 
+    #[cfg(test)]
     /// All that go, in their order, until nobody may.
     pub(crate) fn victims(&mut self) -> Vec<u32> {
         std::iter::from_fn(|| self.victim()).collect()

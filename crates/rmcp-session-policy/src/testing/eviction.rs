@@ -1,0 +1,323 @@
+//! The laws of eviction policies.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::time::advance;
+
+use super::{Broken, paused, through};
+use crate::eviction::{Candidates, EvictionPolicy, SessionInfo};
+use crate::registry::stage::{Stage, call, looks, touch};
+use crate::registry::{Activity, Record, SessionKey};
+
+/// What happens to the sessions of a server. Sessions are called by their order of arrival: 1, 2, 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A session comes, its handshake done.
+    Open,
+    /// A session makes a request, which is answered at once.
+    Use(u32),
+    /// A session begins a request: until its end the session is no candidate.
+    Begin(u32),
+    /// Its request is answered.
+    End(u32),
+    /// A session ends by itself.
+    Close(u32),
+    /// There is no room: the policy is asked who goes.
+    Evict,
+    /// Time passes.
+    Pass(Duration),
+}
+
+/// Tells whom a policy throws out in a history, each time that it is asked: a golden sequence.
+///
+/// Events for sessions that are not there (any more) have no effect.
+///
+/// ```
+/// use rmcp_session_policy::eviction::Lru;
+/// use rmcp_session_policy::testing::eviction::{Event::*, victims};
+///
+/// assert_eq!(victims(Lru::new(), [Open, Open, Open, Use(1), Begin(2), Evict, Evict, End(2), Evict]), [3, 1, 2]);
+/// ```
+#[must_use]
+pub fn victims(policy: impl EvictionPolicy, history: impl IntoIterator<Item = Event>) -> Vec<u32> {
+    paused(async {
+        let mut server = Server::new(policy);
+        let mut gone = Vec::new();
+        for event in history {
+            gone.extend(server.happens(event).await);
+        }
+        gone
+    })
+}
+
+/// Holds a policy to the laws of eviction.
+///
+/// - It names somebody whenever somebody may go.
+/// - Whom it names is there, and may go: is not busy, not closing, not gone.
+/// - It does not panic.
+/// - The same history gives the same victims.
+///
+/// Policies that name nobody by design, as `.only(..)` does when nobody passes, are not for this test.
+///
+/// # Panics
+///
+/// If the policy breaks a law: with the law, and a short history in which it is broken.
+#[track_caller]
+pub fn keeps_the_laws<P: EvictionPolicy>(make: impl Fn() -> P) {
+    let history = vec((0..14_u8, any::<u8>()), 1..120);
+    through(&history, "the eviction policy", |history| {
+        let first = paused(play(make(), &history))?;
+        let second = paused(play(make(), &history))?;
+        if first.1 == second.1 {
+            Ok(())
+        } else {
+            Err(Broken { law: "it named others when it went through the same again", history: first.0 })
+        }
+    });
+}
+
+/// Holds a policy to looking at few sessions, however many are busy: about one for each thing that happened.
+///
+/// A policy that looks at everybody ([`Candidates::iter`]) fails; it is meant for servers with few sessions.
+///
+/// # Panics
+///
+/// If it looks at more, with the numbers.
+#[track_caller]
+pub fn asks_about_few<P: EvictionPolicy>(make: impl Fn() -> P) {
+    const SESSIONS: u32 = 2_000;
+    const TURNS: u32 = 2_000;
+    paused(async {
+        let mut server = Server::new(make());
+        for arrival in 1..=SESSIONS {
+            server.happens(Event::Open).await;
+            if arrival % 100 != 0 {
+                server.happens(Event::Begin(arrival)).await;
+            }
+        }
+        let looks = {
+            let mut asked = 0;
+            for turn in 1..=TURNS {
+                asked += looks(|| {
+                    let victim = server.stage.victim();
+                    server.forget(victim);
+                });
+                server.happens(Event::Open).await;
+                // One becomes idle and one becomes busy.
+                server.happens(Event::End(1 + turn * 7 % SESSIONS)).await;
+                server.happens(Event::Begin(1 + turn * 11 % SESSIONS)).await;
+            }
+            asked
+        };
+        // Each session once when it is met first, and once for each event; as much again for policies that combine two.
+        let fair = 2 * (SESSIONS + 4 * TURNS) as usize;
+        assert!(looks <= fair, "it looked {looks} times at a session for {TURNS} victims; {fair} would be fair");
+    });
+}
+
+/// A full server, to measure a policy on: only the choice of a victim and what the policy hears of, no HTTP, no inner
+/// manager.
+///
+/// ```
+/// use rmcp_session_policy::eviction::Lru;
+/// use rmcp_session_policy::testing::eviction::Crowd;
+///
+/// let mut crowd = Crowd::new(Lru::new(), 1_000, 990);
+/// assert!(crowd.newcomer(), "ten may go");
+/// ```
+pub struct Crowd {
+    stage: Stage,
+    /// Those that are busy, and stay so.
+    busy: Vec<Activity>,
+}
+
+impl Crowd {
+    /// A server with so many sessions, so many of which are busy, spread evenly.
+    #[must_use]
+    pub fn new(policy: impl EvictionPolicy, sessions: u32, busy: u32) -> Self {
+        let mut stage = Stage::new(policy);
+        let is_busy =
+            |nth: u64| (nth + 1) * u64::from(busy) / u64::from(sessions) > nth * u64::from(busy) / u64::from(sessions);
+        let records: Vec<_> = (0..sessions).map(|_| stage.ready()).collect();
+        let busy = (0..).zip(&records).filter(|(nth, _)| is_busy(*nth)).map(|(_, record)| call(record)).collect();
+        Self { stage, busy }
+    }
+
+    /// Somebody goes, and a newcomer has the place. False if nobody may go.
+    pub fn newcomer(&mut self) -> bool {
+        let gone = self.stage.victim().is_some();
+        if gone {
+            drop(self.stage.ready());
+        }
+        gone
+    }
+
+    /// How many are busy.
+    #[must_use]
+    pub const fn busy(&self) -> usize {
+        self.busy.len()
+    }
+}
+
+impl fmt::Debug for Crowd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Crowd").field("busy", &self.busy.len()).finish_non_exhaustive()
+    }
+}
+
+/// The server's side: the registry, with a policy that is watched.
+struct Server {
+    stage: Stage,
+    here: HashMap<u32, (Arc<Record>, Option<Activity>)>,
+    arrivals: u32,
+    faults: Arc<Mutex<Option<&'static str>>>,
+}
+
+impl Server {
+    fn new(policy: impl EvictionPolicy) -> Self {
+        let faults = Arc::<Mutex<Option<&'static str>>>::default();
+        let watched = Watched { policy, here: HashSet::new(), faults: Arc::clone(&faults) };
+        Self { stage: Stage::new(watched), here: HashMap::new(), arrivals: 0, faults }
+    }
+
+    fn forget(&mut self, victim: Option<u32>) {
+        if let Some(victim) = victim {
+            self.here.remove(&victim);
+        }
+    }
+
+    /// Lets something happen. Who was evicted, if somebody was.
+    async fn happens(&mut self, event: Event) -> Option<u32> {
+        match event {
+            Event::Open => {
+                self.arrivals += 1;
+                let record = self.stage.ready();
+                self.here.insert(self.arrivals, (record, None));
+            }
+            Event::Use(session) => {
+                if let Some((record, _)) = self.here.get(&session) {
+                    self.stage.registry.used(record);
+                    touch(record);
+                }
+            }
+            Event::Begin(session) => {
+                if let Some((record, busy @ None)) = self.here.get_mut(&session) {
+                    self.stage.registry.used(record);
+                    *busy = Some(call(record));
+                }
+            }
+            Event::End(session) => drop(self.here.get_mut(&session).and_then(|(_, busy)| busy.take())),
+            Event::Close(session) => {
+                if let Some((record, busy)) = self.here.remove(&session) {
+                    record.state.close();
+                    self.stage.registry.remove(record.key);
+                    drop(busy);
+                }
+            }
+            Event::Evict => {
+                let victim = self.stage.victim();
+                self.forget(victim);
+                return victim;
+            }
+            Event::Pass(time) => advance(time).await,
+        }
+        None
+    }
+}
+
+/// A history, and who went.
+type Played = (Vec<Event>, Vec<u32>);
+
+/// Plays a history; each event picks among the sessions that are there.
+async fn play(policy: impl EvictionPolicy, history: &[(u8, u8)]) -> Result<Played, Broken<Event>> {
+    let mut server = Server::new(policy);
+    let (mut events, mut gone) = (Vec::new(), Vec::new());
+    for (kind, pick) in history {
+        let mut here: Vec<_> = server.here.keys().copied().collect();
+        here.sort_unstable();
+        let session = here.get(usize::from(*pick) % here.len().max(1)).copied().unwrap_or_default();
+        let event = match kind {
+            0..=3 => Event::Open,
+            4..=5 => Event::Use(session),
+            6..=7 => Event::Begin(session),
+            8..=9 => Event::End(session),
+            10 => Event::Close(session),
+            11 => Event::Pass(Duration::from_millis(u64::from(*pick))),
+            _ => Event::Evict,
+        };
+        events.push(event);
+        gone.extend(server.happens(event).await);
+        let fault = *server.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(law) = fault {
+            return Err(Broken { law, history: events });
+        }
+    }
+    Ok((events, gone))
+}
+
+/// The policy under test, and what it does wrong.
+#[derive(Debug)]
+struct Watched<P> {
+    policy: P,
+    here: HashSet<SessionKey>,
+    faults: Arc<Mutex<Option<&'static str>>>,
+}
+
+impl<P: EvictionPolicy> Watched<P> {
+    /// Has the policy do something; a panic is a fault, and goes on.
+    fn watch<R>(&mut self, act: impl FnOnce(&mut P) -> R) -> R {
+        let policy = &mut self.policy;
+        match catch_unwind(AssertUnwindSafe(|| act(policy))) {
+            Ok(done) => done,
+            Err(panic) => {
+                self.fault("it panicked");
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    fn fault(&self, law: &'static str) {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(law);
+    }
+}
+
+impl<P: EvictionPolicy> EvictionPolicy for Watched<P> {
+    fn on_insert(&mut self, session: &SessionInfo<'_>) {
+        self.here.insert(session.key());
+        self.watch(|policy| policy.on_insert(session));
+    }
+
+    fn on_remove(&mut self, session: &SessionInfo<'_>) {
+        self.here.remove(&session.key());
+        self.watch(|policy| policy.on_remove(session));
+    }
+
+    fn on_idle(&mut self, session: &SessionInfo<'_>) {
+        self.watch(|policy| policy.on_idle(session));
+    }
+
+    fn sees_uses(&self) -> bool {
+        self.policy.sees_uses()
+    }
+
+    fn on_use(&mut self, session: &SessionInfo<'_>) {
+        self.watch(|policy| policy.on_use(session));
+    }
+
+    fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
+        let named = self.watch(|policy| policy.victim(candidates));
+        match named {
+            Some(key) if !self.here.contains(&key) => self.fault("it named a session that is gone"),
+            Some(key) if !candidates.contains(key) => self.fault("it named a session that may not go"),
+            None if candidates.iter().next().is_some() => self.fault("it named nobody while somebody might go"),
+            _ => {}
+        }
+        named
+    }
+}
