@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admission;
+pub mod bounded;
 mod clock;
 mod context;
 mod error;
@@ -27,6 +28,11 @@ pub use transport::Governed;
 #[cfg(all(doctest, feature = "testing"))]
 #[doc = include_str!("../../../docs/writing-a-policy.md")]
 struct WritingAPolicy;
+
+/// The code of the page on moving, likewise.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/moving-from-mcp-session.md")]
+struct Moving;
 
 /// One second.
 pub const SECOND: Duration = Duration::from_secs(1);

@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) init_timeout: Duration,
     pub(crate) max_busy: Duration,
     pub(crate) close_deadline: Duration,
+    /// Whether each end is logged; its observer may do so in its own words.
+    pub(crate) logs_ends: bool,
 }
 
 /// Settings of a [`PolicySessionManager`] to be.
@@ -35,6 +37,7 @@ pub struct Builder<I> {
     settings: Settings,
     max_opening: Option<usize>,
     min_idle: Duration,
+    busy_may_go: bool,
     protect: Option<Predicate>,
     limits: Limits,
     admission: Option<Box<dyn AdmissionPolicy>>,
@@ -56,9 +59,11 @@ impl<I: SessionManager> Builder<I> {
                 init_timeout: 30 * SECOND,
                 max_busy: 10 * MINUTE,
                 close_deadline: 5 * SECOND,
+                logs_ends: true,
             },
             max_opening: None,
             min_idle: Duration::ZERO,
+            busy_may_go: false,
             protect: None,
             limits: Limits { entries: 10_000, bytes: 64 << 20, entry_bytes: 64 << 10, age: 24 * HOUR },
             admission: None,
@@ -197,6 +202,18 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
+    /// Makes busy sessions candidates too: the eviction policy says when they go.
+    pub(crate) const fn busy_may_go(mut self) -> Self {
+        self.busy_may_go = true;
+        self
+    }
+
+    /// Leaves it to the observer to log who goes.
+    pub(crate) const fn without_log(mut self) -> Self {
+        self.settings.logs_ends = false;
+        self
+    }
+
     /// Checks the settings and builds the manager.
     ///
     /// # Errors
@@ -245,7 +262,8 @@ impl<I: SessionManager> Builder<I> {
         for policy in [&self.admission, &self.requests].into_iter().flatten() {
             policy.validate()?;
         }
-        let rules = Rules { min_idle: self.min_idle, max_busy: settings.max_busy, protect: self.protect };
+        let max_busy = if self.busy_may_go { Duration::ZERO } else { settings.max_busy };
+        let rules = Rules { min_idle: self.min_idle, max_busy, protect: self.protect };
         let shared = Shared::new(
             self.inner,
             self.settings,

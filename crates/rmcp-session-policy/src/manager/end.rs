@@ -57,7 +57,9 @@ impl<I: SessionManager> Shared<I> {
         let info = SessionInfo::of(&session.record);
         let age = at.saturating_duration_since(info.created());
         self.tally.count_closed(reason);
-        tracing::info!(session = %info.fingerprint(), %reason, ?age, uses = info.uses(), "session closed");
+        if self.settings.logs_ends {
+            tracing::info!(session = %info.fingerprint(), %reason, ?age, uses = info.uses(), "session closed");
+        }
         self.observe(&SessionEvent::Closed { session: info, reason, age });
         if self.draining.load(SeqCst) {
             self.signals.calm.notify_waiters();

@@ -120,7 +120,7 @@ impl<I: SessionManager> Shared<I> {
                 _ => Some(
                     record
                         .newest_request(seen)
-                        .map_or(now + timeout, |newest| record.instant(newest) + self.rules.max_busy),
+                        .map_or(now + timeout, |newest| record.instant(newest) + self.settings.max_busy),
                 ),
             };
             let busy_until = busy_until.filter(|until| now < *until);

@@ -47,7 +47,6 @@ pub(super) struct Core {
 pub(crate) struct Shared<I> {
     pub(super) inner: I,
     pub(super) settings: Settings,
-    pub(super) rules: Rules,
     pub(super) clock: Clock,
     pub(super) core: Mutex<Core>,
     /// Every session there is, by id: what a request asks.
@@ -83,7 +82,7 @@ impl<I: SessionManager> Shared<I> {
         let clock = Clock::starting(Instant::now());
         let signals = Arc::<Signals>::default();
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
-        let registry = Registry::new(eviction, rules.clone(), settings.max_opening, clock, Arc::clone(&signals));
+        let registry = Registry::new(eviction, rules, settings.max_opening, clock, Arc::clone(&signals));
         let core = Core {
             registry,
             sessions: Vec::new(),
@@ -96,7 +95,6 @@ impl<I: SessionManager> Shared<I> {
         Self {
             inner,
             settings,
-            rules,
             clock,
             core: Mutex::new(core),
             directory: DashMap::with_hasher(RandomState::default()),
