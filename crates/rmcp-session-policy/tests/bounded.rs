@@ -130,10 +130,10 @@ async fn a_running_call_is_not_cut_by_the_idle_timeout() {
 fn what_makes_no_sense_panics_as_documented() {
     let panics = |what: &dyn Fn()| {
         let panic = catch_unwind(AssertUnwindSafe(what)).expect_err("panics");
-        panic
-            .downcast_ref::<&str>()
-            .map_or_else(|| panic.downcast_ref::<String>().expect("text").as_str(), |text| text)
-            .to_owned()
+        match panic.downcast_ref::<&str>() {
+            Some(said) => (*said).to_owned(),
+            None => panic.downcast_ref::<String>().expect("text").clone(),
+        }
     };
     let new = || BoundedSessionManager::new(SessionConfig::default(), 1);
     for said in [
