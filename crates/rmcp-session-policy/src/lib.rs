@@ -11,6 +11,7 @@ pub mod http;
 mod manager;
 mod observe;
 mod registry;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transport;

@@ -1,12 +1,11 @@
 //! What is known of one session.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::SessionId;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::activity::{Activity, Kind};
@@ -17,6 +16,7 @@ use super::signals::Signals;
 use super::state::{Phase, Reading, State};
 use crate::clock::{Clock, Stamp};
 use crate::context::ClientContext;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Notify};
 
 /// How long a half-open session is kept, at the least, for the next step of its handshake once `initialize` was answered.
 const NEXT_STEP: Duration = Duration::from_millis(100);
@@ -221,7 +221,7 @@ impl Record {
         }
     }
 
-    fn lock_requests(&self) -> std::sync::MutexGuard<'_, Requests> {
+    fn lock_requests(&self) -> MutexGuard<'_, Requests> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -240,7 +240,6 @@ impl fmt::Debug for Record {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
     use std::thread;
 
     use super::*;
@@ -314,5 +313,201 @@ mod tests {
             assert_eq!(stage.registry.overruled, before, "the policy finds each by itself");
             assert!(crowd.iter().all(|record| record.state.read().active() == 0));
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use std::future::Future;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Waker};
+
+    use loom::{model, thread};
+
+    use super::*;
+    use crate::eviction::{Candidates, Fifo, SessionInfo};
+    use crate::registry::stage::{Stage, call, lenient};
+    use crate::registry::{Choice, Roster, Rules};
+
+    /// A stage with one session, whose handshake is finished.
+    fn ready() -> (Stage, Arc<Record>) {
+        let mut stage = Stage::new(Fifo::new());
+        let record = stage.ready();
+        (stage, record)
+    }
+
+    /// Runs `act` on a thread of its own.
+    fn beside<T: 'static>(
+        record: &Arc<Record>,
+        act: impl FnOnce(&Arc<Record>) -> T + 'static,
+    ) -> thread::JoinHandle<T> {
+        let record = Arc::clone(record);
+        thread::spawn(move || act(&record))
+    }
+
+    /// Whether a bell that was listened to has rung.
+    fn has_rung(bell: Pin<&mut impl Future>) -> bool {
+        bell.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn either_a_victim_is_chosen_or_its_request_begins() {
+        model(|| {
+            let (mut stage, record) = ready();
+            let request = beside(&record, |record| record.begin(Kind::Call, Instant::now()));
+            let victim = stage.victim();
+            let request = request.join().unwrap();
+            assert_ne!(victim.is_some(), request.is_some());
+            assert_eq!(record.state.read().active(), usize::from(request.is_some()));
+            drop(request);
+            assert_ne!(victim.is_some(), stage.victim().is_some(), "set aside, and given back");
+            assert_eq!(stage.registry.overruled, 0);
+        });
+    }
+
+    #[test]
+    fn a_request_that_ends_beside_a_choice_is_seen_by_it_or_rings_for_another() {
+        model(|| {
+            let (mut stage, record) = ready();
+            let busy = call(&record);
+            let end = thread::spawn(move || drop(busy));
+            let signals = Arc::clone(&stage.signals);
+            let mut freed = pin!(signals.freed.notified());
+            freed.as_mut().enable();
+            let victim = stage.victim();
+            end.join().unwrap();
+            if victim.is_none() {
+                assert!(has_rung(freed));
+                assert_eq!(stage.victim(), Some(1));
+            }
+            // `overruled` may count one that is no fault of the policy: between the last step of the request and its
+            // note in `idle`, the deputy finds the session before the policy hears of it.
+            assert!(stage.registry.overruled <= 1);
+        });
+    }
+
+    #[test]
+    fn a_handshake_that_ends_beside_a_choice_is_seen_by_it_or_rings_for_another() {
+        model(|| {
+            let mut stage = Stage::with(Fifo::new(), lenient(), 1);
+            let record = stage.opening();
+            let busy = record.begin(Kind::Handshake, Instant::now()).unwrap();
+            let end = thread::spawn(move || drop(busy));
+            let signals = Arc::clone(&stage.signals);
+            let mut handshake = pin!(signals.handshake.notified());
+            handshake.as_mut().enable();
+            let choice = stage.choose();
+            end.join().unwrap();
+            if !matches!(choice, Choice::Victim(_)) {
+                assert!(matches!(choice, Choice::Handshakes));
+                assert!(has_rung(handshake));
+                assert_eq!(stage.victim(), Some(1));
+            }
+            assert_eq!(signals.opening.load(SeqCst), 0);
+        });
+    }
+
+    #[test]
+    fn a_half_open_session_is_counted_out_once() {
+        model(|| {
+            let mut stage = Stage::with(Fifo::new(), lenient(), 1);
+            let record = stage.opening();
+            let request = beside(&record, |record| record.begin(Kind::Ping, Instant::now()));
+            let victim = stage.victim();
+            assert_ne!(victim.is_some(), request.join().unwrap().is_some());
+            assert_eq!(stage.signals.opening.load(SeqCst), 0);
+        });
+    }
+
+    #[test]
+    fn whoever_waits_for_the_last_end_of_a_closing_session_is_told() {
+        model(|| {
+            let (_stage, record) = ready();
+            // Leases touch no figures of the session, and so leave fewer interleavings.
+            let old = record.begin(Kind::Lease, Instant::now());
+            let old = thread::spawn(move || drop(old));
+            let new = beside(&record, |record| drop(record.begin(Kind::Lease, Instant::now())));
+            record.state.close();
+            // As `Session::until` does.
+            let mut step = pin!(record.progress.notified());
+            step.as_mut().enable();
+            let waits = record.state.read().active() > 0;
+            old.join().unwrap();
+            new.join().unwrap();
+            assert!(!waits || has_rung(step));
+            assert_eq!(record.state.read().active(), 0);
+        });
+    }
+
+    #[test]
+    fn whoever_drains_is_told_of_the_last_end() {
+        model(|| {
+            let (stage, record) = ready();
+            let busy = call(&record);
+            let end = thread::spawn(move || drop(busy));
+            // As `drain` does.
+            stage.signals.draining.store(true, SeqCst);
+            let mut calm = pin!(stage.signals.calm.notified());
+            calm.as_mut().enable();
+            let waits = record.state.read().active() > 0;
+            end.join().unwrap();
+            assert!(!waits || has_rung(calm));
+        });
+    }
+
+    #[test]
+    fn a_stream_that_closes_beside_a_meeting_is_seen_or_tells_of_itself() {
+        model(|| {
+            let (stage, record) = ready();
+            record.stream_opened();
+            let end = beside(&record, |record| record.stream_closed(Instant::now()));
+            let no_stream = |session: &SessionInfo<'_>| session.open_streams() == 0;
+            let (slots, rules) = (&stage.registry.slots, &stage.registry.rules);
+            let roster = Roster { slots, rules, now: Instant::now(), newcomer: None, again: Default::default() };
+            let seen = Candidates::of(&roster).filter(&no_stream, |few| few.contains(record.key));
+            end.join().unwrap();
+            assert!(seen || stage.signals.idle.pop().is_some());
+        });
+    }
+
+    #[test]
+    fn a_claim_of_a_session_with_an_old_request_overlooks_no_new_one() {
+        model(|| {
+            let rules = Rules { max_busy: Duration::ZERO, ..lenient() };
+            let (mut stage, record) = ready();
+            stage.registry.rules = rules;
+            let hung = call(&record);
+            let long_ago = Instant::now();
+            let request = beside(&record, move |record| record.begin(Kind::Call, long_ago + Duration::from_secs(60)));
+            let claimed = stage.registry.claim(record.key, long_ago + Duration::from_secs(1)).is_some();
+            assert_ne!(claimed, request.join().unwrap().is_some());
+            drop(hung);
+        });
+    }
+
+    #[test]
+    fn whoever_sees_that_a_request_has_ended_sees_when() {
+        model(|| {
+            let (_stage, record) = ready();
+            let busy = call(&record);
+            let end = thread::spawn(move || drop(busy));
+            let seen = (record.state.read().active() == 0).then(|| (record.last_used(), record.last_seen()));
+            end.join().unwrap();
+            assert!(seen.is_none_or(|seen| seen == (record.last_used(), record.last_seen())));
+        });
+    }
+
+    #[test]
+    fn whoever_sees_that_a_handshake_is_answered_sees_when() {
+        model(|| {
+            let mut stage = Stage::new(Fifo::new());
+            let record = stage.opening();
+            record.software.set(Software { name: "one".into(), version: "1".into() }).unwrap();
+            let busy = record.begin(Kind::Handshake, Instant::now()).unwrap();
+            let end = thread::spawn(move || drop(busy));
+            let seen = (record.state.read().active() == 0).then(|| record.answered.load(Relaxed));
+            end.join().unwrap();
+            assert!(seen.is_none_or(|seen| seen == record.answered.load(Relaxed)));
+        });
     }
 }

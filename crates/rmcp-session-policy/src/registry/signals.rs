@@ -1,11 +1,7 @@
 //! What sessions tell their manager without a lock.
 
-use std::sync::atomic::{AtomicBool, AtomicU32};
-
-use crossbeam_queue::SegQueue;
-use tokio::sync::Notify;
-
 use super::key::SessionKey;
+use crate::sync::{AtomicBool, AtomicU32, Notify, SegQueue};
 
 /// What the sessions of one manager tell it without a lock.
 #[derive(Debug, Default)]

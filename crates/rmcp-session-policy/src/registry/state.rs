@@ -1,6 +1,8 @@
 //! The one word that says whether a session may go.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::sync::AtomicU64;
 
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +50,7 @@ impl Reading {
 }
 
 impl State {
-    pub(crate) const fn opening() -> Self {
+    pub(crate) fn opening() -> Self {
         Self(AtomicU64::new(0))
     }
 
@@ -170,5 +172,132 @@ mod tests {
             // Whoever moves it out of `Opening` counts it out; nobody else does.
             assert_eq!(usize::from(ready) + usize::from(closed == Some(Phase::Opening)), 1);
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use std::sync::Arc;
+
+    use loom::{model, thread};
+
+    use super::*;
+
+    fn ready() -> Arc<State> {
+        let state = State::opening();
+        assert!(state.ready());
+        Arc::new(state)
+    }
+
+    /// Runs `act` on a thread of its own.
+    fn beside<T: 'static>(state: &Arc<State>, act: impl FnOnce(&State) -> T + 'static) -> thread::JoinHandle<T> {
+        let state = Arc::clone(state);
+        thread::spawn(move || act(&state))
+    }
+
+    /// Claims a session that is idle, as the choice of a victim does.
+    fn claim(state: &State) -> bool {
+        let mut seen = state.read();
+        while seen.phase() != Phase::Closing && seen.active() == 0 {
+            match state.close_if(seen) {
+                Ok(()) => return true,
+                Err(changed) => seen = changed,
+            }
+        }
+        false
+    }
+
+    #[test]
+    fn either_a_claim_succeeds_or_the_request_that_begins_beside_it() {
+        model(|| {
+            let state = ready();
+            let request = beside(&state, State::begin);
+            let claimed = claim(&state);
+            assert_ne!(claimed, request.join().unwrap());
+            assert_eq!(state.read().active(), usize::from(!claimed));
+        });
+    }
+
+    #[test]
+    fn no_claim_overlooks_a_request_that_came_and_went() {
+        model(|| {
+            let state = ready();
+            let seen = state.read();
+            let request = beside(&state, |state| state.begin().then(|| state.end()).is_some());
+            let claimed = state.close_if(seen).is_ok();
+            assert_ne!(claimed, request.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn of_two_claims_and_a_close_exactly_one_begins_the_end() {
+        model(|| {
+            let state = ready();
+            let others = [beside(&state, claim), beside(&state, |state| state.close().is_some())];
+            let won = usize::from(claim(&state));
+            let won = others.into_iter().fold(won, |won, other| won + usize::from(other.join().unwrap()));
+            assert_eq!(won, 1);
+        });
+    }
+
+    #[test]
+    fn a_mark_does_not_hinder_a_claim() {
+        model(|| {
+            let state = ready();
+            let seen = state.read();
+            let meeting = beside(&state, State::meet);
+            let taking = beside(&state, State::take_met);
+            assert_eq!(state.close_if(seen), Ok(()));
+            meeting.join().unwrap();
+            let taken = taking.join().unwrap();
+            assert_ne!(taken, state.take_met());
+        });
+    }
+
+    #[test]
+    fn whoever_ends_opening_is_one() {
+        model(|| {
+            let state = Arc::new(State::opening());
+            let ready = beside(&state, State::ready);
+            let closed = beside(&state, State::close);
+            // As a deadline that has come does: by one reading.
+            let seen = state.read();
+            let claimed = seen.phase() == Phase::Opening && state.close_if(seen).is_ok();
+            let counted_out = [ready.join().unwrap(), closed.join().unwrap() == Some(Phase::Opening), claimed];
+            assert_eq!(counted_out.into_iter().filter(|out| *out).count(), 1);
+        });
+    }
+
+    #[test]
+    fn after_a_close_nothing_begins_and_the_last_end_tells() {
+        model(|| {
+            let state = ready();
+            assert!(state.begin());
+            let last = |reading: Reading| reading.phase() == Phase::Closing && reading.active() == 0;
+            let old = beside(&state, move |state| last(state.end().0));
+            let new = beside(&state, move |state| state.begin().then(|| last(state.end().0)));
+            assert_eq!(state.close(), Some(Phase::Ready));
+            // Whoever closed it waits if anything is under way now.
+            let waits = state.read().active() > 0;
+            assert!(!state.begin());
+            let told =
+                [old.join().unwrap(), new.join().unwrap() == Some(true)].into_iter().filter(|told| *told).count();
+            assert!(told <= 1);
+            assert!(!waits || told == 1, "the wait would never end");
+            assert_eq!(state.read().active(), 0);
+        });
+    }
+
+    #[test]
+    fn an_end_beside_a_meeting_is_seen_or_tells_of_itself() {
+        model(|| {
+            let state = ready();
+            assert!(state.begin() && state.begin());
+            let ends = [beside(&state, |state| state.end().1), beside(&state, |state| state.end().1)];
+            let seen = state.meet().active();
+            let told = ends.into_iter().map(|end| end.join().unwrap()).filter(|told| *told).count();
+            // Told once, by the first end that was not seen.
+            assert_eq!(told, usize::from(seen > 0));
+        });
     }
 }

@@ -1,6 +1,8 @@
 //! The inner transport, where the end of the session can reach it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Holds a transport that is lent out while somebody waits for its next message, and can be taken away for good.
 #[derive(Debug)]
@@ -21,7 +23,7 @@ pub(crate) trait HangUp: Send + Sync {
 }
 
 impl<T> Cell<T> {
-    pub(crate) const fn new(transport: T) -> Self {
+    pub(crate) fn new(transport: T) -> Self {
         Self { held: Mutex::new(Held { transport: Some(transport), hung_up: false }) }
     }
 
@@ -69,5 +71,143 @@ mod tests {
         assert!(!cell.hang_up(), "it is out");
         assert_eq!(cell.give_back(lent), Some("transport"));
         assert_eq!(cell.lend(), None);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use loom::{model, thread};
+
+    use super::*;
+    use crate::sync::{AtomicBool, AtomicU32};
+
+    /// What became of a transport.
+    #[derive(Default)]
+    struct Fate {
+        in_use: AtomicBool,
+        drops: AtomicU32,
+        /// How many were told that it is gone because of them.
+        told: AtomicU32,
+    }
+
+    struct Transport(Arc<Fate>);
+
+    impl Drop for Transport {
+        fn drop(&mut self) {
+            assert!(!self.0.in_use.load(SeqCst), "never while lent");
+            self.0.drops.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[derive(Clone)]
+    struct Stage {
+        cell: Arc<Cell<Transport>>,
+        fate: Arc<Fate>,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let fate = Arc::new(Fate::default());
+            Self { cell: Arc::new(Cell::new(Transport(Arc::clone(&fate)))), fate }
+        }
+
+        fn beside(&self, act: impl FnOnce(&Self) + 'static) -> thread::JoinHandle<()> {
+            let stage = self.clone();
+            thread::spawn(move || act(&stage))
+        }
+
+        /// As the service does: borrows it for a while, and drops it if that is left to it.
+        fn use_it(&self) {
+            let Some(transport) = self.cell.lend() else { return };
+            self.fate.in_use.store(true, SeqCst);
+            self.fate.in_use.store(false, SeqCst);
+            if let Some(late) = self.cell.give_back(transport) {
+                drop(late);
+                self.tell();
+            }
+        }
+
+        /// As the service does when it hears of the end while it has the transport.
+        fn use_it_up(&self) {
+            let Some(transport) = self.cell.lend() else { return };
+            assert!(self.cell.take().is_none());
+            drop(transport);
+            self.tell();
+        }
+
+        /// As the service does when it closes.
+        fn take(&self) {
+            if self.cell.take().is_some() {
+                self.tell();
+            }
+        }
+
+        fn hang_up(&self) {
+            if self.cell.hang_up() {
+                self.tell();
+            }
+        }
+
+        fn tell(&self) {
+            assert_eq!(self.fate.drops.load(SeqCst), 1);
+            self.fate.told.fetch_add(1, SeqCst);
+        }
+
+        /// Gone though the cell is still there, and exactly one was told.
+        fn assert_gone(&self) {
+            assert_eq!((self.fate.drops.load(SeqCst), self.fate.told.load(SeqCst)), (1, 1));
+            assert!(self.cell.lend().is_none());
+        }
+    }
+
+    #[test]
+    fn a_transport_that_is_lent_and_hung_up_is_dropped_once_and_one_is_told() {
+        model(|| {
+            let stage = Stage::new();
+            let service = stage.beside(|stage| {
+                stage.use_it();
+                stage.use_it();
+            });
+            stage.hang_up();
+            service.join().unwrap();
+            stage.assert_gone();
+        });
+    }
+
+    #[test]
+    fn so_it_is_by_two_who_hang_up() {
+        model(|| {
+            let stage = Stage::new();
+            let others = [stage.beside(Stage::use_it), stage.beside(Stage::hang_up)];
+            stage.hang_up();
+            others.into_iter().for_each(|other| other.join().unwrap());
+            stage.assert_gone();
+        });
+    }
+
+    #[test]
+    fn so_it_is_when_the_service_ends_it_by_itself() {
+        model(|| {
+            let stage = Stage::new();
+            let hang_up = stage.beside(Stage::hang_up);
+            stage.use_it_up();
+            hang_up.join().unwrap();
+            stage.assert_gone();
+        });
+    }
+
+    #[test]
+    fn so_it_is_when_the_service_closes() {
+        model(|| {
+            let stage = Stage::new();
+            let hang_up = stage.beside(Stage::hang_up);
+            stage.use_it();
+            stage.take();
+            hang_up.join().unwrap();
+            stage.assert_gone();
+        });
     }
 }
