@@ -157,3 +157,46 @@ mod tests {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::{model, thread};
+
+    use super::*;
+    use crate::eviction::{Candidates, Fifo};
+    use crate::registry::stage::{Stage, call};
+
+    fn roster(stage: &Stage) -> Roster<'_> {
+        let (slots, rules) = (&stage.registry.slots, &stage.registry.rules);
+        Roster { slots, rules, now: Instant::now(), newcomer: None, again: RefCell::default() }
+    }
+
+    #[test]
+    fn an_end_beside_a_meeting_is_seen_or_tells_of_itself() {
+        model(|| {
+            let mut stage = Stage::new(Fifo::new());
+            let record = stage.ready();
+            let busy = call(&record);
+            let end = thread::spawn(move || drop(busy));
+            let seen = roster(&stage).meet(record.key).is_some();
+            end.join().unwrap();
+            assert!(seen || stage.signals.idle.pop().is_some());
+            assert!(stage.signals.idle.is_empty(), "told once");
+        });
+    }
+
+    #[test]
+    fn a_stream_that_closes_beside_a_meeting_is_seen_or_tells_of_itself() {
+        model(|| {
+            let mut stage = Stage::new(Fifo::new());
+            let record = stage.ready();
+            record.stream_opened();
+            let closing = Arc::clone(&record);
+            let end = thread::spawn(move || closing.stream_closed(Instant::now()));
+            let no_stream = |session: &SessionInfo<'_>| session.open_streams() == 0;
+            let seen = Candidates::of(&roster(&stage)).filter(&no_stream, |few| few.contains(record.key));
+            end.join().unwrap();
+            assert!(seen || stage.signals.idle.pop().is_some());
+        });
+    }
+}
