@@ -11,13 +11,16 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
-use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager};
+use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager, SessionState};
 use rmcp_session_policy::{ClientContext, CloseReason, MINUTE, PolicySessionManager, SECOND};
 use scripted::{Act, Call, Scripted};
 use service::{NOT_FOUND, Service, WELL, read};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use witness::{Heard, Witness};
 
 type Local = PolicySessionManager<LocalSessionManager>;
+type Sessions = PolicySessionManager<Scripted>;
 
 fn local(places: usize) -> (Witness, Arc<Local>) {
     let witness = Witness::default();
@@ -25,7 +28,7 @@ fn local(places: usize) -> (Witness, Arc<Local>) {
     (witness, Arc::new(sessions.expect("valid")))
 }
 
-fn scripted(places: usize) -> (Witness, Scripted, Arc<PolicySessionManager<Scripted>>) {
+fn scripted(places: usize) -> (Witness, Scripted, Arc<Sessions>) {
     let (witness, inner) = (Witness::default(), Scripted::new());
     let sessions = PolicySessionManager::builder(inner.clone()).max_sessions(places).observer(witness.clone()).build();
     (witness, inner, Arc::new(sessions.expect("valid")))
@@ -126,52 +129,97 @@ async fn the_close_that_trails_an_eviction_spares_the_restored_session() {
     assert_eq!(sessions.stats().live, 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_trailing_close_by_hand_spares_the_next_incarnation_once() {
-    let (witness, _inner, sessions) = scripted(1);
-    let store = sessions.parking();
-    let (id, mut transport) = sessions.create_session().await.expect("room");
-    sessions.initialize_session(&id, scripted::initialize()).await.expect("answers");
-    let state = serde_json::from_value(scripted::initialize_params()).expect("valid");
-    store
-        .store(&id, &rmcp::transport::streamable_http_server::session::SessionState::new(state))
-        .await
-        .expect("stores");
-    sessions.accept_message(&id, scripted::initialized()).await.expect("accepts");
-    assert!(transport.receive().await.is_some(), "it is served, so a close will trail");
-    sessions.terminate(sessions.list()[0].key, CloseReason::Evicted).await;
-    let Ok(RestoreOutcome::Restored(second)) = sessions.restore_session(Arc::clone(&id)).await else {
-        panic!("not restored")
-    };
-    assert!(transport.receive().await.is_none(), "the old one is over");
-    drop(transport);
-    sessions.close_session(&id).await.expect("the stale close");
-    assert!(sessions.has_session(&id).await.expect("asks"), "the new incarnation lives");
-    sessions.close_session(&id).await.expect("a close of its own");
-    assert!(!sessions.has_session(&id).await.expect("asks"));
-    drop(second);
-    witness.assert_one_end_each();
-    assert_eq!(witness.reasons(), [CloseReason::Evicted, CloseReason::Client]);
+/// Opens a session that can be parked.
+async fn open_by_hand(sessions: &Sessions) -> (SessionId, <Sessions as SessionManager>::Transport) {
+    let (id, transport) = sessions.create_session().await.expect("room");
+    let state = SessionState::new(serde_json::from_value(scripted::initialize_params()).expect("valid"));
+    sessions.parking().store(&id, &state).await.expect("stores");
+    (id, transport)
 }
 
-/// The trailing close is owed by whoever serves the transport, and that may begin after the session is gone.
+/// Serves a transport as rmcp does: asks it for messages on a task of its own, and closes the session from there once it
+/// is over and `trail` is told.
+fn serve(
+    sessions: &Arc<Sessions>,
+    id: &SessionId,
+    mut transport: <Sessions as SessionManager>::Transport,
+    trail: oneshot::Receiver<()>,
+) -> JoinHandle<()> {
+    let (sessions, id) = (Arc::clone(sessions), Arc::clone(id));
+    tokio::spawn(async move {
+        while transport.receive().await.is_some() {}
+        drop(transport);
+        trail.await.expect("told");
+        sessions.close_session(&id).await.expect("closes once more");
+    })
+}
+
+/// Ends a session so that it is parked, and brings it back.
+async fn come_back(sessions: &Sessions, id: &SessionId) -> <Sessions as SessionManager>::Transport {
+    sessions.terminate(sessions.list()[0].key, CloseReason::Evicted).await;
+    let Ok(RestoreOutcome::Restored(transport)) = sessions.restore_session(Arc::clone(id)).await else {
+        panic!("not restored")
+    };
+    transport
+}
+
+#[tokio::test(start_paused = true)]
+async fn closes_that_trail_by_three_incarnations_spare_the_fourth() {
+    let (witness, _inner, sessions) = scripted(1);
+    let (id, mut transport) = open_by_hand(&sessions).await;
+    let mut services = Vec::new();
+    for _ in 0..3 {
+        let (trail, told) = oneshot::channel();
+        services.push((trail, serve(&sessions, &id, transport, told)));
+        settle().await;
+        transport = come_back(&sessions, &id).await;
+    }
+    for (trail, service) in services.into_iter().rev() {
+        trail.send(()).expect("waits");
+        service.await.expect("closes");
+        assert!(sessions.has_session(&id).await.expect("asks"), "the newest incarnation lives");
+    }
+    sessions.close_session(&id).await.expect("a client's close");
+    assert!(!sessions.has_session(&id).await.expect("asks"));
+    drop(transport);
+    assert_eq!(witness.reasons()[3..], [CloseReason::Client]);
+    witness.assert_one_end_each();
+}
+
+/// A close that trails is one thing, and one that a client asks for another, which comes without a context too if there is
+/// no layer.
+#[tokio::test(start_paused = true)]
+async fn a_clients_close_is_not_taken_for_one_that_trails() {
+    for parked in [false, true] {
+        let (_witness, _inner, sessions) = scripted(1);
+        let (id, first) = open_by_hand(&sessions).await;
+        let (trail, told) = oneshot::channel();
+        let service = serve(&sessions, &id, first, told);
+        settle().await;
+        let second = come_back(&sessions, &id).await;
+        if parked {
+            sessions.terminate(sessions.list()[0].key, CloseReason::Evicted).await;
+            assert_eq!(sessions.stats().parked, 1);
+        }
+        sessions.close_session(&id).await.expect("the client's close");
+        assert!(!sessions.has_session(&id).await.expect("asks"));
+        assert_eq!((sessions.stats().live, sessions.stats().parked), (0, 0));
+        trail.send(()).expect("waits");
+        service.await.expect("closes");
+        drop(second);
+    }
+}
+
+/// A service may begin only after its session is gone.
 #[tokio::test(start_paused = true)]
 async fn a_service_that_begins_late_spares_the_next_incarnation() {
     let (_witness, _inner, sessions) = scripted(1);
-    let store = sessions.parking();
-    let (id, mut late) = sessions.create_session().await.expect("room");
-    let state = serde_json::from_value(scripted::initialize_params()).expect("valid");
-    store
-        .store(&id, &rmcp::transport::streamable_http_server::session::SessionState::new(state))
-        .await
-        .expect("stores");
-    sessions.terminate(sessions.list()[0].key, CloseReason::Evicted).await;
-    let Ok(RestoreOutcome::Restored(_second)) = sessions.restore_session(Arc::clone(&id)).await else {
-        panic!("not restored")
-    };
-    assert!(late.receive().await.is_none(), "its session is over");
-    drop(late);
-    sessions.close_session(&id).await.expect("the stale close");
+    let (id, late) = open_by_hand(&sessions).await;
+    let _second = come_back(&sessions, &id).await;
+    let (trail, told) = oneshot::channel();
+    let service = serve(&sessions, &id, late, told);
+    trail.send(()).expect("waits");
+    service.await.expect("closes");
     assert!(sessions.has_session(&id).await.expect("asks"), "the new incarnation lives");
 }
 

@@ -25,7 +25,6 @@ type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 pub(super) struct Luggage {
     pub(super) origin: Origin,
     pub(super) parcel: Option<Arc<[u8]>>,
-    pub(super) owed: u32,
 }
 
 impl<I: SessionManager> Shared<I> {
@@ -48,7 +47,7 @@ impl<I: SessionManager> Shared<I> {
             uses: 0,
             restored: false,
         };
-        let luggage = Luggage { origin, parcel: None, owed: 0 };
+        let luggage = Luggage { origin, parcel: None };
         let governed = self.register(luggage, transport, place, permit, now)?;
         Ok((id, governed))
     }
@@ -98,7 +97,7 @@ impl<I: SessionManager> Shared<I> {
     ) -> Result<Governed<I::Transport>, Failed<I>> {
         self.runtime.get_or_init(Handle::current);
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
-        let Luggage { origin, parcel, owed } = luggage;
+        let Luggage { origin, parcel } = luggage;
         let (id, restored) = (SessionId::clone(&origin.id), origin.restored);
         let cell = Arc::new(Cell::new(transport));
         let (session, newborn) = {
@@ -111,7 +110,7 @@ impl<I: SessionManager> Shared<I> {
             let record = core.registry.insert(origin, now);
             let key = record.key;
             let hang_up: Arc<dyn crate::transport::HangUp> = Arc::<Cell<_>>::clone(&cell);
-            let session = Arc::new(Session::new(record, hang_up, parcel, owed));
+            let session = Arc::new(Session::new(record, hang_up, parcel));
             if core.sessions.len() <= key.index() {
                 core.sessions.resize(key.index() + 1, None);
             }

@@ -216,17 +216,12 @@ impl<I: SessionManager> Host for Shared<I> {
         }
     }
 
-    fn served_late(self: Arc<Self>, session: &Arc<Session>) {
-        if session.has(Flag::Counted) {
-            return;
-        }
-        let id = &session.record.id;
-        match self.find(id) {
-            Some(next) => {
-                next.owed.fetch_add(1, SeqCst);
-            }
-            None => self.parking.owe(id),
-        }
+    fn serves(&self, session: &Session) {
+        self.trailing.expect(&session.record);
+    }
+
+    fn will_not_trail(&self, session: &Session) {
+        self.trailing.take(&session.record.id);
     }
 
     fn step_made(self: Arc<Self>, session: &Arc<Session>) {

@@ -10,6 +10,7 @@ mod place;
 mod restore;
 mod session_manager;
 mod shared;
+mod trailing;
 
 pub use builder::Builder;
 pub use operate::Select;

@@ -38,8 +38,6 @@ pub(super) struct Parked {
     last_used: Stamp,
     last_seen: Stamp,
     uses: u64,
-    /// Closes by rmcp that are still to come for incarnations that are gone.
-    pub(super) owed: u32,
     since: Instant,
     /// Tells this parking from another one of the same id.
     serial: u64,
@@ -116,11 +114,6 @@ impl Parking {
             return false;
         }
         let record = &session.record;
-        let owes = session.has(Flag::Served) && !session.has(Flag::Trailed);
-        if owes {
-            session.raise(Flag::Counted);
-        }
-        let owed = session.owed.load(Relaxed) + u32::from(owes);
         let mut lot = self.lock();
         lot.serial += 1;
         let parked = Parked {
@@ -130,7 +123,6 @@ impl Parking {
             last_used: record.last_used(),
             last_seen: record.last_seen(),
             uses: record.uses(),
-            owed,
             since: now,
             parcel,
         };
@@ -183,10 +175,11 @@ impl Parking {
     }
 
     /// Takes a session out that has a place again, unless it was taken out, or out and in again, meanwhile.
-    pub(super) fn take_this(&self, id: &str, this: &Parked) -> Option<Parked> {
+    pub(super) fn take_this(&self, id: &str, this: &Parked) {
         let mut lot = self.lock();
-        lot.parked.get(id).filter(|parked| parked.serial == this.serial)?;
-        lot.remove(id)
+        if lot.parked.get(id).is_some_and(|parked| parked.serial == this.serial) {
+            drop(lot.remove(id));
+        }
     }
 
     /// Takes out every parked session for which `predicate` holds, asked outside the lock; tells how many.
@@ -194,27 +187,6 @@ impl Parking {
         let all: Vec<_> =
             self.lock().parked.iter().map(|(id, parked)| (SessionId::clone(id), parked.clone())).collect();
         all.iter().filter(|(id, parked)| predicate(id, parked) && self.take(id).is_some()).count()
-    }
-
-    /// Counts one more close by rmcp that is still to come for an id.
-    pub(super) fn owe(&self, id: &str) {
-        if let Some(parked) = self.lock().parked.get_mut(id) {
-            parked.owed += 1;
-        }
-    }
-
-    /// Hears that somebody closed an id that does not live: the trailing close of an earlier incarnation, or the client.
-    /// Tells whether the session was forgotten.
-    pub(super) fn closed(&self, id: &str, by_client: bool) -> bool {
-        let mut lot = self.lock();
-        match lot.parked.get_mut(id) {
-            Some(parked) if parked.owed > 0 && !by_client => {
-                parked.owed -= 1;
-                false
-            }
-            Some(_) => lot.remove(id).is_some(),
-            None => false,
-        }
     }
 
     /// How many are parked, and what they hold in bytes.

@@ -97,29 +97,23 @@ impl<I: SessionManager> Shared<I> {
         };
         let now = Instant::now();
         let luggage = match &parked {
-            Some(parked) => Luggage {
-                origin: parked.origin(SessionId::clone(&id)),
-                owed: parked.owed,
-                parcel: Some(Arc::clone(&parked.parcel)),
-            },
+            Some(parked) => {
+                Luggage { origin: parked.origin(SessionId::clone(&id)), parcel: Some(Arc::clone(&parked.parcel)) }
+            }
             None => {
                 let opened = self.clock.stamp(now);
                 let id = SessionId::clone(&id);
                 let origin =
                     Origin { id, context, opened, last_used: opened, last_seen: opened, uses: 0, restored: true };
-                Luggage { origin, owed: 0, parcel: None }
+                Luggage { origin, parcel: None }
             }
         };
         let governed = self.register(luggage, transport, place, permit, now)?;
         // Taken out only now: had this future been dropped before, the session would still be parked, and at no moment is
         // the id neither live nor parked. If it is not there any more, it was deleted, which bars it, or others needed the
         // room, which is no reason to end it.
-        if let Some(parked) = &parked
-            && let Some(taken) = self.parking.take_this(&id, parked)
-        {
-            // Closes that came meanwhile were counted where it was parked.
-            let recount = |owed: u32| Some((owed + taken.owed).saturating_sub(parked.owed));
-            governed.session().owed.fetch_update(SeqCst, SeqCst, recount).ok();
+        if let Some(parked) = &parked {
+            self.parking.take_this(&id, parked);
         }
         if restoring.under_way.barred.load(SeqCst) {
             // Deleted or revoked while it was being restored: it is ended the one way there is.

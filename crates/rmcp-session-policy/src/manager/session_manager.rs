@@ -62,25 +62,27 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
-        // rmcp closes a session once more when its service ends, from a task without a context.
-        let by_client = ClientContext::current().is_some();
         let_go();
-        if by_client {
+        // rmcp closes a session once more when its service ends, and a manager around this one when it ends it.
+        let served = self.shared.trailing.take(id);
+        let for_good = served.is_none() && !is_apart();
+        if for_good {
             self.shared.bar_restore(id);
         }
         let Some(session) = self.shared.find(id) else {
-            if self.shared.parking.closed(id, by_client) {
-                self.shared.bar_restore(id);
+            if for_good {
+                drop(self.shared.parking.take(id));
             }
             return Ok(());
         };
-        let repaid = !by_client && session.owed.fetch_update(SeqCst, SeqCst, |owed| owed.checked_sub(1)).is_ok();
-        if repaid {
+        if served.is_some_and(|served| served != session.record.key) {
             return Ok(());
         }
-        let reason = if is_apart() { CloseReason::Ended } else { CloseReason::Client };
+        let reason = if for_good { CloseReason::Client } else { CloseReason::Ended };
         if !self.shared.close(&session, reason) {
-            session.raise(if by_client { Flag::Barred } else { Flag::Trailed });
+            if for_good {
+                session.raise(Flag::Barred);
+            }
             return Ok(());
         }
         let ended = self.shared.end_and_wait(session).await;

@@ -18,6 +18,7 @@ use super::builder::Settings;
 use super::parking::{Limits, Parking};
 use super::place::Place;
 use super::restore::UnderWay;
+use super::trailing::Trailing;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
 use crate::clock::Clock;
 use crate::context::{self as context_of, ClientContext, Outcome};
@@ -55,6 +56,7 @@ pub(crate) struct Shared<I> {
     pub(super) restoring: DashMap<SessionId, Arc<UnderWay>, RandomState>,
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
+    pub(super) trailing: Trailing,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
     pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
@@ -83,6 +85,7 @@ impl<I: SessionManager> Shared<I> {
         let signals = Arc::<Signals>::default();
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, clock, Arc::clone(&signals));
+        let trailing = Trailing::new(settings.max_sessions);
         let core = Core {
             registry,
             sessions: Vec::new(),
@@ -101,6 +104,7 @@ impl<I: SessionManager> Shared<I> {
             restoring: DashMap::with_hasher(RandomState::default()),
             restores: AtomicUsize::new(0),
             parking: Parking::new(limits),
+            trailing,
             sees_uses,
             admission,
             requests,

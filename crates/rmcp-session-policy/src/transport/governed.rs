@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::thread;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream};
@@ -241,9 +242,8 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
         let Self { session, host, cell, requests, farewells } = self;
-        if session.raise(Flag::Served) && session.has(Flag::Gone) {
-            session.until(|session| session.has(Flag::Left)).await;
-            Arc::clone(host).served_late(session);
+        if session.raise(Flag::Served) {
+            host.serves(session);
         }
         let mut lent = Lent::of(cell, session, host)?;
         match Self::next(session, lent.transport.as_mut()?).await {
@@ -274,6 +274,9 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
 
 impl<T> Drop for Governed<T> {
     fn drop(&mut self) {
+        if thread::panicking() {
+            self.host.will_not_trail(&self.session);
+        }
         self.requests.clear();
         self.farewells.clear();
         drop(self.cell.take());

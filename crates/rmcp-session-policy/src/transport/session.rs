@@ -19,7 +19,7 @@ use crate::registry::{Phase, Record};
 #[derive(Clone, Copy, Debug)]
 #[repr(u16)]
 pub(crate) enum Flag {
-    /// Its service has asked for a message, so rmcp will close it once more when the service ends.
+    /// Its service has asked for a message.
     Served = 1,
     /// The transport is to be dropped.
     HangUp = 2,
@@ -37,12 +37,8 @@ pub(crate) enum Flag {
     Replayed = 128,
     /// It is out of the directory, and its place has passed on.
     Left = 256,
-    /// rmcp has closed it once more already.
-    Trailed = 512,
     /// It was deleted or revoked while its end was under way, so it must not come back.
-    Barred = 1024,
-    /// The close that rmcp owes for it was counted when it was put away.
-    Counted = 2048,
+    Barred = 512,
 }
 
 /// An incarnation of a session. The [`Record`] is what policies see of it; this is the rest.
@@ -56,8 +52,6 @@ pub(crate) struct Session {
     lease: Mutex<Option<Lease>>,
     /// What parking keeps of it, as serialized by the store.
     parcel: Mutex<Option<Arc<[u8]>>>,
-    /// Trailing closes that rmcp owes for earlier incarnations.
-    pub(crate) owed: AtomicU32,
     cell: Arc<dyn HangUp>,
     /// Messages that the inner transport does not have yet.
     on_their_way: AtomicU32,
@@ -82,7 +76,7 @@ impl Drop for OnItsWay {
 }
 
 impl Session {
-    pub(crate) fn new(record: Arc<Record>, cell: Arc<dyn HangUp>, parcel: Option<Arc<[u8]>>, owed: u32) -> Self {
+    pub(crate) fn new(record: Arc<Record>, cell: Arc<dyn HangUp>, parcel: Option<Arc<[u8]>>) -> Self {
         Self {
             record,
             flags: AtomicU16::new(0),
@@ -91,7 +85,6 @@ impl Session {
             streams: Mutex::default(),
             lease: Mutex::default(),
             parcel: Mutex::new(parcel),
-            owed: AtomicU32::new(owed),
             cell,
             on_their_way: AtomicU32::new(0),
         }
@@ -200,8 +193,10 @@ impl fmt::Debug for Session {
 pub(crate) trait Host: Send + Sync {
     /// The service is done with the session: the incarnation ends, if it has not ended yet.
     fn service_ended(self: Arc<Self>, session: &Arc<Session>);
-    /// A service began only after the incarnation was put away, and so owes a close that was not counted.
-    fn served_late(self: Arc<Self>, session: &Arc<Session>);
+    /// The running task serves the session, and closes it once more when the service ends.
+    fn serves(&self, session: &Session);
+    /// The running task panics, and so closes nothing.
+    fn will_not_trail(&self, session: &Session);
     /// Another step of the end was made.
     fn step_made(self: Arc<Self>, session: &Arc<Session>);
 }

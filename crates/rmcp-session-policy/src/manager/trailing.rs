@@ -1,0 +1,106 @@
+//! The closes that trail an end, told from those that somebody asks for.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hashlink::LinkedHashMap;
+use rmcp::transport::streamable_http_server::session::SessionId;
+use tokio::task::{self, Id};
+
+use crate::registry::{Record, SessionKey};
+
+/// How many services of sessions that are gone are remembered, beyond as many as there may be sessions.
+const LATE: usize = 1_000;
+
+/// The tasks that serve sessions.
+///
+/// rmcp closes a session once more when its service has ended, perhaps seconds after the session did, and by then the id may
+/// have another incarnation. It does so from the task on which the service asked for its first message: so the task tells
+/// which incarnation a close is for.
+pub(super) struct Trailing {
+    /// The incarnation that a task serves, oldest first.
+    serving: Mutex<LinkedHashMap<(Id, SessionId), SessionKey>>,
+    /// How many are remembered: a server that is not rmcp's may never make the close that forgets one.
+    most: usize,
+}
+
+impl Trailing {
+    pub(super) fn new(max_sessions: usize) -> Self {
+        Self { serving: Mutex::default(), most: max_sessions.saturating_mul(2).saturating_add(LATE) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LinkedHashMap<(Id, SessionId), SessionKey>> {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the running task serves a session.
+    pub(super) fn expect(&self, record: &Record) {
+        let Some(task) = task::try_id() else { return };
+        let mut serving = self.lock();
+        serving.insert((task, SessionId::clone(&record.id)), record.key);
+        if serving.len() > self.most {
+            serving.pop_front();
+        }
+    }
+
+    /// The incarnation of a session that the running task served, and serves no more.
+    pub(super) fn take(&self, id: &SessionId) -> Option<SessionKey> {
+        self.lock().remove(&(task::try_id()?, SessionId::clone(id)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rmcp::transport::Transport;
+    use rmcp::transport::streamable_http_server::session::SessionManager;
+    use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+
+    use super::LATE;
+    use crate::PolicySessionManager;
+
+    type Sessions = PolicySessionManager<LocalSessionManager>;
+
+    /// Serves a session on a task of its own until it ends, which `end` does; gives what becomes of the task.
+    async fn serve(sessions: &Arc<Sessions>, end: fn()) -> bool {
+        let (id, mut transport) = sessions.create_session().await.unwrap();
+        let closes = Arc::clone(sessions);
+        let service = tokio::spawn(async move {
+            assert!(futures_util::poll!(Box::pin(transport.receive())).is_pending());
+            end();
+            drop(transport);
+            closes.close_session(&id).await.unwrap();
+        });
+        service.await.is_ok()
+    }
+
+    fn sessions() -> Arc<Sessions> {
+        Arc::new(PolicySessionManager::local().max_sessions(1).build().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_kept_of_services_that_are_over_whether_they_return_or_panic() {
+        let sessions = sessions();
+        let ends: [fn(); 2] = [|| {}, || panic!("the service does")];
+        for (end, returns) in ends.into_iter().zip([true, false]) {
+            assert_eq!(serve(&sessions, end).await, returns);
+            assert_eq!(sessions.shared.trailing.lock().len(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_is_bounded_for_servers_that_never_close() {
+        let sessions = sessions();
+        let task = tokio::spawn({
+            let sessions = Arc::clone(&sessions);
+            async move {
+                for _ in 0..LATE + 10 {
+                    let (_id, mut transport) = sessions.create_session().await.unwrap();
+                    assert!(futures_util::poll!(Box::pin(transport.receive())).is_pending());
+                }
+            }
+        });
+        task.await.unwrap();
+        assert_eq!(sessions.shared.trailing.lock().len(), LATE + 2);
+    }
+}
