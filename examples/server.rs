@@ -26,6 +26,7 @@ use rmcp_session_policy::{ConfigError, PolicySessionManager, SECOND};
 use rmcp_session_policy_examples::Tools;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 type Sessions = PolicySessionManager<LocalSessionManager>;
@@ -153,6 +154,7 @@ async fn healthz(State(sessions): State<Arc<Sessions>>) -> Json<Value> {
         "parked": stats.parked,
         "max": stats.max_sessions,
         "inner": sessions.inner().sessions.read().await.len(),
+        "tasks": Handle::current().metrics().num_alive_tasks(),
         "opened": stats.opened,
         "restored": stats.restored,
         "closed": closed,

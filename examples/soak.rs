@@ -1,5 +1,5 @@
 //! A soak: hundreds of clients do to the example server what clients do, three rounds alike. After each they all vanish at
-//! once, and the server must come to rest as it was before: no session, no file descriptor and no memory more. On Linux.
+//! once, and the server must come to rest as it was before: no session, task or file descriptor more, and no memory. Linux only.
 //!
 //! ```sh
 //! cargo build --release -p rmcp-session-policy-examples --examples
@@ -160,6 +160,11 @@ impl Sample {
         let mut left = ["/live", "/opening", "/busy", "/inner", "/closed/client"].into_iter();
         if let Some(name) = left.find(|name| self.health(name) != 0) {
             return Err(format!("nobody is there, but {name} is not 0: {}", self.health).into());
+        }
+        // One is the manager's own, which begins with the first session.
+        let (tasks, before) = (self.health("/tasks"), rest.health("/tasks"));
+        if tasks > before + 1 {
+            return Err(format!("nobody is there, but {tasks} tasks run, not {before}").into());
         }
         if self.fds > rest.fds {
             return Err(format!("nobody is there, but {} files are open, not {}", self.fds, rest.fds).into());
@@ -347,11 +352,12 @@ fn tool(id: u64, name: &str, arguments: Value) -> Value {
 }
 
 /// What is shown of a moment, and where `/healthz` says it. What must happen in every round comes last.
-const SHOWN: [(&str, &str); 11] = [
+const SHOWN: [(&str, &str); 12] = [
     ("live", "/live"),
     ("opening", "/opening"),
     ("busy", "/busy"),
     ("inner", "/inner"),
+    ("tasks", "/tasks"),
     ("parked", "/parked"),
     ("opened", "/opened"),
     ("restored", "/restored"),
@@ -361,7 +367,7 @@ const SHOWN: [(&str, &str); 11] = [
     ("handshake too long", "/closed/init_timeout"),
 ];
 /// Where in it begins what only ever grows, and is shown as what a round added.
-const GROWING: usize = 5;
+const GROWING: usize = 6;
 
 /// Three rounds. Gives the verdict; an error says what is not as it should be.
 async fn soak(args: &Args, table: &mut Table) -> Fallible<String> {
