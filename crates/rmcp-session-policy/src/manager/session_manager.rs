@@ -211,7 +211,8 @@ fn note_software(session: &Session, message: &ClientJsonRpcMessage) {
         && let ClientRequest::InitializeRequest(initialize) = &request.request
     {
         let client = &initialize.params.client_info;
-        session.record.software.get_or_init(|| Software { name: cut(&client.name), version: cut(&client.version) });
+        let software = || Box::new(Software { name: cut(&client.name), version: cut(&client.version) });
+        session.record.software.get_or_init(software);
     }
 }
 

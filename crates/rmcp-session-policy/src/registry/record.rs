@@ -51,7 +51,7 @@ pub(crate) struct Record {
     pub(crate) opened: Stamp,
     pub(crate) restored: bool,
     pub(crate) context: Option<Arc<ClientContext>>,
-    pub(crate) software: OnceLock<Software>,
+    pub(crate) software: OnceLock<Box<Software>>,
     pub(crate) state: State,
     clock: Clock,
     last_used: AtomicU64,
@@ -521,7 +521,7 @@ mod loom_tests {
         model(|| {
             let mut stage = Stage::new(Fifo::new());
             let record = stage.opening();
-            record.software.set(Software { name: "one".into(), version: "1".into() }).unwrap();
+            record.software.set(Box::new(Software { name: "one".into(), version: "1".into() })).unwrap();
             let busy = record.begin(Kind::Handshake, Instant::now()).unwrap();
             let end = thread::spawn(move || drop(busy));
             let seen = (record.state.read().active() == 0).then(|| record.answered.load(Relaxed));

@@ -34,9 +34,12 @@ pub struct Governed<T> {
     cell: Arc<Cell<T>>,
     /// The client's requests without an answer. One that came after the end had begun counts as no activity.
     requests: HashMap<RequestId, Option<Activity>>,
-    /// Errors on their way to the clients of requests that were in flight when the end began.
-    farewells: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Errors on their way to the clients of requests that were in flight when the end began. Its queue takes memory even
+    /// when it is empty.
+    farewells: Option<Farewells>,
 }
+
+type Farewells = FuturesUnordered<BoxFuture<'static, ()>>;
 
 /// What `receive` was woken by.
 #[expect(clippy::large_enum_variant, reason = "moved once, from the inner transport to the service")]
@@ -52,7 +55,7 @@ enum Event {
 
 impl<T> Governed<T> {
     pub(crate) fn new(session: Arc<Session>, host: Arc<dyn Host>, cell: Arc<Cell<T>>) -> Self {
-        Self { session, host, cell, requests: HashMap::new(), farewells: FuturesUnordered::new() }
+        Self { session, host, cell, requests: HashMap::new(), farewells: None }
     }
 
     pub(crate) const fn session(&self) -> &Arc<Session> {
@@ -142,7 +145,7 @@ impl<T: Transport<RoleServer>> Governed<T> {
         session: &Arc<Session>,
         lent: &mut Lent<'_, T>,
         requests: &mut HashMap<RequestId, Option<Activity>>,
-        farewells: &mut FuturesUnordered<BoxFuture<'static, ()>>,
+        farewells: &mut Farewells,
     ) {
         let mut ended = false;
         while let Some(transport) = &mut lent.transport {
@@ -253,7 +256,7 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
             }
             Event::Ended => None,
             Event::Closing | Event::HangUp => {
-                Self::say_farewell(session, &mut lent, requests, farewells).await;
+                Self::say_farewell(session, &mut lent, requests, farewells.get_or_insert_default()).await;
                 lent.hang_up();
                 None
             }
@@ -278,7 +281,7 @@ impl<T> Drop for Governed<T> {
             self.host.will_not_trail(&self.session);
         }
         self.requests.clear();
-        self.farewells.clear();
+        self.farewells = None;
         drop(self.cell.take());
         self.session.raise(Flag::Dropped);
         Arc::clone(&self.host).service_ended(&self.session);
