@@ -48,7 +48,7 @@ fn below_capacity(c: &mut Criterion) {
     let mut group = c.benchmark_group("create + close");
     for live in LIVE {
         group.bench_with_input(BenchmarkId::new("stub alone", live), &live, |b, _| {
-            let bare = StubManager::default();
+            let bare = <StubManager>::default();
             b.iter_custom(|iterations| runtime.block_on(create_and_close(&bare, iterations)));
         });
         group.bench_with_input(BenchmarkId::new("under the default policy", live), &live, |b, &live| {

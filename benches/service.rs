@@ -6,8 +6,8 @@ use std::sync::Arc;
 use axum::body::{Body, HttpBody};
 use http_body_util::BodyExt;
 use rmcp::handler::server::wrapper::Parameters;
-use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::streamable_http_server::session::{SessionManager, SessionStore};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{schemars, tool, tool_router};
 use rmcp_session_policy::PolicySessionManager;
@@ -80,14 +80,32 @@ where
         "params": {"name": "echo", "arguments": {"text": "hello"}}});
     let Ok(answer) = service.call(request(Some(id), &call)).await;
     assert!(answer.status().is_success(), "{}", answer.status());
-    answer.into_body().collect().await.expect("a body");
+    let body = answer.into_body().collect().await.expect("a body").to_bytes();
+    let body = String::from_utf8_lossy(&body);
+    assert!(body.contains(r#""text":"hello""#), "{body}");
 }
 
 /// The service over a manager.
 pub fn mcp<M: SessionManager>(sessions: Arc<M>) -> StreamableHttpService<Echo, M> {
+    with_store(sessions, None)
+}
+
+/// The service over a manager that parks its sessions.
+#[must_use]
+pub fn parking(
+    sessions: &Arc<PolicySessionManager<LocalSessionManager>>,
+) -> StreamableHttpService<Echo, PolicySessionManager<LocalSessionManager>> {
+    with_store(Arc::clone(sessions), Some(sessions.parking()))
+}
+
+fn with_store<M: SessionManager>(
+    sessions: Arc<M>,
+    store: Option<Arc<dyn SessionStore>>,
+) -> StreamableHttpService<Echo, M> {
     let mut config = StreamableHttpServerConfig::default();
     config.sse_keep_alive = None;
     config.sse_retry = None;
+    config.session_store = store;
     StreamableHttpService::new(|| Ok(Echo), sessions, config)
 }
 

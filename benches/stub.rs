@@ -2,24 +2,32 @@
 
 use std::convert::Infallible;
 use std::future::{pending, ready};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::Stream;
 use futures_util::stream::empty;
 use rmcp::RoleServer;
-use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
+use rmcp::model::{ClientJsonRpcMessage, ClientRequest, ListToolsRequest, RequestId, ServerJsonRpcMessage};
 use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId, SessionManager};
 
 /// Hands out ids and transports, and keeps nothing.
-#[derive(Debug, Default)]
-pub struct StubManager {
+#[derive(Debug)]
+pub struct StubManager<T = StubTransport> {
     next: AtomicU64,
+    transport: PhantomData<fn() -> T>,
+}
+
+impl<T> Default for StubManager<T> {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(0), transport: PhantomData }
+    }
 }
 
 /// A transport on which nothing ever comes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct StubTransport;
 
 impl Transport<RoleServer> for StubTransport {
@@ -38,14 +46,35 @@ impl Transport<RoleServer> for StubTransport {
     }
 }
 
-impl SessionManager for StubManager {
-    type Error = Infallible;
-    type Transport = StubTransport;
+/// A transport on which the same request comes again and again.
+#[derive(Debug, Default)]
+pub struct Asking;
 
-    async fn create_session(&self) -> Result<(SessionId, StubTransport), Infallible> {
+impl Transport<RoleServer> for Asking {
+    type Error = Infallible;
+
+    fn send(&mut self, _: ServerJsonRpcMessage) -> impl Future<Output = Result<(), Infallible>> + Send + 'static {
+        ready(Ok(()))
+    }
+
+    fn receive(&mut self) -> impl Future<Output = Option<ClientJsonRpcMessage>> + Send {
+        let list = ListToolsRequest::default();
+        ready(Some(ClientJsonRpcMessage::request(ClientRequest::ListToolsRequest(list), RequestId::Number(7))))
+    }
+
+    fn close(&mut self) -> impl Future<Output = Result<(), Infallible>> + Send {
+        ready(Ok(()))
+    }
+}
+
+impl<T: Transport<RoleServer> + Default + Send + 'static> SessionManager for StubManager<T> {
+    type Error = Infallible;
+    type Transport = T;
+
+    async fn create_session(&self) -> Result<(SessionId, T), Infallible> {
         // As long as the UUIDs of rmcp.
         let id: SessionId = format!("{:036}", self.next.fetch_add(1, Ordering::Relaxed)).into();
-        Ok((id, StubTransport))
+        Ok((id, T::default()))
     }
 
     async fn initialize_session(

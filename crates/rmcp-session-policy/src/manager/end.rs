@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -69,7 +69,7 @@ impl<I: SessionManager> Shared<I> {
     /// Carries an end out: at once as far as it goes without waiting, the rest on a task of its own.
     pub(super) fn start_end(self: &Arc<Self>, session: Arc<Session>) {
         let mut end = Box::pin(Arc::clone(self).end(session));
-        let runtime = Handle::try_current().ok().or_else(|| self.runtime.get().cloned());
+        let runtime = self.any_runtime();
         // Its timers need a runtime from the first poll on.
         let entered = runtime.as_ref().map(Handle::enter);
         if let Poll::Ready(_closed) = end.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -82,19 +82,16 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
+    fn any_runtime(&self) -> Option<Handle> {
+        Handle::try_current().ok().or_else(|| self.runtime.get().cloned())
+    }
+
     /// Carries an end out and waits for the inner manager, for as long as the close deadline. If this future is dropped,
     /// the end goes on.
     pub(super) async fn end_and_wait(self: &Arc<Self>, session: Arc<Session>) -> Result<(), I::Error> {
-        let mut end = Box::pin(Arc::clone(self).end(session));
-        let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut end).poll(cx))).await;
-        match first {
-            Poll::Ready(closed) => closed,
-            Poll::Pending => match timeout(self.settings.close_deadline, tokio::spawn(end)).await {
-                Ok(Ok(closed)) => closed,
-                // It goes on, or it panicked; its place is accounted for either way.
-                Err(_) | Ok(Err(_)) => Ok(()),
-            },
-        }
+        let end = Waited { end: Some(Box::pin(Arc::clone(self).end(session))), shared: self };
+        // If it takes longer it goes on; its place is accounted for.
+        timeout(self.settings.close_deadline, end).await.unwrap_or(Ok(()))
     }
 
     /// The end of a session, in order: answer what is in flight, drop the streams nobody reads, close it in the inner
@@ -153,6 +150,39 @@ impl<I: SessionManager> Shared<I> {
                 session.record.restored && !session.has(Flag::Replayed) && !session.has(Flag::InitFailed)
             }
             _ => false,
+        }
+    }
+}
+
+/// An end that somebody waits for; if nobody does any more, it goes on on a task of its own.
+struct Waited<'a, I: SessionManager, F>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    end: Option<Pin<Box<F>>>,
+    shared: &'a Arc<Shared<I>>,
+}
+
+impl<I: SessionManager, F: Future<Output: Send> + Send> Future for Waited<'_, I, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(end) = &mut self.end else { return Poll::Pending };
+        let closed = ready!(end.as_mut().poll(cx));
+        self.end = None;
+        Poll::Ready(closed)
+    }
+}
+
+impl<I: SessionManager, F> Drop for Waited<'_, I, F>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take()
+            && let Some(runtime) = self.shared.any_runtime()
+        {
+            drop(runtime.spawn(end));
         }
     }
 }

@@ -54,8 +54,10 @@ pub(crate) struct Record {
     pub(crate) software: OnceLock<Box<Software>>,
     pub(crate) state: State,
     clock: Clock,
+    /// These three are read by anybody, and written only under the lock of the requests, which each activity takes anyway.
     last_used: AtomicU64,
-    last_seen: AtomicU64,
+    /// When a ping or a listener was last seen.
+    last_heard: AtomicU64,
     uses: AtomicU64,
     /// When `initialize` was answered.
     answered: AtomicU64,
@@ -83,7 +85,7 @@ impl Record {
             state: State::opening(),
             clock,
             last_used: AtomicU64::new(origin.last_used.0),
-            last_seen: AtomicU64::new(origin.last_seen.0),
+            last_heard: AtomicU64::new(origin.last_seen.0),
             uses: AtomicU64::new(origin.uses),
             answered: AtomicU64::new(created.0),
             open_streams: AtomicU32::new(0),
@@ -103,7 +105,7 @@ impl Record {
     }
 
     pub(crate) fn last_seen(&self) -> Stamp {
-        Stamp(self.last_seen.load(Relaxed))
+        self.last_used().max(Stamp(self.last_heard.load(Relaxed)))
     }
 
     pub(crate) fn uses(&self) -> u64 {
@@ -126,17 +128,14 @@ impl Record {
         Fingerprint::of(&self.id)
     }
 
-    fn touch(&self, kind: Kind, at: Stamp) {
-        match kind {
-            Kind::Call | Kind::Message | Kind::Handshake => {
-                self.last_used.fetch_max(at.0, Relaxed);
-                self.last_seen.fetch_max(at.0, Relaxed);
-            }
-            Kind::Ping | Kind::Listen => {
-                self.last_seen.fetch_max(at.0, Relaxed);
-            }
-            Kind::Replay | Kind::Lease => {}
-        }
+    fn touch(&self, kind: Kind, at: Stamp, _locked: &MutexGuard<'_, Requests>) {
+        let touched = match kind {
+            Kind::Call | Kind::Message | Kind::Handshake => &self.last_used,
+            Kind::Ping | Kind::Listen => &self.last_heard,
+            Kind::Replay | Kind::Lease => return,
+        };
+        // A thread may take its stamp and be overtaken before it has the lock.
+        touched.store(touched.load(Relaxed).max(at.0), Relaxed);
     }
 
     /// Counts an activity in, unless the session is closing.
@@ -145,12 +144,14 @@ impl Record {
             return None;
         }
         let at = self.clock.stamp(now);
-        self.touch(kind, at);
+        let mut requests = self.lock_requests();
+        self.touch(kind, at, &requests);
         if kind == Kind::Call {
-            self.uses.fetch_add(1, Relaxed);
+            self.uses.store(self.uses() + 1, Relaxed);
             self.mark.store(true, Relaxed);
         }
-        let ticket = self.lock_requests().begin(at);
+        let ticket = requests.begin(at);
+        drop(requests);
         if matches!(kind, Kind::Call | Kind::Ping) {
             self.ready();
         }
@@ -160,11 +161,13 @@ impl Record {
     /// Counts an activity out.
     pub(super) fn end(&self, kind: Kind, ticket: u32) {
         let at = self.clock.stamp(Instant::now());
-        self.touch(kind, at);
         if kind == Kind::Handshake {
             self.answered.store(at.0, Relaxed);
         }
-        self.lock_requests().end(ticket);
+        let mut requests = self.lock_requests();
+        self.touch(kind, at, &requests);
+        requests.end(ticket);
+        drop(requests);
         let (reading, met) = self.state.end();
         if met {
             self.signals.idle.push(self.key);
@@ -209,7 +212,7 @@ impl Record {
     }
 
     pub(crate) fn stream_closed(&self, now: Instant) {
-        self.touch(Kind::Listen, self.clock.stamp(now));
+        self.touch(Kind::Listen, self.clock.stamp(now), &self.lock_requests());
         self.open_streams.fetch_sub(1, SeqCst);
         self.may_go_again();
     }

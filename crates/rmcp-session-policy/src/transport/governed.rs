@@ -41,18 +41,6 @@ pub struct Governed<T> {
 
 type Farewells = FuturesUnordered<BoxFuture<'static, ()>>;
 
-/// What `receive` was woken by.
-#[expect(clippy::large_enum_variant, reason = "moved once, from the inner transport to the service")]
-enum Event {
-    Message(ClientJsonRpcMessage),
-    /// The inner transport has no more messages.
-    Ended,
-    /// The end of the session has begun.
-    Closing,
-    /// The inner transport is to be dropped.
-    HangUp,
-}
-
 impl<T> Governed<T> {
     pub(crate) fn new(session: Arc<Session>, host: Arc<dyn Host>, cell: Arc<Cell<T>>) -> Self {
         Self { session, host, cell, requests: HashMap::new(), farewells: None }
@@ -100,20 +88,6 @@ impl<T> Drop for Lent<'_, T> {
 }
 
 impl<T: Transport<RoleServer>> Governed<T> {
-    /// Waits for what comes next. Cancel-safe if the inner `receive` is.
-    async fn next(session: &Session, transport: &mut T) -> Event {
-        let mut receive = pin!(transport.receive());
-        poll_fn(|cx| {
-            session.receiver.register(cx.waker());
-            // Not before its reason is known: the farewells name it.
-            if session.end().is_some() {
-                return Poll::Ready(Event::Closing);
-            }
-            receive.as_mut().poll(cx).map(|message| message.map_or(Event::Ended, Event::Message))
-        })
-        .await
-    }
-
     /// Notes what a message from the client begins or ends.
     fn note(
         session: &Arc<Session>,
@@ -157,25 +131,25 @@ impl<T: Transport<RoleServer>> Governed<T> {
                     drop(activity);
                 }));
             }
-            let event = {
+            let message = {
                 let mut receive = pin!(transport.receive());
                 poll_fn(|cx| {
                     session.receiver.register(cx.waker());
                     if session.has(Flag::HangUp) {
-                        return Poll::Ready(Event::HangUp);
+                        return Poll::Ready(None);
                     }
                     while let Poll::Ready(Some(())) = std::pin::Pin::new(&mut *farewells).poll_next(cx) {}
                     if ended {
                         return Poll::Pending;
                     }
-                    receive.as_mut().poll(cx).map(|message| message.map_or(Event::Ended, Event::Message))
+                    receive.as_mut().poll(cx)
                 })
                 .await
             };
-            match event {
-                Event::Message(mut message) => Self::note(session, requests, &mut message),
-                Event::Ended => ended = true,
-                Event::HangUp | Event::Closing => break,
+            match message {
+                Some(mut message) => Self::note(session, requests, &mut message),
+                None if session.has(Flag::HangUp) => break,
+                None => ended = true,
             }
         }
     }
@@ -249,18 +223,25 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
             host.serves(session);
         }
         let mut lent = Lent::of(cell, session, host)?;
-        match Self::next(session, lent.transport.as_mut()?).await {
-            Event::Message(mut message) => {
-                Self::note(session, requests, &mut message);
-                Some(message)
-            }
-            Event::Ended => None,
-            Event::Closing | Event::HangUp => {
-                Self::say_farewell(session, &mut lent, requests, farewells.get_or_insert_default()).await;
-                lent.hang_up();
-                None
-            }
+        let mut has_ended = false;
+        // In one place from the inner transport to the service: a message is large, and each move a copy.
+        let mut message = {
+            let mut receive = pin!(lent.transport.as_mut()?.receive());
+            poll_fn(|cx| {
+                session.receiver.register(cx.waker());
+                // Not before its reason is known: the farewells name it.
+                has_ended = session.end().is_some();
+                if has_ended { Poll::Ready(None) } else { receive.as_mut().poll(cx) }
+            })
+            .await
+        };
+        if has_ended {
+            Self::say_farewell(session, &mut lent, requests, farewells.get_or_insert_default()).await;
+            lent.hang_up();
+        } else if let Some(message) = &mut message {
+            Self::note(session, requests, message);
         }
+        message
     }
 
     async fn close(&mut self) -> Result<(), Self::Error> {
