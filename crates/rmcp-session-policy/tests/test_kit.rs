@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
 use rmcp_session_policy::SessionKey;
 use rmcp_session_policy::admission::{
     AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, InvalidSetting, Open, Permit, Rejection, Retry,
@@ -14,8 +16,22 @@ use rmcp_session_policy::admission::{
 use rmcp_session_policy::eviction::{
     Candidates, EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo, victim_fn,
 };
-use rmcp_session_policy::testing::{admission, eviction};
+use rmcp_session_policy::testing::{admission, eviction, manager};
 use tokio::time::Instant;
+
+/// What a test of the kit says.
+#[track_caller]
+fn says(test: impl FnOnce()) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(test)).expect_err("a broken policy is found");
+    panic.downcast_ref::<String>().expect("a text").clone()
+}
+
+macro_rules! finds {
+    ($test:expr, $law:literal) => {
+        let said = says(|| $test);
+        assert!(said.contains($law), "{said}");
+    };
+}
 
 #[test]
 fn built_in_eviction_policies_keep_the_laws() {
@@ -25,6 +41,20 @@ fn built_in_eviction_policies_keep_the_laws() {
     eviction::keeps_the_laws(|| Lru::new().tiers([|session: &SessionInfo<'_>| session.uses() == 0]));
     eviction::keeps_the_laws(|| Box::new(Lfu::new()) as Box<dyn EvictionPolicy>);
     eviction::keeps_the_laws(|| victim_fn(|candidates| candidates.iter().map(|session| session.key()).min()));
+}
+
+#[test]
+fn a_manager_with_any_policy_keeps_the_laws() {
+    manager::keeps_the_laws(|| victim_fn(|candidates| candidates.iter().map(|session| session.key()).max()));
+}
+
+#[test]
+fn a_manager_that_disagrees_with_the_model_is_found() {
+    finds!(manager::keeps_the_laws(Queue::wrong(Wrong::GivesUp)), "the eviction policy was overruled");
+    let history = manager::histories(100).new_tree(&mut TestRunner::deterministic()).expect("a history").current();
+    assert_eq!(manager::agrees_in_order(Lru::new(), |who| who.used, &history), Ok(()));
+    let newest_first = manager::agrees_in_order(Lru::new(), |who| usize::MAX - who.used, &history);
+    assert!(newest_first.is_err_and(|said| said.contains("not")), "the wrong ones went");
 }
 
 #[test]
@@ -53,20 +83,6 @@ fn built_in_admission_policies_keep_the_laws() {
     admission::keeps_the_laws(|| window().shadow());
     admission::keeps_the_laws(|| window().only(|arrival: &Arrival<'_>| arrival.context().is_some()));
     admission::keeps_the_laws(|| admit_fn(|_| Ok(Permit::free())));
-}
-
-/// What a test of the kit says.
-#[track_caller]
-fn says(test: impl FnOnce()) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(test)).expect_err("a broken policy is found");
-    panic.downcast_ref::<String>().expect("a text").clone()
-}
-
-macro_rules! finds {
-    ($test:expr, $law:literal) => {
-        let said = says(|| $test);
-        assert!(said.contains($law), "{said}");
-    };
 }
 
 /// The order of arrival, done wrong in one way.

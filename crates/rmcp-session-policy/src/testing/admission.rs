@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::{Broken, paused, through};
+use super::{Broken, HISTORIES, paused, through};
 use crate::ClientContext;
 use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind, Lease, Permit, Rejection, Retry};
 
@@ -66,9 +66,10 @@ enum Event {
 #[track_caller]
 pub fn keeps_the_laws<P: AdmissionPolicy>(make: impl Fn() -> P) {
     let history = vec((0..16_u8, any::<u8>()), 1..80);
-    through(&history, "the admission policy", |history| {
+    through(&history, "the admission policy", HISTORIES, |history| {
         let events: Vec<_> = history.into_iter().map(|(kind, pick)| event(kind, pick)).collect();
-        paused(hold(&make, &events)).map_err(|(law, after)| Broken { law, history: events[..after].to_vec() })
+        paused(hold(&make, &events))
+            .map_err(|(law, after)| Broken { law: law.into(), history: events[..after].to_vec() })
     });
 }
 

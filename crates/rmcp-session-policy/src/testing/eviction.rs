@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::time::advance;
 
-use super::{Broken, paused, through};
+use super::{Broken, HISTORIES, paused, through};
 use crate::eviction::{Candidates, EvictionPolicy, SessionInfo};
 use crate::registry::stage::{Stage, call, looks, touch};
 use crate::registry::{Activity, Record, SessionKey};
@@ -71,13 +71,13 @@ pub fn victims(policy: impl EvictionPolicy, history: impl IntoIterator<Item = Ev
 #[track_caller]
 pub fn keeps_the_laws<P: EvictionPolicy>(make: impl Fn() -> P) {
     let history = vec((0..14_u8, any::<u8>()), 1..120);
-    through(&history, "the eviction policy", |history| {
+    through(&history, "the eviction policy", HISTORIES, |history| {
         let first = paused(play(make(), &history))?;
         let second = paused(play(make(), &history))?;
         if first.1 == second.1 {
             Ok(())
         } else {
-            Err(Broken { law: "it named others when it went through the same again", history: first.0 })
+            Err(Broken { law: "it named others when it went through the same again".into(), history: first.0 })
         }
     });
 }
@@ -255,7 +255,7 @@ async fn play(policy: impl EvictionPolicy, history: &[(u8, u8)]) -> Result<Playe
         gone.extend(server.happens(event).await);
         let fault = *server.faults.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(law) = fault {
-            return Err(Broken { law, history: events });
+            return Err(Broken { law: law.into(), history: events });
         }
     }
     Ok((events, gone))

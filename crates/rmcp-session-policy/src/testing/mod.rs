@@ -11,10 +11,16 @@
 //! testing::eviction::keeps_the_laws(Lru::new);
 //! testing::eviction::asks_about_few(Lru::new);
 //! ```
+//!
+//! [`manager::keeps_the_laws`] does the same to a whole manager with your policy in it, and [`inner::Scripted`] is an inner
+//! manager that fails, dawdles or panics as a test tells it to.
 
 pub mod admission;
 pub mod eviction;
+pub mod inner;
+pub mod manager;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use proptest::strategy::Strategy;
@@ -25,7 +31,7 @@ const HISTORIES: u32 = 256;
 
 /// The law that a policy broke, and what it had gone through until then.
 struct Broken<E> {
-    law: &'static str,
+    law: Cow<'static, str>,
     history: Vec<E>,
 }
 
@@ -44,8 +50,13 @@ fn paused<T>(scenario: impl Future<Output = T>) -> T {
 
 /// Puts something through random histories, and panics with the smallest one in which it breaks a law.
 #[track_caller]
-fn through<S: Strategy, E: fmt::Debug>(histories: &S, what: &str, check: impl Fn(S::Value) -> Result<(), Broken<E>>) {
-    let config = Config { cases: HISTORIES, failure_persistence: None, max_shrink_iters: 4_096, ..Config::default() };
+fn through<S: Strategy, E: fmt::Debug>(
+    histories: &S,
+    what: &str,
+    cases: u32,
+    check: impl Fn(S::Value) -> Result<(), Broken<E>>,
+) {
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 4_096, ..Config::default() };
     let checked = TestRunner::new(config)
         .run(histories, |history| check(history).map_err(|broken| TestCaseError::fail(broken.text())));
     match checked {

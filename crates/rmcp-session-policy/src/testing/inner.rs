@@ -1,0 +1,385 @@
+//! An inner session manager that does as it is told, and counts: for tests of what happens when one fails, takes its time or
+//! never comes back.
+//!
+//! ```
+//! use rmcp::transport::streamable_http_server::session::SessionManager;
+//! use rmcp_session_policy::PolicySessionManager;
+//! use rmcp_session_policy::testing::inner::{Act, Call, Scripted};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let inner = Scripted::new();
+//! let sessions = PolicySessionManager::builder(inner.clone()).max_sessions(1).build()?;
+//! inner.set(Call::Create, Act::Error);
+//! assert!(sessions.create_session().await.is_err());
+//! inner.set(Call::Create, Act::Ok);
+//! assert!(sessions.create_session().await.is_ok(), "the place was given back");
+//! assert_eq!((inner.calls(Call::Create), inner.most()), (2, 1));
+//! # Ok(()) }
+//! ```
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_core::Stream;
+use rmcp::RoleServer;
+use rmcp::model::{ClientJsonRpcMessage, RequestId, ServerJsonRpcMessage};
+use rmcp::transport::Transport;
+use rmcp::transport::streamable_http_server::session::{
+    EventStore, RestoreOutcome, ServerSseMessage, SessionId, SessionManager,
+};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// A method of the inner manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Call {
+    /// `create_session`
+    Create,
+    /// `initialize_session`
+    Initialize,
+    /// `close_session`
+    Close,
+    /// `create_stream`
+    Stream,
+    /// `accept_message`
+    Accept,
+    /// `create_standalone_stream`, and `resume`
+    Listen,
+    /// `restore_session`
+    Restore,
+}
+
+/// What a method does. Whatever it does, its effect comes at the end, so that dropping it in the middle has none.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Act {
+    /// What it should.
+    Ok,
+    /// It fails.
+    Error,
+    /// What it should, after so long.
+    Slow(Duration),
+    /// It never returns.
+    Never,
+    /// It panics.
+    Panic,
+}
+
+/// What a method that is told to fail fails with, and one that is asked of a session that does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("the inner manager fails, as told")]
+pub struct Failed;
+
+/// One incarnation: it exists while it is in the manager's list or its transport lives.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    listed: bool,
+    transport: bool,
+}
+
+#[derive(Default)]
+struct State {
+    script: HashMap<Call, Act>,
+    calls: HashMap<Call, usize>,
+    listed: HashMap<SessionId, Entry>,
+    lives: HashMap<u64, Life>,
+    most: usize,
+    sessions_made: u64,
+}
+
+struct Entry {
+    life: u64,
+    wire: Arc<Wire>,
+}
+
+/// The inner manager; clones are the same one. Every method does [`Act::Ok`] until it is told otherwise.
+#[derive(Clone, Default)]
+pub struct Scripted {
+    state: Arc<Mutex<State>>,
+    relaying: bool,
+}
+
+impl Scripted {
+    /// A manager that answers `initialize` by itself, and leaves other requests unanswered.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A manager that passes on what the service says, so that one must serve its sessions.
+    #[must_use]
+    pub fn relaying() -> Self {
+        Self { relaying: true, ..Self::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells a method what to do from now on.
+    pub fn set(&self, call: Call, act: Act) {
+        self.lock().script.insert(call, act);
+    }
+
+    /// How often a method was called.
+    #[must_use]
+    pub fn calls(&self, call: Call) -> usize {
+        self.lock().calls.get(&call).copied().unwrap_or(0)
+    }
+
+    /// Sessions that exist at this moment: they are in the manager's list, or their transport lives.
+    #[must_use]
+    pub fn existing(&self) -> usize {
+        self.lock().lives.len()
+    }
+
+    /// The most sessions that ever existed at one moment.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        self.lock().most
+    }
+
+    async fn act(&self, call: Call) -> Result<(), Failed> {
+        let act = {
+            let mut state = self.lock();
+            *state.calls.entry(call).or_default() += 1;
+            state.script.get(&call).copied().unwrap_or(Act::Ok)
+        };
+        match act {
+            Act::Ok => Ok(()),
+            Act::Error => Err(Failed),
+            Act::Slow(how) => {
+                tokio::time::sleep(how).await;
+                Ok(())
+            }
+            Act::Never => std::future::pending().await,
+            Act::Panic => panic!("as told"),
+        }
+    }
+
+    fn open(&self, id: SessionId) -> Line {
+        let (to_service, inbox) = unbounded_channel();
+        let wire = Arc::new(Wire { to_service, waiting: Mutex::default() });
+        let mut state = self.lock();
+        state.sessions_made += 1;
+        let life = state.sessions_made;
+        state.listed.insert(id, Entry { life, wire: Arc::clone(&wire) });
+        state.lives.insert(life, Life { listed: true, transport: true });
+        state.most = state.most.max(state.lives.len());
+        Line { inbox, wire, life, manager: self.clone() }
+    }
+
+    fn part(&self, life: u64, part: impl FnOnce(&mut Life)) {
+        let mut state = self.lock();
+        if let Some(entry) = state.lives.get_mut(&life) {
+            part(entry);
+            if !entry.listed && !entry.transport {
+                state.lives.remove(&life);
+            }
+        }
+    }
+
+    fn wire(&self, id: &SessionId) -> Result<Arc<Wire>, Failed> {
+        self.lock().listed.get(id).map(|entry| Arc::clone(&entry.wire)).ok_or(Failed)
+    }
+}
+
+/// Between the manager's methods and a session's transport.
+struct Wire {
+    to_service: UnboundedSender<ClientJsonRpcMessage>,
+    waiting: Mutex<Waiting>,
+}
+
+/// Who waits for the answer to which request.
+type Waiting = HashMap<RequestId, UnboundedSender<ServerSseMessage>>;
+
+impl Wire {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, message: ClientJsonRpcMessage) -> Answers {
+        let (sender, answers) = unbounded_channel();
+        if let ClientJsonRpcMessage::Request(request) = &message {
+            self.lock().insert(request.id.clone(), sender);
+        }
+        self.to_service.send(message).ok();
+        Answers(answers)
+    }
+}
+
+/// The stream of one request.
+#[derive(Debug)]
+pub struct Answers(UnboundedReceiver<ServerSseMessage>);
+
+impl Stream for Answers {
+    type Item = ServerSseMessage;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<ServerSseMessage>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// The transport of a session.
+pub struct Line {
+    inbox: UnboundedReceiver<ClientJsonRpcMessage>,
+    wire: Arc<Wire>,
+    life: u64,
+    manager: Scripted,
+}
+
+impl fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scripted").field("existing", &self.existing()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").finish_non_exhaustive()
+    }
+}
+
+impl Transport<RoleServer> for Line {
+    type Error = Failed;
+
+    fn send(&mut self, item: ServerJsonRpcMessage) -> impl Future<Output = Result<(), Failed>> + Send + 'static {
+        let id = match &item {
+            ServerJsonRpcMessage::Response(response) => Some(response.id.clone()),
+            ServerJsonRpcMessage::Error(error) => error.id.clone(),
+            _ => None,
+        };
+        let wire = Arc::clone(&self.wire);
+        async move {
+            let waiting = id.and_then(|id| wire.lock().remove(&id));
+            if let Some(waiting) = waiting {
+                waiting.send(ServerSseMessage::from_message(item)).ok();
+            }
+            Ok(())
+        }
+    }
+
+    async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
+        self.inbox.recv().await
+    }
+
+    async fn close(&mut self) -> Result<(), Failed> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.manager.part(self.life, |life| life.transport = false);
+    }
+}
+
+impl SessionManager for Scripted {
+    type Error = Failed;
+    type Transport = Line;
+
+    async fn create_session(&self) -> Result<(SessionId, Line), Failed> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        self.act(Call::Create).await?;
+        let id: SessionId = format!("session-{}", NEXT.fetch_add(1, SeqCst)).into();
+        let line = self.open(Arc::clone(&id));
+        Ok((id, line))
+    }
+
+    async fn initialize_session(
+        &self,
+        id: &SessionId,
+        message: ClientJsonRpcMessage,
+    ) -> Result<ServerJsonRpcMessage, Failed> {
+        self.act(Call::Initialize).await?;
+        if !self.relaying {
+            return initialized_answer(&message);
+        }
+        let mut answers = self.wire(id)?.ask(message);
+        let answer = answers.0.recv().await.ok_or(Failed)?.message.ok_or(Failed)?;
+        Ok((*answer).clone())
+    }
+
+    async fn has_session(&self, id: &SessionId) -> Result<bool, Failed> {
+        Ok(self.lock().listed.contains_key(id))
+    }
+
+    async fn close_session(&self, id: &SessionId) -> Result<(), Failed> {
+        let Some(life) = self.lock().listed.get(id).map(|entry| entry.life) else {
+            return self.act(Call::Close).await;
+        };
+        /// However the call comes to its end, the session is off the list then.
+        struct Unlist<'a>(&'a Scripted, &'a SessionId, u64);
+        impl Drop for Unlist<'_> {
+            fn drop(&mut self) {
+                let mut state = self.0.lock();
+                if state.listed.get(self.1).is_some_and(|entry| entry.life == self.2) {
+                    state.listed.remove(self.1);
+                }
+                drop(state);
+                self.0.part(self.2, |life| life.listed = false);
+            }
+        }
+        let _unlist = Unlist(self, id, life);
+        self.act(Call::Close).await
+    }
+
+    async fn create_stream(
+        &self,
+        id: &SessionId,
+        message: ClientJsonRpcMessage,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Failed> {
+        self.act(Call::Stream).await?;
+        Ok(self.wire(id)?.ask(message))
+    }
+
+    async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Failed> {
+        self.act(Call::Accept).await?;
+        self.wire(id)?.to_service.send(message).ok();
+        Ok(())
+    }
+
+    async fn create_standalone_stream(
+        &self,
+        id: &SessionId,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Failed> {
+        self.act(Call::Listen).await?;
+        let (sender, answers) = unbounded_channel();
+        self.wire(id)?.lock().insert(RequestId::String("listener".into()), sender);
+        Ok(Answers(answers))
+    }
+
+    async fn resume(
+        &self,
+        id: &SessionId,
+        _last_event_id: String,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Failed> {
+        self.create_standalone_stream(id).await
+    }
+
+    async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Line>, Failed> {
+        self.act(Call::Restore).await?;
+        if self.lock().listed.contains_key(&id) {
+            return Ok(RestoreOutcome::AlreadyPresent);
+        }
+        Ok(RestoreOutcome::Restored(self.open(id)))
+    }
+
+    fn event_store(&self) -> Option<Arc<dyn EventStore>> {
+        None
+    }
+}
+
+fn initialized_answer(message: &ClientJsonRpcMessage) -> Result<ServerJsonRpcMessage, Failed> {
+    let ClientJsonRpcMessage::Request(request) = message else { return Err(Failed) };
+    let answer = serde_json::json!({ "jsonrpc": "2.0", "id": request.id, "result": {
+        "protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": { "name": "scripted", "version": "1" }
+    } });
+    serde_json::from_value(answer).map_err(|_| Failed)
+}

@@ -1,0 +1,655 @@
+//! The whole manager beside a model of it.
+//!
+//! The model knows nothing of how the manager works: where each session should be, who may go for whom, and what each
+//! client should be told. Both go through the same random histories, the manager behind rmcp's service and the HTTP layer,
+//! over a [`Scripted`] inner manager, on paused time.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use rmcp::ServerHandler;
+use rmcp::model::{CallToolRequestParams, CallToolResponse, ErrorData, ServerCapabilities, ServerConfig};
+use rmcp::service::{RequestContext, RoleServer};
+use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout};
+use tower_service::Service;
+
+use super::inner::{Act, Call, Scripted};
+use super::{Broken, paused, through};
+use crate::admission::{AdmissionPolicy, Arrival, Permit, Rejection};
+use crate::eviction::EvictionPolicy;
+use crate::observe::{CloseReason, SessionEvent, SessionObserver};
+use crate::registry::{Fingerprint, SessionKey};
+use crate::{HOUR, MINUTE, PolicySessionManager};
+
+const PLACES: usize = 3;
+const PARKED: usize = 4;
+/// Half-open sessions that may hold places: a quarter of these, at least one.
+const OPENING: usize = 1;
+const IDLE: Duration = Duration::from_secs(30 * 60);
+const INIT: Duration = Duration::from_secs(20 * 60);
+const LIFETIME: Duration = Duration::from_secs(5 * 60 * 60 + 123);
+/// Between two events. More than any wait within the manager, and than a half-open session is kept from newcomers.
+const STEP: Duration = Duration::from_secs(2);
+
+/// Holds a manager with an eviction policy to the laws: the bound, who is never a victim, one end of each session, what
+/// clients are told, what is undone and what comes back.
+///
+/// Policies that name nobody by design, as `.only(..)` does when nobody passes, are not for this test.
+///
+/// ```
+/// rmcp_session_policy::testing::manager::keeps_the_laws(rmcp_session_policy::eviction::Fifo::new);
+/// ```
+///
+/// # Panics
+///
+/// If model and manager disagree: with what, and a short history in which they do.
+#[track_caller]
+pub fn keeps_the_laws<P: EvictionPolicy>(make: impl Fn() -> P) {
+    through(&histories(120), "the manager", 48, |history| {
+        agrees(make(), &history).map_err(|law| Broken { law: law.into(), history })
+    });
+}
+
+/// Puts a manager through one history, beside the model, in which whoever may go may be the victim. For a property test of
+/// one's own, which keeps the seeds of histories that fail.
+///
+/// # Errors
+///
+/// What the two disagree on, if they do.
+pub fn agrees(policy: impl EvictionPolicy, history: &[Event]) -> Result<(), String> {
+    paused(run(policy, None, history))
+}
+
+/// The same with a policy whose every victim is known: the one for which `order` is least.
+///
+/// # Errors
+///
+/// What the two disagree on, if they do.
+pub fn agrees_in_order(policy: impl EvictionPolicy, order: fn(&Who) -> usize, history: &[Event]) -> Result<(), String> {
+    paused(run(policy, Some(order), history))
+}
+
+/// What an order of victims may go by, in numbers of events.
+#[derive(Clone, Copy, Debug)]
+pub struct Who {
+    /// When this incarnation came.
+    pub came: usize,
+    /// When the session was used last.
+    pub used: usize,
+}
+
+type Order = Option<fn(&Who) -> usize>;
+
+/// What happens; numbers pick among the sessions there ever were.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A client comes.
+    Open,
+    /// A client comes, and does not finish its handshake.
+    HalfOpen,
+    /// A client finishes its handshake.
+    Finish(u8),
+    /// The inner manager fails to create a session.
+    FailToOpen,
+    /// A client is gone before its session exists.
+    GiveUp,
+    /// The inner manager fails to restore sessions, and one is called.
+    FailToRestore(u8),
+    /// A call that is answered at once.
+    Call(u8),
+    /// A call that is never answered.
+    Hang(u8),
+    /// A client cancels one of its calls.
+    Cancel(u8),
+    /// A client hangs up on one of its calls, which goes on.
+    HangUp(u8),
+    /// A client deletes its session.
+    Delete(u8),
+    /// Somebody revokes a session.
+    Revoke(u8),
+    /// An hour passes: whoever is idle is parked.
+    Hour,
+}
+
+/// Random histories of up to `most` events.
+pub fn histories(most: usize) -> impl Strategy<Value = Vec<Event>> {
+    let pick = any::<u8>;
+    let event = prop_oneof![
+        5 => Just(Event::Open),
+        2 => Just(Event::HalfOpen),
+        1 => pick().prop_map(Event::Finish),
+        1 => Just(Event::FailToOpen),
+        1 => Just(Event::GiveUp),
+        1 => pick().prop_map(Event::FailToRestore),
+        6 => pick().prop_map(Event::Call),
+        3 => pick().prop_map(Event::Hang),
+        2 => pick().prop_map(Event::Cancel),
+        1 => pick().prop_map(Event::HangUp),
+        1 => pick().prop_map(Event::Delete),
+        1 => pick().prop_map(Event::Revoke),
+        1 => Just(Event::Hour),
+    ];
+    vec(event, 1..most.max(2))
+}
+
+/// Says what is wrong, unless this holds.
+macro_rules! hold {
+    ($holds:expr, $($text:tt)+) => {
+        if !$holds {
+            return Err(format!($($text)+));
+        }
+    };
+}
+
+/// Where a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Opening,
+    Ready,
+    /// By which parking, counted from the beginning.
+    Parked(usize),
+    Dead,
+}
+
+/// A session as the model has it.
+#[derive(Debug)]
+struct Session {
+    id: String,
+    place: Place,
+    opened: Instant,
+    /// When this incarnation came.
+    created: Instant,
+    who: Who,
+    seen: Instant,
+    /// Its calls without an answer: their number, and the response unless the client hung up.
+    calls: Vec<(u64, Option<Answer>)>,
+}
+
+impl Session {
+    fn is_over_age(&self) -> bool {
+        Instant::now() >= self.opened + LIFETIME
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(self.place, Place::Opening | Place::Ready)
+    }
+}
+
+/// The model: what should be, and nothing else.
+#[derive(Debug)]
+struct Model {
+    order: Order,
+    sessions: Vec<Session>,
+    events: usize,
+    parkings: usize,
+}
+
+impl Model {
+    fn count(&self, is: impl Fn(&Session) -> bool) -> usize {
+        self.sessions.iter().filter(|session| is(session)).count()
+    }
+
+    fn least(&self, is: impl Fn(&Session) -> bool, by: impl Fn(&Session) -> usize) -> Option<usize> {
+        (0..self.sessions.len()).filter(|nth| is(&self.sessions[*nth])).min_by_key(|nth| by(&self.sessions[*nth]))
+    }
+
+    /// Makes room for one more, as the manager must have: whoever is not `here` any more has gone.
+    fn make_room(&mut self, here: &[Fingerprint]) -> Result<bool, String> {
+        if self.count(Session::is_live) < PLACES {
+            return Ok(true);
+        }
+        let opening = |session: &Session| session.place == Place::Opening;
+        let victim = if self.count(opening) >= OPENING {
+            self.least(opening, |session| session.who.came)
+        } else {
+            let may_go = |session: &Session| session.place == Place::Ready && session.calls.is_empty();
+            let is_gone = |session: &Session| !here.contains(&Fingerprint::of(&session.id));
+            let gone = self.least(|session| may_go(session) && is_gone(session), |session| session.who.used);
+            match self.order {
+                Some(order) => self.least(may_go, |session| order(&session.who)),
+                None if gone.is_none() => {
+                    hold!(self.count(may_go) == 0, "nobody had to go, though somebody might: {:?}", self.sessions);
+                    None
+                }
+                None => gone,
+            }
+        };
+        Ok(victim.map(|victim| self.park(victim)).is_some())
+    }
+
+    /// Parks a session; if that is one too many, the one parked longest is forgotten.
+    fn park(&mut self, nth: usize) {
+        self.parkings += 1;
+        self.sessions[nth].place = Place::Parked(self.parkings);
+        let parked = |session: &Session| matches!(session.place, Place::Parked(_));
+        if self.count(parked) > PARKED {
+            let by = |session: &Session| if let Place::Parked(parking) = session.place { parking } else { usize::MAX };
+            if let Some(oldest) = self.least(parked, by) {
+                self.sessions[oldest].place = Place::Dead;
+            }
+        }
+    }
+
+    fn open(&mut self, id: String, place: Place) {
+        let now = Instant::now();
+        let who = Who { came: self.events, used: self.events };
+        self.sessions.push(Session { id, place, opened: now, created: now, seen: now, who, calls: Vec::new() });
+    }
+
+    fn touch(&mut self, nth: usize) {
+        self.sessions[nth].who.used = self.events;
+        self.sessions[nth].seen = Instant::now();
+    }
+
+    /// Whether a request reached its session, which may have been restored for it. What the client is told.
+    fn reach(&mut self, nth: usize, here: &[Fingerprint]) -> Result<Told, String> {
+        let place = self.sessions[nth].place;
+        match place {
+            Place::Dead => return Ok(Told::NotFound),
+            // It may stay among the parked until somebody asks for it.
+            Place::Parked(_) if self.sessions[nth].is_over_age() => {
+                self.sessions[nth].place = Place::Dead;
+                return Ok(Told::NotFound);
+            }
+            Place::Parked(_) if !self.make_room(here)? => return Ok(Told::Refused),
+            // Whoever made room may have pushed it out from among the parked; but its restore was under way.
+            Place::Parked(_) => {
+                self.sessions[nth].place = Place::Ready;
+                self.sessions[nth].created = Instant::now();
+                self.sessions[nth].who.came = self.events;
+            }
+            Place::Opening | Place::Ready => {}
+        }
+        self.touch(nth);
+        Ok(Told::Answer)
+    }
+
+    /// When a session's time is over, and whether it is parked then.
+    fn due(session: &Session) -> Option<(Instant, bool)> {
+        let lifetime = session.opened + LIFETIME;
+        let other = match session.place {
+            Place::Opening => (session.created + INIT, false),
+            Place::Ready if session.calls.is_empty() => (session.seen + IDLE, true),
+            Place::Ready => return Some((lifetime, false)),
+            Place::Parked(_) | Place::Dead => return None,
+        };
+        Some(if lifetime <= other.0 { (lifetime, false) } else { other })
+    }
+
+    /// Time has passed; for some it is over.
+    fn time_passes(&mut self) {
+        let due = |session: &Session| Self::due(session).filter(|(at, _)| *at <= Instant::now());
+        while let Some((_, nth)) =
+            self.sessions.iter().enumerate().filter_map(|(nth, session)| Some((due(session)?.0, nth))).min()
+        {
+            match due(&self.sessions[nth]) {
+                Some((_, true)) => self.park(nth),
+                _ => self.sessions[nth].place = Place::Dead,
+            }
+        }
+    }
+}
+
+/// What a client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Answer,
+    Refused,
+    NotFound,
+}
+
+/// Answers `tools/list` at once, and a call of any tool never.
+struct Tools;
+
+impl ServerHandler for Tools {
+    fn get_info(&self) -> ServerConfig {
+        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+    }
+
+    async fn call_tool(
+        &self,
+        _: CallToolRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        std::future::pending().await
+    }
+}
+
+/// Counts the leases that are held.
+#[derive(Clone, Debug, Default)]
+struct Leases(Arc<AtomicUsize>);
+
+struct Lease(Arc<AtomicUsize>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+#[async_trait]
+impl AdmissionPolicy for Leases {
+    async fn admit(&self, _: &Arrival<'_>) -> Result<Permit, Rejection> {
+        self.0.fetch_add(1, SeqCst);
+        Ok(Permit::holding(Lease(Arc::clone(&self.0))))
+    }
+}
+
+/// Who is here, and what is wrong with what it heard of.
+#[derive(Clone, Debug, Default)]
+struct Ends(Arc<Mutex<(Vec<SessionKey>, Option<&'static str>)>>);
+
+impl SessionObserver for Ends {
+    fn observe(&self, event: &SessionEvent<'_>) {
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            SessionEvent::Opened { session } | SessionEvent::Restored { session } => {
+                if heard.0.contains(&session.key()) {
+                    heard.1 = Some("a session came twice");
+                }
+                heard.0.push(session.key());
+            }
+            SessionEvent::Closed { session, .. } => match heard.0.iter().position(|key| *key == session.key()) {
+                Some(nth) => drop(heard.0.swap_remove(nth)),
+                None => heard.1 = Some("a session ended twice"),
+            },
+            SessionEvent::Refused { .. } => {}
+        }
+    }
+}
+
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// The real thing.
+struct Server {
+    inner: Scripted,
+    sessions: Arc<PolicySessionManager<Scripted>>,
+    leases: Leases,
+    ends: Ends,
+    numbers: u64,
+}
+
+impl Server {
+    fn new(policy: impl EvictionPolicy) -> Result<Self, String> {
+        let (inner, leases, ends) = (Scripted::relaying(), Leases::default(), Ends::default());
+        let sessions = PolicySessionManager::builder(inner.clone())
+            .max_sessions(PLACES)
+            .max_parked(PARKED)
+            .admission(leases.clone())
+            .eviction(policy)
+            .idle_timeout(IDLE)
+            .init_timeout(INIT)
+            .max_lifetime(LIFETIME)
+            .max_busy(1_000 * HOUR)
+            .max_parked_age(1_000 * HOUR)
+            .observer(ends.clone())
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Self { inner, sessions: Arc::new(sessions), leases, ends, numbers: 0 })
+    }
+
+    fn here(&self) -> Vec<Fingerprint> {
+        self.sessions.list().into_iter().map(|session| session.fingerprint).collect()
+    }
+
+    async fn send(&self, method: Method, session: Option<&str>, message: &Value) -> Result<Answer, String> {
+        let mut config = StreamableHttpServerConfig::default();
+        config.session_store = Some(self.sessions.parking());
+        config.sse_keep_alive = None;
+        let mcp = StreamableHttpService::new(|| Ok(Tools), Arc::clone(&self.sessions), config);
+        let request = Request::builder().method(method).uri("/").header("host", "localhost");
+        let request = request.header("content-type", "application/json");
+        let mut request = request.header("accept", "application/json, text/event-stream");
+        if let Some(id) = session {
+            request = request.header("mcp-session-id", id);
+        }
+        let request = request.body(Full::new(Bytes::from(message.to_string()))).map_err(|error| error.to_string())?;
+        let Ok(answer) = self.sessions.layer().layer(mcp).call(request).await;
+        Ok(answer.map(BodyExt::boxed_unsync))
+    }
+
+    async fn initialize(&self) -> Result<(Told, String), String> {
+        let message = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "model", "version": "1"}}});
+        let answer = self.send(Method::POST, None, &message).await?;
+        let id = answer.headers().get("mcp-session-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        let told = match answer.status() {
+            StatusCode::OK => Told::Answer,
+            StatusCode::SERVICE_UNAVAILABLE => Told::Refused,
+            other => return Err(format!("a newcomer was answered with {other}")),
+        };
+        text(answer).await;
+        Ok((told, id))
+    }
+
+    /// Says something that has no answer.
+    async fn notify(&self, id: &str, message: &Value) -> Result<(), String> {
+        let status = self.send(Method::POST, Some(id), message).await?.status();
+        hold!(status == 202, "a notification was answered with {status}");
+        Ok(())
+    }
+
+    async fn initialized(&self, id: &str) -> Result<(), String> {
+        self.notify(id, &json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await
+    }
+
+    async fn begin(&mut self, id: &str, method: &str, params: Value) -> Result<(u64, Answer), String> {
+        self.numbers += 1;
+        let call = json!({"jsonrpc": "2.0", "id": self.numbers, "method": method, "params": params});
+        Ok((self.numbers, self.send(Method::POST, Some(id), &call).await?))
+    }
+
+    async fn call(&mut self, id: &str) -> Result<Told, String> {
+        let (_, answer) = self.begin(id, "tools/list", json!({})).await?;
+        let status = answer.status();
+        if status == 404 {
+            return Ok(Told::NotFound);
+        }
+        let text = text(answer).await;
+        match (text.contains("\"tools\":"), text.contains("\"code\":503")) {
+            (true, false) if status == 200 => Ok(Told::Answer),
+            (false, true) if status == 200 => Ok(Told::Refused),
+            _ => Err(format!("a call was answered with {status} and {text}")),
+        }
+    }
+
+    async fn hang(&mut self, id: &str) -> Result<(Told, u64, Answer), String> {
+        let (number, mut answer) = self.begin(id, "tools/call", json!({"name": "any", "arguments": {}})).await?;
+        if answer.status() == 404 {
+            return Ok((Told::NotFound, number, answer));
+        }
+        // A refusal is answered at once; a call that hangs says nothing but the first event of its stream.
+        let mut head = String::new();
+        while let Ok(Some(Ok(frame))) = timeout(Duration::from_millis(1), answer.frame()).await {
+            head.push_str(&String::from_utf8_lossy(frame.data_ref().map_or(&[], |data| data)));
+        }
+        let told = if head.contains("\"code\":503") { Told::Refused } else { Told::Answer };
+        Ok((told, number, answer))
+    }
+}
+
+async fn text(answer: Answer) -> String {
+    let Ok(body) = answer.into_body().collect().await;
+    String::from_utf8_lossy(&body.to_bytes()).into_owned()
+}
+
+/// The two side by side.
+struct Both {
+    model: Model,
+    server: Server,
+}
+
+impl Both {
+    #[expect(clippy::future_not_send, reason = "it runs on one thread")]
+    async fn happens(&mut self, event: Event) -> Result<(), String> {
+        let Self { model, server } = self;
+        model.events += 1;
+        let pick = |pick: u8| (!model.sessions.is_empty()).then(|| usize::from(pick) % model.sessions.len());
+        match event {
+            Event::Open | Event::HalfOpen => {
+                let (told, id) = server.initialize().await?;
+                let should = if model.make_room(&server.here())? { Told::Answer } else { Told::Refused };
+                hold!(told == should, "a newcomer was told {told:?}, not {should:?}");
+                if told == Told::Answer {
+                    let half = matches!(event, Event::HalfOpen);
+                    if !half {
+                        server.initialized(&id).await?;
+                    }
+                    model.open(id, if half { Place::Opening } else { Place::Ready });
+                }
+            }
+            Event::FailToOpen => {
+                server.inner.set(Call::Create, Act::Error);
+                let told = server.initialize().await?.0;
+                hold!(told == Told::Refused, "a newcomer was told {told:?} when the inner manager failed");
+                server.inner.set(Call::Create, Act::Ok);
+                model.make_room(&server.here())?;
+            }
+            Event::GiveUp => {
+                server.inner.set(Call::Create, Act::Never);
+                timeout(STEP, server.initialize()).await.ok();
+                server.inner.set(Call::Create, Act::Ok);
+                model.make_room(&server.here())?;
+            }
+            Event::Finish(nth) => {
+                let Some(nth) = pick(nth).filter(|nth| model.sessions[*nth].place == Place::Opening) else {
+                    return Ok(());
+                };
+                server.initialized(&model.sessions[nth].id).await?;
+                model.touch(nth);
+                model.sessions[nth].place = Place::Ready;
+            }
+            Event::Call(nth) | Event::FailToRestore(nth) => {
+                let Some(nth) = pick(nth).filter(|nth| model.sessions[*nth].place != Place::Opening) else {
+                    return Ok(());
+                };
+                let fails = matches!(event, Event::FailToRestore(_));
+                if fails {
+                    server.inner.set(Call::Restore, Act::Error);
+                }
+                let told = server.call(&model.sessions[nth].id).await?;
+                server.inner.set(Call::Restore, Act::Ok);
+                let session = &model.sessions[nth];
+                let should = if fails && matches!(session.place, Place::Parked(_)) && !session.is_over_age() {
+                    model.make_room(&server.here())?;
+                    Told::Refused
+                } else {
+                    model.reach(nth, &server.here())?
+                };
+                hold!(told == should, "a call was told {told:?}, not {should:?}");
+            }
+            Event::Hang(nth) => {
+                let Some(nth) = pick(nth).filter(|nth| model.sessions[*nth].place != Place::Opening) else {
+                    return Ok(());
+                };
+                let (told, number, answer) = server.hang(&model.sessions[nth].id).await?;
+                let should = model.reach(nth, &server.here())?;
+                hold!(told == should, "a call was told {told:?}, not {should:?}");
+                if told == Told::Answer {
+                    model.sessions[nth].calls.push((number, Some(answer)));
+                }
+            }
+            Event::Cancel(nth) => {
+                let Some(nth) = pick(nth).filter(|nth| !model.sessions[*nth].calls.is_empty()) else { return Ok(()) };
+                let (number, _answer) = model.sessions[nth].calls.remove(0);
+                let params = json!({"requestId": number});
+                let message = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params});
+                server.notify(&model.sessions[nth].id, &message).await?;
+                model.touch(nth);
+            }
+            Event::HangUp(nth) => {
+                if let Some(nth) = pick(nth)
+                    && let Some((_, answer)) = model.sessions[nth].calls.first_mut()
+                {
+                    drop(answer.take());
+                }
+            }
+            Event::Delete(nth) => {
+                let Some(nth) = pick(nth) else { return Ok(()) };
+                let status = server.send(Method::DELETE, Some(&model.sessions[nth].id), &Value::Null).await?.status();
+                let should = if model.sessions[nth].place == Place::Dead { 404 } else { 202 };
+                hold!(status == should, "a DELETE was answered with {status}, not {should}");
+                model.sessions[nth].place = Place::Dead;
+            }
+            Event::Revoke(nth) => {
+                let Some(nth) = pick(nth).filter(|nth| model.sessions[*nth].is_live()) else { return Ok(()) };
+                let fingerprint = Fingerprint::of(&model.sessions[nth].id);
+                let listed = server.sessions.list();
+                let listed = listed.iter().find(|listed| listed.fingerprint == fingerprint);
+                let key = listed.ok_or("a session that should live is not listed")?.key;
+                let ended = server.sessions.terminate(key, CloseReason::Revoked).await;
+                hold!(ended == 1, "{ended} sessions were revoked, not one");
+                model.sessions[nth].place = Place::Dead;
+            }
+            Event::Hour => {
+                sleep(HOUR).await;
+                model.time_passes();
+            }
+        }
+        Ok(())
+    }
+
+    /// What the laws say of every moment in which nothing happens.
+    async fn agree(&mut self) -> Result<(), String> {
+        let Self { model, server } = self;
+        let stats = server.sessions.stats();
+        let should = [
+            ("live", stats.live, model.count(Session::is_live)),
+            ("opening", stats.opening, model.count(|session| session.place == Place::Opening)),
+            ("busy", stats.busy, model.count(|session| session.is_live() && !session.calls.is_empty())),
+            ("parked", stats.parked, model.count(|session| matches!(session.place, Place::Parked(_)))),
+            ("reserved", stats.reserved, 0),
+            ("closing", stats.closing, 0),
+            ("stuck", stats.stuck, 0),
+            ("existing in the inner manager", server.inner.existing(), stats.live),
+            ("held leases", server.leases.0.load(SeqCst), stats.live),
+        ];
+        if let Some((what, are, should)) = should.into_iter().find(|(_, are, should)| are != should) {
+            return Err(format!("{are} are {what}, not {should}: {stats:?}"));
+        }
+        hold!(stats.overruled == 0, "the eviction policy was overruled");
+        let most = server.inner.most();
+        hold!(most <= PLACES, "{most} sessions existed at once, for {PLACES} places");
+        let ends = server.ends.0.lock().unwrap_or_else(PoisonError::into_inner).1;
+        hold!(ends.is_none(), "{}", ends.unwrap_or_default());
+        // Calls of sessions that have ended got their farewell.
+        for session in model.sessions.iter_mut().filter(|session| !session.is_live()) {
+            for (number, answer) in session.calls.drain(..) {
+                let Some(answer) = answer else { continue };
+                let said = timeout(STEP, text(answer)).await.unwrap_or_default();
+                let is_farewell = said.contains("\"error\"") && said.contains(&format!("\"id\":{number}"));
+                hold!(is_farewell, "a call whose session ended was answered with {said:?}");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::future_not_send, reason = "it runs on one thread")]
+async fn run(policy: impl EvictionPolicy, order: Order, history: &[Event]) -> Result<(), String> {
+    let model = Model { order, sessions: Vec::new(), events: 0, parkings: 0 };
+    let mut both = Both { model, server: Server::new(policy)? };
+    for event in history {
+        both.happens(*event).await?;
+        sleep(STEP).await;
+        both.model.time_passes();
+        both.agree().await?;
+    }
+    let Server { sessions, inner, leases, .. } = &both.server;
+    sessions.drain(MINUTE).await;
+    let left = (sessions.stats().live, sessions.stats().reserved, inner.existing(), leases.0.load(SeqCst));
+    hold!(left == (0, 0, 0, 0), "sessions, places, sessions inside and leases that a drain left: {left:?}");
+    Ok(())
+}
