@@ -1,19 +1,37 @@
-//! Makes so many tool calls, for a counter of instructions; `benches/instructions` runs it and does the sums.
+//! Makes so many tool calls or handshakes, for a counter of instructions; `benches/instructions` runs it and does the sums.
 
+use std::convert::Infallible;
+use std::fmt::Debug;
 use std::sync::Arc;
 
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
 use clap::{Parser, ValueEnum};
+use http::{Request, Response};
+use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
-use rmcp_session_policy_benches::service::{call, governed, mcp, open};
+use rmcp_session_policy_benches::service::{call, governed, handshake, mcp, open};
+use tower_service::Service;
 
-/// Makes so many tool calls within one session.
+/// Does the same so many times.
 #[derive(Debug, Parser)]
 struct Args {
-    /// What the calls go through
+    /// What it goes through
     #[arg(value_enum)]
     through: Through,
-    /// How many
-    calls: u32,
+    /// What is done
+    #[arg(value_enum)]
+    what: What,
+    /// How often
+    times: u32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum What {
+    /// A tool call through HTTP
+    Call,
+    /// A session, served from its beginning to its end
+    Handshake,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -28,21 +46,30 @@ enum Through {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let args = Args::parse();
-    match args.through {
-        Through::Bare => {
-            let mut service = mcp(Arc::new(LocalSessionManager::default()));
-            let id = open(&mut service).await;
-            for _ in 0..args.calls {
-                call(&mut service, &id).await;
-            }
-        }
-        Through::Policies => {
+    match (args.through, args.what) {
+        (Through::Bare, What::Call) => calls(mcp(Arc::new(LocalSessionManager::default())), args.times).await,
+        (Through::Policies, What::Call) => {
             let sessions = governed();
-            let mut service = sessions.layer().layer(mcp(Arc::clone(&sessions)));
-            let id = open(&mut service).await;
-            for _ in 0..args.calls {
-                call(&mut service, &id).await;
-            }
+            calls(sessions.layer().layer(mcp(Arc::clone(&sessions))), args.times).await;
         }
+        (Through::Bare, What::Handshake) => handshakes(&LocalSessionManager::default(), args.times).await,
+        (Through::Policies, What::Handshake) => handshakes(&*governed(), args.times).await,
+    }
+}
+
+async fn calls<S, B>(mut service: S, times: u32)
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
+    B: HttpBody<Data = Bytes, Error: Debug> + Unpin,
+{
+    let id = open(&mut service).await;
+    for _ in 0..times {
+        call(&mut service, &id).await;
+    }
+}
+
+async fn handshakes(sessions: &impl SessionManager, times: u32) {
+    for _ in 0..times {
+        handshake(sessions).await;
     }
 }

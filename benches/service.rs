@@ -1,11 +1,12 @@
 //! rmcp's HTTP service with one tool, called in process: no sockets, no threads.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::body::{Body, HttpBody};
 use http_body_util::BodyExt;
 use rmcp::handler::server::wrapper::Parameters;
+use rmcp::model::ClientJsonRpcMessage;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::session::{SessionManager, SessionStore};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
@@ -83,6 +84,30 @@ where
     let body = answer.into_body().collect().await.expect("a body").to_bytes();
     let body = String::from_utf8_lossy(&body);
     assert!(body.contains(r#""text":"hello""#), "{body}");
+}
+
+/// Opens a session as rmcp's service does, serves it, and closes it.
+///
+/// # Panics
+///
+/// If the manager refuses.
+pub async fn handshake<M: SessionManager>(sessions: &M) {
+    static MESSAGES: LazyLock<[ClientJsonRpcMessage; 2]> = LazyLock::new(|| {
+        let initialize = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}});
+        let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+        [initialize, initialized].map(|message| serde_json::from_value(message).expect("a message"))
+    });
+    let [initialize, initialized] = &*MESSAGES;
+    let (id, transport) = sessions.create_session().await.expect("a place");
+    let service = tokio::spawn(async move {
+        let service = rmcp::serve_server(Echo, transport).await.expect("a handshake");
+        service.waiting().await.expect("ends");
+    });
+    sessions.initialize_session(&id, initialize.clone()).await.expect("answers");
+    sessions.accept_message(&id, initialized.clone()).await.expect("accepts");
+    sessions.close_session(&id).await.expect("closes");
+    service.await.expect("ends");
 }
 
 /// The service over a manager.

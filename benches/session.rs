@@ -4,34 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use rmcp::model::ClientJsonRpcMessage;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::PolicySessionManager;
-use rmcp_session_policy_benches::service::{Echo, call, mcp, open, parking};
-use serde_json::json;
+use rmcp_session_policy_benches::service::{self, call, mcp, open, parking};
 use tokio::runtime::Builder;
 
-fn message(json: serde_json::Value) -> ClientJsonRpcMessage {
-    serde_json::from_value(json).expect("a message")
-}
-
-/// Opens sessions as rmcp's service does, serves them, and closes them.
 async fn handshakes<M: SessionManager>(sessions: &M, iterations: u64) -> Duration {
-    let initialize = message(json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
-        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}}));
-    let initialized = message(json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
     let start = Instant::now();
     for _ in 0..iterations {
-        let (id, transport) = sessions.create_session().await.expect("a place");
-        let service = tokio::spawn(async move {
-            let service = rmcp::serve_server(Echo, transport).await.expect("a handshake");
-            service.waiting().await.expect("ends");
-        });
-        sessions.initialize_session(&id, initialize.clone()).await.expect("answers");
-        sessions.accept_message(&id, initialized.clone()).await.expect("accepts");
-        sessions.close_session(&id).await.expect("closes");
-        service.await.expect("ends");
+        service::handshake(sessions).await;
     }
     start.elapsed()
 }

@@ -29,11 +29,11 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
-type Sessions = PolicySessionManager<LocalSessionManager>;
+pub(crate) type Sessions = PolicySessionManager<LocalSessionManager>;
 
 /// An MCP server with the tools echo, sleep and count, whose sessions are bounded by policies.
 #[derive(Debug, Parser)]
-struct Args {
+pub(crate) struct Args {
     /// Address to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
@@ -110,7 +110,7 @@ impl From<Rate> for SlidingWindow {
     }
 }
 
-fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
+pub(crate) fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
     let everybody: Box<dyn AdmissionPolicy> = match args.rate {
         Some(rate) => Box::new(SlidingWindow::from(rate)),
         None => Box::new(Open),
@@ -136,7 +136,7 @@ fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
 }
 
 /// The layer: who is asking, and the right answers.
-fn layer(args: &Args, sessions: &Sessions) -> Result<PolicyLayer<LocalSessionManager>, ConfigError> {
+pub(crate) fn layer(args: &Args, sessions: &Sessions) -> Result<PolicyLayer<LocalSessionManager>, ConfigError> {
     let layer = sessions.layer().trusted_proxies(&args.trusted_proxy)?;
     let Some(name) = args.principal_header.clone() else { return Ok(layer) };
     tracing::warn!(header = %name, "principals are taken from a header that anybody can send: this is no authentication");

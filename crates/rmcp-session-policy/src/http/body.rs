@@ -1,5 +1,6 @@
 //! The bodies of requests and responses.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -33,14 +34,16 @@ impl Beginning {
     /// The id of the JSON-RPC request, if this is all of one.
     pub(super) fn request_id(&self) -> Option<RequestId> {
         #[derive(serde::Deserialize)]
-        struct Request {
+        struct Request<'a> {
             id: RequestId,
-            #[serde(rename = "method")]
-            _method: serde::de::IgnoredAny,
+            #[serde(borrow, rename = "method")]
+            _method: Cow<'a, str>,
         }
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (kept.len() <= KEPT_BYTES)
-            .then(|| serde_json::from_slice::<Request>(&kept).ok())
+        // To serde a list of an id and anything would be a request too.
+        let is_object = kept.trim_ascii_start().first() == Some(&b'{');
+        (is_object && kept.len() <= KEPT_BYTES)
+            .then(|| serde_json::from_slice::<Request<'_>>(&kept).ok())
             .flatten()
             .map(|request| request.id)
     }
@@ -148,5 +151,29 @@ impl<B: Body<Data = Bytes>> Body for PolicyBody<B> {
             Kind::Service { inner, .. } => inner.size_hint(),
             Kind::Own { inner } => inner.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_in(body: &str) -> Option<RequestId> {
+        let beginning = Beginning::default();
+        beginning.keep(body.as_bytes());
+        beginning.request_id()
+    }
+
+    #[test]
+    fn only_a_request_has_an_id() {
+        assert_eq!(id_in(r#" {"method": "ping", "id": 7}"#), Some(RequestId::Number(7)));
+        let none = [
+            r#"{"id": 7}"#,
+            r#"{"id": 7, "method": 1}"#,
+            r#"[7, "ping"]"#,
+            r#"{"method": "ping", "id": 7, "id": 8}"#,
+            r#"{"id": 7, "method"#,
+        ];
+        assert!(none.iter().all(|body| id_in(body).is_none()));
     }
 }

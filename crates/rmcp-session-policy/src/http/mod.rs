@@ -12,3 +12,29 @@ mod service;
 pub use body::{PolicyBody, TeeBody};
 pub use layer::{ForwardedHeader, PolicyLayer};
 pub use service::PolicyService;
+
+/// What the fuzz targets call.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod fuzzing {
+    use std::net::IpAddr;
+
+    use http::HeaderMap;
+    use ipnet::IpNet;
+    use rmcp::model::RequestId;
+
+    use super::ForwardedHeader;
+    use super::body::Beginning;
+
+    #[must_use]
+    pub fn client(peer: IpAddr, headers: &HeaderMap, header: ForwardedHeader, trusted: &[IpNet]) -> IpAddr {
+        super::forwarded::client(peer, headers, header, trusted)
+    }
+
+    pub fn request_id<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Option<RequestId> {
+        let beginning = Beginning::default();
+        chunks.into_iter().for_each(|chunk| beginning.keep(chunk));
+        beginning.request_id()
+    }
+}

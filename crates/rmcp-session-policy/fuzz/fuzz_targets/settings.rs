@@ -1,0 +1,38 @@
+//! The settings of the example server, as somebody types them: a clear error or a manager that works, never a panic.
+
+#![no_main]
+
+#[path = "../../../../examples/server.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod server;
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use clap::Parser;
+use libfuzzer_sys::fuzz_target;
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use tokio::runtime::{Builder, Runtime};
+
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
+
+fuzz_target!(|typed: &str| {
+    let Ok(args) = server::Args::try_parse_from(std::iter::once("server").chain(typed.split_ascii_whitespace())) else {
+        return;
+    };
+    let sessions = match server::sessions(&args) {
+        Ok(sessions) => sessions,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    if let Err(error) = server::layer(&args, &sessions) {
+        return assert!(!error.to_string().is_empty());
+    }
+    RUNTIME.block_on(async {
+        let created = sessions.create_session().await;
+        assert!(created.is_ok() || sessions.stats().refused.iter().any(|(_, refused)| *refused > 0));
+        drop(created);
+        sessions.drain(Duration::ZERO).await;
+        assert_eq!((sessions.stats().live, sessions.stats().reserved), (0, 0));
+    });
+});
