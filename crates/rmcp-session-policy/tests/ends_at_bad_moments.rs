@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::Stream;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::{
@@ -22,7 +22,7 @@ use rmcp::transport::streamable_http_server::session::{
 };
 use rmcp_session_policy::admission::{Arrival, Permit, admit_fn};
 use rmcp_session_policy::{Builder, ClientContext, CloseReason, Governed, PolicySessionManager};
-use scripted::{Call, Line, Scripted, initialize, initialize_params, initialized, list_tools};
+use scripted::{Act, Call, Line, Scripted, initialize, initialize_params, initialized, list_tools};
 use tokio::time::Instant;
 
 type M<I> = Arc<PolicySessionManager<I>>;
@@ -290,4 +290,25 @@ async fn a_close_that_panics_at_once_is_an_end_all_the_same() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let stats = s.stats();
     assert_eq!((stats.live, stats.stuck, stats.closed(CloseReason::Ended)), (0, 0, 1), "{stats:?}");
+}
+
+/// A close that is waited for no longer goes on by itself.
+#[tokio::test(start_paused = true)]
+async fn a_close_whose_caller_is_gone_goes_all_of_the_way() {
+    let (inner, s) = scripted(|b| b.max_sessions(1));
+    let (id, _t) = ready(&s).await;
+    inner.set(Call::Close, Act::Slow(Duration::from_secs(1)));
+    assert!(tokio::time::timeout(Duration::from_millis(10), s.close_session(&id)).await.is_err());
+    assert_eq!((s.stats().closing, inner.existing()), (1, 1));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((s.stats().live, inner.existing()), (0, 0));
+}
+
+#[test]
+fn a_close_at_once_needs_no_runtime() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (inner, s) = scripted(|b| b.max_sessions(1));
+    let (id, _t) = runtime.block_on(ready(&s));
+    s.close_session(&id).now_or_never().expect("at once").expect("closes");
+    assert_eq!((s.stats().live, inner.existing()), (0, 0));
 }

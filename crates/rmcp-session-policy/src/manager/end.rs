@@ -89,9 +89,13 @@ impl<I: SessionManager> Shared<I> {
     /// Carries an end out and waits for the inner manager, for as long as the close deadline. If this future is dropped,
     /// the end goes on.
     pub(super) async fn end_and_wait(self: &Arc<Self>, session: Arc<Session>) -> Result<(), I::Error> {
-        let end = Waited { end: Some(Box::pin(Arc::clone(self).end(session))), shared: self };
-        // If it takes longer it goes on; its place is accounted for.
-        timeout(self.settings.close_deadline, end).await.unwrap_or(Ok(()))
+        let mut end = Waited { end: Some(Box::pin(Arc::clone(self).end(session))), shared: self };
+        let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut end).poll(cx))).await;
+        match first {
+            Poll::Ready(closed) => closed,
+            // If it takes longer it goes on; its place is accounted for.
+            Poll::Pending => timeout(self.settings.close_deadline, end).await.unwrap_or(Ok(())),
+        }
     }
 
     /// The end of a session, in order: answer what is in flight, drop the streams nobody reads, close it in the inner
