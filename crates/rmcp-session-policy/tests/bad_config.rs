@@ -1,8 +1,12 @@
 //! A setting that makes no sense is refused by name, with its value and what would do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp_session_policy::admission::{
+    AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, Open, SlidingWindow, TokenBucket,
+};
 use rmcp_session_policy::{Builder, ConfigError, HOUR, MINUTE, PolicySessionManager, SECOND};
 
 type Local = Builder<LocalSessionManager>;
@@ -100,4 +104,57 @@ async fn a_drain_without_end_waits_for_the_calls_and_ends() {
     let sessions = PolicySessionManager::local().build().expect("valid");
     let report = sessions.drain(Duration::MAX).await;
     assert_eq!((report.finished, report.cut_off, report.stuck), (0, 0, 0));
+}
+
+/// A policy that makes no sense, and the name and value of what is wrong with it.
+fn senseless() -> Vec<(&'static str, String, fn() -> Box<dyn AdmissionPolicy>)> {
+    let most = i32::MAX as usize;
+    vec![
+        ("the limit of Concurrent", "0".into(), || Box::new(Concurrent::new(0))),
+        ("the limit of SlidingWindow", "0".into(), || Box::new(SlidingWindow::new(0, MINUTE))),
+        ("the limit of SlidingWindow", (most + 1).to_string(), || {
+            Box::new(SlidingWindow::new(i32::MAX as usize + 1, MINUTE))
+        }),
+        ("the window of SlidingWindow", "0ns".into(), || Box::new(SlidingWindow::new(1, Duration::ZERO))),
+        ("the rate of TokenBucket", "0.0".into(), || Box::new(TokenBucket::per_second(0.0))),
+        ("the rate of TokenBucket", "NaN".into(), || Box::new(TokenBucket::per_second(f64::NAN))),
+        ("the burst of TokenBucket", "0".into(), || Box::new(TokenBucket::per_second(1.0).burst(0))),
+    ]
+}
+
+#[test]
+fn an_admission_policy_that_makes_no_sense_is_refused_wherever_it_stands() {
+    type Wrap = fn(Box<dyn AdmissionPolicy>) -> Box<dyn AdmissionPolicy>;
+    let wraps: [Wrap; 7] = [
+        |policy| policy,
+        |policy| Box::new(Arc::new(policy)),
+        |policy| Box::new(Open.and(policy)),
+        |policy| Box::new(policy.and(Open).or(Open)),
+        |policy| Box::new(Open.or(policy)),
+        |policy| Box::new(policy.only(|_: &Arrival<'_>| true)),
+        |policy| Box::new(policy.shadow()),
+    ];
+    for (setting, value, make) in senseless() {
+        for (nth, wrap) in wraps.iter().enumerate() {
+            let error = refused(|b| b.admission(wrap(make())));
+            assert_eq!((error.setting.as_str(), &error.value), (setting, &value), "wrapped in way {nth}");
+            assert_eq!(refused(|b| b.requests(wrap(make()))), error);
+        }
+    }
+    let keyed: [ConfigError; 3] = [
+        refused(|b| b.admission(Concurrent::new(0).per_client())),
+        refused(|b| b.admission(SlidingWindow::new(0, MINUTE).per_client())),
+        refused(|b| b.admission(TokenBucket::per_second(1.0).burst(0).per_session())),
+    ];
+    assert!(keyed.iter().all(|error| error.value == "0"), "{keyed:?}");
+}
+
+#[test]
+fn the_largest_and_the_smallest_that_make_sense_are_not_refused() {
+    let local = PolicySessionManager::local;
+    assert!(local().admission(SlidingWindow::new(i32::MAX as usize, Duration::MAX)).build().is_ok());
+    assert!(local().admission(SlidingWindow::new(1, Duration::from_nanos(1))).build().is_ok());
+    assert!(local().admission(TokenBucket::per_second(f64::MAX)).build().is_ok());
+    assert!(local().admission(TokenBucket::per_second(f64::MIN_POSITIVE).burst(u32::MAX)).build().is_ok());
+    assert!(local().admission(Concurrent::new(u64::MAX)).build().is_ok());
 }

@@ -65,7 +65,7 @@ impl<A: Replicate, B: Replicate> Replicate for And<A, B> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{AdmissionPolicyExt, ArrivalKind, Concurrent, SlidingWindow};
+    use super::super::{AdmissionPolicyExt, ArrivalKind, Concurrent, SlidingWindow, TokenBucket};
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -90,5 +90,28 @@ mod tests {
         let retry = super::super::Retry::After(Duration::from_secs(60));
         assert_eq!(policy.admit(&arrival).await.expect_err("both are full").retry(), retry);
         assert_eq!(policy.peek(&arrival).expect_err("both are full").retry(), retry);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_by_both_for_as_long_one_is_told_by_the_first() {
+        let window = || SlidingWindow::new(1, Duration::from_secs(10));
+        let bucket = || TokenBucket::per_second(0.1).burst(1);
+        let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+        let (one, other) = (window().and(bucket()), bucket().and(window()));
+        drop((one.admit(&arrival).await.expect("free").commit(), other.admit(&arrival).await.expect("free").commit()));
+        assert_eq!(one.admit(&arrival).await.expect_err("both are full").policy(), "sliding_window");
+        assert_eq!(other.admit(&arrival).await.expect_err("both are full").policy(), "token_bucket");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_fresh_when_both_are() {
+        let window = |secs| SlidingWindow::new(1, Duration::from_secs(secs));
+        for policy in [window(10).and(window(60)), window(60).and(window(10))] {
+            let now = Instant::now();
+            assert!(policy.is_fresh(now));
+            drop(policy.admit(&Arrival::new(now, ArrivalKind::Create)).await.expect("the first").commit());
+            assert!(!policy.is_fresh(now + Duration::from_secs(30)), "one of them remembers");
+            assert!(policy.is_fresh(now + Duration::from_secs(60)));
+        }
     }
 }

@@ -57,7 +57,7 @@ impl<A: Replicate, B: Replicate> Replicate for Or<A, B> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{AdmissionPolicyExt, ArrivalKind, Retry, SlidingWindow};
+    use super::super::{AdmissionPolicyExt, ArrivalKind, Retry, SlidingWindow, TokenBucket};
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -70,5 +70,29 @@ mod tests {
         }
         let refused = policy.admit(&arrival).await.expect_err("both are full");
         assert_eq!(refused.retry(), Retry::After(Duration::from_secs(10)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_by_both_for_as_long_one_is_told_by_the_first() {
+        let window = || SlidingWindow::new(1, Duration::from_secs(10));
+        let policy = window().or(TokenBucket::per_second(0.1).burst(1));
+        let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+        for _ in 0..2 {
+            drop(policy.admit(&arrival).await.expect("one by each").commit());
+        }
+        assert_eq!(policy.admit(&arrival).await.expect_err("both are full").policy(), "sliding_window");
+        assert_eq!(policy.peek(&arrival).expect_err("both are full").policy(), "sliding_window");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_fresh_when_both_are() {
+        let policy = SlidingWindow::new(1, Duration::from_secs(10)).or(SlidingWindow::new(1, Duration::from_secs(60)));
+        let now = Instant::now();
+        assert!(policy.is_fresh(now));
+        for secs in [10, 60] {
+            drop(policy.admit(&Arrival::new(now, ArrivalKind::Create)).await.expect("one by each").commit());
+            assert!(!policy.is_fresh(now + Duration::from_secs(secs - 1)));
+            assert!(policy.is_fresh(now + Duration::from_secs(secs)));
+        }
     }
 }
