@@ -106,8 +106,10 @@ async fn a_drain_without_end_waits_for_the_calls_and_ends() {
     assert_eq!((report.finished, report.cut_off, report.stuck), (0, 0, 0));
 }
 
-/// A policy that makes no sense, and the name and value of what is wrong with it.
-fn senseless() -> Vec<(&'static str, String, fn() -> Box<dyn AdmissionPolicy>)> {
+/// What is wrong with a policy that makes no sense, its name and its value, and the policy.
+type Senseless = (&'static str, String, fn() -> Box<dyn AdmissionPolicy>);
+
+fn senseless() -> Vec<Senseless> {
     let most = i32::MAX as usize;
     vec![
         ("the limit of Concurrent", "0".into(), || Box::new(Concurrent::new(0))),

@@ -312,3 +312,18 @@ fn a_close_at_once_needs_no_runtime() {
     s.close_session(&id).now_or_never().expect("at once").expect("closes");
     assert_eq!((s.stats().live, inner.existing()), (0, 0));
 }
+
+/// Within its deadline, an inner manager that takes its time to close a session keeps the session's transport.
+#[tokio::test(start_paused = true)]
+async fn a_slow_close_is_not_cut_off_before_its_deadline() {
+    let (inner, s) = scripted(|b| b.close_deadline(Duration::from_secs(5)));
+    let (id, mut transport) = ready(&s).await;
+    assert!(transport.receive().await.is_some(), "initialized");
+    inner.set(Call::Close, Act::Never);
+    let closing = tokio::spawn(async move { s.close_session(&id).await.is_ok() });
+    let over = tokio::time::timeout(Duration::from_secs(4), transport.receive()).await;
+    assert!(over.is_err(), "hung up before the deadline");
+    let over = tokio::time::timeout(Duration::from_secs(2), transport.receive()).await;
+    assert!(over.is_ok_and(|message| message.is_none()), "not hung up at the deadline");
+    assert!(closing.await.expect("no panic"));
+}

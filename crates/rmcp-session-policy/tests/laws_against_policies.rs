@@ -10,7 +10,7 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use rmcp_session_policy::admission::{Lease, Permit, Reservation, admit_fn};
 use rmcp_session_policy::eviction::{Candidates, EvictionPolicy, Lru, SessionInfo, victim_fn};
 use rmcp_session_policy::{
-    Builder, CloseReason, Governed, PolicyError, PolicySessionManager, SECOND, SessionEvent, SessionKey,
+    Builder, ClientContext, CloseReason, Governed, PolicyError, PolicySessionManager, SECOND, SessionEvent, SessionKey,
     SessionObserver,
 };
 use scripted::{Line, Scripted, initialize, initialized, list_tools};
@@ -399,4 +399,40 @@ async fn a_permit_that_panics_when_the_session_exists_leaves_nothing() {
     let stats = sessions.stats();
     assert_eq!((stats.live, stats.reserved, inner.existing(), inner.most()), (0, 0, 0, 1), "{stats:?}");
     witness.assert_one_end_each();
+}
+
+/// Looks at the one session there is, as a policy would.
+async fn look<T: Send>(sessions: &Manager, look: impl Fn(&SessionInfo<'_>) -> T + Send + Sync) -> T {
+    let seen = Mutex::new(None);
+    let select = |session: &SessionInfo<'_>| {
+        seen.lock().expect("no panic under it").get_or_insert_with(|| look(session));
+        false
+    };
+    assert_eq!(sessions.terminate(select, CloseReason::Revoked).await, 0);
+    seen.into_inner().expect("no panic under it").expect("it is there")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_sees_who_a_session_is_and_what_it_does() {
+    let (_inner, _witness, sessions) = manager(|b| b);
+    let alice = ClientContext::new().with_principal("alice");
+    let (id, _transport) = alice.scope(sessions.create_session()).await.expect("a place");
+    let software = |session: &SessionInfo<'_>| {
+        (session.client_name().map(str::to_owned), session.client_version().map(str::to_owned))
+    };
+    assert_eq!(look(&sessions, software).await, (None, None), "it has not said yet");
+    sessions.initialize_session(&id, initialize()).await.expect("answers");
+    sessions.accept_message(&id, initialized()).await.expect("accepts");
+    assert_eq!(look(&sessions, software).await, (Some("test".into()), Some("1".into())));
+    let principal = |session: &SessionInfo<'_>| session.context()?.principal().map(str::to_owned);
+    assert_eq!(look(&sessions, principal).await.as_deref(), Some("alice"));
+
+    let usage = |session: &SessionInfo<'_>| (session.uses(), session.in_flight(), session.is_marked());
+    assert_eq!(look(&sessions, usage).await, (0, 0, false));
+    let _call = sessions.create_stream(&id, list_tools(1)).await.expect("a call");
+    assert_eq!(look(&sessions, usage).await, (1, 1, true));
+    let take_mark = |session: &SessionInfo<'_>| session.take_mark();
+    assert!(look(&sessions, take_mark).await);
+    assert_eq!(look(&sessions, usage).await, (1, 1, false), "the mark is taken");
+    assert!(!look(&sessions, take_mark).await);
 }

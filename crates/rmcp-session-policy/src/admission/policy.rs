@@ -184,3 +184,33 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
 }
 
 impl<P: AdmissionPolicy> AdmissionPolicyExt for P {}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::super::{ArrivalKind, Concurrent, Open};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_tells_of_a_refusal_whatever_is_around_the_policy() {
+        let one = || Concurrent::new(1);
+        let policies: [Box<dyn AdmissionPolicy>; 7] = [
+            Box::new(one()),
+            Box::new(Arc::new(one())),
+            Box::new(one().per_client()),
+            Box::new(one().per_session()),
+            Box::new(one().and(Open)),
+            Box::new(Open.and(one())),
+            Box::new(one().only(|_: &Arrival<'_>| true)),
+        ];
+        for policy in policies {
+            let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+            assert!(policy.peek(&arrival).is_ok(), "{policy:?}");
+            let lease = policy.admit(&arrival).await.expect("the first").commit();
+            assert_eq!(policy.peek(&arrival).expect_err("one at once").policy(), "concurrent", "{policy:?}");
+            drop(lease);
+            assert!(policy.peek(&arrival).is_ok(), "{policy:?}");
+        }
+    }
+}

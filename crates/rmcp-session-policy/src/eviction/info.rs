@@ -110,7 +110,7 @@ impl<'a> SessionInfo<'a> {
     /// Clears the mark that a use sets; returns whether it was set.
     #[expect(clippy::must_use_candidate, reason = "a policy may clear the mark without asking")]
     pub fn take_mark(&self) -> bool {
-        self.record.set_mark(false)
+        self.record.take_mark()
     }
 }
 

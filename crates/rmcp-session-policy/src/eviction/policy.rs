@@ -77,6 +77,7 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey>;
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl EvictionPolicy for Box<dyn EvictionPolicy> {
     fn on_insert(&mut self, session: &SessionInfo<'_>) {
         (**self).on_insert(session);
@@ -136,3 +137,76 @@ pub trait EvictionPolicyExt: EvictionPolicy + Sized {
 }
 
 impl<P: EvictionPolicy> EvictionPolicyExt for P {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::super::Lru;
+    use super::*;
+    use crate::registry::stage::{Stage, call};
+
+    /// Writes down what it hears, and names whom it heard of last.
+    #[derive(Clone, Debug, Default)]
+    struct Recorder {
+        heard: Arc<Mutex<Vec<&'static str>>>,
+        last: Option<SessionKey>,
+    }
+
+    impl Recorder {
+        fn hears(&mut self, what: &'static str, session: &SessionInfo<'_>) {
+            self.heard.lock().unwrap().push(what);
+            self.last = Some(session.key());
+        }
+    }
+
+    impl EvictionPolicy for Recorder {
+        fn on_insert(&mut self, session: &SessionInfo<'_>) {
+            self.hears("insert", session);
+        }
+        fn on_remove(&mut self, session: &SessionInfo<'_>) {
+            self.hears("remove", session);
+        }
+        fn on_idle(&mut self, session: &SessionInfo<'_>) {
+            self.hears("idle", session);
+        }
+        fn sees_uses(&self) -> bool {
+            true
+        }
+        fn on_use(&mut self, session: &SessionInfo<'_>) {
+            self.hears("use", session);
+        }
+        fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
+            self.last.filter(|key| candidates.contains(*key))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_hears_of_everything_whatever_is_around_it() {
+        type Wrap = fn(Recorder) -> Box<dyn EvictionPolicy>;
+        let wraps: [Wrap; 3] = [
+            |policy| Box::new(policy),
+            |policy| Box::new(policy.only(|_: &SessionInfo<'_>| true)),
+            |policy| Box::new(policy.tiers([|_: &SessionInfo<'_>| true])),
+        ];
+        for wrap in wraps {
+            let policy = Recorder::default();
+            let heard = Arc::clone(&policy.heard);
+            // A box within the box that the registry keeps.
+            let policy = wrap(policy);
+            assert!(policy.sees_uses());
+            let mut stage = Stage::new(policy);
+            let session = stage.ready();
+            let busy = call(&session);
+            stage.registry.used(&session);
+            assert_eq!(stage.victim(), None);
+            drop(busy);
+            assert_eq!(stage.victim(), Some(1));
+            let mut heard = heard.lock().unwrap().clone();
+            heard.dedup();
+            assert_eq!(heard, ["insert", "use", "idle", "remove"]);
+        }
+        // To hear of uses costs a lock for each.
+        assert!(!Lru::new().only(|_: &SessionInfo<'_>| true).sees_uses());
+    }
+}

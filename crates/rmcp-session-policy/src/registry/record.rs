@@ -116,8 +116,8 @@ impl Record {
         self.open_streams.load(SeqCst) as usize
     }
 
-    pub(crate) fn set_mark(&self, mark: bool) -> bool {
-        self.mark.swap(mark, Relaxed)
+    pub(crate) fn take_mark(&self) -> bool {
+        self.mark.swap(false, Relaxed)
     }
 
     pub(crate) fn is_marked(&self) -> bool {
