@@ -258,6 +258,15 @@ mod tests {
     }
 
     #[test]
+    fn unless_told_otherwise_the_burst_is_what_comes_in_a_second() {
+        let now = Instant::now();
+        assert_eq!(spend(&TokenBucket::per_second(5), now), 5);
+        assert_eq!(spend(&TokenBucket::per_minute(600), now), 10);
+        assert_eq!(spend(&TokenBucket::per_minute(6), now), 1);
+        assert_eq!(spend(&TokenBucket::new(3, SECOND / 2), now), 6);
+    }
+
+    #[test]
     fn reservations_held_over_a_refill_and_undone_after_it_let_no_more_through() {
         let policy = TokenBucket::per_second(1).burst(10);
         let start = Instant::now();
