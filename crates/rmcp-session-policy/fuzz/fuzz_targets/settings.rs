@@ -13,6 +13,7 @@ use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::yield_now;
 
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
@@ -28,11 +29,21 @@ fuzz_target!(|typed: &str| {
     if let Err(error) = server::layer(&args, &sessions) {
         return assert!(!error.to_string().is_empty());
     }
+    let tasks = RUNTIME.metrics();
     RUNTIME.block_on(async {
         let created = sessions.create_session().await;
         assert!(created.is_ok() || sessions.stats().refused.iter().any(|(_, refused)| *refused > 0));
         drop(created);
         sessions.drain(Duration::ZERO).await;
         assert_eq!((sessions.stats().live, sessions.stats().reserved), (0, 0));
+        drop(sessions);
+        // All of them end, the inner manager's too; nothing runs between one input and the next.
+        for _ in 0..1_000 {
+            if tasks.num_alive_tasks() == 0 {
+                return;
+            }
+            yield_now().await;
+        }
+        panic!("{} tasks outlive their manager", tasks.num_alive_tasks());
     });
 });
