@@ -1,4 +1,7 @@
 //! Over the real inner manager, beside it alone, and beside the crate `mcp-session`.
+//!
+//! Each of these leaves the end of a session's task to the scheduler, so each turn ends with a yield: without it the tasks of
+//! closed sessions would pile up, gigabytes of them.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -11,6 +14,7 @@ use rmcp_old::transport::streamable_http_server::session::SessionManager as _;
 use rmcp_session_policy::bounded::{BoundedSessionManager, SessionConfig};
 use rmcp_session_policy::{HOUR, PolicySessionManager};
 use tokio::runtime::Builder;
+use tokio::task::yield_now;
 
 const LIVE: [usize; 3] = [100, 10_000, 100_000];
 
@@ -39,6 +43,7 @@ async fn create_and_close(sessions: &impl SessionManager, iterations: u64) -> Du
         let (id, transport) = sessions.create_session().await.expect("a place");
         sessions.close_session(&id).await.expect("closes");
         drop(black_box(transport));
+        yield_now().await;
     }
     start.elapsed()
 }
@@ -81,6 +86,7 @@ fn at_capacity(c: &mut Criterion) {
                     sessions.close_session(&oldest).await.expect("closes");
                     drop(transport);
                     held.push_back(sessions.create_session().await.expect("created"));
+                    yield_now().await;
                 });
             });
         });
@@ -92,6 +98,7 @@ fn at_capacity(c: &mut Criterion) {
                 runtime.block_on(async {
                     held.push_back(sessions.create_session().await.expect("a victim's place"));
                     held.pop_front();
+                    yield_now().await;
                 });
             });
         });
@@ -110,6 +117,7 @@ fn at_capacity(c: &mut Criterion) {
                 runtime.block_on(async {
                     held.push_back(sessions.create_session().await.expect("a victim's place"));
                     held.pop_front();
+                    yield_now().await;
                 });
             });
         });
