@@ -94,9 +94,9 @@ impl Session {
         self.flags.load(SeqCst) & flag as u16 != 0
     }
 
-    /// Raises a flag; true for the one caller that did.
+    /// Raises a flag; true for the one caller that did. Costs next to nothing if it is raised.
     pub(crate) fn raise(&self, flag: Flag) -> bool {
-        self.flags.fetch_or(flag as u16, SeqCst) & flag as u16 == 0
+        !self.has(flag) && self.flags.fetch_or(flag as u16, SeqCst) & flag as u16 == 0
     }
 
     pub(crate) fn is_closing(&self) -> bool {
