@@ -436,5 +436,7 @@ mod tests {
         }
         assert!(stage.registry.later.len() <= 64 + 2 * 20, "{}", stage.registry.later.len());
         assert!(stage.signals.idle.len() <= 20);
+        advance(Duration::from_millis(10)).await;
+        assert_eq!((stage.victims().len(), stage.registry.overruled), (20, 0), "and those that count are kept");
     }
 }

@@ -122,3 +122,47 @@ fn next_doubt(doubts: &mut Doubts, now: Instant) -> Option<SessionKey> {
     doubts.pop_front();
     Some(key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_moments_the_earlier_counts_and_each_is_noted_once() {
+        let (key, now) = (SessionKey::new(0, 1), Instant::now());
+        let [near, far] = [1, 2].map(|secs| now + Duration::from_secs(secs));
+        let (mut later, mut noted) = (Later::default(), Noted::default());
+        for again in [far, far, near, near, far].map(Again::At).into_iter().chain([Again::Protected; 2]) {
+            later.note(key, again, &mut noted, now);
+        }
+        assert_eq!(later.len(), 3, "the far moment, the near one, and the doubt");
+        let told = std::iter::from_fn(|| later.next_moment(far)).map(|(_, again)| again.take(&mut noted));
+        assert_eq!(told.collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn notes_without_a_meaning_are_forgotten_once_there_are_more_than_told() {
+        let now = Instant::now();
+        for again in [Again::At(now), Again::Protected, Again::Hidden] {
+            let mut later = Later::default();
+            for nth in 0..10 {
+                later.note(SessionKey::new(nth, 1), again, &mut Noted::default(), now);
+            }
+            later.tidy(10, |_, _| false);
+            assert_eq!(later.len(), 10);
+            later.tidy(8, |key, of| of == again && key.index() % 2 == 0);
+            assert_eq!(later.len(), 5);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn doubts_wait_a_second_and_longer_the_more_there_are() {
+        let now = Instant::now();
+        let mut later = Later::default();
+        for nth in 0..=DOUBTS_PER_SECOND as u32 {
+            later.note(SessionKey::new(nth, 1), Again::Hidden, &mut Noted::default(), now);
+        }
+        let mut due = |secs| std::iter::from_fn(|| later.next_hidden(now + Duration::from_secs(secs))).count();
+        assert_eq!([due(0), due(1), due(2)], [0, DOUBTS_PER_SECOND, 1]);
+    }
+}
