@@ -315,6 +315,8 @@ async fn lets_a_call_under_way_finish_before_it_stops() {
         let server = Server::start(&[]).await;
         let alice = server.connect().await;
         let _idle = server.connect().await;
+        // What the handshakes left to do is not the call.
+        server.health_until(|health| health["busy"] == 0).await;
         let call = tokio::spawn(async move { alice.call("sleep", json!({ "millis": 300 })).await });
         server.health_until(|health| health["busy"] == 1).await;
         server.signal(signal);

@@ -169,14 +169,10 @@ fn sessions(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<Loca
     Arc::new(configure(PolicySessionManager::local().max_sessions(1)).build().expect("valid"))
 }
 
-/// Waits until a call is being worked on.
-async fn busy(sessions: &Sessions) {
-    let busy = async {
-        while sessions.stats().busy == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, busy).await.expect("a call arrives");
+/// Waits until the tool itself is at work: of a session that is closed before, the client may know that nothing was done,
+/// and rmcp's then asks again in a new one.
+async fn at_work(server: &Server) {
+    tokio::time::timeout(PATIENCE, server.asleep.notified()).await.expect("a call arrives");
 }
 
 /// A gate that can be shut, and says to come again in a minute.
@@ -267,7 +263,7 @@ async fn closed_amid_a_call_it_is_told_at_once(sdk: Sdk) {
     let server = Server::with_layer(Arc::clone(&sessions)).await;
     let mut alice = sdk.connect(&server).await;
     alice.begin("sleep", json!({ "millis": 600_000 })).await;
-    busy(&sessions).await;
+    at_work(&server).await;
     let key = sessions.list()[0].key;
     let closed = Instant::now();
     assert_eq!(sessions.terminate(key, CloseReason::Revoked).await, 1);
@@ -297,7 +293,7 @@ async fn no_room(sdk: Sdk) {
     let server = Server::with_layer(Arc::clone(&sessions)).await;
     let mut alice = sdk.connect(&server).await;
     alice.begin("sleep", json!({ "millis": 600_000 })).await;
-    busy(&sessions).await;
+    at_work(&server).await;
     let mut bob = sdk.start();
     let sent = json!({
         "code": 503,

@@ -25,6 +25,7 @@ use rmcp::transport::streamable_http_server::session::{SessionManager, SessionSt
 use rmcp::transport::{StreamableHttpClientTransport, StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{RoleClient, ServiceExt, schemars, tool, tool_router};
 use rmcp_session_policy::{ClientContext, PolicySessionManager};
+use tokio::sync::Notify;
 
 #[derive(Debug, Default, serde::Deserialize, schemars::JsonSchema)]
 pub struct Millis {
@@ -40,6 +41,7 @@ pub struct Text {
 #[derive(Clone, Debug, Default)]
 pub struct Tools {
     counter: Arc<AtomicU64>,
+    asleep: Arc<Notify>,
 }
 
 #[tool_router(server_handler)]
@@ -51,6 +53,7 @@ impl Tools {
 
     #[tool(description = "waits")]
     async fn sleep(&self, Parameters(Millis { millis }): Parameters<Millis>) -> String {
+        self.asleep.notify_one();
         tokio::time::sleep(Duration::from_millis(millis)).await;
         format!("slept {millis}")
     }
@@ -68,6 +71,8 @@ impl Tools {
 
 pub struct Server {
     pub url: String,
+    /// Told when a call of `sleep` begins.
+    pub asleep: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -80,11 +85,9 @@ impl Drop for Server {
 impl Server {
     /// Starts a server over a manager on a free port. The peer's address is the client context.
     pub async fn start<M: SessionManager>(sessions: Arc<M>, store: Option<Arc<dyn SessionStore>>) -> Self {
-        let mut config = StreamableHttpServerConfig::default();
-        config.session_store = store;
-        let mcp = StreamableHttpService::new(|| Ok(Tools::default()), sessions, config);
-        let app = axum::Router::new().nest_service("/mcp", mcp);
-        Self::serve(app.layer(axum::middleware::from_fn(tell_who_asks))).await
+        let asleep = Arc::default();
+        let app = axum::Router::new().nest_service("/mcp", Self::mcp(sessions, store, &asleep));
+        Self::serve(app.layer(axum::middleware::from_fn(tell_who_asks)), asleep).await
     }
 
     /// Starts a server with the HTTP layer, and parking.
@@ -98,18 +101,29 @@ impl Server {
         sessions: Arc<PolicySessionManager<I>>,
         store: Option<Arc<dyn SessionStore>>,
     ) -> Self {
-        let mut config = StreamableHttpServerConfig::default();
-        config.session_store = store;
-        let mcp = StreamableHttpService::new(|| Ok(Tools::default()), Arc::clone(&sessions), config);
-        Self::serve(axum::Router::new().nest_service("/mcp", sessions.layer().layer(mcp))).await
+        let asleep = Arc::default();
+        let mcp = Self::mcp(Arc::clone(&sessions), store, &asleep);
+        Self::serve(axum::Router::new().nest_service("/mcp", sessions.layer().layer(mcp)), asleep).await
     }
 
-    async fn serve(app: axum::Router) -> Self {
+    fn mcp<M: SessionManager>(
+        sessions: Arc<M>,
+        store: Option<Arc<dyn SessionStore>>,
+        asleep: &Arc<Notify>,
+    ) -> StreamableHttpService<Tools, M> {
+        let mut config = StreamableHttpServerConfig::default();
+        config.session_store = store;
+        let asleep = Arc::clone(asleep);
+        let tools = move || Ok(Tools { asleep: Arc::clone(&asleep), ..Tools::default() });
+        StreamableHttpService::new(tools, sessions, config)
+    }
+
+    async fn serve(app: axum::Router, asleep: Arc<Notify>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/mcp", listener.local_addr().expect("bound"));
         let listener = axum::serve::ListenerExt::tap_io(listener, |tcp| tcp.set_nodelay(true).expect("nodelay"));
         let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("serves") });
-        Self { url, task }
+        Self { url, asleep, task }
     }
 
     pub async fn connect(&self) -> Client {
