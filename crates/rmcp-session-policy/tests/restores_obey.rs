@@ -319,6 +319,44 @@ async fn restores_of_one_id_go_one_at_a_time_and_are_never_answered_already_pres
     assert_eq!((inner.calls(Call::Restore), inner.most(), sessions.stats().live), (1, 1, 1));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_whose_end_begins_while_it_is_asked_for_is_waited_for() {
+    let (_inner, sessions) = scripted(|b| b.max_sessions(2));
+    for _ in 0..1_000 {
+        let (id, transport) = ready(&sessions).await;
+        let evicted = tokio::spawn({
+            let (sessions, id) = (Arc::clone(&sessions), Arc::clone(&id));
+            async move {
+                park(&sessions, &id).await;
+                drop(transport);
+            }
+        });
+        let until_it_is_not_there = async { while sessions.has_session(&id).await.expect("asks") {} };
+        ClientContext::new().scope(until_it_is_not_there).await;
+        // rmcp looks for it in the store next.
+        assert!(knows(&sessions, &id).await, "neither there nor parked");
+        evicted.await.expect("no panic");
+        sessions.close_session(&id).await.expect("deletes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_is_refused_does_not_keep_the_next_request_from_its_session() {
+    let sessions = local(|b| b.max_sessions(1));
+    let service = parking(&sessions);
+    let (mut alice, mut bob) = (service.open().await, service.open().await);
+    for _ in 0..500 {
+        // There is no place for a listener, but a call takes one.
+        let listener = tokio::spawn({
+            let (service, alice) = (service.clone(), alice.clone());
+            async move { service.get(&alice).await.status() }
+        });
+        assert_eq!(service.echo(&alice).await, WELL);
+        assert_ne!(listener.await.expect("no panic"), StatusCode::NOT_FOUND);
+        std::mem::swap(&mut alice, &mut bob);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_the_inner_manager_has_by_itself_is_closed_and_restored() {
     let (inner, sessions) = scripted(|b| b.max_sessions(4));

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use dashmap::Entry;
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::create::Luggage;
 use super::shared::Shared;
@@ -21,6 +22,9 @@ use crate::transport::{Flag, Governed, Session};
 /// How long a session that was just restored is given until its handshake is replayed.
 const REPLAY_BEGINS: Duration = Duration::from_millis(100);
 
+/// How long rmcp is given to forget a restore that failed.
+const RMCP_FORGETS: Duration = Duration::from_millis(1);
+
 /// A restore under way.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
@@ -30,17 +34,50 @@ pub(super) struct UnderWay {
 }
 
 /// The right to restore an id, which one has at a time; its drop lets the next one go on.
-struct Restoring<I: SessionManager> {
+struct Right<I: SessionManager> {
     shared: Arc<Shared<I>>,
     id: SessionId,
     under_way: Arc<UnderWay>,
 }
 
-impl<I: SessionManager> Drop for Restoring<I> {
+impl<I: SessionManager> Drop for Right<I> {
     fn drop(&mut self) {
         self.shared.restoring.remove(&self.id);
         self.under_way.done.notify_waiters();
         self.shared.restores.fetch_sub(1, SeqCst);
+    }
+}
+
+/// One request's hold of that right. If it ends without a session, the next request goes on a little later.
+struct Restoring<I: SessionManager>(Option<Right<I>>);
+
+impl<I: SessionManager> Restoring<I> {
+    fn is_of(&self, shared: &Arc<Shared<I>>, id: &SessionId) -> bool {
+        self.0.as_ref().is_some_and(|right| right.id == *id && Arc::ptr_eq(&right.shared, shared))
+    }
+
+    /// Whether the session was deleted or revoked meanwhile.
+    fn is_barred(&self) -> bool {
+        self.0.as_ref().is_some_and(|right| right.under_way.barred.load(SeqCst))
+    }
+
+    /// The session is there: whoever waits for it goes on.
+    fn done(mut self) {
+        self.0.take();
+    }
+}
+
+impl<I: SessionManager> Drop for Restoring<I> {
+    fn drop(&mut self) {
+        // rmcp forgets a restore that failed on a task of its own, and until then answers 404 to whoever asks for that id.
+        if let Some(right) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            drop(runtime.spawn(async move {
+                sleep(RMCP_FORGETS).await;
+                drop(right);
+            }));
+        }
     }
 }
 
@@ -50,34 +87,47 @@ type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 impl<I: SessionManager> Shared<I> {
     /// Restores a session. It obeys the laws of any newcomer; if it is refused, it stays parked.
     pub(super) async fn restore(self: &Arc<Self>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
+        let restoring = self.right_to_restore(&id).await?;
+        let restored = match self.find(&id) {
+            None => self.restore_by(&restoring, id).await,
+            // It came back since rmcp asked. `AlreadyPresent` would be answered with 500.
+            Some(_) => Ok(RestoreOutcome::NotSupported),
+        };
+        match &restored {
+            Ok(RestoreOutcome::Restored(_)) => restoring.done(),
+            // Nobody else tries until rmcp is done with this request.
+            _ => keep_for_scope(|| Some(restoring)),
+        }
+        restored
+    }
+
+    /// Waits, bounded, for the right to restore an id, and for what is left of its last incarnation.
+    async fn right_to_restore(self: &Arc<Self>, id: &SessionId) -> Result<Restoring<I>, Failed<I>> {
         let deadline = Instant::now() + self.settings.close_deadline;
-        let mut kept =
-            take_kept::<Restoring<I>>().filter(|restoring| restoring.id == id && Arc::ptr_eq(&restoring.shared, self));
-        let restoring = loop {
+        let mut kept = take_kept::<Restoring<I>>().filter(|restoring| restoring.is_of(self, id));
+        loop {
             let restoring = match kept.take() {
                 Some(restoring) => restoring,
-                None => match self.begin_restore(&id) {
+                None => match self.begin_restore(id) {
                     Ok(restoring) => restoring,
                     Err(other) => {
-                        if !self.wait_for_restore(&id, &other, deadline).await {
+                        if !self.wait_for_restore(id, &other, deadline).await {
                             return Err(self.refuse_restore());
                         }
                         continue;
                     }
                 },
             };
-            match self.find(&id) {
-                None => break restoring,
-                // It came back since rmcp asked. `AlreadyPresent` would be answered with 500.
-                Some(session) if !session.is_closing() => return Ok(RestoreOutcome::NotSupported),
-                Some(session) => {
-                    drop(restoring);
-                    if timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_err() {
-                        return Err(self.refuse_restore());
-                    }
-                }
+            let Some(session) = self.find(id).filter(|session| session.is_closing()) else { return Ok(restoring) };
+            // Whoever asks meanwhile finds the session, and waits as well.
+            restoring.done();
+            if timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_err() {
+                return Err(self.refuse_restore());
             }
-        };
+        }
+    }
+
+    async fn restore_by(self: &Arc<Self>, restoring: &Restoring<I>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
         let now = Instant::now();
         let context = ClientContext::current();
         let parked = self.parking.get(&id, now);
@@ -115,7 +165,7 @@ impl<I: SessionManager> Shared<I> {
         if let Some(parked) = &parked {
             self.parking.take_this(&id, parked);
         }
-        if restoring.under_way.barred.load(SeqCst) {
+        if restoring.is_barred() {
             // Deleted or revoked while it was being restored: it is ended the one way there is.
             if self.close(governed.session(), CloseReason::Client) {
                 self.start_end(Arc::clone(governed.session()));
@@ -145,7 +195,7 @@ impl<I: SessionManager> Shared<I> {
                 let under_way = Arc::<UnderWay>::default();
                 vacant.insert(Arc::clone(&under_way));
                 self.restores.fetch_add(1, SeqCst);
-                Ok(Restoring { shared: Arc::clone(self), id: SessionId::clone(id), under_way })
+                Ok(Restoring(Some(Right { shared: Arc::clone(self), id: SessionId::clone(id), under_way })))
             }
         }
     }
@@ -191,11 +241,7 @@ impl<I: SessionManager> Shared<I> {
         let mut deadline = None;
         loop {
             let session = match self.directory.get(id) {
-                Some(session) if !session.is_closing() && !session.is_replaying() => {
-                    // Until the request comes, nobody takes its session away from under it.
-                    keep_for_scope(|| session.record.begin(Kind::Lease, Instant::now()));
-                    return !session.is_closing();
-                }
+                Some(session) if !session.is_replaying() && holds(&session) => return true,
                 Some(session) => Some(Arc::clone(session.value())),
                 None => None,
             };
@@ -232,10 +278,10 @@ impl<I: SessionManager> Shared<I> {
         let begins = deadline.min(Instant::now() + REPLAY_BEGINS);
         let begun = session.until(|session| session.has(Flag::Initializing) || !session.is_replaying());
         if timeout_at(begins, begun).await.is_err() {
-            return Some(!session.is_closing());
+            return holds(session).then_some(true);
         }
         let replayed = session.until(|session| session.is_closing() || !session.is_replaying());
-        timeout_at(deadline, replayed).await.is_err().then(|| !session.is_closing())
+        timeout_at(deadline, replayed).await.is_err().then(|| holds(session))
     }
 
     /// Waits until a restore that is under way is done; false if it takes too long.
@@ -245,4 +291,16 @@ impl<I: SessionManager> Shared<I> {
         let over = self.restoring.get(id).is_none_or(|now| !Arc::ptr_eq(now.value(), restore));
         over || timeout_at(deadline, done).await.is_ok()
     }
+}
+
+/// Whether a session takes requests. Within a scope this is one step with its lease: until the request comes, nobody takes
+/// its session away from under it.
+fn holds(session: &Session) -> bool {
+    if !ClientContext::is_in_scope() {
+        return !session.is_closing();
+    }
+    let lease = session.record.begin(Kind::Lease, Instant::now());
+    let held = lease.is_some();
+    keep_for_scope(|| lease);
+    held
 }
