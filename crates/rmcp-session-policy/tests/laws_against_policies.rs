@@ -436,3 +436,21 @@ async fn a_policy_sees_who_a_session_is_and_what_it_does() {
     assert_eq!(look(&sessions, usage).await, (1, 1, false), "the mark is taken");
     assert!(!look(&sessions, take_mark).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_sees_whom_it_makes_room_for() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let policy = {
+        let seen = Arc::clone(&seen);
+        victim_fn(move |candidates: &Candidates<'_>| {
+            let principal = candidates.newcomer().and_then(ClientContext::principal).map(str::to_owned);
+            seen.lock().expect("no panic under it").push(principal);
+            candidates.iter().next().map(|session| session.key())
+        })
+    };
+    let (_inner, _witness, sessions) = manager(|b| b.max_sessions(1).max_opening(1).eviction(policy));
+    let (_first, _its) = ready(&sessions).await;
+    let (_second, _its) = ClientContext::new().with_principal("alice").scope(ready(&sessions)).await;
+    let (_third, _its) = ready(&sessions).await;
+    assert_eq!(*seen.lock().expect("no panic under it"), [Some("alice".to_owned()), None]);
+}

@@ -211,6 +211,41 @@ async fn with_a_store_of_somebody_else_what_ended_for_good_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn with_a_store_of_somebody_else_the_last_that_ended_for_good_are_refused() {
+    let (_inner, sessions) = scripted(|b| b.max_sessions(3).max_parked(2));
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let (id, transport) = sessions.create_session().await.expect("room");
+        sessions.close_session(&id).await.expect("deletes");
+        drop(transport);
+        ids.push(id);
+    }
+    let [first, others @ ..] = &*ids else { panic!("three") };
+    for id in others {
+        assert!(is_not_there(&sessions.restore_session(Arc::clone(id)).await));
+    }
+    assert!(is_restored(&sessions.restore_session(Arc::clone(first)).await), "no more are remembered than are parked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_is_told_to_delete_is_deleted() {
+    let witness = Witness::default();
+    let (_inner, sessions) = scripted(|b| b.max_sessions(2).observer(witness.clone()));
+    let parked = parked(&sessions).await;
+    sessions.parking().delete(&parked).await.expect("deletes");
+    assert!(!knows(&sessions, &parked).await);
+    assert!(is_not_there(&sessions.restore_session(parked).await));
+    let (live, transport) = ready(&sessions).await;
+    sessions.parking().delete(&live).await.expect("deletes");
+    drop(transport);
+    assert!(!sessions.has_session(&live).await.expect("asks"));
+    assert_eq!(
+        (sessions.stats().live, sessions.stats().parked, sessions.stats().closed(CloseReason::Client)),
+        (0, 0, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_parked_session_does_not_outlive_its_lifetime() {
     let sessions = local(|b| b.max_sessions(1).max_lifetime(HOUR));
     let service = parking(&sessions);
@@ -355,6 +390,27 @@ async fn a_restore_that_is_refused_does_not_keep_the_next_request_from_its_sessi
         assert_ne!(listener.await.expect("no panic"), StatusCode::NOT_FOUND);
         std::mem::swap(&mut alice, &mut bob);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hangs_up_during_a_restore_does_not_keep_the_next_request_from_its_session() {
+    let inner = Scripted::relaying();
+    let sessions = Arc::new(PolicySessionManager::builder(inner.clone()).max_sessions(1).build().expect("valid"));
+    let service = parking(&sessions);
+    let id = service.open().await;
+    park_any(&sessions).await;
+    inner.set(Call::Restore, Act::Never);
+    let echo = || {
+        let (service, id) = (service.clone(), id.clone());
+        tokio::spawn(async move { service.echo(&id).await })
+    };
+    let first = echo();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let second = echo();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    inner.set(Call::Restore, Act::Ok);
+    first.abort();
+    assert_eq!(second.await.expect("no panic"), WELL);
 }
 
 #[tokio::test(start_paused = true)]
@@ -569,6 +625,95 @@ async fn a_replay_that_never_ends_is_bounded_and_forgets_the_session() {
     request.abort();
     inner.set(Call::Initialize, Act::Ok);
     assert!(request.await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_during_a_replay_waits_until_it_is_over() {
+    for step in [Call::Initialize, Call::Accept] {
+        let inner = Scripted::relaying();
+        let sessions = Arc::new(PolicySessionManager::builder(inner.clone()).max_sessions(1).build().expect("valid"));
+        let service = parking(&sessions);
+        let id = service.open().await;
+        park_any(&sessions).await;
+        inner.set(step, Act::Slow(SECOND));
+        let begun = Instant::now();
+        let request = tokio::spawn({
+            let (service, id) = (service.clone(), id.clone());
+            async move { service.echo(&id).await }
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(sessions.stats().live, 1);
+        assert!(sessions.has_session(&id.as_str().into()).await.expect("asks"), "{step:?}");
+        assert!(begun.elapsed() >= SECOND, "{step:?}: after {:?}", begun.elapsed());
+        assert_eq!(request.await.expect("no panic"), WELL, "{step:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_during_a_replay_that_takes_too_long_is_told_that_the_session_is_there() {
+    let (inner, sessions) = scripted(|b| b.max_sessions(1).close_deadline(5 * SECOND));
+    let id = parked(&sessions).await;
+    let RestoreOutcome::Restored(_transport) = sessions.restore_session(Arc::clone(&id)).await.expect("a place") else {
+        panic!("not restored")
+    };
+    inner.set(Call::Initialize, Act::Never);
+    let replay = tokio::spawn({
+        let (sessions, id) = (Arc::clone(&sessions), Arc::clone(&id));
+        async move { sessions.initialize_session(&id, initialize()).await.map(drop) }
+    });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let begun = Instant::now();
+    assert!(sessions.has_session(&id).await.expect("asks"));
+    assert_eq!(begun.elapsed(), 5 * SECOND);
+    replay.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_comes_back_is_not_lost_to_its_own_victim() {
+    let sessions = local(|b| b.max_sessions(1).max_parked(1));
+    let service = parking(&sessions);
+    let (mut parked, mut live) = (service.open().await, service.open().await);
+    for _ in 0..10 {
+        assert_eq!(
+            service.echo(&parked).await,
+            WELL,
+            "whom it takes the place of is parked, and there is room for one"
+        );
+        assert_eq!(sessions.stats().parked, 1);
+        std::mem::swap(&mut parked, &mut live);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_revoked_between_its_admission_and_its_restore_does_not_come_back() {
+    let (inner, sessions) = scripted(|b| b.max_sessions(1).max_parked(1));
+    let id = parked(&sessions).await;
+    let (_other, _transport) = ready(&sessions).await;
+    let request = async {
+        assert!(!sessions.has_session(&id).await.expect("admitted"));
+        assert!(knows(&sessions, &id).await, "though its victim took its room among the parked");
+        let of_its_own = |session: &rmcp_session_policy::eviction::SessionInfo<'_>| {
+            session.fingerprint() == rmcp_session_policy::Fingerprint::of(&id)
+        };
+        assert_eq!(sessions.terminate(of_its_own, CloseReason::Revoked).await, 1);
+        assert!(!knows(&sessions, &id).await);
+        sessions.restore_session(Arc::clone(&id)).await
+    };
+    assert!(is_not_there(&ClientContext::new().scope(request).await));
+    assert_eq!((inner.calls(Call::Restore), sessions.stats().live, sessions.stats().reserved), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_may_not_come_back_is_told_when_it_asks() {
+    let (inner, sessions) = scripted(|b| b.max_sessions(1));
+    let id = parked(&sessions).await;
+    let (other, _transport) = ready(&sessions).await;
+    let busy = sessions.create_stream(&other, list_tools(1)).await.expect("a call under way");
+    let asked = ClientContext::new().scope(sessions.has_session(&id)).await;
+    assert!(matches!(asked, Err(PolicyError::AtCapacity(_))), "{asked:?}");
+    assert!(!sessions.has_session(&id).await.expect("out of a scope it is only asked"));
+    assert_eq!((inner.calls(Call::Restore), sessions.stats().parked), (0, 1));
+    drop(busy);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::time::{Instant, timeout_at};
 
 use super::PolicySessionManager;
+use super::parking::Parked;
 use super::shared::Shared;
 use crate::HOUR;
 use crate::eviction::SessionInfo;
@@ -104,17 +105,22 @@ impl<I: SessionManager> PolicySessionManager<I> {
         let parked = if reason.is_restorable() {
             0
         } else {
-            shared.parking.take_all(|id, parked| {
-                let origin = parked.origin(Arc::clone(id));
+            let selects = |id: &SessionId, parked: &Parked| {
+                let origin = parked.origin(SessionId::clone(id));
                 let opened = origin.opened;
                 let key = SessionKey::new(u32::MAX, u32::MAX);
                 let record = Record::new(key, origin, opened, shared.clock, Arc::clone(&shared.signals));
-                let selected = select.selects(&SessionInfo::of(&record));
+                select.selects(&SessionInfo::of(&record))
+            };
+            let parked = shared.parking.take_all(|id, parked| {
+                let selected = selects(id, parked);
                 if selected {
                     shared.bar_restore(id);
                 }
                 selected
-            })
+            });
+            // Who made room for one that comes back may have pushed it out of the parking.
+            parked + shared.bar_restores(selects)
         };
         // Whoever was parked at the first look may have come back before the second.
         let mut ended = ended;

@@ -218,7 +218,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
 #[async_trait]
 impl<I: SessionManager> SessionStore for ParkingStore<I> {
     async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
-        match self.0.parking.get(id, Instant::now()) {
+        match self.0.parking.get(id, Instant::now()).or_else(|| self.0.coming_back(id)) {
             Some(parked) => Ok(Some(SessionState::new(serde_json::from_slice(&parked.parcel)?))),
             None => Ok(None),
         }

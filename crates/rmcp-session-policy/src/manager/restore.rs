@@ -1,7 +1,7 @@
 //! How parked sessions come back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashmap::Entry;
@@ -11,8 +11,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::create::Luggage;
+use super::parking::Parked;
+use super::place::Place;
 use super::shared::Shared;
-use crate::admission::ArrivalKind;
+use crate::admission::{ArrivalKind, Permit};
 use crate::context::{ClientContext, apart, keep_for_scope, let_go, take_kept};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
@@ -23,7 +25,7 @@ use crate::transport::{Flag, Governed, Session};
 const REPLAY_BEGINS: Duration = Duration::from_millis(100);
 
 /// How long rmcp is given to forget a restore that failed.
-const RMCP_FORGETS: Duration = Duration::from_millis(1);
+const RMCP_FORGETS: Duration = Duration::from_millis(10);
 
 /// A restore under way.
 #[derive(Debug, Default)]
@@ -31,6 +33,8 @@ pub(super) struct UnderWay {
     done: Notify,
     /// Whether the session was deleted or revoked meanwhile.
     barred: AtomicBool,
+    /// What it comes back from, if that is settled: the victim that makes room for it may push it out of the parking.
+    parked: OnceLock<Parked>,
 }
 
 /// The right to restore an id, which one has at a time; its drop lets the next one go on.
@@ -49,28 +53,40 @@ impl<I: SessionManager> Drop for Right<I> {
 }
 
 /// One request's hold of that right. If it ends without a session, the next request goes on a little later.
-struct Restoring<I: SessionManager>(Option<Right<I>>);
+struct Restoring<I: SessionManager> {
+    right: Option<Right<I>>,
+    /// What the session comes back with, if that is settled.
+    admitted: Option<(Permit, Place)>,
+}
 
 impl<I: SessionManager> Restoring<I> {
+    const fn new(right: Right<I>) -> Self {
+        Self { right: Some(right), admitted: None }
+    }
+
     fn is_of(&self, shared: &Arc<Shared<I>>, id: &SessionId) -> bool {
-        self.0.as_ref().is_some_and(|right| right.id == *id && Arc::ptr_eq(&right.shared, shared))
+        self.right.as_ref().is_some_and(|right| right.id == *id && Arc::ptr_eq(&right.shared, shared))
+    }
+
+    fn under_way(&self) -> Option<&UnderWay> {
+        self.right.as_ref().map(|right| &*right.under_way)
     }
 
     /// Whether the session was deleted or revoked meanwhile.
     fn is_barred(&self) -> bool {
-        self.0.as_ref().is_some_and(|right| right.under_way.barred.load(SeqCst))
+        self.under_way().is_some_and(|under_way| under_way.barred.load(SeqCst))
     }
 
-    /// The session is there: whoever waits for it goes on.
+    /// There is nothing to restore, or nothing that rmcp knows of: whoever waits goes on.
     fn done(mut self) {
-        self.0.take();
+        self.right.take();
     }
 }
 
 impl<I: SessionManager> Drop for Restoring<I> {
     fn drop(&mut self) {
         // rmcp forgets a restore that failed on a task of its own, and until then answers 404 to whoever asks for that id.
-        if let Some(right) = self.0.take()
+        if let Some(right) = self.right.take()
             && let Ok(runtime) = Handle::try_current()
         {
             drop(runtime.spawn(async move {
@@ -87,9 +103,9 @@ type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 impl<I: SessionManager> Shared<I> {
     /// Restores a session. It obeys the laws of any newcomer; if it is refused, it stays parked.
     pub(super) async fn restore(self: &Arc<Self>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
-        let restoring = self.right_to_restore(&id).await?;
+        let mut restoring = self.right_to_restore(&id).await?;
         let restored = match self.find(&id) {
-            None => self.restore_by(&restoring, id).await,
+            None => self.restore_by(&mut restoring, id).await,
             // It came back since rmcp asked. `AlreadyPresent` would be answered with 500.
             Some(_) => Ok(RestoreOutcome::NotSupported),
         };
@@ -127,20 +143,20 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
-    async fn restore_by(self: &Arc<Self>, restoring: &Restoring<I>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
-        let now = Instant::now();
-        let context = ClientContext::current();
-        let parked = self.parking.get(&id, now);
-        let dead = match &parked {
-            Some(parked) => self.is_over_age(self.clock.instant(parked.opened()), now),
-            None => self.parking.is_dead(&id),
-        };
-        if dead {
-            drop(self.parking.take(&id));
+    async fn restore_by(
+        self: &Arc<Self>,
+        restoring: &mut Restoring<I>,
+        id: SessionId,
+    ) -> Result<Restored<I>, Failed<I>> {
+        let settled = restoring.under_way().and_then(|under_way| under_way.parked.get().cloned());
+        let parked = settled.or_else(|| self.parked(&id));
+        if restoring.is_barred() || parked.is_none() && self.parking.is_dead(&id) {
             return Ok(RestoreOutcome::NotSupported);
         }
-        let passive = context.as_ref().is_some_and(|context| context.is_passive());
-        let (permit, place) = self.admit(ArrivalKind::Restore, context.as_deref(), passive).await?;
+        let (permit, place) = match restoring.admitted.take() {
+            Some(admitted) => admitted,
+            None => self.admit_restore().await?,
+        };
         let transport = match self.inner_restore(&id).await? {
             Some(transport) => transport,
             None => return Ok(RestoreOutcome::NotSupported),
@@ -152,7 +168,7 @@ impl<I: SessionManager> Shared<I> {
             }
             None => {
                 let opened = self.clock.stamp(now);
-                let id = SessionId::clone(&id);
+                let (id, context) = (SessionId::clone(&id), ClientContext::current());
                 let origin =
                     Origin { id, context, opened, last_used: opened, last_seen: opened, uses: 0, restored: true };
                 Luggage { origin, parcel: None }
@@ -175,6 +191,25 @@ impl<I: SessionManager> Shared<I> {
         Ok(RestoreOutcome::Restored(governed))
     }
 
+    /// A parked session that may come back.
+    fn parked(&self, id: &SessionId) -> Option<Parked> {
+        let now = Instant::now();
+        let parked = self.parking.get(id, now)?;
+        let over_age = |lifetime| now >= self.clock.instant(parked.opened()) + lifetime;
+        if self.settings.max_lifetime.is_some_and(over_age) {
+            drop(self.parking.take(id));
+            return None;
+        }
+        Some(parked)
+    }
+
+    /// Asks for whoever is asking whether a session may come back.
+    async fn admit_restore(self: &Arc<Self>) -> Result<(Permit, Place), Failed<I>> {
+        let context = ClientContext::current();
+        let passive = context.as_ref().is_some_and(|context| context.is_passive());
+        self.admit(ArrivalKind::Restore, context.as_deref(), passive).await
+    }
+
     /// Turns a restore away that waited for too long.
     fn refuse_restore(&self) -> Failed<I> {
         self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), self.at_capacity())
@@ -187,6 +222,23 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
+    /// What a session comes back from whose restore is under way.
+    pub(super) fn coming_back(&self, id: &str) -> Option<Parked> {
+        let under_way = self.restoring.get(id).filter(|under_way| !under_way.barred.load(SeqCst))?;
+        under_way.parked.get().cloned()
+    }
+
+    /// Bars every session that is coming back for which `predicate` holds; tells how many.
+    pub(super) fn bar_restores(&self, predicate: impl Fn(&SessionId, &Parked) -> bool) -> usize {
+        let all: Vec<_> =
+            self.restoring.iter().map(|entry| (SessionId::clone(entry.key()), Arc::clone(entry.value()))).collect();
+        let bars = |(id, under_way): &(SessionId, Arc<UnderWay>)| {
+            let parked = under_way.parked.get();
+            parked.is_some_and(|parked| predicate(id, parked)) && !under_way.barred.swap(true, SeqCst)
+        };
+        all.iter().filter(|entry| bars(entry)).count()
+    }
+
     /// Takes the right to restore an id, or gives what to wait for.
     fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<Restoring<I>, Arc<UnderWay>> {
         match self.restoring.entry(SessionId::clone(id)) {
@@ -195,23 +247,45 @@ impl<I: SessionManager> Shared<I> {
                 let under_way = Arc::<UnderWay>::default();
                 vacant.insert(Arc::clone(&under_way));
                 self.restores.fetch_add(1, SeqCst);
-                Ok(Restoring(Some(Right { shared: Arc::clone(self), id: SessionId::clone(id), under_way })))
+                Ok(Restoring::new(Right { shared: Arc::clone(self), id: SessionId::clone(id), under_way }))
             }
         }
     }
 
-    /// Takes the right to restore a parked session for the request that asks for it, until its scope ends: rmcp asks
-    /// whether the session is there, and restores it in another call. Tells whether it did, or gives what to wait for if
-    /// the session is being restored.
-    fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<bool, Arc<UnderWay>> {
-        if ClientContext::is_in_scope() && self.parking.get(id, Instant::now()).is_some() {
+    /// Takes the right to restore a parked session for the request that asks for it, which must be in a scope: rmcp asks
+    /// whether the session is there, and restores it in another call. Gives what to wait for if it is being restored.
+    fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<Option<Restoring<I>>, Arc<UnderWay>> {
+        if ClientContext::is_in_scope() && self.parked(id).is_some() {
             let restoring = self.begin_restore(id)?;
-            keep_for_scope(|| Some(restoring));
-            return Ok(true);
+            // Looked at again, now that nobody else can: it may have come back meanwhile, and been parked again.
+            match (restoring.under_way(), self.parked(id)) {
+                (Some(under_way), Some(parked)) => drop(under_way.parked.set(parked)),
+                _ => {
+                    restoring.done();
+                    return Ok(None);
+                }
+            }
+            return Ok(Some(restoring));
         }
         match self.restores.load(SeqCst) {
-            0 => Ok(false),
-            _ => self.restoring.get(id).map_or(Ok(false), |other| Err(Arc::clone(other.value()))),
+            0 => Ok(None),
+            _ => self.restoring.get(id).map_or(Ok(None), |other| Err(Arc::clone(other.value()))),
+        }
+    }
+
+    /// Keeps the right to restore a session, and all it needs to come back, until rmcp asks for it or the scope ends. Who
+    /// may not is told so now: rmcp would hold a restore that fails against whoever asks next.
+    async fn admit_reserved(self: &Arc<Self>, mut restoring: Restoring<I>) -> Result<(), Failed<I>> {
+        match self.admit_restore().await {
+            Ok(admitted) => {
+                restoring.admitted = Some(admitted);
+                keep_for_scope(|| Some(restoring));
+                Ok(())
+            }
+            Err(refused) => {
+                restoring.done();
+                Err(refused)
+            }
         }
     }
 
@@ -231,17 +305,14 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
-    fn is_over_age(&self, opened: Instant, now: Instant) -> bool {
-        self.settings.max_lifetime.is_some_and(|lifetime| now >= opened + lifetime)
-    }
-
-    /// Whether the session exists and takes requests. Waits, bounded, while the id is closing or being restored.
-    pub(super) async fn has(self: &Arc<Self>, id: &SessionId) -> bool {
+    /// Whether the session exists and takes requests. Waits, bounded, while the id is closing or being restored. Within a
+    /// scope, a parked session that may not come back is refused here.
+    pub(super) async fn has(self: &Arc<Self>, id: &SessionId) -> Result<bool, Failed<I>> {
         let_go();
         let mut deadline = None;
         loop {
             let session = match self.directory.get(id) {
-                Some(session) if !session.is_replaying() && holds(&session) => return true,
+                Some(session) if !session.is_replaying() && holds(&session) => return Ok(true),
                 Some(session) => Some(Arc::clone(session.value())),
                 None => None,
             };
@@ -251,23 +322,22 @@ impl<I: SessionManager> Shared<I> {
                     timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_ok()
                 }
                 Some(session) => match self.replayed(&session, deadline).await {
-                    Some(answer) => return answer,
+                    Some(answer) => return Ok(answer),
                     None => true,
                 },
                 None => match self.reserve_restore(id) {
+                    Err(other) => self.wait_for_restore(id, &other, deadline).await,
                     // It may have come back just before the right to restore it was taken.
                     Ok(reserved) if self.find(id).is_some() => {
-                        if reserved {
-                            let_go();
-                        }
+                        reserved.into_iter().for_each(Restoring::done);
                         true
                     }
-                    Ok(_) => return false,
-                    Err(other) => self.wait_for_restore(id, &other, deadline).await,
+                    Ok(Some(restoring)) => return self.admit_reserved(restoring).await.map(|()| false),
+                    Ok(None) => return Ok(false),
                 },
             };
             if !goes_on {
-                return false;
+                return Ok(false);
             }
         }
     }

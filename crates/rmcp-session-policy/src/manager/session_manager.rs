@@ -58,7 +58,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     }
 
     async fn has_session(&self, id: &SessionId) -> Result<bool, Self::Error> {
-        Ok(self.shared.has(id).await)
+        self.shared.has(id).await
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {

@@ -130,14 +130,6 @@ mod loom_tests {
             }
         }
 
-        /// As the service does when it hears of the end while it has the transport.
-        fn use_it_up(&self) {
-            let Some(transport) = self.cell.lend() else { return };
-            assert!(self.cell.take().is_none());
-            drop(transport);
-            self.tell();
-        }
-
         /// As the service does when it closes.
         fn take(&self) {
             if self.cell.take().is_some() {
@@ -184,17 +176,6 @@ mod loom_tests {
             let others = [stage.beside(Stage::use_it), stage.beside(Stage::hang_up)];
             stage.hang_up();
             others.into_iter().for_each(|other| other.join().unwrap());
-            stage.assert_gone();
-        });
-    }
-
-    #[test]
-    fn so_it_is_when_the_service_ends_it_by_itself() {
-        model(|| {
-            let stage = Stage::new();
-            let hang_up = stage.beside(Stage::hang_up);
-            stage.use_it_up();
-            hang_up.join().unwrap();
             stage.assert_gone();
         });
     }

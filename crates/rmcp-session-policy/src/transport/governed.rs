@@ -64,15 +64,6 @@ impl<'a, T> Lent<'a, T> {
     fn of(cell: &'a Cell<T>, session: &'a Arc<Session>, host: &'a Arc<dyn Host>) -> Option<Self> {
         Some(Self { transport: Some(cell.lend()?), cell, session, host })
     }
-
-    /// Drops the transport for good.
-    fn hang_up(&mut self) {
-        self.cell.take();
-        if self.transport.take().is_some() {
-            self.session.raise(Flag::Dropped);
-            Arc::clone(self.host).step_made(self.session);
-        }
-    }
 }
 
 impl<T> Drop for Lent<'_, T> {
@@ -237,7 +228,6 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
         };
         if has_ended {
             Self::say_farewell(session, &mut lent, requests, farewells.get_or_insert_default()).await;
-            lent.hang_up();
         } else if let Some(message) = &mut message {
             Self::note(session, requests, message);
         }
