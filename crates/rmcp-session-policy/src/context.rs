@@ -29,7 +29,7 @@ pub(crate) enum Outcome {
     /// The session is not there (any more).
     NotFound,
     /// A newcomer, or a session that wanted to come back, was turned away.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
 }
 
 fn in_scope<R>(f: impl FnOnce(&Scope) -> R) -> Option<R> {
@@ -45,6 +45,16 @@ pub(crate) async fn apart<F: Future>(future: F) -> F::Output {
 /// Whether a manager of this crate is asking for reasons of its own.
 pub(crate) fn is_apart() -> bool {
     CURRENT.try_with(Option::is_none).unwrap_or(false)
+}
+
+/// Runs a future in which [`ClientContext::current`] is this context, and tells what the manager said no to in it.
+pub(crate) async fn observe<F: Future>(context: Arc<ClientContext>, future: F) -> (F::Output, Option<Outcome>) {
+    let scope = Scope { context, lease: Cell::new(None), outcome: Cell::new(None) };
+    let observed = async {
+        let output = future.await;
+        (output, in_scope(|scope| scope.outcome.take()).flatten())
+    };
+    CURRENT.scope(Some(scope), observed).await
 }
 
 /// Notes what the manager says no to. Outside any scope nobody asks.
@@ -159,17 +169,7 @@ impl ClientContext {
     /// request has been handed to it or the scope ends. It is not inherited by spawned tasks: capture the context before
     /// a `tokio::spawn`.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
-        self.observe(future).await.0
-    }
-
-    /// Runs a future in which [`current`](Self::current) is this context, and tells what the manager said no to in it.
-    pub(crate) async fn observe<F: Future>(self, future: F) -> (F::Output, Option<Outcome>) {
-        let scope = Scope { context: Arc::new(self), lease: Cell::new(None), outcome: Cell::new(None) };
-        let observed = async {
-            let output = future.await;
-            (output, in_scope(|scope| scope.outcome.take()).flatten())
-        };
-        CURRENT.scope(Some(scope), observed).await
+        observe(Arc::new(self), future).await.0
     }
 
     pub(crate) fn is_in_scope() -> bool {

@@ -2,7 +2,6 @@
 
 pub mod admission;
 pub mod bounded;
-mod clock;
 mod context;
 mod error;
 pub mod eviction;
@@ -10,7 +9,9 @@ pub mod eviction;
 pub mod http;
 mod manager;
 mod observe;
+mod queue;
 mod registry;
+mod stamp;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;

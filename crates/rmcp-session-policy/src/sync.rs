@@ -3,14 +3,40 @@
 //! Chosen by `all(test, loom)`: `--cfg loom` reaches every crate of a build, but loom is there only for tests of this one.
 
 #[cfg(all(test, loom))]
-pub(crate) use checked::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Notify, SegQueue};
+pub(crate) use checked::{AtomicBool, AtomicU32, AtomicU64, Lazy, Mutex, MutexGuard, Notify, SegQueue, fence};
 #[cfg(not(all(test, loom)))]
 pub(crate) use {
     crossbeam_queue::SegQueue,
-    std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64},
+    lazy::Lazy,
+    std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence},
     std::sync::{Mutex, MutexGuard},
     tokio::sync::Notify,
 };
+
+#[cfg(not(all(test, loom)))]
+mod lazy {
+    use std::sync::OnceLock;
+
+    /// A value that is made when it is first needed, and takes little room until then.
+    #[derive(Debug)]
+    pub(crate) struct Lazy<T>(OnceLock<Box<T>>);
+
+    impl<T> Default for Lazy<T> {
+        fn default() -> Self {
+            Self(OnceLock::new())
+        }
+    }
+
+    impl<T: Default> Lazy<T> {
+        pub(crate) fn get(&self) -> Option<&T> {
+            self.0.get().map(|made| &**made)
+        }
+
+        pub(crate) fn get_or_make(&self) -> &T {
+            self.0.get_or_init(Box::default)
+        }
+    }
+}
 
 #[cfg(all(test, loom))]
 mod checked {
@@ -21,10 +47,30 @@ mod checked {
     pub(crate) use loom::sync::{Mutex, MutexGuard};
     use tokio::sync::futures::Notified;
 
+    pub(crate) use loom::sync::atomic::fence;
+
+    /// A value that is there from the beginning, and is seen once somebody needed it.
+    #[derive(Debug, Default)]
+    pub(crate) struct Lazy<T> {
+        value: T,
+        made: AtomicBool,
+    }
+
+    impl<T> Lazy<T> {
+        pub(crate) fn get(&self) -> Option<&T> {
+            self.made.load(Ordering::Acquire).then_some(&self.value)
+        }
+
+        pub(crate) fn get_or_make(&self) -> &T {
+            self.made.store(true, Ordering::Release);
+            &self.value
+        }
+    }
+
     /// Loom takes `SeqCst` accesses for `AcqRel` ones, but knows fences. With one before each, they are sequential again.
     fn fenced(order: Ordering) -> Ordering {
         if order == SeqCst {
-            atomic::fence(SeqCst);
+            fence(SeqCst);
         }
         order
     }

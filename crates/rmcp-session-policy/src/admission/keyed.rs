@@ -91,7 +91,7 @@ where
 {
     async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
         let policy = self.policy(arrival);
-        policy.admit(arrival).await
+        P::admit(&policy, arrival).await
     }
 
     fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
@@ -100,7 +100,7 @@ where
         // A key that is not known has no history, and a look must not give it one.
         let policy = known.get(&key).map(Arc::clone);
         drop(known);
-        policy.map_or(Ok(()), |policy| policy.peek(arrival))
+        policy.map_or(Ok(()), |policy| P::peek(&policy, arrival))
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {

@@ -1,6 +1,8 @@
 //! A log of moments from which any one can be taken out.
 
 const NONE: u32 = u32::MAX;
+/// The moment of an entry that is free.
+const FREE: u64 = u64::MAX;
 const FIRST_CHUNK: u32 = 16;
 
 /// Moments in their order. Appending, taking out the oldest, and taking out any one cost O(1) each, in the worst case.
@@ -23,15 +25,14 @@ struct Entry {
     at: u64,
     before: u32,
     after: u32,
-    /// Changes when the entry is freed, so that a token of an earlier use is known as such.
-    generation: u32,
 }
 
-/// Names an entry.
+/// Names an entry: by its moment too, so that a token of an earlier use of the index is known as such. Whoever takes the
+/// oldest out must therefore not append one of the same moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token {
     index: u32,
-    generation: u32,
+    at: u64,
 }
 
 impl Default for Log {
@@ -79,7 +80,7 @@ impl Log {
             if chunk == self.chunks.len() {
                 self.chunks.push(Vec::with_capacity((FIRST_CHUNK as usize) << chunk));
             }
-            self.chunks[chunk].push(Entry { at, before, after: NONE, generation: 0 });
+            self.chunks[chunk].push(Entry { at, before, after: NONE });
             self.used += 1;
             index
         } else {
@@ -97,12 +98,12 @@ impl Log {
         }
         self.newest = index;
         self.len += 1;
-        Token { index, generation: self.entry(index).generation }
+        Token { index, at }
     }
 
     /// Takes a moment out, if it is still there.
     pub(super) fn remove(&mut self, token: Token) {
-        if self.entry(token.index).generation == token.generation {
+        if self.entry(token.index).at == token.at {
             self.unlink(token.index);
         }
     }
@@ -118,7 +119,7 @@ impl Log {
         let free = self.free;
         let entry = self.entry_mut(index);
         let (before, after) = (entry.before, entry.after);
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.at = FREE;
         entry.after = free;
         self.free = index;
         match before {

@@ -110,6 +110,10 @@ impl Lease {
         Self { parts: Parts::None }
     }
 
+    pub(crate) const fn is_free(&self) -> bool {
+        matches!(self.parts, Parts::None)
+    }
+
     /// A session that holds `guard` for as long as it lives.
     pub fn holding(guard: impl Send + 'static) -> Self {
         Self { parts: Parts::One(Box::new(guard)) }

@@ -14,7 +14,7 @@ use super::{AdmissionPolicy, Arrival, InvalidSetting, Lease, Permit, Rejection, 
 /// An admission at `t` counts until just before `t + window`, so waiting exactly as long as a refusal says is enough. An
 /// admission that is undone is taken out of the log, as if it had never been asked for.
 ///
-/// Cost: O(1) per decision at any limit, in the worst case too; 24 bytes per admission in the window.
+/// Cost: O(1) per decision at any limit, in the worst case too; 16 bytes per admission in the window.
 ///
 /// Not where bursts shall be smoothed: the whole limit may come at once. See [`TokenBucket`](super::TokenBucket).
 #[derive(Debug)]

@@ -29,6 +29,8 @@ pub struct TokenBucket {
     tokens: f64,
     per: Duration,
     burst: Option<u32>,
+    /// The three of them, as each decision needs them; `None` if they make no sense.
+    quota: Option<Quota>,
     state: Arc<Mutex<Bucket>>,
 }
 
@@ -36,7 +38,7 @@ impl TokenBucket {
     /// Lets `tokens` in per `per`. The burst defaults to the tokens of one second, at least 1.
     #[must_use]
     pub fn new(tokens: impl Into<f64>, per: Duration) -> Self {
-        Self { tokens: tokens.into(), per, burst: None, state: Arc::default() }
+        Self { tokens: tokens.into(), per, burst: None, quota: None, state: Arc::default() }.settled()
     }
 
     /// Lets `tokens` in per second.
@@ -53,9 +55,9 @@ impl TokenBucket {
 
     /// Sets how many may come at once after a pause. Defaults to the tokens of one second, rounded up, at least 1.
     #[must_use]
-    pub const fn burst(mut self, tokens: u32) -> Self {
+    pub fn burst(mut self, tokens: u32) -> Self {
         self.burst = Some(tokens);
-        self
+        self.settled()
     }
 
     fn rate_is_valid(&self) -> bool {
@@ -69,7 +71,12 @@ impl TokenBucket {
         })
     }
 
-    fn quota(&self) -> Option<Quota> {
+    fn settled(mut self) -> Self {
+        self.quota = self.to_quota();
+        self
+    }
+
+    fn to_quota(&self) -> Option<Quota> {
         if !self.rate_is_valid() || self.size() == 0 {
             return None;
         }
@@ -182,7 +189,7 @@ impl Drop for Admitted {
 #[async_trait]
 impl AdmissionPolicy for TokenBucket {
     async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
-        let Some(quota) = self.quota() else { return Err(self.refusal(Retry::Never)) };
+        let Some(quota) = self.quota else { return Err(self.refusal(Retry::Never)) };
         let mut bucket = self.lock();
         let now = bucket.nanos(arrival.now());
         let number = bucket.admit(quota, now).map_err(|wait| self.refusal(Retry::After(Duration::from_nanos(wait))))?;
@@ -193,7 +200,7 @@ impl AdmissionPolicy for TokenBucket {
     }
 
     fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
-        let Some(quota) = self.quota() else { return Err(self.refusal(Retry::Never)) };
+        let Some(quota) = self.quota else { return Err(self.refusal(Retry::Never)) };
         let mut bucket = self.lock();
         let now = bucket.nanos(arrival.now());
         let admitted = quota.admit(bucket.arrival_time, now).map(drop);
@@ -216,7 +223,7 @@ impl AdmissionPolicy for TokenBucket {
 
 impl Replicate for TokenBucket {
     fn replicate(&self) -> Self {
-        Self { tokens: self.tokens, per: self.per, burst: self.burst, state: Arc::default() }
+        Self { tokens: self.tokens, per: self.per, burst: self.burst, quota: self.quota, state: Arc::default() }
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
@@ -307,7 +314,7 @@ mod tests {
             steps in prop::collection::vec((0u64..3_000, 0u8..4, any::<prop::sample::Index>()), 1..150),
         ) {
             let policy = TokenBucket::per_second(1).burst(4);
-            let quota = policy.quota().expect("valid");
+            let quota = policy.quota.expect("valid");
             let start = Instant::now();
             let mut millis = 0;
             let mut open: Vec<(usize, Permit)> = Vec::new();

@@ -133,7 +133,7 @@ impl Model for Frequencies {
 
 async fn agree(policy: impl EvictionPolicy, mut model: impl Model, history: Vec<Event>) {
     let mut stage = Stage::new(policy);
-    let mut here: Vec<(Arc<Record>, Option<Activity>)> = Vec::new();
+    let mut here: Vec<(Arc<Record>, Option<Activity<Record>>)> = Vec::new();
     let name = |record: &Record| record.key.generation();
     for event in history {
         match event {

@@ -37,25 +37,25 @@ impl<'a> SessionInfo<'a> {
     /// When this incarnation was created.
     #[must_use]
     pub fn created(&self) -> Instant {
-        self.record.instant(self.record.created)
+        self.record.created.instant()
     }
 
     /// When the first incarnation was created; differs from [`created`](Self::created) if the session was restored.
     #[must_use]
     pub fn opened(&self) -> Instant {
-        self.record.instant(self.record.opened)
+        self.record.opened.instant()
     }
 
     /// When the last activity other than `ping` began or ended.
     #[must_use]
     pub fn last_used(&self) -> Instant {
-        self.record.instant(self.record.last_used())
+        self.record.last_used().instant()
     }
 
     /// When anything last came from the client, `ping` included.
     #[must_use]
     pub fn last_seen(&self) -> Instant {
-        self.record.instant(self.record.last_seen())
+        self.record.last_seen().instant()
     }
 
     /// Requests other than `initialize` and `ping` so far, earlier incarnations included.

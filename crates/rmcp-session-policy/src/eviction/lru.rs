@@ -52,7 +52,7 @@ mod tests {
 
     use super::*;
     use crate::registry::Kind;
-    use crate::registry::stage::{Stage, call, touch};
+    use crate::registry::stage::{Stage, begin, call, touch};
 
     #[tokio::test(start_paused = true)]
     async fn the_least_recently_used_goes_first() {
@@ -77,11 +77,11 @@ mod tests {
     async fn a_ping_and_a_stream_are_no_use() {
         let mut stage = Stage::new(Lru::new());
         let [one, two, three] = stage.crowd();
-        drop(one.begin(Kind::Ping, Instant::now()));
-        drop(two.begin(Kind::Listen, Instant::now()));
+        drop(begin(&one, Kind::Ping));
+        drop(begin(&two, Kind::Listen));
         one.stream_opened();
         one.stream_closed(Instant::now());
-        drop(three.begin(Kind::Message, Instant::now()));
+        drop(begin(&three, Kind::Message));
         assert_eq!(stage.victims(), [1, 2, 3]);
     }
 

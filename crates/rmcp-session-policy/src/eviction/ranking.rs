@@ -1,18 +1,18 @@
 //! Sessions in the order of a rank that is repaired when somebody looks.
 
-use std::collections::BTreeSet;
-
 use super::{Candidates, SessionInfo};
+use crate::queue::Queue;
 use crate::registry::SessionKey;
 
 /// An order of sessions by a rank that may only grow while nobody looks, lowest first.
 ///
 /// The rank on record is a lower bound of the true one. So the first in the order whose rank on record is still true
 /// is the true first, and a use need not touch the order: this is exact, not approximate. Sessions that may not go are
-/// set aside until they may. All operations cost O(log n); a repair is paid for by the use that made it necessary.
+/// set aside until they may. All operations cost O(log n), amortized; a repair is paid for by the use that made it necessary.
 #[derive(Clone, Debug)]
 pub(crate) struct Ranking<R> {
-    order: BTreeSet<(R, SessionKey)>,
+    /// An entry has a meaning if it says what the seat of its session says.
+    order: Queue<R>,
     /// By the key's index.
     seats: Vec<Option<Seat<R>>>,
     len: usize,
@@ -25,9 +25,20 @@ struct Seat<R> {
     aside: bool,
 }
 
-impl<R> Default for Ranking<R> {
+impl<R: Ord + Copy> Seat<R> {
+    fn of(seats: &[Option<Self>], key: SessionKey) -> Option<&Self> {
+        seats.get(key.index())?.as_ref().filter(|seat| seat.generation == key.generation())
+    }
+
+    /// Whether it has that place in the order.
+    fn is_at(&self, rank: R) -> bool {
+        !self.aside && self.rank == rank
+    }
+}
+
+impl<R: Ord> Default for Ranking<R> {
     fn default() -> Self {
-        Self { order: BTreeSet::new(), seats: Vec::new(), len: 0 }
+        Self { order: Queue::default(), seats: Vec::new(), len: 0 }
     }
 }
 
@@ -40,17 +51,29 @@ impl<R: Ord + Copy> Ranking<R> {
     pub(crate) fn insert(&mut self, key: SessionKey, rank: R) {
         self.remove(key);
         if self.seats.len() <= key.index() {
+            if self.seats.capacity() <= key.index() {
+                // By a quarter, not by as much again: no server needs a seat more than it has places.
+                self.seats.reserve_exact(key.index() + 1 - self.seats.len() + self.seats.len() / 4);
+            }
             self.seats.resize(key.index() + 1, None);
         }
         self.seats[key.index()] = Some(Seat { generation: key.generation(), rank, aside: false });
-        self.order.insert((rank, key));
         self.len += 1;
+        self.push(rank, key);
+    }
+
+    /// Gives a session that has a seat its place in the order.
+    fn push(&mut self, rank: R, key: SessionKey) {
+        let Self { order, seats, len } = self;
+        order.tidy(*len, |rank, key| Seat::of(seats, key).is_some_and(|seat| seat.is_at(rank)));
+        order.push(rank, key);
     }
 
     /// Takes a session out; tells whether it was in.
     pub(crate) fn remove(&mut self, key: SessionKey) -> bool {
-        let Some(&mut Seat { rank, .. }) = self.seat(key) else { return false };
-        self.order.remove(&(rank, key));
+        if self.seat(key).is_none() {
+            return false;
+        }
         self.seats[key.index()] = None;
         self.len -= 1;
         true
@@ -73,7 +96,7 @@ impl<R: Ord + Copy> Ranking<R> {
         {
             seat.rank = grown(seat.rank).max(seat.rank);
             let rank = seat.rank;
-            self.order.insert((rank, key));
+            self.push(rank, key);
         }
     }
 
@@ -83,9 +106,13 @@ impl<R: Ord + Copy> Ranking<R> {
         candidates: &Candidates<'_>,
         mut true_rank: impl FnMut(&SessionInfo<'_>, R) -> R,
     ) -> Option<(R, SessionKey)> {
-        while let Some(&(rank, key)) = self.order.first() {
+        while let Some((rank, key)) = self.order.peek() {
+            if !self.seat(key).is_some_and(|seat| seat.is_at(rank)) {
+                self.order.pop();
+                continue;
+            }
             let Some(session) = candidates.get(key) else {
-                self.order.pop_first();
+                self.order.pop();
                 if let Some(seat) = self.seat(key) {
                     seat.aside = true;
                 }
@@ -95,8 +122,8 @@ impl<R: Ord + Copy> Ranking<R> {
             if now <= rank {
                 return Some((rank, key));
             }
-            self.order.pop_first();
-            self.order.insert((now, key));
+            self.order.pop();
+            self.order.push(now, key);
             if let Some(seat) = self.seat(key) {
                 seat.rank = now;
             }

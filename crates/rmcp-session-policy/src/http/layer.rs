@@ -55,7 +55,7 @@ impl ForwardedHeader {
 /// # Ok(()) }
 /// ```
 #[must_use]
-pub struct PolicyLayer<I> {
+pub struct PolicyLayer<I: SessionManager> {
     shared: Arc<Shared<I>>,
     settings: Settings,
 }
@@ -201,7 +201,7 @@ const fn connected(_: &Parts) -> Option<IpAddr> {
     None
 }
 
-impl<S, I> Layer<S> for PolicyLayer<I> {
+impl<S, I: SessionManager> Layer<S> for PolicyLayer<I> {
     type Service = PolicyService<S, I>;
 
     fn layer(&self, service: S) -> Self::Service {
@@ -209,13 +209,13 @@ impl<S, I> Layer<S> for PolicyLayer<I> {
     }
 }
 
-impl<I> Clone for PolicyLayer<I> {
+impl<I: SessionManager> Clone for PolicyLayer<I> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared), settings: self.settings.clone() }
     }
 }
 
-impl<I> fmt::Debug for PolicyLayer<I> {
+impl<I: SessionManager> fmt::Debug for PolicyLayer<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PolicyLayer").field("settings", &self.settings).finish_non_exhaustive()
     }

@@ -7,12 +7,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderName;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
-use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
@@ -20,7 +20,7 @@ use super::answer::{self, Asked};
 use super::body::{Beginning, PolicyBody, TeeBody};
 use super::layer::Settings;
 use crate::admission::{Arrival, ArrivalKind, Lease};
-use crate::context::{ClientContext, Outcome};
+use crate::context::{ClientContext, Outcome, observe};
 use crate::error::Refusal;
 use crate::manager::{Owner, Shared};
 
@@ -35,25 +35,25 @@ const SESSIONLESS: &str = "2026-07-28";
 const ID_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// rmcp's service under policies; made by [`PolicyLayer`](super::PolicyLayer).
-pub struct PolicyService<S, I> {
+pub struct PolicyService<S, I: SessionManager> {
     inner: S,
     shared: Arc<Shared<I>>,
     settings: Arc<Settings>,
 }
 
-impl<S, I> PolicyService<S, I> {
+impl<S, I: SessionManager> PolicyService<S, I> {
     pub(super) fn new(inner: S, shared: Arc<Shared<I>>, settings: Settings) -> Self {
         Self { inner, shared, settings: Arc::new(settings) }
     }
 }
 
-impl<S: Clone, I> Clone for PolicyService<S, I> {
+impl<S: Clone, I: SessionManager> Clone for PolicyService<S, I> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone(), shared: Arc::clone(&self.shared), settings: Arc::clone(&self.settings) }
     }
 }
 
-impl<S, I> fmt::Debug for PolicyService<S, I> {
+impl<S, I: SessionManager> fmt::Debug for PolicyService<S, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PolicyService").field("settings", &self.settings).finish_non_exhaustive()
     }
@@ -115,18 +115,14 @@ where
 
 /// A request that may go on, as far as its headers tell.
 struct Entry {
-    session: Option<HeaderValue>,
+    session: Option<SessionId>,
     asked: Asked,
     kind: Option<ArrivalKind>,
-    context: ClientContext,
+    context: Arc<ClientContext>,
     version: Version,
 }
 
 impl Entry {
-    fn id(&self) -> Option<&str> {
-        self.session.as_ref().and_then(|id| id.to_str().ok())
-    }
-
     fn arrival(&self, kind: ArrivalKind) -> Arrival<'_> {
         Arrival::new(Instant::now(), kind).with_context(&self.context)
     }
@@ -142,7 +138,7 @@ enum Admitted {
 
 /// What the headers say of a request.
 struct Reading<'a> {
-    session: Option<&'a HeaderValue>,
+    session: Option<&'a str>,
     asked: Asked,
     kind: Option<ArrivalKind>,
 }
@@ -150,7 +146,7 @@ struct Reading<'a> {
 impl<'a> Reading<'a> {
     fn of(parts: &'a Parts, without_sessions: bool) -> Self {
         let header = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let session = parts.headers.get(SESSION_ID).filter(|id| id.to_str().is_ok());
+        let session = header(SESSION_ID);
         let names_it = header(PROTOCOL_VERSION).is_some_and(|version| version >= SESSIONLESS);
         let sessionless = without_sessions || (names_it && header(METHOD) != Some("initialize"));
         let kind = match (&parts.method, session) {
@@ -178,15 +174,16 @@ impl<S, I: SessionManager> PolicyService<S, I> {
         if self.settings.refuse_anonymous && context.peer().is_none() && context.principal().is_none() {
             return Err(answer::anonymous);
         }
-        let entry = Entry { session: session.cloned(), asked, kind, context, version: parts.version };
-        if let Some(id) = entry.id() {
+        let session = match session {
+            None => None,
             // One look tells whether the id is anybody's; to whom it does not belong it does not exist.
-            match self.shared.owner(id, entry.context.principal()) {
-                Owner::Same => {}
-                Owner::Unknown if self.settings.elsewhere => {}
+            Some(id) => match self.shared.owner(id, context.principal()) {
+                Owner::Same(id) => Some(id),
+                Owner::Unknown if self.settings.elsewhere => Some(id.into()),
                 Owner::Unknown | Owner::Other => return Err(answer::not_found),
-            }
-        }
+            },
+        };
+        let entry = Entry { session, asked, kind, context: Arc::new(context), version: parts.version };
         if parts.method == Method::POST {
             self.shared.count_request(kind);
         }
@@ -211,7 +208,7 @@ impl<S, I: SessionManager> PolicyService<S, I> {
 }
 
 /// What is needed to answer a request on its way out.
-struct Exit<I> {
+struct Exit<I: SessionManager> {
     shared: Arc<Shared<I>>,
     entry: Entry,
     beginning: Beginning,
@@ -220,7 +217,7 @@ struct Exit<I> {
 impl<I: SessionManager> Exit<I> {
     /// Lets a request without a session in.
     async fn admit(&self, settings: &Settings) -> Result<Option<Lease>, Refusal> {
-        let (Some(policy), kind) = (&settings.sessionless, ArrivalKind::Request) else { return Ok(None) };
+        let (Some(policy), kind) = (settings.sessionless.as_deref(), ArrivalKind::Request) else { return Ok(None) };
         let admitted = policy.admit(&self.entry.arrival(kind)).await;
         let refused = |rejection| self.shared.turn_away(Refusal::rejected(kind, &rejection), Some(&self.entry.context));
         admitted.map(|permit| Some(permit.commit())).map_err(refused)
@@ -238,7 +235,7 @@ impl<I: SessionManager> Exit<I> {
         lease: Option<Lease>,
     ) -> Result<Response<PolicyBody<R>>, E> {
         let Self { shared, entry: Entry { session, asked, context, version, .. }, beginning } = self;
-        let (response, outcome) = context.observe(response).await;
+        let (response, outcome) = observe(context, response).await;
         let response = response?;
         let absent = match outcome {
             Some(Outcome::Refused(refusal)) => {
@@ -250,8 +247,7 @@ impl<I: SessionManager> Exit<I> {
         if absent {
             // rmcp says that a session is not there also to a request that another one's restore has misled. As long as
             // the session is parked, its client must not take it for dead.
-            let id = session.as_ref().and_then(|id| id.to_str().ok());
-            if id.is_none_or(|id| shared.owner(id, None) == Owner::Unknown) {
+            if session.is_none_or(|id| shared.owner(&id, None) == Owner::Unknown) {
                 return Ok(answer::not_found());
             }
             let refusal = answer::still_parked(shared.max_sessions());

@@ -15,8 +15,9 @@ use crate::context::{ClientContext, keep_for_scope, let_go};
 use crate::error::PolicyError;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
-use crate::registry::{Kind, Origin};
-use crate::transport::{Cell, Flag, Governed, Session};
+use crate::registry::{Activity, Kind, Origin};
+use crate::stamp::Stamp;
+use crate::transport::{Flag, Governed, Host, Session};
 
 type Created<I> = (SessionId, Governed<<I as SessionManager>::Transport>);
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
@@ -37,7 +38,7 @@ impl<I: SessionManager> Shared<I> {
         let (id, transport) =
             self.inner.create_session().await.map_err(|error| self.failed(ArrivalKind::Create, error))?;
         let now = Instant::now();
-        let opened = self.clock.stamp(now);
+        let opened = Stamp::of(now);
         let origin = Origin {
             id: SessionId::clone(&id),
             context,
@@ -62,7 +63,7 @@ impl<I: SessionManager> Shared<I> {
         if self.draining.load(SeqCst) {
             return Err(self.refuse(kind, context, PolicyError::Draining));
         }
-        let permit = match &self.admission {
+        let permit = match self.admission.as_deref() {
             None => Permit::free(),
             Some(policy) => {
                 let arrival = Arrival::new(Instant::now(), kind);
@@ -98,35 +99,25 @@ impl<I: SessionManager> Shared<I> {
         self.runtime.get_or_init(Handle::current);
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
         let Luggage { origin, parcel } = luggage;
-        let (id, restored) = (SessionId::clone(&origin.id), origin.restored);
-        let cell = Arc::new(Cell::new(transport));
+        let restored = origin.restored;
         let (session, newborn) = {
             let mut core = self.lock();
-            if self.directory.contains_key(&id) {
+            if self.directory.contains(&origin.id) {
                 drop(core);
                 let kind = if restored { ArrivalKind::Restore } else { ArrivalKind::Create };
                 return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::DuplicateId));
             }
-            let record = core.registry.insert(origin, now);
-            let key = record.key;
-            let hang_up: Arc<dyn crate::transport::HangUp> = Arc::<Cell<_>>::clone(&cell);
-            let session = Arc::new(Session::new(record, hang_up, parcel));
-            if core.sessions.len() <= key.index() {
-                core.sessions.resize(key.index() + 1, None);
-            }
-            core.sessions[key.index()] = Some(Arc::clone(&session));
-            let deadline = core.deadlines.insert_at(key, self.first_deadline(&session, now));
-            if let Some(slot) = core.registry.get_mut(key) {
-                slot.deadline = Some(deadline);
-            }
-            self.directory.insert(id, Arc::clone(&session));
+            let session = core.registry.insert(origin, now, |record| Session::new(record, transport, parcel));
+            let key = session.record.key;
+            core.look_at(key, self.first_deadline(&session, now));
+            self.directory.insert(Arc::clone(&session));
             place.settle();
             // Before anybody can choose it: until its request comes, it is no victim.
-            let newborn = session.record.begin(Kind::Lease, now);
+            let newborn = Activity::begin(&session, Kind::Lease, now);
             (session, newborn)
         };
-        let host: Arc<dyn crate::transport::Host> = Arc::<Self>::clone(self);
-        let governed = Governed::new(Arc::clone(&session), host, cell);
+        let host: Arc<dyn Host<I::Transport>> = Arc::<Self>::clone(self);
+        let governed = Governed::new(Arc::clone(&session), host);
         let info = SessionInfo::of(&session.record);
         if restored {
             self.tally.restored.fetch_add(1, Relaxed);
@@ -138,7 +129,7 @@ impl<I: SessionManager> Shared<I> {
             self.observe(&SessionEvent::Opened { session: info });
         }
         // This runs code of the policy. Should it panic, the drop of the transport ends the session.
-        *session.lock_lease() = Some(permit.commit());
+        session.hold(permit.commit());
         if session.has(Flag::Left) {
             session.drop_lease();
         }

@@ -17,31 +17,35 @@ use crate::context::apart;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
 use crate::registry::{Phase, SessionKey};
+use crate::stamp::Stamp;
 use crate::transport::{Flag, Host, Session};
 
 /// How long the requests in flight have to be answered, and clients to come back to streams they stopped reading.
 const FAREWELL: Duration = Duration::from_millis(100);
 
-impl Core {
-    pub(super) fn session(&self, key: SessionKey) -> Option<Arc<Session>> {
-        self.sessions.get(key.index())?.clone()
+impl<T> Core<T> {
+    pub(super) fn session(&self, key: SessionKey) -> Option<Arc<Session<T>>> {
+        self.registry.get(key).map(|slot| Arc::clone(&slot.session))
     }
 
     /// Notes that the end of a session has begun. The caller won the one step that began it.
-    pub(super) fn begin_end(&mut self, session: &Session, reason: CloseReason, now: Instant) {
+    pub(super) fn begin_end(&mut self, session: &Session<T>, reason: CloseReason, now: Instant) {
         let key = session.record.key;
-        session.ends(reason, now);
+        session.ends(reason, Stamp::at(now));
         self.registry.retire(key);
-        self.closing.insert((now, key));
-        if let Some(deadline) = self.registry.get_mut(key).and_then(|slot| slot.deadline.take()) {
-            self.deadlines.remove(&deadline);
-        }
+        self.closing += 1;
+    }
+
+    /// Looks at a session again at that moment.
+    pub(super) fn look_at(&mut self, key: SessionKey, at: Instant) {
+        let Self { deadlines, registry, .. } = self;
+        deadlines.insert(key, at, registry.len(), |key| registry.get(key).is_some());
     }
 }
 
 impl<I: SessionManager> Shared<I> {
     /// Begins the end of a session whatever it is doing; false if it had begun before.
-    pub(super) fn close(self: &Arc<Self>, session: &Arc<Session>, reason: CloseReason) -> bool {
+    pub(super) fn close(self: &Arc<Self>, session: &Arc<Session<I::Transport>>, reason: CloseReason) -> bool {
         let Some(phase) = session.record.state.close() else { return false };
         if phase == Phase::Opening {
             session.record.left_opening();
@@ -52,10 +56,10 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Counts and reports an end that has begun.
-    pub(super) fn announce_end(&self, session: &Session) {
+    pub(super) fn announce_end(&self, session: &Session<I::Transport>) {
         let Some((reason, at)) = session.end() else { return };
         let info = SessionInfo::of(&session.record);
-        let age = at.saturating_duration_since(info.created());
+        let age = at.instant().saturating_duration_since(info.created());
         self.tally.count_closed(reason);
         if self.settings.logs_ends {
             tracing::info!(session = %info.fingerprint(), %reason, ?age, uses = info.uses(), "session closed");
@@ -67,7 +71,7 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Carries an end out: at once as far as it goes without waiting, the rest on a task of its own.
-    pub(super) fn start_end(self: &Arc<Self>, session: Arc<Session>) {
+    pub(super) fn start_end(self: &Arc<Self>, session: Arc<Session<I::Transport>>) {
         let mut end = Box::pin(Arc::clone(self).end(session));
         let runtime = self.any_runtime();
         // Its timers need a runtime from the first poll on.
@@ -88,7 +92,7 @@ impl<I: SessionManager> Shared<I> {
 
     /// Carries an end out and waits for the inner manager, for as long as the close deadline. If this future is dropped,
     /// the end goes on.
-    pub(super) async fn end_and_wait(self: &Arc<Self>, session: Arc<Session>) -> Result<(), I::Error> {
+    pub(super) async fn end_and_wait(self: &Arc<Self>, session: Arc<Session<I::Transport>>) -> Result<(), I::Error> {
         let mut end = Waited { end: Some(Box::pin(Arc::clone(self).end(session))), shared: self };
         let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut end).poll(cx))).await;
         match first {
@@ -100,12 +104,12 @@ impl<I: SessionManager> Shared<I> {
 
     /// The end of a session, in order: answer what is in flight, drop the streams nobody reads, close it in the inner
     /// manager, drop the inner transport.
-    async fn end(self: Arc<Self>, session: Arc<Session>) -> Result<(), I::Error> {
+    async fn end(self: Arc<Self>, session: Arc<Session<I::Transport>>) -> Result<(), I::Error> {
         let closed = Closed { shared: &self, session: &session };
         session.receiver.wake();
         let record = &session.record;
         let deadline = Instant::now() + self.settings.close_deadline;
-        let quiet = |session: &Session| session.is_answered() && !session.has_stalled_streams();
+        let quiet = |session: &Session<I::Transport>| session.is_answered() && !session.has_stalled_streams();
         if !quiet(&session) {
             // A deadline that passes is part of the plan: then the streams are dropped.
             timeout(FAREWELL, session.until(quiet)).await.ok();
@@ -142,7 +146,7 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Whether a session that ended comes back by its next request.
-    fn is_parked_after(session: &Session) -> bool {
+    fn is_parked_after(session: &Session<I::Transport>) -> bool {
         if session.has(Flag::Barred) {
             return false;
         }
@@ -194,7 +198,7 @@ where
 /// The inner manager's close has returned, by whatever way.
 struct Closed<'a, I: SessionManager> {
     shared: &'a Arc<Shared<I>>,
-    session: &'a Arc<Session>,
+    session: &'a Arc<Session<I::Transport>>,
 }
 
 impl<I: SessionManager> Drop for Closed<'_, I> {
@@ -207,7 +211,7 @@ impl<I: SessionManager> Drop for Closed<'_, I> {
 
 impl<I: SessionManager> Shared<I> {
     /// If the session is gone, the inner manager's part and the transport, forgets it and hands its place on.
-    fn settle(self: &Arc<Self>, session: &Arc<Session>) {
+    fn settle(self: &Arc<Self>, session: &Arc<Session<I::Transport>>) {
         let gone = session.has(Flag::Closed) && session.has(Flag::Dropped);
         if !gone || !session.raise(Flag::Gone) {
             return;
@@ -224,12 +228,9 @@ impl<I: SessionManager> Shared<I> {
         let key = session.record.key;
         let slot = {
             let mut core = self.lock();
-            if let Some((_, at)) = session.end() {
-                core.closing.remove(&(at, key));
-            }
+            core.closing -= 1;
             let slot = core.registry.remove(key);
-            core.sessions[key.index()] = None;
-            self.directory.remove_if(&session.record.id, |_, there| Arc::ptr_eq(there, session));
+            self.directory.remove(session);
             core.hand_on(self);
             slot
         };
@@ -238,28 +239,28 @@ impl<I: SessionManager> Shared<I> {
         session.raise(Flag::Left);
         // Perhaps committed only now, to a session that ended as soon as it began.
         session.drop_lease();
-        session.record.progress.notify_waiters();
+        session.record.progress.ring();
     }
 }
 
-impl<I: SessionManager> Host for Shared<I> {
-    fn service_ended(self: Arc<Self>, session: &Arc<Session>) {
+impl<I: SessionManager> Host<I::Transport> for Shared<I> {
+    fn service_ended(self: Arc<Self>, session: &Arc<Session<I::Transport>>) {
         let reason = if session.has(Flag::InitFailed) { CloseReason::InitFailed } else { CloseReason::Ended };
         if self.close(session, reason) {
             self.start_end(Arc::clone(session));
         }
     }
 
-    fn serves(&self, session: &Session) {
+    fn serves(&self, session: &Session<I::Transport>) {
         self.trailing.expect(&session.record);
     }
 
-    fn will_not_trail(&self, session: &Session) {
+    fn will_not_trail(&self, session: &Session<I::Transport>) {
         self.trailing.take(&session.record.id);
     }
 
-    fn step_made(self: Arc<Self>, session: &Arc<Session>) {
-        session.record.progress.notify_waiters();
+    fn step_made(self: Arc<Self>, session: &Arc<Session<I::Transport>>) {
+        session.record.progress.ring();
         self.settle(session);
     }
 }

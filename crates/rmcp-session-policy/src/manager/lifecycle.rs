@@ -1,11 +1,9 @@
 //! The one task of a manager: asleep until the next deadline.
 
-use std::future::poll_fn;
 use std::sync::{Arc, Weak};
-use std::task::Poll;
 
 use rmcp::transport::streamable_http_server::session::SessionManager;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::builder::Settings;
 use super::shared::Shared;
@@ -16,28 +14,18 @@ use crate::transport::{Flag, Session};
 /// Ends sessions whose time has come. A use of a session never touches a timer: when the session's deadline comes, it is
 /// asked what it did meanwhile, and gets another.
 pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
+    let Some(sooner) = shared.upgrade().map(|shared| Arc::clone(&shared.lock().deadlines.sooner)) else { return };
     loop {
-        let expired = poll_fn(|cx| {
-            let Some(shared) = shared.upgrade() else { return Poll::Ready(None) };
-            let mut core = shared.lock();
-            match core.deadlines.poll_expired(cx) {
-                Poll::Ready(Some(expired)) => {
-                    let key = expired.into_inner();
-                    if let Some(slot) = core.registry.get_mut(key) {
-                        slot.deadline = None;
-                    }
-                    Poll::Ready(Some(key))
-                }
-                // An empty queue keeps the waker too, for the next session.
-                Poll::Ready(None) | Poll::Pending => Poll::Pending,
-            }
-        })
-        .await;
-        let Some(key) = expired else { return };
-        let Some(shared) = shared.upgrade() else { return };
-        shared.deadline_passed(key);
-        drop(shared);
-        tokio::task::consume_budget().await;
+        let next = {
+            let Some(shared) = shared.upgrade() else { return };
+            let next = shared.lock().deadlines.next(Instant::now());
+            next.map(|key| shared.deadline_passed(key))
+        };
+        match next {
+            Ok(()) => tokio::task::consume_budget().await,
+            Err(Some(at)) => drop(timeout_at(at, sooner.notified()).await),
+            Err(None) => sooner.notified().await,
+        }
     }
 }
 
@@ -50,16 +38,16 @@ enum Due {
 
 impl<I: SessionManager> Shared<I> {
     /// When a new session is looked at for the first time: as soon as any of its times may have come.
-    pub(super) fn first_deadline(&self, session: &Session, now: Instant) -> Instant {
+    pub(super) fn first_deadline(&self, session: &Session<I::Transport>, now: Instant) -> Instant {
         let Settings { init_timeout, idle_timeout, max_lifetime, .. } = &self.settings;
-        let lifetime = max_lifetime.map(|lifetime| session.record.instant(session.record.opened) + lifetime);
+        let lifetime = max_lifetime.map(|lifetime| session.record.opened.instant() + lifetime);
         let idle = idle_timeout.map(|timeout| now + timeout);
         [lifetime, idle].into_iter().flatten().fold(now + *init_timeout, Instant::min)
     }
 
     fn deadline_passed(self: &Arc<Self>, key: SessionKey) {
         let now = Instant::now();
-        let Some(session) = self.lock().session(key).filter(|session| session.record.key == key) else { return };
+        let Some(session) = self.lock().session(key) else { return };
         loop {
             let seen = session.record.state.read();
             if seen.phase() == Phase::Closing {
@@ -68,13 +56,8 @@ impl<I: SessionManager> Shared<I> {
             match self.due(&session, seen, now) {
                 Due::At(next) => {
                     let mut core = self.lock();
-                    if let Some(next) = next
-                        && session.record.state.read().phase() != Phase::Closing
-                    {
-                        let deadline = core.deadlines.insert_at(key, next);
-                        if let Some(slot) = core.registry.get_mut(key) {
-                            slot.deadline = Some(deadline);
-                        }
+                    if let Some(next) = next {
+                        core.look_at(key, next);
                     }
                     return;
                 }
@@ -94,12 +77,12 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
-    fn due(&self, session: &Session, seen: Reading, now: Instant) -> Due {
+    fn due(&self, session: &Session<I::Transport>, seen: Reading, now: Instant) -> Due {
         let record = &session.record;
         let mut next = None;
         let mut at = |when: Instant| next = Some(next.map_or(when, |next: Instant| next.min(when)));
         if let Some(lifetime) = self.settings.max_lifetime {
-            let end = record.instant(record.opened) + lifetime;
+            let end = record.opened.instant() + lifetime;
             if now >= end {
                 return Due::End(CloseReason::Lifetime);
             }
@@ -107,20 +90,20 @@ impl<I: SessionManager> Shared<I> {
         }
         // A restored session has said all that is to be said once its handshake was replayed.
         if seen.phase() == Phase::Opening && !session.has(Flag::Replayed) {
-            let end = record.instant(record.created) + self.settings.init_timeout;
+            let end = record.created.instant() + self.settings.init_timeout;
             if now >= end {
                 return Due::End(CloseReason::InitTimeout);
             }
             at(end);
         }
         if let Some(timeout) = self.settings.idle_timeout {
-            let silent_since = record.instant(record.last_seen()) + timeout;
+            let silent_since = record.last_seen().instant() + timeout;
             let busy_until = match seen.active() {
                 0 => None,
                 _ => Some(
                     record
                         .newest_request(seen)
-                        .map_or(now + timeout, |newest| record.instant(newest) + self.settings.max_busy),
+                        .map_or(now + timeout, |newest| newest.instant() + self.settings.max_busy),
                 ),
             };
             let busy_until = busy_until.filter(|until| now < *until);

@@ -2,6 +2,8 @@
 
 mod builder;
 mod create;
+mod deadlines;
+mod directory;
 mod end;
 mod lifecycle;
 mod operate;

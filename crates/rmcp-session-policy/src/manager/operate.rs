@@ -14,6 +14,7 @@ use crate::HOUR;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, DrainReport, SessionSnapshot, Stats};
 use crate::registry::{Phase, Record, SessionKey};
+use crate::stamp::Stamp;
 use crate::transport::{Flag, Session};
 
 /// The longest wait for calls to finish: an instant reaches only so far.
@@ -42,23 +43,25 @@ impl<I: SessionManager> PolicySessionManager<I> {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shared = &*self.shared;
-        let now = Instant::now();
+        let (now, deadline) = (Instant::now(), shared.settings.close_deadline);
         let mut stats = Stats::empty(shared.settings.max_sessions);
         {
             let core = shared.lock();
-            for record in core.registry.iter() {
-                let seen = record.state.read();
+            for session in core.registry.iter() {
+                let seen = session.record.state.read();
                 match seen.phase() {
                     Phase::Opening => stats.opening += 1,
                     Phase::Ready => stats.ready += 1,
-                    Phase::Closing => stats.closing += 1,
+                    Phase::Closing => {
+                        stats.closing += 1;
+                        let is_stuck =
+                            |(_, since): (_, Stamp)| now.saturating_duration_since(since.instant()) >= deadline;
+                        stats.stuck += usize::from(session.end().is_some_and(is_stuck));
+                    }
                 }
                 stats.busy += usize::from(seen.active() > 0 && seen.phase() != Phase::Closing);
             }
             stats.live = stats.opening + stats.ready + stats.closing;
-            let deadline = shared.settings.close_deadline;
-            stats.stuck =
-                core.closing.iter().take_while(|(since, _)| now.saturating_duration_since(*since) >= deadline).count();
             stats.reserved = stats.max_sessions - core.free - stats.live;
             stats.overruled = core.registry.overruled;
         }
@@ -70,8 +73,9 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// Lists who is here. Its cost grows with the number of sessions.
     #[must_use]
     pub fn list(&self) -> Vec<SessionSnapshot> {
-        let now = Instant::now();
-        self.shared.lock().registry.iter().map(|record| SessionSnapshot::of(record, now)).collect()
+        // Of a full microsecond, as what is known of sessions.
+        let now = Stamp::at(Instant::now()).instant();
+        self.shared.lock().registry.iter().map(|session| SessionSnapshot::of(&session.record, now)).collect()
     }
 
     /// Ends the selected sessions, live and parked, and waits until they are gone, for as long as the close deadline.
@@ -109,7 +113,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 let origin = parked.origin(SessionId::clone(id));
                 let opened = origin.opened;
                 let key = SessionKey::new(u32::MAX, u32::MAX);
-                let record = Record::new(key, origin, opened, shared.clock, Arc::clone(&shared.signals));
+                let record = Record::new(key, origin, opened, Arc::clone(&shared.signals));
                 select.selects(&SessionInfo::of(&record))
             };
             let parked = shared.parking.take_all(|id, parked| {
@@ -184,12 +188,12 @@ impl<I: SessionManager> PolicySessionManager<I> {
 }
 
 impl<I: SessionManager> Shared<I> {
-    fn sessions(&self) -> Vec<Arc<Session>> {
-        self.lock().sessions.iter().flatten().cloned().collect()
+    fn sessions(&self) -> Vec<Arc<Session<I::Transport>>> {
+        self.lock().registry.iter().cloned().collect()
     }
 
     /// Ends a session with nothing in flight, for the drain: `Some(false)` if it is busy, `None` if it is closing.
-    fn close_if_idle(self: &Arc<Self>, session: &Arc<Session>) -> Option<bool> {
+    fn close_if_idle(self: &Arc<Self>, session: &Arc<Session<I::Transport>>) -> Option<bool> {
         loop {
             let seen = session.record.state.read();
             if seen.phase() == Phase::Closing {
@@ -210,7 +214,7 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
-    async fn wait_until_gone(ended: &[Arc<Session>], deadline: Instant) {
+    async fn wait_until_gone(ended: &[Arc<Session<I::Transport>>], deadline: Instant) {
         for session in ended {
             // Those that are not gone by then show as stuck.
             timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.ok();

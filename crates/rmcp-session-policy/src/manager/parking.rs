@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::PolicySessionManager;
 use super::shared::Shared;
-use crate::clock::Stamp;
 use crate::context::ClientContext;
 use crate::observe::CloseReason;
 use crate::registry::Origin;
+use crate::stamp::Stamp;
 use crate::transport::{Flag, Session};
 
 /// How much may be parked.
@@ -108,8 +108,8 @@ impl Parking {
     }
 
     /// Parks a session that has ended; false if there is nothing to restore it from.
-    pub(super) fn park(&self, session: &Session, now: Instant) -> bool {
-        let Some(parcel) = session.lock_parcel().take() else { return false };
+    pub(super) fn park<T>(&self, session: &Session<T>, now: Instant) -> bool {
+        let Some(parcel) = session.take_parcel() else { return false };
         if self.limits.entries == 0 {
             return false;
         }
@@ -139,7 +139,7 @@ impl Parking {
     }
 
     /// Remembers an id that was ended for good, where a store that is not ours might bring it back.
-    pub(super) fn bury(&self, session: &Session) {
+    pub(super) fn bury<T>(&self, session: &Session<T>) {
         let for_good = session.has(Flag::Barred)
             || matches!(session.end(), Some((CloseReason::Client | CloseReason::Lifetime | CloseReason::Revoked, _)));
         if for_good && self.limits.entries > 0 && !self.ours.load(Relaxed) {
@@ -163,10 +163,10 @@ impl Parking {
         lot.parked.get(id).cloned()
     }
 
-    /// Asks whose a parked session is.
+    /// Looks at who opened a parked session.
     #[cfg(feature = "http")]
-    pub(super) fn owner<R>(&self, id: &str, ask: impl FnOnce(Option<&ClientContext>) -> R) -> Option<R> {
-        self.lock().parked.get(id).map(|parked| ask(parked.context.as_deref()))
+    pub(super) fn look<R>(&self, id: &str, look: impl FnOnce(Option<&ClientContext>) -> R) -> Option<R> {
+        self.lock().parked.get(id).map(|parked| look(parked.context.as_deref()))
     }
 
     /// Takes a session out that must not come back.
@@ -237,7 +237,7 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
             tracing::debug!(session = %session.record.fingerprint(), bytes = parcel.len(), "too large to park");
             return Ok(());
         }
-        *session.lock_parcel() = Some(parcel.into());
+        session.set_parcel(parcel.into());
         Ok(())
     }
 

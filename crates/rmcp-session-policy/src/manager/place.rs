@@ -93,7 +93,7 @@ impl fmt::Debug for Place {
     }
 }
 
-impl Core {
+impl<T> Core<T> {
     /// Hands a place that came free to the newcomer who waits longest, or keeps it.
     pub(super) fn hand_on<C: Capacity + 'static>(&mut self, capacity: &Arc<C>) {
         while let Some((_, newcomer)) = self.waiting.pop_first() {
@@ -133,9 +133,9 @@ impl<I: SessionManager> Capacity for Shared<I> {
 }
 
 /// What a newcomer does next.
-enum Step {
+enum Step<T> {
     /// Waits for a place to come free, having taken this victim.
-    Victim(Arc<Session>),
+    Victim(Arc<Session<T>>),
     /// Waits for a place to come free: some session is closing that nobody else waits for.
     Closing,
     /// Waits for a half-open session to answer its `initialize`.
@@ -157,12 +157,9 @@ impl<I: SessionManager> Shared<I> {
         let mut waiter: Option<Waiter> = None;
         let mut arriving: Option<Arriving> = None;
         let mut breath: Option<Instant> = None;
-        let mut give_up = Instant::now() + HANDSHAKES;
-        loop {
-            let now = Instant::now();
-            if now >= give_up {
-                break;
-            }
+        let mut now = Instant::now();
+        let mut give_up = now + HANDSHAKES;
+        while now < give_up {
             let mut handshake = std::pin::pin!(self.signals.handshake.notified());
             let mut freed = std::pin::pin!(self.signals.freed.notified());
             let step = {
@@ -182,12 +179,12 @@ impl<I: SessionManager> Shared<I> {
                 freed.as_mut().enable();
                 let others = self.signals.arriving.load(SeqCst) as usize - usize::from(arriving.is_some());
                 let step = match core.registry.choose(now, context, others) {
-                    Choice::Victim(record) => core.session(record.key).map(Step::Victim),
+                    Choice::Victim(session) => Some(Step::Victim(session)),
                     Choice::Handshakes => Some(Step::Handshakes),
                     Choice::Nobody => {
                         let others = core.waiting.len()
                             - usize::from(waiter.as_ref().is_some_and(|w| core.waiting.contains_key(&w.ticket)));
-                        if core.closing.len() > others {
+                        if core.closing > others {
                             Some(Step::Closing)
                         } else {
                             let waits = core.registry.evicts() && now < *breath.get_or_insert(now + BREATH);
@@ -220,6 +217,7 @@ impl<I: SessionManager> Shared<I> {
                 None if idle => drop(timeout_at(breath.unwrap_or(now), freed).await),
                 None => drop(timeout_at(give_up.min(now + PATIENCE), handshake).await),
             }
+            now = Instant::now();
         }
         let mut waiter = waiter?;
         let place = waiter.place.try_recv().ok()?;
@@ -230,7 +228,7 @@ impl<I: SessionManager> Shared<I> {
         Arc::<Self>::clone(self)
     }
 
-    fn join_queue(self: &Arc<Self>, core: &mut Core) -> Waiter {
+    fn join_queue(self: &Arc<Self>, core: &mut Core<I::Transport>) -> Waiter {
         let (sender, place) = oneshot::channel();
         core.tickets += 1;
         core.waiting.insert(core.tickets, sender);

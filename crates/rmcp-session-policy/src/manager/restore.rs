@@ -18,7 +18,8 @@ use crate::admission::{ArrivalKind, Permit};
 use crate::context::{ClientContext, apart, keep_for_scope, let_go, take_kept};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
-use crate::registry::{Kind, Origin};
+use crate::registry::{Activity, Kind, Origin};
+use crate::stamp::Stamp;
 use crate::transport::{Flag, Governed, Session};
 
 /// How long a session that was just restored is given until its handshake is replayed.
@@ -167,7 +168,7 @@ impl<I: SessionManager> Shared<I> {
                 Luggage { origin: parked.origin(SessionId::clone(&id)), parcel: Some(Arc::clone(&parked.parcel)) }
             }
             None => {
-                let opened = self.clock.stamp(now);
+                let opened = Stamp::of(now);
                 let (id, context) = (SessionId::clone(&id), ClientContext::current());
                 let origin =
                     Origin { id, context, opened, last_used: opened, last_seen: opened, uses: 0, restored: true };
@@ -195,7 +196,7 @@ impl<I: SessionManager> Shared<I> {
     fn parked(&self, id: &SessionId) -> Option<Parked> {
         let now = Instant::now();
         let parked = self.parking.get(id, now)?;
-        let over_age = |lifetime| now >= self.clock.instant(parked.opened()) + lifetime;
+        let over_age = |lifetime| now >= parked.opened().instant() + lifetime;
         if self.settings.max_lifetime.is_some_and(over_age) {
             drop(self.parking.take(id));
             return None;
@@ -311,11 +312,14 @@ impl<I: SessionManager> Shared<I> {
         let_go();
         let mut deadline = None;
         loop {
-            let session = match self.directory.get(id) {
-                Some(session) if !session.is_replaying() && holds(&session) => return Ok(true),
-                Some(session) => Some(Arc::clone(session.value())),
-                None => None,
-            };
+            // Looked at where it is, as most are; whoever has to wait for it takes a hold of it.
+            let takes_requests = |session: &Arc<_>| !Session::is_replaying(session) && holds(session);
+            let session =
+                match self.directory.look(id, |session| (!takes_requests(session)).then(|| Arc::clone(session))) {
+                    Some(None) => return Ok(true),
+                    Some(Some(session)) => Some(session),
+                    None => None,
+                };
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.settings.close_deadline);
             let goes_on = match session {
                 Some(session) if session.is_closing() => {
@@ -343,7 +347,7 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Waits until the handshake of a restored session was replayed. `None`: look again.
-    async fn replayed(&self, session: &Session, deadline: Instant) -> Option<bool> {
+    async fn replayed(&self, session: &Arc<Session<I::Transport>>, deadline: Instant) -> Option<bool> {
         // rmcp replays the handshake at once. Whoever restores by hand, and replays nothing, is not kept.
         let begins = deadline.min(Instant::now() + REPLAY_BEGINS);
         let begun = session.until(|session| session.has(Flag::Initializing) || !session.is_replaying());
@@ -365,11 +369,11 @@ impl<I: SessionManager> Shared<I> {
 
 /// Whether a session takes requests. Within a scope this is one step with its lease: until the request comes, nobody takes
 /// its session away from under it.
-fn holds(session: &Session) -> bool {
+fn holds<T: Send + 'static>(session: &Arc<Session<T>>) -> bool {
     if !ClientContext::is_in_scope() {
         return !session.is_closing();
     }
-    let lease = session.record.begin(Kind::Lease, Instant::now());
+    let lease = Activity::begin(session, Kind::Lease, Instant::now());
     let held = lease.is_some();
     keep_for_scope(|| lease);
     held

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use super::PolicySessionManager;
 use super::shared::{Shared, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
-use crate::context::{ClientContext, is_apart, let_go};
+use crate::context::{ClientContext, is_apart, let_go, take_kept};
 use crate::error::{PolicyError, Refusal};
 use crate::observe::CloseReason;
-use crate::registry::{Kind, Software};
+use crate::registry::{Activity, Kind, Software};
 use crate::transport::{Flag, Governed, GovernedStream, Session, Ticket, kind_of};
 
 /// The longest name and version of a client's software that is kept, in bytes.
@@ -38,10 +38,10 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     ) -> Result<ServerJsonRpcMessage, Self::Error> {
         let session = self.shared.find_live(id)?;
         let kind = if is_replay(&message) { Kind::Replay } else { Kind::Handshake };
-        let activity = session.record.begin(kind, Instant::now()).ok_or_else(not_found)?;
+        let activity = Activity::begin(&session, kind, Instant::now()).ok_or_else(not_found)?;
         note_software(&session, &message);
         session.raise(Flag::Initializing);
-        session.record.progress.notify_waiters();
+        session.record.progress.ring();
         Ticket::attach(&mut message, activity);
         let mut abandoned = Abandoned { shared: &self.shared, session: Some(Arc::clone(&session)) };
         let answer = self.shared.inner.initialize_session(id, message).await;
@@ -94,16 +94,17 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         id: &SessionId,
         mut message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        let session = self.shared.find_live(id)?;
+        let Entered { session, held } = self.shared.enter(id)?;
         let kind = match &message {
             ClientJsonRpcMessage::Request(request) => kind_of(&request.request),
             _ => Kind::Message,
         };
-        let lease = match self.shared.admit_request(&session, kind).await {
+        let now = Instant::now();
+        let lease = match self.shared.admit_request(&session, kind, now).await {
             Ok(lease) => lease,
             Err(refusal) => return Ok(GovernedStream::Once(refused(&refusal, message))),
         };
-        let activity = session.record.begin(kind, Instant::now()).ok_or_else(not_found)?.holding(lease);
+        let activity = begin(&session, held, kind, now).ok_or_else(not_found)?.holding(lease);
         if kind == Kind::Call && self.shared.sees_uses {
             self.shared.lock().registry.used(&session.record);
         }
@@ -114,10 +115,10 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
-        let session = self.shared.find_live(id)?;
+        let Entered { session, held } = self.shared.enter(id)?;
         let replay = is_replay(&message);
         let kind = if replay { Kind::Replay } else { Kind::Message };
-        let activity = session.record.begin(kind, Instant::now()).ok_or_else(not_found)?;
+        let activity = begin(&session, held, kind, Instant::now()).ok_or_else(not_found)?;
         let initialized = matches!(&message, ClientJsonRpcMessage::Notification(notification)
             if matches!(notification.notification, ClientNotification::InitializedNotification(_)));
         if !replay && (initialized || session.record.restored) {
@@ -126,7 +127,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let accepted = self.shared.inner.accept_message(id, message).await;
         if replay && initialized && accepted.is_ok() {
             session.raise(Flag::Replayed);
-            session.record.progress.notify_waiters();
+            session.record.progress.ring();
         }
         drop(activity);
         accepted.map_err(|error| self.shared.failed_within(&session, error))
@@ -173,7 +174,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
 /// Ends a session whose `initialize` nobody waits for any more: its id was never told to the client.
 struct Abandoned<'a, I: SessionManager> {
     shared: &'a Arc<Shared<I>>,
-    session: Option<Arc<Session>>,
+    session: Option<Arc<Session<I::Transport>>>,
 }
 
 impl<I: SessionManager> Drop for Abandoned<'_, I> {
@@ -187,13 +188,32 @@ impl<I: SessionManager> Drop for Abandoned<'_, I> {
 }
 
 fn begin_listening<I: SessionManager>(
-    session: &Arc<Session>,
-) -> Result<crate::registry::Activity, PolicyError<I::Error>> {
-    let activity = session.record.begin(Kind::Listen, Instant::now()).ok_or_else(not_found)?;
+    session: &Arc<Session<I::Transport>>,
+) -> Result<Activity<Session<I::Transport>>, PolicyError<I::Error>> {
+    let activity = Activity::begin(session, Kind::Listen, Instant::now()).ok_or_else(not_found)?;
     if session.record.restored {
         session.record.ready();
     }
     Ok(activity)
+}
+
+/// A session that takes requests, and what `has_session` kept of it for this one.
+struct Entered<T> {
+    session: Arc<Session<T>>,
+    held: Option<Activity<Session<T>>>,
+}
+
+/// Begins what a request does, in place of what was held for it.
+fn begin<T>(
+    session: &Arc<Session<T>>,
+    held: Option<Activity<Session<T>>>,
+    kind: Kind,
+    now: Instant,
+) -> Option<Activity<Session<T>>> {
+    match held {
+        Some(held) => held.turn_into(kind, now),
+        None => Activity::begin(session, kind, now),
+    }
 }
 
 /// Whether a message is part of the handshake that rmcp replays to restore a session.
@@ -206,7 +226,7 @@ fn is_replay(message: &ClientJsonRpcMessage) -> bool {
     extensions.get::<SessionRestoreMarker>().is_some()
 }
 
-fn note_software(session: &Session, message: &ClientJsonRpcMessage) {
+fn note_software<T>(session: &Session<T>, message: &ClientJsonRpcMessage) {
     if let ClientJsonRpcMessage::Request(request) = message
         && let ClientRequest::InitializeRequest(initialize) = &request.request
     {
@@ -231,13 +251,27 @@ fn refused(refusal: &Refusal, message: ClientJsonRpcMessage) -> Option<ServerSse
 }
 
 impl<I: SessionManager> Shared<I> {
+    /// Finds the session of a request: it is at hand if rmcp asked for it in the scope of the request.
+    fn enter(&self, id: &str) -> Result<Entered<I::Transport>, PolicyError<I::Error>> {
+        let held = take_kept::<Activity<Session<I::Transport>>>();
+        match held.filter(|held| *held.session().record.id == *id && !held.session().is_closing()) {
+            Some(held) => Ok(Entered { session: Arc::clone(held.session()), held: Some(held) }),
+            None => Ok(Entered { session: self.find_live(id)?, held: None }),
+        }
+    }
+
     /// An error of the inner manager about a session that ended meanwhile is no failure of it.
-    fn failed_within(&self, session: &Session, error: I::Error) -> PolicyError<I::Error> {
+    fn failed_within(&self, session: &Session<I::Transport>, error: I::Error) -> PolicyError<I::Error> {
         if session.is_closing() { not_found() } else { self.failed(ArrivalKind::Request, error) }
     }
 
     /// Asks whether a request may be made within a session.
-    async fn admit_request(&self, session: &Session, kind: Kind) -> Result<Option<Lease>, Refusal> {
+    async fn admit_request(
+        &self,
+        session: &Session<I::Transport>,
+        kind: Kind,
+        now: Instant,
+    ) -> Result<Option<Lease>, Refusal> {
         if kind != Kind::Call {
             return Ok(None);
         }
@@ -246,8 +280,8 @@ impl<I: SessionManager> Shared<I> {
         if self.draining.load(SeqCst) {
             return Err(self.turn_away(Refusal::draining(ArrivalKind::Request), context));
         }
-        let Some(policy) = &self.requests else { return Ok(None) };
-        let arrival = Arrival::new(Instant::now(), ArrivalKind::Request).with_session(session.record.key);
+        let Some(policy) = self.requests.as_deref() else { return Ok(None) };
+        let arrival = Arrival::new(now, ArrivalKind::Request).with_session(session.record.key);
         let arrival = match context {
             Some(context) => arrival.with_context(context),
             None => arrival,

@@ -1,6 +1,6 @@
 //! What all parts of a manager share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,47 +11,43 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
-use tokio_util::time::DelayQueue;
 
 use super::builder::Settings;
+use super::deadlines::Deadlines;
+use super::directory::Directory;
 use super::parking::{Limits, Parking};
 use super::place::Place;
 use super::restore::UnderWay;
 use super::trailing::Trailing;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
-use crate::clock::Clock;
 use crate::context::{self as context_of, ClientContext, Outcome};
 use crate::error::{AtCapacity, PolicyError, Refusal};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
-use crate::registry::{Registry, Rules, SessionKey, Signals};
+use crate::registry::{Registry, Rules, Signals};
 use crate::transport::Session;
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
 #[derive(Debug)]
-pub(super) struct Core {
-    pub(super) registry: Registry,
-    /// By the key's index.
-    pub(super) sessions: Vec<Option<Arc<Session>>>,
+pub(super) struct Core<T> {
+    pub(super) registry: Registry<Session<T>>,
     /// Places nobody holds.
     pub(super) free: usize,
     /// Newcomers waiting for a place, in their order. While anybody waits, no place is free.
     pub(super) waiting: BTreeMap<u64, oneshot::Sender<Place>>,
     pub(super) tickets: u64,
-    /// Sessions whose end has begun, by when it began.
-    pub(super) closing: BTreeSet<(Instant, SessionKey)>,
-    pub(super) deadlines: DelayQueue<SessionKey>,
+    /// How many sessions are there whose end has begun.
+    pub(super) closing: usize,
+    pub(super) deadlines: Deadlines,
 }
 
 /// A manager.
-pub(crate) struct Shared<I> {
+pub(crate) struct Shared<I: SessionManager> {
     pub(super) inner: I,
     pub(super) settings: Settings,
-    pub(super) clock: Clock,
-    pub(super) core: Mutex<Core>,
-    /// Every session there is, by id: what a request asks.
-    pub(super) directory: DashMap<SessionId, Arc<Session>, RandomState>,
+    pub(super) core: Mutex<Core<I::Transport>>,
+    /// Every session there is: what a request asks.
+    pub(super) directory: Directory<I::Transport>,
     /// Ids that are being restored.
     pub(super) restoring: DashMap<SessionId, Arc<UnderWay>, RandomState>,
     pub(super) restores: AtomicUsize,
@@ -81,26 +77,23 @@ impl<I: SessionManager> Shared<I> {
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
     ) -> Self {
-        let clock = Clock::starting(Instant::now());
         let signals = Arc::<Signals>::default();
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
-        let registry = Registry::new(eviction, rules, settings.max_opening, clock, Arc::clone(&signals));
+        let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let trailing = Trailing::new(settings.max_sessions);
         let core = Core {
             registry,
-            sessions: Vec::new(),
             free: settings.max_sessions,
             waiting: BTreeMap::new(),
             tickets: 0,
-            closing: BTreeSet::new(),
-            deadlines: DelayQueue::new(),
+            closing: 0,
+            deadlines: Deadlines::default(),
         };
         Self {
             inner,
             settings,
-            clock,
             core: Mutex::new(core),
-            directory: DashMap::with_hasher(RandomState::default()),
+            directory: Directory::default(),
             restoring: DashMap::with_hasher(RandomState::default()),
             restores: AtomicUsize::new(0),
             parking: Parking::new(limits),
@@ -118,16 +111,16 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// The lock. What panics under it are policies, and those are caught.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core<I::Transport>> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn find(&self, id: &str) -> Option<Arc<Session>> {
-        self.directory.get(id).map(|entry| Arc::clone(entry.value()))
+    pub(super) fn find(&self, id: &str) -> Option<Arc<Session<I::Transport>>> {
+        self.directory.find(id)
     }
 
     /// A session that takes requests.
-    pub(super) fn find_live(&self, id: &str) -> Result<Arc<Session>, PolicyError<I::Error>> {
+    pub(super) fn find_live(&self, id: &str) -> Result<Arc<Session<I::Transport>>, PolicyError<I::Error>> {
         self.find(id).filter(|session| !session.is_closing()).ok_or_else(not_found)
     }
 
@@ -167,7 +160,7 @@ impl<I: SessionManager> Shared<I> {
             PolicyError::Inner(_) | PolicyError::DuplicateId => Refusal::backend(kind),
             PolicyError::NotFound => return error,
         };
-        context_of::note(Outcome::Refused(self.turn_away(refusal, context)));
+        context_of::note(Outcome::Refused(Box::new(self.turn_away(refusal, context))));
         error
     }
 
@@ -178,29 +171,30 @@ impl<I: SessionManager> Shared<I> {
 
 /// Whose a session is.
 #[cfg(feature = "http")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     /// It is neither live nor parked.
     Unknown,
     /// Somebody else's.
     Other,
-    /// Its owner is asking.
-    Same,
+    /// Its owner is asking for it.
+    Same(SessionId),
 }
 
 /// For the HTTP layer.
 #[cfg(feature = "http")]
 impl<I: SessionManager> Shared<I> {
-    /// Whether `principal` opened the session. Allocates nothing.
+    /// Whether `principal` opened the session. Allocates nothing, unless it is parked.
     pub(crate) fn owner(&self, id: &str, principal: Option<&str>) -> Owner {
-        let is_same = |context: Option<&ClientContext>| {
-            if context.and_then(ClientContext::principal) == principal { Owner::Same } else { Owner::Other }
-        };
+        let is_same = |context: Option<&ClientContext>| context.and_then(ClientContext::principal) == principal;
         // Between two looks it may be parked, or come back: so each place is looked at twice.
         for _ in 0..2 {
-            let live = self.directory.get(id).map(|session| is_same(session.record.context.as_deref()));
-            if let Some(owner) = live.or_else(|| self.parking.owner(id, is_same)) {
-                return owner;
+            let live = self.directory.look(id, |session| {
+                is_same(session.record.context.as_deref()).then(|| SessionId::clone(&session.record.id))
+            });
+            let parked = || self.parking.look(id, |context| is_same(context).then(|| id.into()));
+            if let Some(owned) = live.or_else(parked) {
+                return owned.map_or(Owner::Other, Owner::Same);
             }
         }
         Owner::Unknown
@@ -231,7 +225,7 @@ pub(super) fn not_found<E: std::error::Error>() -> PolicyError<E> {
     PolicyError::NotFound
 }
 
-impl<I> Drop for Shared<I> {
+impl<I: SessionManager> Drop for Shared<I> {
     fn drop(&mut self) {
         if let Some(task) = self.lifecycle.get() {
             task.abort();

@@ -1,9 +1,13 @@
 //! What goes on in a session.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::record::Record;
+use tokio::time::Instant;
+
+use super::record::Recorded;
+use super::requests::Ticket;
 use crate::admission::Lease;
 
 /// How an activity counts.
@@ -27,17 +31,34 @@ pub(crate) enum Kind {
 
 /// An activity under way; its drop is its end.
 #[derive(Debug)]
-pub(crate) struct Activity {
-    pub(crate) record: Arc<Record>,
+pub(crate) struct Activity<S: Recorded> {
+    session: Arc<S>,
     kind: Kind,
-    ticket: u32,
+    ticket: Ticket,
     /// What the request holds of its admission. Behind a lock only because a request's extensions must be `Sync`.
     lease: Mutex<Option<Lease>>,
 }
 
-impl Activity {
-    pub(super) const fn begun(record: Arc<Record>, kind: Kind, ticket: u32) -> Self {
-        Self { record, kind, ticket, lease: Mutex::new(None) }
+impl<S: Recorded> Activity<S> {
+    /// Counts an activity in, unless the session is closing.
+    pub(crate) fn begin(session: &Arc<S>, kind: Kind, now: Instant) -> Option<Self> {
+        let ticket = session.record().begin(kind, now)?;
+        Some(Self { session: Arc::clone(session), kind, ticket, lease: Mutex::new(None) })
+    }
+
+    pub(crate) const fn session(&self) -> &Arc<S> {
+        &self.session
+    }
+
+    /// Makes one of another kind of it, which begins now, unless the session is closing. At no moment is it none.
+    pub(crate) fn turn_into(mut self, kind: Kind, now: Instant) -> Option<Self> {
+        self.ticket = self.session.record().turn(self.ticket, kind, now)?;
+        self.kind = kind;
+        Some(self)
+    }
+
+    pub(crate) fn is_of(&self, session: &S) -> bool {
+        ptr::eq(&*self.session, session)
     }
 
     pub(crate) const fn kind(&self) -> Kind {
@@ -51,9 +72,9 @@ impl Activity {
     }
 }
 
-impl Drop for Activity {
+impl<S: Recorded> Drop for Activity<S> {
     fn drop(&mut self) {
-        self.record.end(self.kind, self.ticket);
+        self.session.record().end(self.kind, self.ticket);
         // This runs code of the policy, which may panic where nothing may be skipped.
         let lease = self.lease.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if catch_unwind(AssertUnwindSafe(|| drop(lease))).is_err() {

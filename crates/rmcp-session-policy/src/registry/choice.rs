@@ -8,13 +8,14 @@ use tokio::time::Instant;
 
 use super::key::SessionKey;
 use super::later::Later;
-use super::record::Record;
+use super::record::Recorded;
 use super::roster::{Again, Roster};
 use super::rules::Verdict;
 use super::sessions::Registry;
 use super::state::Phase;
 use crate::context::ClientContext;
 use crate::eviction::{Candidates, EvictionPolicy, Fifo, SessionInfo};
+use crate::stamp::Stamp;
 
 /// How often a policy is asked for one place before the manager chooses by itself.
 const PROPOSALS: usize = 4;
@@ -33,40 +34,43 @@ const PROTECTED_AT_LAST: usize = 10_000;
 
 /// What came of asking for a victim.
 #[derive(Debug)]
-pub(crate) enum Choice {
+pub(crate) enum Choice<S> {
     /// This session's end has begun.
-    Victim(Arc<Record>),
+    Victim(Arc<S>),
     /// The half-open sessions, and newcomers that will be, hold their share, and each is amid its handshake.
     Handshakes,
     /// Nobody may go.
     Nobody,
 }
 
-impl Registry {
+impl<S: Recorded> Registry<S> {
     /// Chooses a victim and begins its end. `arriving`: how many other newcomers are on their way to be half-open sessions.
-    pub(crate) fn choose(&mut self, now: Instant, newcomer: Option<&ClientContext>, arriving: usize) -> Choice {
+    pub(crate) fn choose(&mut self, now: Instant, newcomer: Option<&ClientContext>, arriving: usize) -> Choice<S> {
         if self.policy.is_none() {
             return Choice::Nobody;
         }
         self.hear();
         // What was put off to a known moment comes back in time; each note was made by a look that is paid for.
-        self.look_again(now, usize::MAX, Later::next_moment);
-        self.look_again(now, PROTECTED, Later::next_protected);
-        self.look_again(now, HIDDEN, Later::next_hidden);
+        let moment = Stamp::at(now);
+        // Of a full microsecond, as all moments are that policies see: what lasted a second has lasted one exactly.
+        let now = moment.instant();
+        self.look_again(usize::MAX, |later| later.next_moment(moment));
+        self.look_again(PROTECTED, |later| later.next_protected(now));
+        self.look_again(HIDDEN, |later| later.next_hidden(now));
         if self.signals.opening.load(SeqCst) as usize + arriving >= self.max_opening {
             return match self.oldest_opening(now) {
-                Some(record) => Choice::Victim(record),
+                Some(session) => Choice::Victim(session),
                 None => Choice::Handshakes,
             };
         }
         let mut proposed = self.propose(now, newcomer);
         // Nobody is turned away while anybody may go, so here whoever was protected is looked at. What a policy's filter
         // hides is not: the deputy has no filter.
-        if matches!(proposed, Err(None)) && self.look_again(now, PROTECTED_AT_LAST, Later::next_protected) > 0 {
+        if matches!(proposed, Err(None)) && self.look_again(PROTECTED_AT_LAST, |later| later.next_protected(now)) > 0 {
             proposed = self.propose(now, newcomer);
         }
         let fault = match proposed {
-            Ok(record) => return Choice::Victim(record),
+            Ok(session) => return Choice::Victim(session),
             Err(fault) => fault,
         };
         let chosen = self.ask_deputy(now, newcomer);
@@ -88,29 +92,24 @@ impl Registry {
     /// Gives a session that was set aside back to whoever did so.
     fn take_back(&mut self, key: SessionKey) {
         let Some(slot) = self.get_mut(key).filter(|slot| slot.listed) else { return };
-        let record = Arc::clone(&slot.record);
+        let session = Arc::clone(&slot.session);
         if std::mem::take(&mut slot.answering) {
-            self.opening.insert((record.created, key));
+            self.opening.push(session.record().created, key);
         }
-        self.tell(&record, |policy, session| policy.on_idle(session));
+        self.tell(session.record(), |policy, session| policy.on_idle(session));
     }
 
     /// Looks at those again whose time has come, at most so many; returns how many there were.
-    fn look_again(
-        &mut self,
-        now: Instant,
-        most: usize,
-        next: impl Fn(&mut Later, Instant) -> Option<(SessionKey, Again)>,
-    ) -> usize {
+    fn look_again(&mut self, most: usize, next: impl Fn(&mut Later) -> Option<(SessionKey, Again)>) -> usize {
         let mut looks = 0;
         while looks < most
-            && let Some((key, again)) = next(&mut self.later, now)
+            && let Some((key, again)) = next(&mut self.later)
         {
             if let Some(slot) = self.get_mut(key)
                 && slot.listed
                 && again.take(&mut slot.noted)
             {
-                slot.record.state.take_met();
+                slot.record().state.take_met();
                 self.take_back(key);
                 looks += 1;
             }
@@ -119,32 +118,33 @@ impl Registry {
     }
 
     /// The oldest half-open session that is not amid its handshake; its end has begun.
-    fn oldest_opening(&mut self, now: Instant) -> Option<Arc<Record>> {
-        while let Some((_, key)) = self.opening.pop_first() {
-            let Some(slot) = self.slots.get_mut(key.index()).filter(|slot| slot.record.key == key) else { continue };
-            let mut seen = slot.record.state.read();
+    fn oldest_opening(&mut self, now: Instant) -> Option<Arc<S>> {
+        while let Some((_, key)) = self.opening.pop() {
+            let Some(slot) = self.slots.get_mut(key.index()).filter(|slot| slot.is(key)) else { continue };
+            let session = Arc::clone(&slot.session);
+            let record = session.record();
+            let mut seen = record.state.read();
             while seen.phase() == Phase::Opening {
                 if seen.active() > 0 {
                     // Set aside until the answer is given, so that a flood of slow ones is passed once, not each time.
-                    seen = slot.record.state.meet();
+                    seen = record.state.meet();
                     if seen.active() > 0 && seen.phase() == Phase::Opening {
                         slot.answering = true;
                         break;
                     }
                     continue;
                 }
-                let until = slot.record.next_step_until();
+                let until = record.next_step_until();
                 if let Some(until) = until.filter(|until| now < *until) {
                     slot.answering = true;
-                    self.later.note(key, Again::At(until), &mut slot.noted, now);
+                    self.later.note(key, Again::At(Stamp::at(until)), &mut slot.noted, now);
                     break;
                 }
-                match slot.record.state.close_if(seen) {
+                match record.state.close_if(seen) {
                     Ok(()) => {
-                        let record = Arc::clone(&slot.record);
                         record.left_opening();
                         self.retire(key);
-                        return Some(record);
+                        return Some(session);
                     }
                     Err(changed) => seen = changed,
                 }
@@ -154,7 +154,7 @@ impl Registry {
     }
 
     /// Asks the policy. `Err(Some(..))`: it broke a rule.
-    fn propose(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Result<Arc<Record>, Option<&'static str>> {
+    fn propose(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Result<Arc<S>, Option<&'static str>> {
         let mut named = false;
         for _ in 0..PROPOSALS {
             self.hear();
@@ -170,8 +170,8 @@ impl Registry {
                 Ok(None) => {}
                 Ok(Some(key)) => {
                     named = true;
-                    if let Some(record) = self.claim(key, now) {
-                        return Ok(record);
+                    if let Some(session) = self.claim(key, now) {
+                        return Ok(session);
                     }
                 }
             }
@@ -179,10 +179,10 @@ impl Registry {
         Err(named.then_some("it kept naming sessions that may not go"))
     }
 
-    fn ask_deputy(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Option<Arc<Record>> {
+    fn ask_deputy(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Option<Arc<S>> {
         if self.deputy.is_none() {
             let mut records: Vec<_> =
-                self.slots.iter().filter(|(_, slot)| slot.listed).map(|(_, slot)| &*slot.record).collect();
+                self.slots.iter().filter(|(_, slot)| slot.listed).map(|(_, slot)| slot.record()).collect();
             records.sort_unstable_by_key(|record| record.created);
             let mut deputy = Fifo::new();
             records.into_iter().for_each(|record| deputy.on_insert(&SessionInfo::of(record)));
@@ -196,8 +196,8 @@ impl Registry {
             self.remember(again, now);
             // A claim fails only if the session got a request just now, and then it is set aside the next time, or if the
             // author's predicate cannot make up its mind.
-            if let Some(record) = self.claim(key?, now) {
-                return Some(record);
+            if let Some(session) = self.claim(key?, now) {
+                return Some(session);
             }
         }
         None
@@ -209,29 +209,28 @@ impl Registry {
         }
         let Self { slots, later, .. } = self;
         for (key, again) in again {
-            if let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.record.key == key && slot.listed) {
+            if let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.is(key) && slot.listed) {
                 later.note(key, again, &mut slot.noted, now);
             }
         }
-        later.tidy(64 + 2 * slots.len(), |key, again| {
-            slots
-                .get(key.index())
-                .is_some_and(|slot| slot.record.key == key && slot.listed && again.is_noted(&slot.noted))
+        later.tidy(slots.len(), |key, again| {
+            slots.get(key.index()).is_some_and(|slot| slot.is(key) && slot.listed && again.is_noted(&slot.noted))
         });
     }
 
     /// Begins the end of a session that may go, in one atomic step.
-    pub(crate) fn claim(&mut self, key: SessionKey, now: Instant) -> Option<Arc<Record>> {
-        let record = Arc::clone(&self.get(key)?.record);
+    pub(crate) fn claim(&mut self, key: SessionKey, now: Instant) -> Option<Arc<S>> {
+        let session = Arc::clone(&self.get(key)?.session);
+        let record = session.record();
         let mut seen = record.state.read();
-        while self.rules.judge(&record, seen, now) == Verdict::MayGo {
+        while self.rules.judge(record, seen, now) == Verdict::MayGo {
             match record.state.close_if(seen) {
                 Ok(()) => {
                     if seen.phase() == Phase::Opening {
                         record.left_opening();
                     }
                     self.retire(key);
-                    return Some(record);
+                    return Some(session);
                 }
                 Err(changed) => seen = changed,
             }
@@ -248,7 +247,7 @@ mod tests {
 
     use super::*;
     use crate::eviction::{Lru, victim_fn};
-    use crate::registry::stage::{Stage, call, lenient, looks, touch};
+    use crate::registry::stage::{Stage, begin, call, lenient, looks, touch};
     use crate::registry::{Kind, SessionKey};
 
     fn half_open(max_opening: usize) -> Stage {
@@ -280,7 +279,7 @@ mod tests {
         let mut stage = half_open(2);
         stage.ready();
         let [two, three] = [stage.opening(), stage.opening()];
-        let handshakes = [&two, &three].map(|record| record.begin(Kind::Handshake, Instant::now()));
+        let handshakes = [&two, &three].map(|record| begin(record, Kind::Handshake));
         assert!(matches!(stage.choose(), Choice::Handshakes));
         let [of_two, of_three] = handshakes;
         drop(of_three);
@@ -293,9 +292,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_slow_handshakes_is_passed_once() {
         let mut stage = half_open(10);
-        let handshakes: Vec<_> = (0..1_000).map(|_| stage.opening().begin(Kind::Handshake, Instant::now())).collect();
+        let handshakes: Vec<_> = (0..1_000).map(|_| begin(&stage.opening(), Kind::Handshake)).collect();
         assert!(matches!(stage.choose(), Choice::Handshakes));
-        assert!(stage.registry.opening.is_empty(), "all are set aside");
+        assert_eq!(stage.registry.opening.len(), 0, "all are set aside");
         drop(handshakes);
         assert_eq!(stage.victim(), Some(1));
         assert_eq!(stage.registry.opening.len(), 999);

@@ -1,24 +1,32 @@
 //! Whom to look at again though nothing happens to them.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::key::SessionKey;
 use super::roster::Again;
+use crate::queue::{Queue, SPARE};
+use crate::stamp::Stamp;
 
 /// So many sessions that a predicate keeps from going are looked at again each second: every one of them each second
 /// up to this many, and each of a million every hundred seconds.
 const DOUBTS_PER_SECOND: usize = 10_000;
 
 /// What is noted of one session, so that it is noted once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Noted {
-    at: Option<Instant>,
+    /// [`Stamp::NEVER`] if no moment is noted.
+    at: Stamp,
     protected: bool,
     hidden: bool,
+}
+
+impl Default for Noted {
+    fn default() -> Self {
+        Self { at: Stamp::NEVER, protected: false, hidden: false }
+    }
 }
 
 /// Sessions that were set aside and may go at some moment, known or not, without anything happening to them.
@@ -27,7 +35,7 @@ pub(super) struct Noted {
 /// or when there are twice as many notes as sessions.
 #[derive(Debug, Default)]
 pub(super) struct Later {
-    moments: BinaryHeap<Reverse<(Instant, SessionKey)>>,
+    moments: Queue<Stamp>,
     protected: Doubts,
     hidden: Doubts,
 }
@@ -40,9 +48,9 @@ impl Later {
     pub(super) fn note(&mut self, key: SessionKey, again: Again, noted: &mut Noted, now: Instant) {
         match again {
             Again::At(at) => {
-                if noted.at.is_none_or(|earlier| at < earlier) {
-                    noted.at = Some(at);
-                    self.moments.push(Reverse((at, key)));
+                if at < noted.at {
+                    noted.at = at;
+                    self.moments.push(at, key);
                 }
             }
             Again::Protected => doubt(&mut self.protected, key, &mut noted.protected, now),
@@ -51,8 +59,8 @@ impl Later {
     }
 
     /// The next whose moment has come. Its note may have lost its meaning: ask [`Again::is_noted`].
-    pub(super) fn next_moment(&mut self, now: Instant) -> Option<(SessionKey, Again)> {
-        let Reverse((at, key)) = *self.moments.peek().filter(|Reverse((at, _))| *at <= now)?;
+    pub(super) fn next_moment(&mut self, now: Stamp) -> Option<(SessionKey, Again)> {
+        let (at, key) = self.moments.peek().filter(|(at, _)| *at <= now)?;
         self.moments.pop();
         Some((key, Again::At(at)))
     }
@@ -67,11 +75,10 @@ impl Later {
         Some((next_doubt(&mut self.hidden, now)?, Again::Hidden))
     }
 
-    /// Forgets the notes that have lost their meaning if there are more than `most` of a kind.
-    pub(super) fn tidy(&mut self, most: usize, means: impl Fn(SessionKey, Again) -> bool) {
-        if self.moments.len() > most {
-            self.moments.retain(|Reverse((at, key))| means(*key, Again::At(*at)));
-        }
+    /// Forgets the notes that have lost their meaning if there are more than twice as many of a kind as sessions.
+    pub(super) fn tidy(&mut self, sessions: usize, means: impl Fn(SessionKey, Again) -> bool) {
+        self.moments.tidy(sessions, |at, key| means(key, Again::At(at)));
+        let most = SPARE + 2 * sessions;
         if self.protected.len() > most {
             self.protected.retain(|(_, key)| means(*key, Again::Protected));
         }
@@ -90,7 +97,7 @@ impl Again {
     /// Whether the note is the one that counts for its session.
     pub(super) fn is_noted(self, noted: &Noted) -> bool {
         match self {
-            Self::At(at) => noted.at == Some(at),
+            Self::At(at) => noted.at == at,
             Self::Protected => noted.protected,
             Self::Hidden => noted.hidden,
         }
@@ -101,7 +108,7 @@ impl Again {
         let counts = self.is_noted(noted);
         if counts {
             match self {
-                Self::At(_) => noted.at = None,
+                Self::At(_) => noted.at = Stamp::NEVER,
                 Self::Protected => noted.protected = false,
                 Self::Hidden => noted.hidden = false,
             }
@@ -130,7 +137,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_two_moments_the_earlier_counts_and_each_is_noted_once() {
         let (key, now) = (SessionKey::new(0, 1), Instant::now());
-        let [near, far] = [1, 2].map(|secs| now + Duration::from_secs(secs));
+        let [near, far] = [1, 2].map(Stamp);
         let (mut later, mut noted) = (Later::default(), Noted::default());
         for again in [far, far, near, near, far].map(Again::At).into_iter().chain([Again::Protected; 2]) {
             later.note(key, again, &mut noted, now);
@@ -143,15 +150,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn notes_without_a_meaning_are_forgotten_once_there_are_more_than_told() {
         let now = Instant::now();
-        for again in [Again::At(now), Again::Protected, Again::Hidden] {
+        for again in [Again::At(Stamp(1)), Again::Protected, Again::Hidden] {
             let mut later = Later::default();
-            for nth in 0..10 {
+            for nth in 0..SPARE as u32 + 10 {
                 later.note(SessionKey::new(nth, 1), again, &mut Noted::default(), now);
             }
-            later.tidy(10, |_, _| false);
-            assert_eq!(later.len(), 10);
-            later.tidy(8, |key, of| of == again && key.index() % 2 == 0);
-            assert_eq!(later.len(), 5);
+            later.tidy(5, |_, _| false);
+            assert_eq!(later.len(), SPARE + 10);
+            later.tidy(4, |key, of| of == again && key.index() % 2 == 0);
+            assert_eq!(later.len(), SPARE / 2 + 5);
         }
     }
 

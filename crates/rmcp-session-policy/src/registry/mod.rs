@@ -4,6 +4,7 @@
 //! for a policy that asks to see every use.
 
 mod activity;
+mod bell;
 mod choice;
 mod fingerprint;
 mod key;
@@ -22,7 +23,7 @@ pub(crate) use activity::{Activity, Kind};
 pub(crate) use choice::Choice;
 pub use fingerprint::Fingerprint;
 pub use key::SessionKey;
-pub(crate) use record::{Origin, Record, Software};
+pub(crate) use record::{Origin, Record, Recorded, Software};
 pub(crate) use roster::Roster;
 pub(crate) use rules::{Predicate, Rules};
 pub(crate) use sessions::Registry;

@@ -8,15 +8,16 @@ use std::time::Duration;
 use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::time::Instant;
 
-use super::activity::{Activity, Kind};
+use super::activity::Kind;
+use super::bell::Bell;
 use super::fingerprint::Fingerprint;
 use super::key::SessionKey;
-use super::requests::Requests;
+use super::requests::{Requests, Ticket};
 use super::signals::Signals;
 use super::state::{Phase, Reading, State};
-use crate::clock::{Clock, Stamp};
 use crate::context::ClientContext;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Notify};
+use crate::stamp::Stamp;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard};
 
 /// How long a half-open session is kept, at the least, for the next step of its handshake once `initialize` was answered.
 const NEXT_STEP: Duration = Duration::from_millis(100);
@@ -41,19 +42,29 @@ pub(crate) struct Origin {
     pub(crate) restored: bool,
 }
 
-/// One incarnation of a session.
+/// What holds a record. The registry keeps it, so that a session is one object in memory.
+pub(crate) trait Recorded {
+    fn record(&self) -> &Record;
+}
+
+impl Recorded for Record {
+    fn record(&self) -> &Record {
+        self
+    }
+}
+
+/// What the registry and the policies know of one incarnation of a session.
 ///
 /// Everything that a request touches is atomic or behind a lock of this session alone.
+// In this order, so that a look-up meets all it asks for within one or two lines of the processor's cache.
+#[repr(C)]
 pub(crate) struct Record {
-    pub(crate) key: SessionKey,
     pub(crate) id: SessionId,
-    pub(crate) created: Stamp,
-    pub(crate) opened: Stamp,
-    pub(crate) restored: bool,
-    pub(crate) context: Option<Arc<ClientContext>>,
-    pub(crate) software: OnceLock<Box<Software>>,
     pub(crate) state: State,
-    clock: Clock,
+    pub(crate) key: SessionKey,
+    pub(crate) restored: bool,
+    mark: AtomicBool,
+    open_streams: AtomicU32,
     /// These three are read by anybody, and written only under the lock of the requests, which each activity takes anyway.
     last_used: AtomicU64,
     /// When a ping or a listener was last seen.
@@ -61,16 +72,18 @@ pub(crate) struct Record {
     uses: AtomicU64,
     /// When `initialize` was answered.
     answered: AtomicU64,
-    open_streams: AtomicU32,
-    mark: AtomicBool,
     requests: Mutex<Requests>,
     signals: Arc<Signals>,
+    pub(crate) created: Stamp,
+    pub(crate) opened: Stamp,
+    pub(crate) context: Option<Arc<ClientContext>>,
+    pub(crate) software: OnceLock<Box<Software>>,
     /// Rung at each step of an end that somebody may wait for.
-    pub(crate) progress: Notify,
+    pub(crate) progress: Bell,
 }
 
 impl Record {
-    pub(crate) fn new(key: SessionKey, origin: Origin, created: Stamp, clock: Clock, signals: Arc<Signals>) -> Self {
+    pub(crate) fn new(key: SessionKey, origin: Origin, created: Stamp, signals: Arc<Signals>) -> Self {
         if !origin.restored {
             signals.opening.fetch_add(1, SeqCst);
         }
@@ -83,7 +96,6 @@ impl Record {
             context: origin.context,
             software: OnceLock::new(),
             state: State::opening(),
-            clock,
             last_used: AtomicU64::new(origin.last_used.0),
             last_heard: AtomicU64::new(origin.last_seen.0),
             uses: AtomicU64::new(origin.uses),
@@ -92,12 +104,8 @@ impl Record {
             mark: AtomicBool::new(false),
             requests: Mutex::default(),
             signals,
-            progress: Notify::new(),
+            progress: Bell::default(),
         }
-    }
-
-    pub(crate) fn instant(&self, stamp: Stamp) -> Instant {
-        self.clock.instant(stamp)
     }
 
     pub(crate) fn last_used(&self) -> Stamp {
@@ -139,28 +147,38 @@ impl Record {
     }
 
     /// Counts an activity in, unless the session is closing.
-    pub(crate) fn begin(self: &Arc<Self>, kind: Kind, now: Instant) -> Option<Activity> {
-        if !self.state.begin() {
-            return None;
-        }
-        let at = self.clock.stamp(now);
+    pub(super) fn begin(&self, kind: Kind, now: Instant) -> Option<Ticket> {
+        self.state.begin().then(|| self.note_begin(None, kind, Stamp::of(now)))
+    }
+
+    /// Turns an activity into one that begins now, unless the session is closing.
+    pub(super) fn turn(&self, ticket: Ticket, kind: Kind, now: Instant) -> Option<Ticket> {
+        let is_open = self.state.read().phase() != Phase::Closing;
+        is_open.then(|| self.note_begin(Some(ticket), kind, Stamp::of(now)))
+    }
+
+    /// Notes what begins, in place of another one or not.
+    fn note_begin(&self, instead: Option<Ticket>, kind: Kind, at: Stamp) -> Ticket {
         let mut requests = self.lock_requests();
         self.touch(kind, at, &requests);
         if kind == Kind::Call {
             self.uses.store(self.uses() + 1, Relaxed);
             self.mark.store(true, Relaxed);
         }
+        if let Some(ticket) = instead {
+            requests.end(ticket);
+        }
         let ticket = requests.begin(at);
         drop(requests);
         if matches!(kind, Kind::Call | Kind::Ping) {
             self.ready();
         }
-        Some(Activity::begun(Arc::clone(self), kind, ticket))
+        ticket
     }
 
     /// Counts an activity out.
-    pub(super) fn end(&self, kind: Kind, ticket: u32) {
-        let at = self.clock.stamp(Instant::now());
+    pub(super) fn end(&self, kind: Kind, ticket: Ticket) {
+        let at = Stamp::of(Instant::now());
         if kind == Kind::Handshake {
             self.answered.store(at.0, Relaxed);
         }
@@ -175,7 +193,7 @@ impl Record {
         }
         if reading.active() == 0 {
             match reading.phase() {
-                Phase::Closing => self.progress.notify_waiters(),
+                Phase::Closing => self.progress.ring(),
                 Phase::Opening => self.signals.handshake.notify_waiters(),
                 Phase::Ready => {}
             }
@@ -187,7 +205,7 @@ impl Record {
 
     /// Until when a half-open session is kept for what its client says to the answer to its `initialize`.
     pub(crate) fn next_step_until(&self) -> Option<Instant> {
-        self.software.get().map(|_| self.instant(Stamp(self.answered.load(Relaxed))) + NEXT_STEP)
+        self.software.get().map(|_| Stamp(self.answered.load(Relaxed)).instant() + NEXT_STEP)
     }
 
     /// The handshake is finished.
@@ -212,7 +230,7 @@ impl Record {
     }
 
     pub(crate) fn stream_closed(&self, now: Instant) {
-        self.touch(Kind::Listen, self.clock.stamp(now), &self.lock_requests());
+        self.touch(Kind::Listen, Stamp::of(now), &self.lock_requests());
         self.open_streams.fetch_sub(1, SeqCst);
         self.may_go_again();
     }
@@ -247,13 +265,13 @@ mod tests {
 
     use super::*;
     use crate::eviction::Lru;
-    use crate::registry::stage::{Stage, call};
-    use crate::registry::{Choice, Rules, stage};
+    use crate::registry::stage::{Stage, begin, call};
+    use crate::registry::{Activity, Choice, Rules, stage};
 
     /// Acts as a request that ends after a session is judged busy and before it is marked as met.
     #[tokio::test(start_paused = true)]
     async fn a_request_that_ends_before_the_mark_is_seen_by_the_second_look() {
-        let ending = Arc::new(Mutex::new(None::<Activity>));
+        let ending = Arc::new(Mutex::new(None::<Activity<Record>>));
         let taken = Arc::clone(&ending);
         // Asked once the session is known to be ready: the first time, the request it protects for ends.
         let protect = Arc::new(move |_: &crate::eviction::SessionInfo<'_>| taken.lock().unwrap().take().is_some());
@@ -275,6 +293,25 @@ mod tests {
         assert_eq!(stage.victim(), Some(1));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_becomes_a_request_is_a_use_and_protects_from_then_on() {
+        let rules = Rules { max_busy: Duration::from_secs(60), ..stage::lenient() };
+        let mut stage = Stage::with(Lru::new(), rules, usize::MAX);
+        let one = stage.ready();
+        let (first, second) = (begin(&one, Kind::Lease).unwrap(), begin(&one, Kind::Lease).unwrap());
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert_eq!(one.uses(), 0);
+        let call = first.turn_into(Kind::Call, Instant::now()).unwrap();
+        assert_eq!((one.uses(), one.state.read().active()), (1, 2));
+        assert!(one.last_used() >= Stamp::at(Instant::now()));
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert_eq!(stage.victim(), None, "the call is younger than a minute");
+        drop(second);
+        one.state.close();
+        assert!(call.turn_into(Kind::Call, Instant::now()).is_none(), "nothing begins once the end has");
+        assert_eq!(one.state.read().active(), 0);
+    }
+
     /// Clients call without a pause while victims are chosen; then all fall silent, and everybody must be found.
     #[test]
     fn no_end_of_a_request_is_lost() {
@@ -292,7 +329,7 @@ mod tests {
                             if stop.load(SeqCst) {
                                 break;
                             }
-                            drop(crowd[nth % crowd.len()].begin(Kind::Call, Instant::now()));
+                            drop(begin(&crowd[nth % crowd.len()], Kind::Call));
                         }
                     });
                 }
@@ -302,7 +339,7 @@ mod tests {
                     if gone < crowd.len() / 2
                         && let Choice::Victim(record) = stage.choose()
                     {
-                        begun_too_late |= record.begin(Kind::Call, Instant::now()).is_some();
+                        begun_too_late |= begin(&record, Kind::Call).is_some();
                         stage.registry.remove(record.key);
                         gone += 1;
                     }
@@ -330,8 +367,9 @@ mod loom_tests {
 
     use super::*;
     use crate::eviction::Fifo;
-    use crate::registry::stage::{Stage, call, lenient};
-    use crate::registry::{Choice, Rules};
+    use crate::registry::stage::{Stage, begin, call, lenient};
+    use crate::registry::{Activity, Choice, Rules};
+    use crate::sync::Notify;
 
     /// A stage with one session, whose handshake is finished.
     fn ready() -> (Stage, Arc<Record>) {
@@ -368,7 +406,7 @@ mod loom_tests {
     fn either_a_victim_is_chosen_or_its_request_begins() {
         model(|| {
             let (mut stage, record) = ready();
-            let request = beside(&record, |record| record.begin(Kind::Call, Instant::now()));
+            let request = beside(&record, |record| begin(record, Kind::Call));
             let victim = stage.victim();
             let request = request.join().unwrap();
             assert_ne!(victim.is_some(), request.is_some());
@@ -404,7 +442,7 @@ mod loom_tests {
         model(|| {
             let mut stage = Stage::with(Fifo::new(), lenient(), 1);
             let record = stage.opening();
-            let busy = record.begin(Kind::Handshake, Instant::now()).unwrap();
+            let busy = begin(&record, Kind::Handshake).unwrap();
             let mut end = Some(thread::spawn(move || drop(busy)));
             let signals = Arc::clone(&stage.signals);
             let mut handshake = pin!(signals.handshake.notified());
@@ -444,7 +482,7 @@ mod loom_tests {
         model(|| {
             let mut stage = Stage::new(Fifo::new());
             let record = stage.opening();
-            let request = beside(&record, |record| record.begin(Kind::Ping, Instant::now()));
+            let request = beside(&record, |record| begin(record, Kind::Ping));
             let initialized = beside(&record, |record| record.ready());
             // As the manager does.
             if record.state.close() == Some(Phase::Opening) {
@@ -461,18 +499,30 @@ mod loom_tests {
         model(|| {
             let (_stage, record) = ready();
             // Leases touch no figures of the session, and so leave fewer interleavings.
-            let old = record.begin(Kind::Lease, Instant::now());
+            let old = begin(&record, Kind::Lease);
             let old = thread::spawn(move || drop(old));
-            let new = beside(&record, |record| drop(record.begin(Kind::Lease, Instant::now())));
+            let new = beside(&record, |record| drop(begin(record, Kind::Lease)));
             record.state.close();
             // As `Session::until` does.
-            let mut step = pin!(record.progress.notified());
+            let mut step = pin!(record.progress.listen());
             step.as_mut().enable();
             let waits = record.state.read().active() > 0;
             old.join().unwrap();
             new.join().unwrap();
-            assert!(!waits || has_rung(&record.progress, step));
+            assert!(!waits || step.poll(&mut Context::from_waker(Waker::noop())).is_ready());
             assert_eq!(record.state.read().active(), 0);
+        });
+    }
+
+    #[test]
+    fn a_lease_that_becomes_a_request_holds_its_session_all_the_while() {
+        model(|| {
+            let (mut stage, record) = ready();
+            let lease = begin(&record, Kind::Lease).unwrap();
+            let request = thread::spawn(move || lease.turn_into(Kind::Call, Instant::now()));
+            assert_eq!(stage.victim(), None);
+            drop(request.join().unwrap().unwrap());
+            assert_eq!(stage.victim(), Some(1), "set aside, and given back");
         });
     }
 
@@ -500,7 +550,8 @@ mod loom_tests {
             stage.registry.rules = rules;
             let hung = call(&record);
             let long_ago = Instant::now();
-            let request = beside(&record, move |record| record.begin(Kind::Call, long_ago + Duration::from_secs(60)));
+            let request =
+                beside(&record, move |record| Activity::begin(record, Kind::Call, long_ago + Duration::from_secs(60)));
             let claimed = stage.registry.claim(record.key, long_ago + Duration::from_secs(1)).is_some();
             assert_ne!(claimed, request.join().unwrap().is_some());
             drop(hung);
@@ -525,7 +576,7 @@ mod loom_tests {
             let mut stage = Stage::new(Fifo::new());
             let record = stage.opening();
             record.software.set(Box::new(Software { name: "one".into(), version: "1".into() })).unwrap();
-            let busy = record.begin(Kind::Handshake, Instant::now()).unwrap();
+            let busy = begin(&record, Kind::Handshake).unwrap();
             let end = thread::spawn(move || drop(busy));
             let seen = (record.state.read().active() == 0).then(|| record.answered.load(Relaxed));
             end.join().unwrap();

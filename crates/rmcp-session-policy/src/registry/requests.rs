@@ -1,49 +1,63 @@
 //! When each activity under way began.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
-use crate::clock::Stamp;
+use crate::stamp::Stamp;
 
 /// Room for so many older ones is kept when the last of them has ended.
 const KEPT: usize = 16;
 
+/// Names an activity of a session.
+pub(super) type Ticket = NonZeroU32;
+
 /// The activities of one session that are under way.
 ///
 /// Only one question is asked of it: when did the newest begin? If that is longer ago than `max_busy`, all are. The
-/// newest has a place of its own, so that a session with one request at a time never allocates.
-#[derive(Debug, Default)]
+/// newest has a place of its own, so that a session with one request at a time never allocates; every session has one of
+/// these, so it is small.
+#[derive(Debug)]
 pub(crate) struct Requests {
-    newest: Option<(u32, Stamp)>,
-    /// Oldest first.
-    older: VecDeque<(u32, Stamp)>,
-    next: u32,
+    newest: Option<(Ticket, Stamp)>,
+    /// Oldest first; made when first needed.
+    #[expect(clippy::box_collection, reason = "most sessions never have it, and each would hold 24 bytes more")]
+    older: Option<Box<VecDeque<(Ticket, Stamp)>>>,
+    next: Ticket,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self { newest: None, older: None, next: Ticket::MIN }
+    }
 }
 
 impl Requests {
-    pub(crate) fn begin(&mut self, at: Stamp) -> u32 {
+    pub(super) fn begin(&mut self, at: Stamp) -> Ticket {
         let ticket = self.next;
-        self.next = self.next.wrapping_add(1);
-        self.older.extend(self.newest.replace((ticket, at)));
+        self.next = ticket.checked_add(1).unwrap_or(Ticket::MIN);
+        if let Some(older) = self.newest.replace((ticket, at)) {
+            self.older.get_or_insert_default().push_back(older);
+        }
         ticket
     }
 
-    pub(crate) fn end(&mut self, ticket: u32) {
+    pub(super) fn end(&mut self, ticket: Ticket) {
         if self.newest.is_some_and(|(newest, _)| newest == ticket) {
-            self.newest = self.older.pop_back();
-        } else {
+            self.newest = self.older.as_mut().and_then(|older| older.pop_back());
+        } else if let Some(older) = &mut self.older {
             // Compared by distance from the next one, so that the wrap of the counter does no harm.
-            let distance = |ticket: u32| self.next.wrapping_sub(ticket);
-            if let Ok(place) = self.older.binary_search_by(|(older, _)| distance(ticket).cmp(&distance(*older))) {
-                self.older.remove(place);
+            let distance = |ticket: Ticket| self.next.get().wrapping_sub(ticket.get());
+            if let Ok(place) = older.binary_search_by(|(older, _)| distance(ticket).cmp(&distance(*older))) {
+                older.remove(place);
             }
         }
-        if self.older.is_empty() && self.older.capacity() > KEPT {
-            self.older.shrink_to(KEPT);
+        if self.older.as_ref().is_some_and(|older| older.is_empty() && older.capacity() > KEPT) {
+            self.older = None;
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.older.len() + usize::from(self.newest.is_some())
+        self.older.as_ref().map_or(0, |older| older.len()) + usize::from(self.newest.is_some())
     }
 
     pub(crate) fn newest(&self) -> Option<Stamp> {
@@ -57,7 +71,8 @@ mod tests {
 
     #[test]
     fn the_newest_unfinished_one_is_known_after_any_order_of_ends() {
-        let mut requests = Requests { next: u32::MAX - 1, ..Requests::default() };
+        let last = Ticket::new(u32::MAX - 1).unwrap();
+        let mut requests = Requests { next: last, ..Requests::default() };
         let tickets: Vec<_> = (1..=4).map(|at| requests.begin(Stamp(at))).collect();
         requests.end(tickets[3]);
         assert_eq!(requests.newest(), Some(Stamp(3)));
@@ -76,6 +91,6 @@ mod tests {
         let tickets: Vec<_> = (0..10_000).map(|at| requests.begin(Stamp(at))).collect();
         tickets.into_iter().rev().for_each(|ticket| requests.end(ticket));
         assert_eq!(requests.len(), 0);
-        assert!(requests.older.capacity() <= 2 * KEPT);
+        assert!(requests.older.is_none_or(|older| older.capacity() <= 2 * KEPT));
     }
 }

@@ -1,21 +1,20 @@
 //! The registry as one choice of a victim sees it.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
-use slab::Slab;
 use tokio::time::Instant;
 
 use super::key::SessionKey;
 use super::record::Record;
 use super::rules::{Rules, Verdict};
-use super::sessions::Slot;
+use super::sessions::Slots;
 use crate::context::ClientContext;
 use crate::eviction::SessionInfo;
+use crate::stamp::Stamp;
 
 /// The sessions at one moment, and which of them may go.
 pub(crate) struct Roster<'a> {
-    pub(super) slots: &'a Slab<Slot>,
+    pub(super) slots: &'a dyn Slots,
     pub(super) rules: &'a Rules,
     pub(super) now: Instant,
     pub(super) newcomer: Option<&'a ClientContext>,
@@ -27,7 +26,7 @@ pub(crate) struct Roster<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     /// At this moment it may go.
-    At(Instant),
+    At(Stamp),
     /// The author's predicate keeps it, until it says otherwise.
     Protected,
     /// A policy's filter hides it, until it says otherwise.
@@ -43,9 +42,8 @@ impl<'a> Roster<'a> {
         self.newcomer
     }
 
-    fn record(&self, key: SessionKey) -> Option<&'a Arc<Record>> {
-        let slot = self.slots.get(key.index())?;
-        (slot.record.key == key).then_some(&slot.record)
+    fn record(&self, key: SessionKey) -> Option<&'a Record> {
+        self.slots.record(key)
     }
 
     /// The session if it may go; if not, it is marked so that its change is told.
@@ -64,7 +62,7 @@ impl<'a> Roster<'a> {
         }
         let again = match verdict {
             Verdict::MayGo => return Some(SessionInfo::of(record)),
-            Verdict::Not(until) => until.map(Again::At),
+            Verdict::Not(until) => until.map(|until| Again::At(Stamp::at(until))),
             Verdict::Protected => Some(Again::Protected),
         };
         self.again.borrow_mut().extend(again.map(|again| (key, again)));
@@ -85,14 +83,13 @@ impl<'a> Roster<'a> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = SessionInfo<'a>> {
         let (rules, now) = (self.rules, self.now);
         self.slots
-            .iter()
-            .map(|(_, slot)| &slot.record)
+            .records()
             .inspect(|_| {
                 #[cfg(any(test, feature = "testing"))]
                 super::stage::note_look();
             })
             .filter(move |record| rules.judge(record, record.state.read(), now) == Verdict::MayGo)
-            .map(|record| SessionInfo::of(record))
+            .map(SessionInfo::of)
     }
 }
 
@@ -160,6 +157,8 @@ mod tests {
 
 #[cfg(all(test, loom))]
 mod loom_tests {
+    use std::sync::Arc;
+
     use loom::{model, thread};
 
     use super::*;

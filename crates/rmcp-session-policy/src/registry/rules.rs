@@ -45,7 +45,7 @@ impl Rules {
             Phase::Closing => return Verdict::Not(None),
             Phase::Opening if !record.restored => return Verdict::Not(None),
             Phase::Opening => {
-                let created = record.instant(record.created);
+                let created = record.created.instant();
                 if !over(created, RESTORE_GRACE) {
                     return not_for(created, RESTORE_GRACE);
                 }
@@ -54,13 +54,13 @@ impl Rules {
         }
         if seen.active() > 0 {
             // Where the newest is not known, it is one that begins just now, or has just ended and tells.
-            let newest = record.newest_request(seen).map(|newest| record.instant(newest));
+            let newest = record.newest_request(seen).map(|newest| newest.instant());
             if !newest.is_some_and(|newest| over(newest, self.max_busy)) {
                 return not_for(newest.unwrap_or(now), self.max_busy);
             }
         }
         if !self.min_idle.is_zero() {
-            let last_used = record.instant(record.last_used());
+            let last_used = record.last_used().instant();
             if !over(last_used, self.min_idle) {
                 return not_for(last_used, self.min_idle);
             }
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
     use crate::eviction::{Fifo, Lru};
-    use crate::registry::stage::{Stage, call, lenient, touch};
+    use crate::registry::stage::{Stage, begin, call, lenient, touch};
 
     const fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
@@ -159,7 +159,7 @@ mod tests {
         use crate::registry::Kind;
         let mut stage = Stage::with(Lru::new(), Rules { max_busy: secs(60), ..lenient() }, usize::MAX);
         let one = stage.ready();
-        let _hung = one.begin(Kind::Message, Instant::now());
+        let _hung = begin(&one, Kind::Message);
         assert_eq!(stage.victim(), None);
         advance(secs(60)).await;
         assert_eq!(stage.victim(), Some(1));

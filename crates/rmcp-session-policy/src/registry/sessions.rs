@@ -1,27 +1,27 @@
 //! The sessions.
 
-use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use slab::Slab;
 use tokio::time::Instant;
-use tokio_util::time::delay_queue;
 
 use super::key::SessionKey;
 use super::later::{Later, Noted};
-use super::record::{Origin, Record};
+use super::record::{Origin, Record, Recorded};
 use super::rules::Rules;
 use super::signals::Signals;
 use super::state::Phase;
-use crate::clock::{Clock, Stamp};
 use crate::eviction::{EvictionPolicy, Fifo, SessionInfo};
+use crate::queue::Queue;
+use crate::stamp::Stamp;
 
-/// A session and its deadline.
+/// A session, and what the registry notes of it.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) record: Arc<Record>,
-    pub(crate) deadline: Option<delay_queue::Key>,
+pub(crate) struct Slot<S> {
+    pub(crate) session: Arc<S>,
+    /// Of its key, here so that a stale key is known without a look at the session.
+    generation: u32,
     pub(super) noted: Noted,
     /// Whether it was met as one that is half-open and answering; it is not in `opening` until it is done.
     pub(super) answering: bool,
@@ -29,44 +29,67 @@ pub(crate) struct Slot {
     pub(super) listed: bool,
 }
 
-/// All sessions of a manager.
+impl<S: Recorded> Slot<S> {
+    pub(super) fn record(&self) -> &Record {
+        self.session.record()
+    }
+
+    pub(super) const fn is(&self, key: SessionKey) -> bool {
+        self.generation == key.generation()
+    }
+}
+
+/// The sessions as a choice of a victim sees them, whatever else they are.
+pub(super) trait Slots {
+    fn record(&self, key: SessionKey) -> Option<&Record>;
+    fn records(&self) -> Box<dyn Iterator<Item = &Record> + '_>;
+}
+
+impl<S: Recorded> Slots for Slab<Slot<S>> {
+    fn record(&self, key: SessionKey) -> Option<&Record> {
+        self.get(key.index()).filter(|slot| slot.is(key)).map(Slot::record)
+    }
+
+    fn records(&self) -> Box<dyn Iterator<Item = &Record> + '_> {
+        Box::new(self.iter().map(|(_, slot)| slot.record()))
+    }
+}
+
+/// All sessions of a manager. `S` is what a session is to the manager; the registry knows of its [`Record`].
 #[derive(Debug)]
-pub(crate) struct Registry {
-    pub(super) slots: Slab<Slot>,
+pub(crate) struct Registry<S> {
+    pub(super) slots: Slab<Slot<S>>,
     generation: u32,
-    clock: Clock,
     pub(super) rules: Rules,
     pub(super) signals: Arc<Signals>,
     /// `None`: nobody is ever a victim.
     pub(super) policy: Option<Box<dyn EvictionPolicy>>,
     /// Chooses where the policy fails to. Filled when first needed.
     pub(super) deputy: Option<Fifo>,
-    /// Half-open sessions, oldest first, those apart that are restored, or answering. What has become ready may still be
-    /// listed.
-    pub(super) opening: BTreeSet<(Stamp, SessionKey)>,
+    /// Half-open sessions, oldest first, those apart that are restored, or answering. What has become ready, or has ended,
+    /// may still be listed.
+    pub(super) opening: Queue<Stamp>,
     pub(super) max_opening: usize,
     pub(super) later: Later,
     /// Times the policy panicked, or was overruled.
     pub(crate) overruled: u64,
 }
 
-impl Registry {
+impl<S: Recorded> Registry<S> {
     pub(crate) fn new(
         policy: Option<Box<dyn EvictionPolicy>>,
         rules: Rules,
         max_opening: usize,
-        clock: Clock,
         signals: Arc<Signals>,
     ) -> Self {
         Self {
             slots: Slab::new(),
             generation: 0,
-            clock,
             rules,
             signals,
             policy,
             deputy: None,
-            opening: BTreeSet::new(),
+            opening: Queue::default(),
             max_opening,
             later: Later::default(),
             overruled: 0,
@@ -78,49 +101,62 @@ impl Registry {
         self.policy.is_some()
     }
 
-    pub(crate) fn get(&self, key: SessionKey) -> Option<&Slot> {
-        self.slots.get(key.index()).filter(|slot| slot.record.key == key)
+    pub(crate) fn get(&self, key: SessionKey) -> Option<&Slot<S>> {
+        self.slots.get(key.index()).filter(|slot| slot.is(key))
     }
 
-    pub(crate) fn get_mut(&mut self, key: SessionKey) -> Option<&mut Slot> {
-        self.slots.get_mut(key.index()).filter(|slot| slot.record.key == key)
+    pub(crate) fn get_mut(&mut self, key: SessionKey) -> Option<&mut Slot<S>> {
+        self.slots.get_mut(key.index()).filter(|slot| slot.is(key))
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Record>> {
-        self.slots.iter().map(|(_, slot)| &slot.record)
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
     }
 
-    /// Puts a session in.
-    pub(crate) fn insert(&mut self, origin: Origin, now: Instant) -> Arc<Record> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<S>> {
+        self.slots.iter().map(|(_, slot)| &slot.session)
+    }
+
+    /// Puts a session in, which `make` makes around its record.
+    pub(crate) fn insert(&mut self, origin: Origin, now: Instant, make: impl FnOnce(Record) -> S) -> Arc<S> {
         self.generation = self.generation.wrapping_add(1);
+        if self.slots.len() == self.slots.capacity() {
+            // By a quarter, not by as much again: there are as many slots as sessions for most of a server's life.
+            self.slots.reserve_exact(4 + self.slots.len() / 4);
+        }
         let entry = self.slots.vacant_entry();
         let key = SessionKey::new(entry.key() as u32, self.generation);
-        let created = self.clock.stamp(now);
-        let record = Arc::new(Record::new(key, origin, created, self.clock, Arc::clone(&self.signals)));
+        let created = Stamp::of(now);
+        let session = Arc::new(make(Record::new(key, origin, created, Arc::clone(&self.signals))));
         entry.insert(Slot {
-            record: Arc::clone(&record),
-            deadline: None,
+            session: Arc::clone(&session),
+            generation: key.generation(),
             noted: Noted::default(),
             answering: false,
             listed: true,
         });
-        if !record.restored {
+        if !session.record().restored {
             self.forget_ready();
-            self.opening.insert((created, key));
+            self.opening.push(created, key);
         }
-        self.tell(&record, |policy, session| policy.on_insert(session));
-        record
+        self.tell(session.record(), |policy, session| policy.on_insert(session));
+        session
     }
 
-    /// Takes sessions that have become ready off the front of those that are half-open; two for each that comes, so that
-    /// it stays short.
+    /// Takes sessions that are half-open no longer off the front of those that are; two for each that comes, so that it
+    /// stays short.
     fn forget_ready(&mut self) {
+        let Self { opening, slots, .. } = self;
+        let is_opening = |key: SessionKey| {
+            let slot = slots.get(key.index()).filter(|slot| slot.is(key));
+            slot.is_some_and(|slot| slot.record().state.read().phase() == Phase::Opening)
+        };
+        opening.tidy(slots.len(), |_, key| is_opening(key));
         for _ in 0..2 {
-            let Some(&(_, key)) = self.opening.first() else { return };
-            if self.get(key).is_some_and(|slot| slot.record.state.read().phase() == Phase::Opening) {
+            if opening.peek().is_none_or(|(_, key)| is_opening(key)) {
                 return;
             }
-            self.opening.pop_first();
+            opening.pop();
         }
     }
 
@@ -135,14 +171,13 @@ impl Registry {
     pub(crate) fn retire(&mut self, key: SessionKey) {
         let Some(slot) = self.get_mut(key) else { return };
         if std::mem::take(&mut slot.listed) {
-            let record = Arc::clone(&slot.record);
-            self.opening.remove(&(record.created, key));
-            self.tell(&record, |policy, session| policy.on_remove(session));
+            let session = Arc::clone(&slot.session);
+            self.tell(session.record(), |policy, session| policy.on_remove(session));
         }
     }
 
     /// Takes a session out that is gone.
-    pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Slot> {
+    pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Slot<S>> {
         self.retire(key);
         self.get(key)?;
         Some(self.slots.remove(key.index()))

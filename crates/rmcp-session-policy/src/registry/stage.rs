@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Activity, Choice, Kind, Origin, Record, Registry, Rules, Signals};
-use crate::clock::{Clock, Stamp};
 use crate::eviction::EvictionPolicy;
+use crate::stamp::Stamp;
 
 thread_local! {
     /// How often this thread looked at a session to see whether it may go.
@@ -34,12 +34,11 @@ pub(crate) fn lenient() -> Rules {
     Rules { min_idle: Duration::ZERO, max_busy: Duration::from_secs(600), protect: None }
 }
 
-/// A registry and the clock of its sessions.
+/// A registry and what its sessions tell it.
 pub(crate) struct Stage {
-    pub(crate) registry: Registry,
+    pub(crate) registry: Registry<Record>,
     #[cfg(test)]
     pub(crate) signals: Arc<Signals>,
-    clock: Clock,
 }
 
 impl Stage {
@@ -48,13 +47,12 @@ impl Stage {
     }
 
     pub(crate) fn with(policy: impl EvictionPolicy, rules: Rules, max_opening: usize) -> Self {
-        let (clock, signals) = (Clock::starting(Instant::now()), Arc::new(Signals::default()));
-        let registry = Registry::new(Some(Box::new(policy)), rules, max_opening, clock, Arc::clone(&signals));
+        let signals = Arc::new(Signals::default());
+        let registry = Registry::new(Some(Box::new(policy)), rules, max_opening, Arc::clone(&signals));
         Self {
             registry,
             #[cfg(test)]
             signals,
-            clock,
         }
     }
 
@@ -73,8 +71,8 @@ impl Stage {
     /// A session that is half-open.
     pub(crate) fn opening(&mut self) -> Arc<Record> {
         let now = Instant::now();
-        let origin = self.origin(self.clock.stamp(now), false);
-        self.registry.insert(origin, now)
+        let origin = self.origin(Stamp::of(now), false);
+        self.registry.insert(origin, now, |record| record)
     }
 
     /// A session whose handshake is finished.
@@ -94,10 +92,10 @@ impl Stage {
     /// A session that came back, last used at the stage's beginning.
     pub(crate) fn restored(&mut self) -> Arc<Record> {
         let origin = self.origin(Stamp(0), true);
-        self.registry.insert(origin, Instant::now())
+        self.registry.insert(origin, Instant::now(), |record| record)
     }
 
-    pub(crate) fn choose(&mut self) -> Choice {
+    pub(crate) fn choose(&mut self) -> Choice<Record> {
         self.registry.choose(Instant::now(), None, 0)
     }
 
@@ -116,8 +114,13 @@ impl Stage {
 }
 
 /// Begins a call, which lasts until it is dropped.
-pub(crate) fn call(record: &Arc<Record>) -> Activity {
-    record.begin(Kind::Call, Instant::now()).expect("the session is not closing")
+pub(crate) fn call(record: &Arc<Record>) -> Activity<Record> {
+    begin(record, Kind::Call).expect("the session is not closing")
+}
+
+/// Begins an activity, unless the session is closing.
+pub(crate) fn begin(record: &Arc<Record>, kind: Kind) -> Option<Activity<Record>> {
+    Activity::begin(record, kind, Instant::now())
 }
 
 /// Makes a call that ends at once.

@@ -134,7 +134,7 @@ pub fn asks_about_few<P: EvictionPolicy>(make: impl Fn() -> P) {
 pub struct Crowd {
     stage: Stage,
     /// Those that are busy, and stay so.
-    busy: Vec<Activity>,
+    busy: Vec<Activity<Record>>,
 }
 
 impl Crowd {
@@ -174,7 +174,7 @@ impl fmt::Debug for Crowd {
 /// The server's side: the registry, with a policy that is watched.
 struct Server {
     stage: Stage,
-    here: HashMap<u32, (Arc<Record>, Option<Activity>)>,
+    here: HashMap<u32, (Arc<Record>, Option<Activity<Record>>)>,
     arrivals: u32,
     faults: Arc<Mutex<Option<&'static str>>>,
 }

@@ -16,12 +16,6 @@ struct Held<T> {
     hung_up: bool,
 }
 
-/// Ends a transport from outside.
-pub(crate) trait HangUp: Send + Sync {
-    /// Drops the transport now, or, if it is lent out, when it comes back. Returns whether it is gone now.
-    fn hang_up(&self) -> bool;
-}
-
 impl<T> Cell<T> {
     pub(crate) fn new(transport: T) -> Self {
         Self { held: Mutex::new(Held { transport: Some(transport), hung_up: false }) }
@@ -46,17 +40,11 @@ impl<T> Cell<T> {
         None
     }
 
-    /// Takes the transport away for good.
+    /// Takes the transport away for good, now or, if it is lent out, when it comes back.
     pub(crate) fn take(&self) -> Option<T> {
         let mut held = self.lock();
         held.hung_up = true;
         held.transport.take()
-    }
-}
-
-impl<T: Send> HangUp for Cell<T> {
-    fn hang_up(&self) -> bool {
-        self.take().is_some()
     }
 }
 
@@ -68,7 +56,7 @@ mod tests {
     fn what_is_lent_out_while_the_session_hangs_up_is_dropped_when_it_comes_back() {
         let cell = Cell::new("transport");
         let lent = cell.lend().expect("there");
-        assert!(!cell.hang_up(), "it is out");
+        assert_eq!(cell.take(), None, "it is out");
         assert_eq!(cell.give_back(lent), Some("transport"));
         assert_eq!(cell.lend(), None);
     }
@@ -138,7 +126,8 @@ mod loom_tests {
         }
 
         fn hang_up(&self) {
-            if self.cell.hang_up() {
+            if let Some(transport) = self.cell.take() {
+                drop(transport);
                 self.tell();
             }
         }

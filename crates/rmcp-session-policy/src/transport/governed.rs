@@ -18,7 +18,6 @@ use rmcp::model::{
 use rmcp::transport::Transport;
 use tokio::time::Instant;
 
-use super::cell::Cell;
 use super::session::{Flag, Host, OnItsWay, Session};
 use super::ticket::Ticket;
 use crate::observe::CloseReason;
@@ -29,24 +28,24 @@ use crate::registry::{Activity, Kind};
 /// It knows which requests of the client are in flight. When the session ends, it answers each of them with a JSON-RPC
 /// error before the inner transport goes. Its drop is the end of the session.
 pub struct Governed<T> {
-    session: Arc<Session>,
-    host: Arc<dyn Host>,
-    cell: Arc<Cell<T>>,
+    session: Arc<Session<T>>,
+    host: Arc<dyn Host<T>>,
     /// The client's requests without an answer. One that came after the end had begun counts as no activity.
-    requests: HashMap<RequestId, Option<Activity>>,
+    requests: Requests<T>,
     /// Errors on their way to the clients of requests that were in flight when the end began. Its queue takes memory even
     /// when it is empty.
     farewells: Option<Farewells>,
 }
 
+type Requests<T> = HashMap<RequestId, Option<Activity<Session<T>>>>;
 type Farewells = FuturesUnordered<BoxFuture<'static, ()>>;
 
 impl<T> Governed<T> {
-    pub(crate) fn new(session: Arc<Session>, host: Arc<dyn Host>, cell: Arc<Cell<T>>) -> Self {
-        Self { session, host, cell, requests: HashMap::new(), farewells: None }
+    pub(crate) fn new(session: Arc<Session<T>>, host: Arc<dyn Host<T>>) -> Self {
+        Self { session, host, requests: HashMap::new(), farewells: None }
     }
 
-    pub(crate) const fn session(&self) -> &Arc<Session> {
+    pub(crate) const fn session(&self) -> &Arc<Session<T>> {
         &self.session
     }
 }
@@ -54,22 +53,21 @@ impl<T> Governed<T> {
 /// The inner transport while `receive` has it.
 struct Lent<'a, T> {
     transport: Option<T>,
-    cell: &'a Cell<T>,
-    session: &'a Arc<Session>,
-    host: &'a Arc<dyn Host>,
+    session: &'a Arc<Session<T>>,
+    host: &'a Arc<dyn Host<T>>,
 }
 
 impl<'a, T> Lent<'a, T> {
     /// The transport, unless it is gone.
-    fn of(cell: &'a Cell<T>, session: &'a Arc<Session>, host: &'a Arc<dyn Host>) -> Option<Self> {
-        Some(Self { transport: Some(cell.lend()?), cell, session, host })
+    fn of(session: &'a Arc<Session<T>>, host: &'a Arc<dyn Host<T>>) -> Option<Self> {
+        Some(Self { transport: Some(session.cell.lend()?), session, host })
     }
 }
 
 impl<T> Drop for Lent<'_, T> {
     fn drop(&mut self) {
         if let Some(transport) = self.transport.take()
-            && let Some(late) = self.cell.give_back(transport)
+            && let Some(late) = self.session.cell.give_back(transport)
         {
             drop(late);
             self.session.raise(Flag::Dropped);
@@ -78,18 +76,14 @@ impl<T> Drop for Lent<'_, T> {
     }
 }
 
-impl<T: Transport<RoleServer>> Governed<T> {
+impl<T: Transport<RoleServer> + 'static> Governed<T> {
     /// Notes what a message from the client begins or ends.
-    fn note(
-        session: &Arc<Session>,
-        requests: &mut HashMap<RequestId, Option<Activity>>,
-        message: &mut ClientJsonRpcMessage,
-    ) {
+    fn note(session: &Arc<Session<T>>, requests: &mut Requests<T>, message: &mut ClientJsonRpcMessage) {
         match message {
             ClientJsonRpcMessage::Request(request) => {
                 // An inner manager that carries messages between processes loses the ticket: then it counts from here.
-                let activity = Ticket::detach(&mut request.request, &session.record)
-                    .or_else(|| session.record.begin(kind_of(&request.request), Instant::now()));
+                let activity = Ticket::detach(&mut request.request, session)
+                    .or_else(|| Activity::begin(session, kind_of(&request.request), Instant::now()));
                 // Of two requests with one id the service answers one; the end of the second is that of both.
                 drop(requests.insert(request.id.clone(), activity));
             }
@@ -107,9 +101,9 @@ impl<T: Transport<RoleServer>> Governed<T> {
 
     /// Answers every request in flight with an error, those still queued inside included, until told to hang up.
     async fn say_farewell(
-        session: &Arc<Session>,
+        session: &Arc<Session<T>>,
         lent: &mut Lent<'_, T>,
-        requests: &mut HashMap<RequestId, Option<Activity>>,
+        requests: &mut Requests<T>,
         farewells: &mut Farewells,
     ) {
         let mut ended = false;
@@ -156,7 +150,7 @@ pub(crate) const fn kind_of(request: &ClientRequest) -> Kind {
 }
 
 /// The answer to a request that was in flight when its session ended.
-fn farewell(session: &Session, id: RequestId) -> ServerJsonRpcMessage {
+fn farewell<T>(session: &Session<T>, id: RequestId) -> ServerJsonRpcMessage {
     let reason = session.end().map_or(CloseReason::Ended, |(reason, _)| reason);
     // MCP keeps -32000..=-32099 for itself, so the codes are those of HTTP: come back, or start anew.
     let code = if reason.is_restorable() { 503 } else { 404 };
@@ -189,7 +183,7 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
         let swallow = activity.is_none() && self.session.is_closing();
         let mut sending: Option<BoxFuture<'static, _>> = None;
         if !swallow
-            && let Some(mut lent) = Lent::of(&self.cell, &self.session, &self.host)
+            && let Some(mut lent) = Lent::of(&self.session, &self.host)
             && let Some(transport) = &mut lent.transport
         {
             // Boxed, because its type borrows from the transport, though it is `'static`.
@@ -209,11 +203,11 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
     }
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
-        let Self { session, host, cell, requests, farewells } = self;
+        let Self { session, host, requests, farewells } = self;
         if session.raise(Flag::Served) {
             host.serves(session);
         }
-        let mut lent = Lent::of(cell, session, host)?;
+        let mut lent = Lent::of(session, host)?;
         let mut has_ended = false;
         // In one place from the inner transport to the service: a message is large, and each move a copy.
         let mut message = {
@@ -237,7 +231,7 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
     async fn close(&mut self) -> Result<(), Self::Error> {
         // Said before the inner transport closes: that may wait for streams that only the end of the session drops.
         Arc::clone(&self.host).service_ended(&self.session);
-        let Some(mut transport) = self.cell.take() else { return Ok(()) };
+        let Some(mut transport) = self.session.cell.take() else { return Ok(()) };
         let closed = transport.close().await;
         drop(transport);
         self.session.raise(Flag::Dropped);
@@ -253,7 +247,7 @@ impl<T> Drop for Governed<T> {
         }
         self.requests.clear();
         self.farewells = None;
-        drop(self.cell.take());
+        drop(self.session.cell.take());
         self.session.raise(Flag::Dropped);
         Arc::clone(&self.host).service_ended(&self.session);
         Arc::clone(&self.host).step_made(&self.session);

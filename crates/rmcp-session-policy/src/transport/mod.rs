@@ -10,7 +10,6 @@ mod session;
 mod stream;
 mod ticket;
 
-pub(crate) use cell::{Cell, HangUp};
 pub use governed::Governed;
 pub(crate) use governed::kind_of;
 pub(crate) use session::{Flag, Host, Session};

@@ -1,23 +1,23 @@
-//! One incarnation of a session, as its transport, its streams and its manager share it.
+//! One incarnation of a session: one object, which its transport, its streams, its manager and the registry share.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::task::AtomicWaker;
 use slab::Slab;
-use tokio::time::Instant;
 
-use super::cell::HangUp;
+use super::cell::Cell;
 use super::stream::Slot;
 use crate::admission::Lease;
 use crate::observe::CloseReason;
-use crate::registry::{Phase, Record};
+use crate::registry::{Phase, Record, Recorded};
+use crate::stamp::Stamp;
 
 /// What has happened to an incarnation; each once.
 #[derive(Clone, Copy, Debug)]
-#[repr(u16)]
+#[repr(u32)]
 pub(crate) enum Flag {
     /// Its service has asked for a message.
     Served = 1,
@@ -41,62 +41,78 @@ pub(crate) enum Flag {
     Barred = 512,
 }
 
-/// An incarnation of a session. The [`Record`] is what policies see of it; this is the rest.
-pub(crate) struct Session {
-    pub(crate) record: Arc<Record>,
-    flags: AtomicU16,
-    end: OnceLock<(CloseReason, Instant)>,
-    /// Wakes the transport's `receive`.
-    pub(crate) receiver: AtomicWaker,
-    streams: Mutex<Slab<Arc<Slot>>>,
-    lease: Mutex<Option<Lease>>,
-    /// What parking keeps of it, as serialized by the store.
-    parcel: Mutex<Option<Arc<[u8]>>>,
-    cell: Arc<dyn HangUp>,
+/// Above the flags, in the same word: why the session ends, as its place among all reasons counted from 1, or 0.
+const REASON: u32 = 16;
+
+/// An incarnation of a session over an inner transport `T`. The [`Record`] is what policies see of it; this is the rest.
+// The record first, for the same reason as its own order.
+#[repr(C)]
+pub(crate) struct Session<T> {
+    pub(crate) record: Record,
+    flags: AtomicU32,
     /// Messages that the inner transport does not have yet.
     on_their_way: AtomicU32,
+    /// Since when it ends; known once the reason is.
+    ended: AtomicU64,
+    /// Wakes the transport's `receive`.
+    pub(crate) receiver: AtomicWaker,
+    belongings: Mutex<Belongings>,
+    /// The inner transport.
+    pub(crate) cell: Cell<T>,
+}
+
+/// What a session holds.
+#[derive(Default)]
+struct Belongings {
+    streams: Slab<Arc<Slot>>,
+    /// Boxed, because most sessions hold nothing.
+    lease: Option<Box<Lease>>,
+    /// What parking keeps of the session, as serialized by the store.
+    parcel: Option<Arc<[u8]>>,
 }
 
 /// A message from the service that the inner transport does not have yet; its drop is its arrival.
-pub(crate) struct OnItsWay(Arc<Session>);
+pub(crate) struct OnItsWay<T>(Arc<Session<T>>);
 
-impl OnItsWay {
-    pub(crate) fn begin(session: &Arc<Session>) -> Self {
+impl<T> OnItsWay<T> {
+    pub(crate) fn begin(session: &Arc<Session<T>>) -> Self {
         session.on_their_way.fetch_add(1, SeqCst);
         Self(Arc::clone(session))
     }
 }
 
-impl Drop for OnItsWay {
+impl<T> Drop for OnItsWay<T> {
     fn drop(&mut self) {
         if self.0.on_their_way.fetch_sub(1, SeqCst) == 1 && self.0.is_closing() {
-            self.0.record.progress.notify_waiters();
+            self.0.record.progress.ring();
         }
     }
 }
 
-impl Session {
-    pub(crate) fn new(record: Arc<Record>, cell: Arc<dyn HangUp>, parcel: Option<Arc<[u8]>>) -> Self {
+impl<T> Session<T> {
+    pub(crate) fn new(record: Record, transport: T, parcel: Option<Arc<[u8]>>) -> Self {
         Self {
             record,
-            flags: AtomicU16::new(0),
-            end: OnceLock::new(),
+            flags: AtomicU32::new(0),
+            ended: AtomicU64::new(0),
             receiver: AtomicWaker::new(),
-            streams: Mutex::default(),
-            lease: Mutex::default(),
-            parcel: Mutex::new(parcel),
-            cell,
+            belongings: Mutex::new(Belongings { parcel, ..Belongings::default() }),
+            cell: Cell::new(transport),
             on_their_way: AtomicU32::new(0),
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Belongings> {
+        self.belongings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn has(&self, flag: Flag) -> bool {
-        self.flags.load(SeqCst) & flag as u16 != 0
+        self.flags.load(SeqCst) & flag as u32 != 0
     }
 
     /// Raises a flag; true for the one caller that did. Costs next to nothing if it is raised.
     pub(crate) fn raise(&self, flag: Flag) -> bool {
-        !self.has(flag) && self.flags.fetch_or(flag as u16, SeqCst) & flag as u16 == 0
+        !self.has(flag) && self.flags.fetch_or(flag as u32, SeqCst) & flag as u32 == 0
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -109,33 +125,53 @@ impl Session {
     }
 
     /// Notes the one reason and moment of the end.
-    pub(crate) fn ends(&self, reason: CloseReason, now: Instant) {
+    pub(crate) fn ends(&self, reason: CloseReason, now: Stamp) {
         // The end begins once, so this is set once.
-        self.end.set((reason, now)).ok();
+        self.ended.store(now.0, Relaxed);
+        let place = CloseReason::ALL.iter().position(|other| *other == reason).unwrap_or_default() as u32;
+        self.flags.fetch_or((place + 1) << REASON, SeqCst);
     }
 
-    pub(crate) fn end(&self) -> Option<(CloseReason, Instant)> {
-        self.end.get().copied()
+    /// Why and since when it ends.
+    pub(crate) fn end(&self) -> Option<(CloseReason, Stamp)> {
+        let place = (self.flags.load(SeqCst) >> REASON).checked_sub(1)?;
+        let reason = CloseReason::ALL.get(place as usize)?;
+        Some((*reason, Stamp(self.ended.load(Relaxed))))
     }
 
-    pub(crate) fn lock_streams(&self) -> MutexGuard<'_, Slab<Arc<Slot>>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Has a stream that can be dropped from outside; returns its place.
+    pub(crate) fn add_stream(&self, slot: Arc<Slot>) -> usize {
+        self.lock().streams.insert(slot)
     }
 
-    pub(crate) fn lock_lease(&self) -> MutexGuard<'_, Option<Lease>> {
-        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn remove_stream(&self, place: usize) {
+        let slot = self.lock().streams.try_remove(place);
+        drop(slot);
+    }
+
+    /// Holds what its admission gave.
+    pub(crate) fn hold(&self, lease: Lease) {
+        if !lease.is_free() {
+            let lease = Box::new(lease);
+            self.lock().lease = Some(lease);
+        }
     }
 
     /// Gives back what the session holds of its admission. A policy may panic in it.
     pub(crate) fn drop_lease(&self) {
-        let lease = self.lock_lease().take();
+        let lease = self.lock().lease.take();
         if catch_unwind(AssertUnwindSafe(|| drop(lease))).is_err() {
             tracing::warn!("a lease of the admission policy panicked when it was dropped");
         }
     }
 
-    pub(crate) fn lock_parcel(&self) -> MutexGuard<'_, Option<Arc<[u8]>>> {
-        self.parcel.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps what it can be restored from.
+    pub(crate) fn set_parcel(&self, parcel: Arc<[u8]>) {
+        self.lock().parcel = Some(parcel);
+    }
+
+    pub(crate) fn take_parcel(&self) -> Option<Arc<[u8]>> {
+        self.lock().parcel.take()
     }
 
     /// Whether nothing is in flight, neither a request nor an answer; or nothing can be answered any more.
@@ -146,13 +182,14 @@ impl Session {
 
     /// Whether a stream has something for a client that does not take it.
     pub(crate) fn has_stalled_streams(&self) -> bool {
-        self.lock_streams().iter().any(|(_, slot)| slot.is_stalled())
+        self.lock().streams.iter().any(|(_, slot)| slot.is_stalled())
     }
 
     /// Drops the streams that nobody polls; tells whether there were any.
     pub(crate) fn sever_stalled_streams(&self) -> bool {
         let stalled: Vec<_> = self
-            .lock_streams()
+            .lock()
+            .streams
             .iter()
             .filter(|(_, slot)| slot.is_stalled())
             .map(|(_, slot)| Arc::clone(slot))
@@ -164,16 +201,20 @@ impl Session {
     /// Ends the inner transport.
     pub(crate) fn hang_up(&self) {
         self.raise(Flag::HangUp);
-        if self.cell.hang_up() {
+        if let Some(transport) = self.cell.take() {
+            drop(transport);
             self.raise(Flag::Dropped);
         }
         self.receiver.wake();
     }
 
     /// Waits until `done`, asked again at each step of the end.
-    pub(crate) async fn until(&self, done: impl Fn(&Self) -> bool + Send + Sync) {
+    pub(crate) async fn until(&self, done: impl Fn(&Self) -> bool + Send + Sync)
+    where
+        T: Send,
+    {
         loop {
-            let mut step = std::pin::pin!(self.record.progress.notified());
+            let mut step = std::pin::pin!(self.record.progress.listen());
             step.as_mut().enable();
             if done(self) {
                 return;
@@ -183,20 +224,26 @@ impl Session {
     }
 }
 
-impl fmt::Debug for Session {
+impl<T> Recorded for Session<T> {
+    fn record(&self) -> &Record {
+        &self.record
+    }
+}
+
+impl<T> fmt::Debug for Session<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("record", &self.record).field("end", &self.end).finish_non_exhaustive()
+        f.debug_struct("Session").field("record", &self.record).field("end", &self.end()).finish_non_exhaustive()
     }
 }
 
 /// The manager, as the transport sees it.
-pub(crate) trait Host: Send + Sync {
+pub(crate) trait Host<T>: Send + Sync {
     /// The service is done with the session: the incarnation ends, if it has not ended yet.
-    fn service_ended(self: Arc<Self>, session: &Arc<Session>);
+    fn service_ended(self: Arc<Self>, session: &Arc<Session<T>>);
     /// The running task serves the session, and closes it once more when the service ends.
-    fn serves(&self, session: &Session);
+    fn serves(&self, session: &Session<T>);
     /// The running task panics, and so closes nothing.
-    fn will_not_trail(&self, session: &Session);
+    fn will_not_trail(&self, session: &Session<T>);
     /// Another step of the end was made.
-    fn step_made(self: Arc<Self>, session: &Arc<Session>);
+    fn step_made(self: Arc<Self>, session: &Arc<Session<T>>);
 }

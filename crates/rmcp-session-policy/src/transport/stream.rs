@@ -61,23 +61,23 @@ impl Slot {
 }
 
 /// A stream of a session to its client.
-pub(crate) enum GovernedStream {
+pub(crate) enum GovernedStream<T> {
     /// From the inner manager.
-    Live { slot: Arc<Slot>, session: Arc<Session>, place: usize, listening: bool },
+    Live { slot: Arc<Slot>, session: Arc<Session<T>>, place: usize, listening: bool },
     /// One message of ours.
     Once(Option<ServerSseMessage>),
 }
 
-impl GovernedStream {
+impl<T> GovernedStream<T> {
     /// Wraps a stream of the inner manager. `listening`: the client opened it by GET.
     pub(crate) fn live(
-        session: Arc<Session>,
+        session: Arc<Session<T>>,
         inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
         listening: bool,
     ) -> Self {
         let held = Held { inner: Some(Box::pin(inner)), kept: VecDeque::new(), waker: None, waiting: false };
         let slot = Arc::new(Slot { held: Mutex::new(held) });
-        let place = session.lock_streams().insert(Arc::clone(&slot));
+        let place = session.add_stream(Arc::clone(&slot));
         if listening {
             session.record.stream_opened();
         }
@@ -85,7 +85,7 @@ impl GovernedStream {
     }
 }
 
-impl Stream for GovernedStream {
+impl<T> Stream for GovernedStream<T> {
     type Item = ServerSseMessage;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -107,28 +107,27 @@ impl Stream for GovernedStream {
         }
         drop(held);
         if session.is_closing() {
-            session.record.progress.notify_waiters();
+            session.record.progress.ring();
         }
         next
     }
 }
 
-impl Drop for GovernedStream {
+impl<T> Drop for GovernedStream<T> {
     fn drop(&mut self) {
         if let Self::Live { session, place, listening, .. } = self {
-            let slot = session.lock_streams().try_remove(*place);
-            drop(slot);
+            session.remove_stream(*place);
             if *listening {
                 session.record.stream_closed(Instant::now());
             }
             if session.is_closing() {
-                session.record.progress.notify_waiters();
+                session.record.progress.ring();
             }
         }
     }
 }
 
-impl fmt::Debug for GovernedStream {
+impl<T> fmt::Debug for GovernedStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GovernedStream").finish_non_exhaustive()
     }

@@ -2,27 +2,27 @@
 
 use rmcp::model::{ClientJsonRpcMessage, ClientRequest, GetExtensions};
 
-use crate::registry::{Activity, Record};
+use super::session::Session;
+use crate::registry::Activity;
 
 /// The activity of a request, in the request's extensions.
 ///
 /// Extensions are cloned freely, an activity is not: a clone of a ticket is spent. Managers stack, so a ticket holds
 /// the ticket of the manager around it.
-#[derive(Debug, Default)]
-pub(crate) struct Ticket {
-    activity: Option<Activity>,
+pub(crate) struct Ticket<T> {
+    activity: Option<Activity<Session<T>>>,
     outer: Option<Box<Self>>,
 }
 
-impl Clone for Ticket {
+impl<T> Clone for Ticket<T> {
     fn clone(&self) -> Self {
-        Self::default()
+        Self { activity: None, outer: None }
     }
 }
 
-impl Ticket {
+impl<T: Send + 'static> Ticket<T> {
     /// Puts an activity into a request; drops it at once with any other message.
-    pub(crate) fn attach(message: &mut ClientJsonRpcMessage, activity: Activity) {
+    pub(crate) fn attach(message: &mut ClientJsonRpcMessage, activity: Activity<Session<T>>) {
         if let ClientJsonRpcMessage::Request(request) = message {
             let extensions = request.request.extensions_mut();
             let outer = extensions.remove::<Self>().map(Box::new);
@@ -31,10 +31,10 @@ impl Ticket {
     }
 
     /// Takes the activity of this session out of a request.
-    pub(crate) fn detach(request: &mut ClientRequest, record: &Record) -> Option<Activity> {
+    pub(crate) fn detach(request: &mut ClientRequest, session: &Session<T>) -> Option<Activity<Session<T>>> {
         let extensions = request.extensions_mut();
         let mut ticket = extensions.remove::<Self>()?;
-        if ticket.activity.as_ref().is_none_or(|activity| !std::ptr::eq(&*activity.record, record)) {
+        if ticket.activity.as_ref().is_none_or(|activity| !activity.is_of(session)) {
             extensions.insert(ticket);
             return None;
         }

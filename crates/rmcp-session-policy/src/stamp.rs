@@ -1,0 +1,114 @@
+//! Time as the registry stores it: one `u64` that orders what happened.
+
+use std::cell::Cell;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const TIE_BITS: u32 = 16;
+
+/// Where the count of microseconds begins: when this process first asked. Of real time, since that of a test may be paused
+/// or ahead.
+static EPOCH: LazyLock<Instant> = LazyLock::new(|| Instant::from_std(std::time::Instant::now()));
+
+thread_local! {
+    /// The latest microsecond this thread stamped, and how many stamps it took about then.
+    static TIE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// A moment: microseconds since the process's epoch above a tie-breaker.
+///
+/// Two moments that one thread takes within the same microsecond (always so while tokio's clock is paused) are told
+/// apart by counting, so that "used before" has an answer. A thread that takes more than 65,536 of them without a
+/// pause of a microsecond runs ahead of the time by a microsecond for each 65,536. Good for eight years of uptime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Stamp(pub(crate) u64);
+
+impl Stamp {
+    /// Later than any moment.
+    pub(crate) const NEVER: Self = Self(u64::MAX);
+
+    /// Stamps what happens now.
+    pub(crate) fn of(now: Instant) -> Self {
+        let micros = micros(now);
+        let tie = TIE.with(|tie| {
+            let (latest, count) = match tie.get() {
+                (latest, count) if micros <= latest + (count >> TIE_BITS) => (latest.max(micros), count + 1),
+                _ => (micros, 0),
+            };
+            tie.set((latest, count));
+            count
+        });
+        // A sum: past 65,535 the count carries into the microseconds instead of starting again.
+        Self((micros << TIE_BITS) + tie)
+    }
+
+    /// A moment to compare with the time, such as a deadline: nothing that happened, so there are no ties.
+    pub(crate) fn at(moment: Instant) -> Self {
+        Self(micros(moment) << TIE_BITS)
+    }
+
+    pub(crate) fn instant(self) -> Instant {
+        *EPOCH + Duration::from_micros(self.0 >> TIE_BITS)
+    }
+}
+
+/// Microseconds since the epoch. Cheaper than `as_micros`, whose 128 bits nobody needs.
+fn micros(moment: Instant) -> u64 {
+    let passed = moment.saturating_duration_since(*EPOCH);
+    passed.as_secs() * 1_000_000 + u64::from(passed.subsec_micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A moment of which the microsecond is full.
+    fn start() -> Instant {
+        *EPOCH + Duration::from_secs(1)
+    }
+
+    #[test]
+    fn a_stamp_gives_its_instant_back() {
+        let later = start() + Duration::from_millis(1_234);
+        assert_eq!(Stamp::of(later).instant(), later);
+        assert_eq!(Stamp::at(later).instant(), later);
+    }
+
+    #[test]
+    fn moments_of_one_instant_are_ordered() {
+        let now = start();
+        let stamps: Vec<_> = (0..200_000).map(|_| Stamp::of(now)).collect();
+        assert!(stamps.is_sorted_by(|earlier, later| earlier < later), "however many there are");
+        assert!(stamps[65_535].instant() == now);
+        assert!(Stamp::of(now + Duration::from_micros(10)) > stamps[199_999]);
+    }
+
+    #[test]
+    fn moments_of_successive_instants_are_ordered() {
+        let now = start();
+        let nanos = (0..5_000).map(|step| Stamp::of(now + Duration::from_nanos(step * 333)));
+        assert!(nanos.collect::<Vec<_>>().is_sorted_by(|earlier, later| earlier < later));
+    }
+
+    #[test]
+    fn moments_are_ordered_after_time_was_ahead() {
+        let now = start();
+        Stamp::of(now + Duration::from_secs(60));
+        let stamps = [0, 0, 1, 2].map(|micros| Stamp::of(now + Duration::from_micros(micros)));
+        assert!(
+            stamps.is_sorted_by(|earlier, later| earlier < later),
+            "as on a thread that runs one paused test after another"
+        );
+        assert!(stamps[3].instant() < now + Duration::from_millis(1));
+    }
+
+    #[test]
+    fn a_deadline_is_no_later_than_what_happens_at_its_moment() {
+        let moment = start() + Duration::from_secs(5);
+        assert!(Stamp::at(moment) <= Stamp::of(moment));
+        assert!(Stamp::at(moment) > Stamp::of(moment - Duration::from_micros(1)));
+        assert!(Stamp::at(moment) < Stamp::NEVER);
+    }
+}
