@@ -30,6 +30,11 @@ async fn main() -> std::io::Result<()> {
         .max_parked(SESSIONS)
         .build()
         .expect("valid");
+    // An id is the inner manager's as much as ours; the stub makes them as long as rmcp's.
+    let before = allocated();
+    let id = sessions.inner().create_session().await.expect("an id").0;
+    let named = allocated() - before;
+    drop(id);
     let mut held = Vec::with_capacity(2 * SESSIONS);
     let before = allocated();
     open(&sessions, &params, &mut held).await;
@@ -41,7 +46,8 @@ async fn main() -> std::io::Result<()> {
     assert_eq!((stats.live, stats.parked), (SESSIONS, SESSIONS), "{stats:?}");
     let parked = allocated() - before - live;
     let mut out = std::io::stdout();
-    writeln!(out, "a live session    {} bytes, with the {said} that `initialize` said", live / SESSIONS)?;
+    let live = live / SESSIONS;
+    writeln!(out, "a live session    {live} bytes, with the {said} that `initialize` said and the {named} of its id")?;
     writeln!(out, "a parked session  {} bytes, with the same", parked / SESSIONS)?;
     Ok(())
 }

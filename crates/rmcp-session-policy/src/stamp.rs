@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::HOUR;
+
 const TIE_BITS: u32 = 16;
 
-/// Where the count of microseconds begins: when this process first asked. Of real time, since that of a test may be paused
-/// or ahead.
-static EPOCH: LazyLock<Instant> = LazyLock::new(|| Instant::from_std(std::time::Instant::now()));
+/// Where the count of microseconds begins: an hour before this process first asked. Of real time, since that of a test may be
+/// ahead; and so long before, since it may also have been paused some time ago.
+static EPOCH: LazyLock<Instant> = LazyLock::new(|| {
+    let now = std::time::Instant::now();
+    Instant::from_std(now.checked_sub(HOUR).unwrap_or(now))
+});
 
 thread_local! {
     /// The latest microsecond this thread stamped, and how many stamps it took about then.
@@ -66,7 +71,13 @@ mod tests {
 
     /// A moment of which the microsecond is full.
     fn start() -> Instant {
-        *EPOCH + Duration::from_secs(1)
+        *EPOCH + HOUR
+    }
+
+    #[test]
+    fn time_that_was_paused_before_anybody_asked_is_told_apart() {
+        let paused = *EPOCH + HOUR - Duration::from_secs(60);
+        assert_eq!(Stamp::of(paused).instant(), paused);
     }
 
     #[test]

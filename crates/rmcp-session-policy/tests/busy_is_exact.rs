@@ -5,9 +5,11 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Permit, Rejection};
 use rmcp_session_policy::eviction::{Lru, victim_fn};
-use rmcp_session_policy::{Builder, CloseReason, MINUTE, PolicyError, PolicySessionManager, SECOND};
+use rmcp_session_policy::{Builder, ClientContext, CloseReason, MINUTE, PolicyError, PolicySessionManager, SECOND};
 use serde_json::json;
 use session::{Driver, settle};
 use tokio::time::{advance, sleep};
@@ -112,6 +114,38 @@ async fn a_newer_call_protects_beside_one_older_than_max_busy() {
     let newer = alice.sleep(3_000).await.expect("lives");
     assert!(is_refused(&sessions).await);
     assert_eq!(newer.text().await, "slept 3000");
+    Driver::ready(&sessions).await.expect("alice may go now");
+}
+
+/// Lets a call in once it has waited for 50 seconds.
+#[derive(Debug)]
+struct Queues;
+
+#[async_trait]
+impl AdmissionPolicy for Queues {
+    async fn admit(&self, _: &Arrival<'_>) -> Result<Permit, Rejection> {
+        sleep(50 * SECOND).await;
+        Ok(Permit::free())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_had_to_wait_for_its_admission_protects_from_when_it_was_let_in() {
+    let sessions = manager(|b| b.max_sessions(1).max_busy(MINUTE).requests(Queues));
+    let alice = Driver::ready(&sessions).await.expect("room");
+    for scope in [false, true] {
+        let call = async {
+            assert!(alice.lives().await);
+            alice.sleep(1_000_000).await.expect("lives")
+        };
+        let _silence = match scope {
+            true => ClientContext::new().scope(call).await,
+            false => call.await,
+        };
+        sleep(59 * SECOND).await;
+        assert!(is_refused(&sessions).await, "it was let in less than a minute ago");
+    }
+    sleep(SECOND).await;
     Driver::ready(&sessions).await.expect("alice may go now");
 }
 

@@ -1,6 +1,7 @@
 //! When sessions are to be looked at.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -28,7 +29,8 @@ impl Deadlines {
         sessions: usize,
         is_here: impl Fn(SessionKey) -> bool,
     ) {
-        let at = Stamp::at(at);
+        // Rounded up: whoever is looked at too early is put back to the same moment, over and over until it comes.
+        let at = Stamp::at(at + Duration::from_nanos(999));
         if self.earliest.peek().is_none_or(|(earliest, _)| at < earliest) {
             self.sooner.notify_one();
         }
@@ -49,8 +51,6 @@ impl Deadlines {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn deadlines() -> (Deadlines, Instant) {
@@ -71,6 +71,14 @@ mod tests {
         assert_eq!(deadlines.next(at(2)), Err(Some(at(3))));
         assert_eq!(deadlines.next(at(3)).map(SessionKey::index), Ok(3));
         assert_eq!(deadlines.next(at(3)), Err(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_within_a_microsecond_is_not_too_early_either() {
+        let (mut deadlines, now) = deadlines();
+        deadlines.insert(SessionKey::new(0, 1), now + Duration::from_nanos(1_001), 1, |_| true);
+        assert_eq!(deadlines.next(now + Duration::from_nanos(1_999)), Err(Some(now + Duration::from_micros(2))));
+        assert!(deadlines.next(now + Duration::from_micros(2)).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use crate::admission::{Arrival, ArrivalKind, Lease};
 use crate::context::{ClientContext, is_apart, let_go, take_kept};
 use crate::error::{PolicyError, Refusal};
 use crate::observe::CloseReason;
-use crate::registry::{Activity, Kind, Software};
+use crate::registry::{Activity, Kind, Record, Software};
 use crate::transport::{Flag, Governed, GovernedStream, Session, Ticket, kind_of};
 
 /// The longest name and version of a client's software that is kept, in bytes.
@@ -99,12 +99,12 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             ClientJsonRpcMessage::Request(request) => kind_of(&request.request),
             _ => Kind::Message,
         };
-        let now = Instant::now();
-        let lease = match self.shared.admit_request(&session, kind, now).await {
+        let lease = match self.shared.admit_request(&session, kind).await {
             Ok(lease) => lease,
             Err(refusal) => return Ok(GovernedStream::Once(refused(&refusal, message))),
         };
-        let activity = begin(&session, held, kind, now).ok_or_else(not_found)?.holding(lease);
+        // Read after the admission, which may have waited.
+        let activity = begin(&session, held, kind, Instant::now()).ok_or_else(not_found)?.holding(lease);
         if kind == Kind::Call && self.shared.sees_uses {
             self.shared.lock().registry.used(&session.record);
         }
@@ -115,8 +115,12 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
-        let Entered { session, held } = self.shared.enter(id)?;
         let replay = is_replay(&message);
+        // What was kept for the request that restores its session is kept until rmcp hands that request over.
+        let Entered { session, held } = match replay {
+            true => Entered { session: self.shared.find_live(id)?, held: None },
+            false => self.shared.enter(id)?,
+        };
         let kind = if replay { Kind::Replay } else { Kind::Message };
         let activity = begin(&session, held, kind, Instant::now()).ok_or_else(not_found)?;
         let initialized = matches!(&message, ClientJsonRpcMessage::Notification(notification)
@@ -254,7 +258,8 @@ impl<I: SessionManager> Shared<I> {
     /// Finds the session of a request: it is at hand if rmcp asked for it in the scope of the request.
     fn enter(&self, id: &str) -> Result<Entered<I::Transport>, PolicyError<I::Error>> {
         let held = take_kept::<Activity<Session<I::Transport>>>();
-        match held.filter(|held| *held.session().record.id == *id && !held.session().is_closing()) {
+        let is_this = |record: &Record| *record.id == *id && record.is_of(&self.signals);
+        match held.filter(|held| is_this(&held.session().record) && !held.session().is_closing()) {
             Some(held) => Ok(Entered { session: Arc::clone(held.session()), held: Some(held) }),
             None => Ok(Entered { session: self.find_live(id)?, held: None }),
         }
@@ -266,12 +271,7 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Asks whether a request may be made within a session.
-    async fn admit_request(
-        &self,
-        session: &Session<I::Transport>,
-        kind: Kind,
-        now: Instant,
-    ) -> Result<Option<Lease>, Refusal> {
+    async fn admit_request(&self, session: &Session<I::Transport>, kind: Kind) -> Result<Option<Lease>, Refusal> {
         if kind != Kind::Call {
             return Ok(None);
         }
@@ -281,7 +281,7 @@ impl<I: SessionManager> Shared<I> {
             return Err(self.turn_away(Refusal::draining(ArrivalKind::Request), context));
         }
         let Some(policy) = self.requests.as_deref() else { return Ok(None) };
-        let arrival = Arrival::new(now, ArrivalKind::Request).with_session(session.record.key);
+        let arrival = Arrival::new(Instant::now(), ArrivalKind::Request).with_session(session.record.key);
         let arrival = match context {
             Some(context) => arrival.with_context(context),
             None => arrival,

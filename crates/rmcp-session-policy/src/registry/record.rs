@@ -108,6 +108,11 @@ impl Record {
         }
     }
 
+    /// Whether it is of the manager that has these signals.
+    pub(crate) fn is_of(&self, signals: &Arc<Signals>) -> bool {
+        Arc::ptr_eq(&self.signals, signals)
+    }
+
     pub(crate) fn last_used(&self) -> Stamp {
         Stamp(self.last_used.load(Relaxed))
     }
@@ -153,8 +158,7 @@ impl Record {
 
     /// Turns an activity into one that begins now, unless the session is closing.
     pub(super) fn turn(&self, ticket: Ticket, kind: Kind, now: Instant) -> Option<Ticket> {
-        let is_open = self.state.read().phase() != Phase::Closing;
-        is_open.then(|| self.note_begin(Some(ticket), kind, Stamp::of(now)))
+        self.state.turn().then(|| self.note_begin(Some(ticket), kind, Stamp::of(now)))
     }
 
     /// Notes what begins, in place of another one or not.
@@ -555,6 +559,19 @@ mod loom_tests {
             let claimed = stage.registry.claim(record.key, long_ago + Duration::from_secs(1)).is_some();
             assert_ne!(claimed, request.join().unwrap().is_some());
             drop(hung);
+        });
+    }
+
+    #[test]
+    fn nor_does_it_overlook_an_old_lease_that_becomes_one() {
+        model(|| {
+            let (mut stage, record) = ready();
+            stage.registry.rules = Rules { max_busy: Duration::ZERO, ..lenient() };
+            let lease = begin(&record, Kind::Lease).unwrap();
+            let now = Instant::now() + Duration::from_secs(1);
+            let request = thread::spawn(move || lease.turn_into(Kind::Call, now + Duration::from_secs(60)));
+            let claimed = stage.registry.claim(record.key, now).is_some();
+            assert_ne!(claimed, request.join().unwrap().is_some());
         });
     }
 

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use slab::Slab;
 use tokio::time::Instant;
@@ -146,12 +147,13 @@ impl<S: Recorded> Registry<S> {
     /// Takes sessions that are half-open no longer off the front of those that are; two for each that comes, so that it
     /// stays short.
     fn forget_ready(&mut self) {
-        let Self { opening, slots, .. } = self;
+        let Self { opening, slots, signals, .. } = self;
         let is_opening = |key: SessionKey| {
             let slot = slots.get(key.index()).filter(|slot| slot.is(key));
             slot.is_some_and(|slot| slot.record().state.read().phase() == Phase::Opening)
         };
-        opening.tidy(slots.len(), |_, key| is_opening(key));
+        // By their number, not that of all sessions: each entry is a look at a session, while the lock is held.
+        opening.tidy(signals.opening.load(SeqCst) as usize, |_, key| is_opening(key));
         for _ in 0..2 {
             if opening.peek().is_none_or(|(_, key)| is_opening(key)) {
                 return;

@@ -66,6 +66,12 @@ impl State {
         self.0.fetch_update(SeqCst, SeqCst, one_more).is_ok()
     }
 
+    /// Counts one more beginning, of an activity that was counted in as another, unless the session is closing.
+    pub(crate) fn turn(&self) -> bool {
+        let begun = |word: u64| (word & CLOSING == 0).then(|| word.wrapping_add(BEGUN));
+        self.0.fetch_update(SeqCst, SeqCst, begun).is_ok()
+    }
+
     /// Counts an activity out. Returns the word as it is now, and whether a policy that met this session waits for it.
     ///
     /// It waits for each end, not only the last: those still under way may be too old to protect the session.
@@ -117,6 +123,18 @@ mod tests {
         assert_eq!(state.read().active(), seen.active());
         assert!(state.close_if(seen).is_err());
         assert_eq!(state.close_if(state.read()), Ok(()));
+    }
+
+    #[test]
+    fn a_claim_fails_when_a_lease_became_a_request_in_between() {
+        let state = State::opening();
+        assert!(state.ready() && state.begin());
+        let seen = state.read();
+        assert!(state.turn());
+        assert_eq!(state.read().active(), 1);
+        assert!(state.close_if(seen).is_err());
+        assert_eq!(state.close_if(state.read()), Ok(()));
+        assert!(!state.turn());
     }
 
     #[test]
