@@ -93,7 +93,9 @@ mod tests {
         let stamps: Vec<_> = (0..200_000).map(|_| Stamp::of(now)).collect();
         assert!(stamps.is_sorted_by(|earlier, later| earlier < later), "however many there are");
         assert!(stamps[65_535].instant() == now);
-        assert!(Stamp::of(now + Duration::from_micros(10)) > stamps[199_999]);
+        let later = now + Duration::from_micros(10);
+        assert!(Stamp::of(later) > stamps[199_999]);
+        assert!(Stamp::of(later).instant() == later, "a pause, and they are with the clock again");
     }
 
     #[test]

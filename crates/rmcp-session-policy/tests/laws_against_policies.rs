@@ -13,7 +13,7 @@ use rmcp_session_policy::{
     Builder, ClientContext, CloseReason, Governed, PolicyError, PolicySessionManager, SECOND, SessionEvent, SessionKey,
     SessionObserver,
 };
-use scripted::{Line, Scripted, initialize, initialized, list_tools};
+use scripted::{Line, Scripted, initialize, initialized, list_tools, ping};
 use witness::Witness;
 
 const PLACES: usize = 4;
@@ -453,4 +453,36 @@ async fn a_policy_sees_whom_it_makes_room_for() {
     let (_second, _its) = ClientContext::new().with_principal("alice").scope(ready(&sessions)).await;
     let (_third, _its) = ready(&sessions).await;
     assert_eq!(*seen.lock().expect("no panic under it"), [Some("alice".to_owned()), None]);
+}
+
+/// Counts what it is told of.
+#[derive(Debug)]
+struct Sees(Arc<AtomicUsize>);
+
+impl EvictionPolicy for Sees {
+    fn sees_uses(&self) -> bool {
+        true
+    }
+
+    fn on_use(&mut self, _: &SessionInfo<'_>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+
+    fn victim(&mut self, _: &Candidates<'_>) -> Option<SessionKey> {
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_sees_uses_hears_of_each_call_and_of_no_ping() {
+    let uses = Arc::new(AtomicUsize::new(0));
+    let (_, _, sessions) = manager(|b| b.eviction(Sees(Arc::clone(&uses))));
+    let (id, _transport) = ready(&sessions).await;
+    assert_eq!(uses.load(SeqCst), 0);
+    let _calls = (
+        sessions.create_stream(&id, list_tools(1)).await.expect("a call"),
+        sessions.create_stream(&id, list_tools(2)).await.expect("a call"),
+        sessions.create_stream(&id, ping(3)).await.expect("a ping"),
+    );
+    assert_eq!(uses.load(SeqCst), 2);
 }

@@ -9,7 +9,8 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::{Lru, SessionInfo, victim_fn};
 use rmcp_session_policy::{
-    Builder, ClientContext, CloseReason, Phase, PolicyError, PolicySessionManager, RefusalReason, SECOND, SessionKey,
+    Builder, ClientContext, CloseReason, Fingerprint, Phase, PolicyError, PolicySessionManager, RefusalReason, SECOND,
+    SessionKey,
 };
 use session::{Driver, SlowToInitialize, Wedge, settle};
 use tokio::time::{Instant, sleep};
@@ -141,6 +142,8 @@ async fn a_predicate_that_stops_protecting_is_heard_within_a_second() {
 #[tokio::test(start_paused = true)]
 async fn if_nobody_may_go_the_newcomer_is_refused_and_nobody_pays() {
     let sessions = manager(|b| b.max_sessions(3));
+    let gone = Driver::ready(&sessions).await.expect("room");
+    sessions.close_session(&gone.id).await.expect("closes");
     let mut drivers = Vec::new();
     let mut calls = Vec::new();
     for _ in 0..3 {
@@ -148,9 +151,11 @@ async fn if_nobody_may_go_the_newcomer_is_refused_and_nobody_pays() {
         calls.push(driver.sleep(60_000).await.expect("lives"));
         drivers.push(driver);
     }
+    let begun = Instant::now();
     let Err(PolicyError::AtCapacity(full)) = Driver::open(&sessions).await.map(drop) else { panic!("not refused") };
     assert_eq!(full.max_sessions, 3);
     assert_eq!(survivors(&drivers).await, 3);
+    assert!(begun.elapsed() < SECOND / 20, "there is nothing to wait for: {:?}", begun.elapsed());
     let stats = sessions.stats();
     assert_eq!((stats.live, stats.reserved, stats.refused(RefusalReason::AtCapacity)), (3, 0, 1));
     for call in calls {
@@ -294,4 +299,95 @@ async fn a_newcomer_waits_a_moment_for_a_handshake_to_be_answered() {
     settle().await;
     Driver::ready(&sessions).await.expect("takes the place once the handshake was answered");
     slow.await.expect("no panic").expect("answered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_waits_a_moment_for_a_call_to_be_answered_and_no_longer() {
+    let sessions = manager(|b| b.max_sessions(1));
+    let busy = Driver::ready(&sessions).await.expect("room");
+    let call = tokio::spawn(busy.sleep(10).await.expect("lives").text());
+    let begun = Instant::now();
+    Driver::ready(&sessions).await.expect("takes the place once the call was answered");
+    assert_eq!(begun.elapsed(), SECOND / 100);
+    assert_eq!(call.await.expect("no panic"), "slept 10");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_waits_for_its_victim_to_be_gone() {
+    let sessions = Arc::new(
+        PolicySessionManager::builder(Wedge::new()).max_sessions(1).eviction(Lru::new()).build().expect("valid"),
+    );
+    let victim = Driver::ready(&sessions).await.expect("room");
+    sessions.inner().wedge(&victim.id);
+    let newcomer = {
+        let sessions = Arc::clone(&sessions);
+        tokio::spawn(async move { Driver::open(&sessions).await.map(drop) })
+    };
+    sleep(SECOND / 5).await;
+    assert!(!newcomer.is_finished());
+    sessions.inner().free(&victim.id);
+    newcomer.await.expect("no panic").expect("the place of its victim");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_open_session_is_kept_a_moment_for_what_its_client_says_next() {
+    let sessions = manager(|b| b.max_sessions(1).max_opening(1));
+    let answered = half_open(&sessions).await.expect("room");
+    let begun = Instant::now();
+    let newcomer = {
+        let sessions = Arc::clone(&sessions);
+        tokio::spawn(async move { half_open(&sessions).await })
+    };
+    sleep(SECOND / 20).await;
+    assert!(answered.lives().await && !newcomer.is_finished());
+    let newcomer = newcomer.await.expect("no panic").expect("its place, once it said nothing");
+    assert!((SECOND / 10..SECOND / 5).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!(!answered.lives().await && newcomer.lives().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_half_open_until_its_client_says_initialized() {
+    let sessions = manager(|b| b);
+    let opening = half_open(&sessions).await.expect("room");
+    opening.notify("notifications/roots/list_changed", serde_json::json!({})).await.expect("lives");
+    assert_eq!(sessions.list()[0].phase, Phase::Opening);
+    opening.initialized().await.expect("lives");
+    assert_eq!(sessions.list()[0].phase, Phase::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_found_for_a_request_stays_until_the_request_comes() {
+    let sessions = manager(|b| b.max_sessions(1));
+    let found = Driver::ready(&sessions).await.expect("room");
+    let asks = async {
+        assert!(sessions.has_session(&found.id).await.expect("knows"));
+        assert!(is_apart_refused(&sessions).await, "nobody else has its place");
+        assert_eq!(found.echo("e").await.expect("lives"), "e");
+    };
+    ClientContext::new().scope(asks).await;
+    assert!(!is_refused(&sessions).await, "afterwards anybody has");
+}
+
+/// Whether a newcomer is refused that comes in another request.
+async fn is_apart_refused(sessions: &Arc<Manager>) -> bool {
+    let sessions = Arc::clone(sessions);
+    tokio::spawn(async move { is_refused(&sessions).await }).await.expect("no panic")
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_found_for_one_request_holds_no_other_session() {
+    let sessions = manager(|b| b);
+    let one = Driver::ready(&sessions).await.expect("room");
+    let other = Driver::ready(&sessions).await.expect("room");
+    let in_flight = |driver: &Driver<Manager>| {
+        let print = Fingerprint::of(&driver.id);
+        sessions.list().into_iter().find(|session| session.fingerprint == print).expect("there").in_flight
+    };
+    let asks = async {
+        assert!(sessions.has_session(&one.id).await.expect("knows"));
+        other.sleep(60_000).await.expect("lives")
+    };
+    let call = ClientContext::new().scope(asks).await;
+    assert_eq!((in_flight(&one), in_flight(&other)), (0, 1));
+    drop(call);
 }

@@ -226,7 +226,9 @@ async fn a_drained_session_is_parked_but_not_restored_here() {
     let sessions = manager(|b| b);
     let http = Http::new(&sessions, Some(sessions.parking()));
     let alice = http.open().await.expect("room");
+    assert!(!sessions.is_draining());
     assert_eq!(sessions.drain(SECOND).await.finished, 1);
+    assert!(sessions.is_draining());
     assert_eq!(sessions.stats().parked, 1);
     let reply = http.call(&alice, "count", json!({})).await;
     assert_ne!(reply.status, 200, "{reply:?}");

@@ -181,6 +181,35 @@ async fn the_least_recently_used_goes_though_it_was_restored_last() {
     assert!(!sessions.has_session(&stale).await.expect("asks"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_kept_for_one_session_restores_no_other() {
+    let (_inner, sessions) = scripted(|b| b.max_sessions(3));
+    let alice = ClientContext::new().with_principal("alice").scope(parked(&sessions)).await;
+    let bob = ClientContext::new().with_principal("bob").scope(parked(&sessions)).await;
+    let asks = async {
+        assert!(!sessions.has_session(&alice).await.expect("may come back"));
+        sessions.restore_session(Arc::clone(&bob)).await
+    };
+    let outcome = ClientContext::new().scope(asks).await;
+    assert!(is_restored(&outcome));
+    let list = sessions.list();
+    let [back] = &list[..] else { panic!("one session") };
+    assert_eq!(back.context.as_ref().and_then(|context| context.principal()), Some("bob"));
+    assert!(knows(&sessions, &alice).await && !knows(&sessions, &bob).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_restore_waits_no_longer_than_it_takes() {
+    let sessions = local(|b| b.max_sessions(1));
+    let service = parking(&sessions);
+    let id = service.open().await;
+    assert_eq!(sessions.terminate(sessions.list()[0].key, CloseReason::Evicted).await, 1);
+    let begun = Instant::now();
+    let (one, two) = tokio::join!(service.echo(&id), service.echo(&id));
+    assert_eq!((one, two), (WELL, WELL));
+    assert_eq!((sessions.stats().restored, begun.elapsed()), (1, Duration::ZERO));
+}
+
 // Not after a good end
 
 #[tokio::test(start_paused = true)]
@@ -543,6 +572,18 @@ async fn no_more_bytes_are_parked_than_allowed() {
         assert!(stats.parked_bytes <= 4_096 && stats.parked_bytes >= 1_000 * stats.parked, "{stats:?}");
     }
     assert_eq!(sessions.stats().parked, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_bytes_are_parked_as_allowed() {
+    let (_inner, sessions) = scripted(|b| b);
+    drop(parked(&sessions).await);
+    let bytes = sessions.stats().parked_bytes;
+    let (_inner, sessions) = scripted(|b| b.max_parked_bytes(2 * bytes));
+    for _ in 0..3 {
+        drop(parked(&sessions).await);
+    }
+    assert_eq!((sessions.stats().parked, sessions.stats().parked_bytes), (2, 2 * bytes));
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,12 +9,16 @@ const FIRST_CHUNK: u32 = 16;
 ///
 /// A linked list over an arena of chunks, each twice as large as the one before: nothing is ever copied to grow, so
 /// there is no step whose cost depends on how many there are. Memory follows the most there have been at one time.
+///
+/// Free entries are used again in the order in which they became free, so that the list keeps running through memory from
+/// one end to the other, which processors expect. The latest first would shuffle it, and each step would miss the caches.
 #[derive(Debug)]
 pub(super) struct Log {
     chunks: Vec<Vec<Entry>>,
     /// Entries ever used.
     used: u32,
-    free: u32,
+    first_free: u32,
+    last_free: u32,
     oldest: u32,
     newest: u32,
     len: usize,
@@ -37,7 +41,7 @@ pub(super) struct Token {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { chunks: Vec::new(), used: 0, free: NONE, oldest: NONE, newest: NONE, len: 0 }
+        Self { chunks: Vec::new(), used: 0, first_free: NONE, last_free: NONE, oldest: NONE, newest: NONE, len: 0 }
     }
 }
 
@@ -74,7 +78,7 @@ impl Log {
     /// Appends a moment.
     pub(super) fn push(&mut self, at: u64) -> Token {
         let before = self.newest;
-        let index = if self.free == NONE {
+        let index = if self.first_free == NONE {
             let index = self.used;
             let (chunk, _) = locate(index);
             if chunk == self.chunks.len() {
@@ -84,11 +88,14 @@ impl Log {
             self.used += 1;
             index
         } else {
-            let index = self.free;
+            let index = self.first_free;
             let entry = self.entry_mut(index);
             let next_free = entry.after;
             (entry.at, entry.before, entry.after) = (at, before, NONE);
-            self.free = next_free;
+            self.first_free = next_free;
+            if next_free == NONE {
+                self.last_free = NONE;
+            }
             index
         };
         if before == NONE {
@@ -116,12 +123,14 @@ impl Log {
     }
 
     fn unlink(&mut self, index: u32) {
-        let free = self.free;
         let entry = self.entry_mut(index);
         let (before, after) = (entry.before, entry.after);
-        entry.at = FREE;
-        entry.after = free;
-        self.free = index;
+        (entry.at, entry.after) = (FREE, NONE);
+        match self.last_free {
+            NONE => self.first_free = index,
+            last => self.entry_mut(last).after = index,
+        }
+        self.last_free = index;
         match before {
             NONE => self.oldest = after,
             before => self.entry_mut(before).after = after,

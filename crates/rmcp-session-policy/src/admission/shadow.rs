@@ -57,6 +57,8 @@ mod tests {
         let first = policy.admit(&arrival).await.expect("lets in");
         let second = policy.admit(&arrival).await.expect("lets in");
         assert_eq!(policy.would_have_refused(), 1);
-        drop((first, second));
+        let third = policy.admit(&arrival).await.expect("lets in");
+        assert_eq!(policy.would_have_refused(), 2);
+        drop((first, second, third));
     }
 }

@@ -285,6 +285,16 @@ mod tests {
     }
 
     #[test]
+    fn a_reservation_held_over_a_refill_undoes_itself_and_no_later_one() {
+        let policy = TokenBucket::per_second(1);
+        let start = Instant::now();
+        let held = admit(&policy, start).expect("a token");
+        let _later = admit(&policy, start + SECOND).expect("a token again");
+        drop(held);
+        assert!(admit(&policy, start + SECOND).is_err());
+    }
+
+    #[test]
     fn reservations_undone_at_once_leave_the_bucket_full() {
         let policy = TokenBucket::per_second(1).burst(10);
         let start = Instant::now();

@@ -90,6 +90,26 @@ mod tests {
         assert_eq!(stage.registry.overruled, 0);
     }
 
+    #[test]
+    fn it_sees_uses_if_its_policy_does() {
+        let holds_none: fn(&SessionInfo<'_>) -> bool = |session| session.open_streams() == 0;
+        assert!(!Lru::new().tiers([holds_none]).sees_uses());
+        assert!(Watches.tiers([holds_none]).sees_uses());
+    }
+
+    #[derive(Clone, Debug)]
+    struct Watches;
+
+    impl EvictionPolicy for Watches {
+        fn sees_uses(&self) -> bool {
+            true
+        }
+
+        fn victim(&mut self, _: &Candidates<'_>) -> Option<SessionKey> {
+            None
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn whose_stream_closes_is_of_the_first_tier_again_in_its_old_order() {
         let mut stage = stage();

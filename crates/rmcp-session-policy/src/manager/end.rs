@@ -108,7 +108,6 @@ impl<I: SessionManager> Shared<I> {
         let closed = Closed { shared: &self, session: &session };
         session.receiver.wake();
         let record = &session.record;
-        let deadline = Instant::now() + self.settings.close_deadline;
         let quiet = |session: &Session<I::Transport>| session.is_answered() && !session.has_stalled_streams();
         if !quiet(&session) {
             // A deadline that passes is part of the plan: then the streams are dropped.
@@ -127,7 +126,8 @@ impl<I: SessionManager> Shared<I> {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     session.sever_stalled_streams();
-                    match timeout_at(deadline, &mut inner).await {
+                    let begun = session.end().map_or_else(Instant::now, |(_, at)| at.instant());
+                    match timeout_at(begun + self.settings.close_deadline, &mut inner).await {
                         Ok(outcome) => outcome,
                         Err(_) => {
                             tracing::warn!(session = %record.fingerprint(), "the inner manager does not close a session; it keeps its place");

@@ -154,6 +154,11 @@ impl<I: SessionManager> Shared<I> {
         context: Option<&ClientContext>,
         only_free: bool,
     ) -> Option<Place> {
+        // Most newcomers need no clock.
+        let free = self.free_place(&mut self.lock(), kind);
+        if free.is_some() || only_free {
+            return free;
+        }
         let mut waiter: Option<Waiter> = None;
         let mut arriving: Option<Arriving> = None;
         let mut breath: Option<Instant> = None;
@@ -167,13 +172,10 @@ impl<I: SessionManager> Shared<I> {
                 if let Some(place) = waiter.as_mut().and_then(|waiter| waiter.place.try_recv().ok()) {
                     return Some(place.for_newcomer(arriving));
                 }
-                let arrives = || (kind == ArrivalKind::Create).then(|| Arriving::count_in(&self.signals));
-                if waiter.is_none() && core.free > 0 {
-                    core.free -= 1;
-                    return Some(Place::reserved(self.as_capacity()).for_newcomer(arrives()));
-                }
-                if only_free {
-                    return None;
+                if waiter.is_none()
+                    && let Some(place) = self.free_place(&mut core, kind)
+                {
+                    return Some(place);
                 }
                 handshake.as_mut().enable();
                 freed.as_mut().enable();
@@ -198,7 +200,7 @@ impl<I: SessionManager> Shared<I> {
                 if matches!(step, Step::Victim(_) | Step::Closing) && waiter.is_none() {
                     waiter = Some(self.join_queue(&mut core));
                     give_up = now + PATIENCE * VICTIMS;
-                    arriving = arrives();
+                    arriving = self.arriving(kind);
                 }
                 step
             };
@@ -222,6 +224,16 @@ impl<I: SessionManager> Shared<I> {
         let mut waiter = waiter?;
         let place = waiter.place.try_recv().ok()?;
         Some(place.for_newcomer(arriving))
+    }
+
+    fn free_place(self: &Arc<Self>, core: &mut Core<I::Transport>, kind: ArrivalKind) -> Option<Place> {
+        core.free = core.free.checked_sub(1)?;
+        Some(Place::reserved(self.as_capacity()).for_newcomer(self.arriving(kind)))
+    }
+
+    /// Counts a newcomer in that will be half-open.
+    fn arriving(&self, kind: ArrivalKind) -> Option<Arriving> {
+        (kind == ArrivalKind::Create).then(|| Arriving::count_in(&self.signals))
     }
 
     fn as_capacity(self: &Arc<Self>) -> Arc<dyn Capacity> {

@@ -310,18 +310,20 @@ impl<I: SessionManager> Shared<I> {
     /// scope, a parked session that may not come back is refused here.
     pub(super) async fn has(self: &Arc<Self>, id: &SessionId) -> Result<bool, Failed<I>> {
         let_go();
-        let mut deadline = None;
+        if self.directory.look(id, takes_requests) == Some(true) {
+            return Ok(true);
+        }
+        // Boxed, because rmcp would carry the room for it through each request.
+        Box::pin(self.resolve(id)).await
+    }
+
+    /// Waits for what a session is amid, and decides whether it comes back.
+    async fn resolve(self: &Arc<Self>, id: &SessionId) -> Result<bool, Failed<I>> {
+        let deadline = Instant::now() + self.settings.close_deadline;
         loop {
-            // Looked at where it is, as most are; whoever has to wait for it takes a hold of it.
-            let takes_requests = |session: &Arc<_>| !Session::is_replaying(session) && holds(session);
-            let session =
-                match self.directory.look(id, |session| (!takes_requests(session)).then(|| Arc::clone(session))) {
-                    Some(None) => return Ok(true),
-                    Some(Some(session)) => Some(session),
-                    None => None,
-                };
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.settings.close_deadline);
+            let session = self.find(id);
             let goes_on = match session {
+                Some(session) if takes_requests(&session) => return Ok(true),
                 Some(session) if session.is_closing() => {
                     timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_ok()
                 }
@@ -365,6 +367,11 @@ impl<I: SessionManager> Shared<I> {
         let over = self.restoring.get(id).is_none_or(|now| !Arc::ptr_eq(now.value(), restore));
         over || timeout_at(deadline, done).await.is_ok()
     }
+}
+
+/// Whether a session takes requests, its handshake having been replayed if it was restored.
+fn takes_requests<T: Send + 'static>(session: &Arc<Session<T>>) -> bool {
+    !session.is_replaying() && holds(session)
 }
 
 /// Whether a session takes requests. Within a scope this is one step with its lease: until the request comes, nobody takes

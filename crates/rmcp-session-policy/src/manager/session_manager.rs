@@ -292,3 +292,15 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_is_cut_between_two_characters() {
+        assert_eq!(*cut("short"), *"short");
+        assert_eq!(*cut(&"é".repeat(100)), *"é".repeat(64));
+        assert_eq!(*cut(&format!("a{}", "é".repeat(100))), *format!("a{}", "é".repeat(63)));
+    }
+}

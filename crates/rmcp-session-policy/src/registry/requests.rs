@@ -86,6 +86,16 @@ mod tests {
     }
 
     #[test]
+    fn those_still_under_way_are_known_while_a_burst_ends() {
+        let mut requests = Requests::default();
+        let tickets: Vec<_> = (0..10_000).map(|at| requests.begin(Stamp(at))).collect();
+        for (left, ticket) in tickets.into_iter().enumerate().skip(1).rev() {
+            requests.end(ticket);
+            assert_eq!((requests.len(), requests.newest()), (left, Some(Stamp(left as u64 - 1))));
+        }
+    }
+
+    #[test]
     fn a_burst_leaves_no_memory_behind() {
         let mut requests = Requests::default();
         let tickets: Vec<_> = (0..10_000).map(|at| requests.begin(Stamp(at))).collect();
