@@ -134,8 +134,28 @@ impl<R: Ord + Copy> Ranking<R> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::eviction::{EvictionPolicy, Fifo, Lfu, Lru};
     use crate::registry::stage::{Stage, call, looks};
+
+    #[test]
+    fn whoever_comes_and_goes_and_whoever_moves_leaves_little_behind_and_costs_nobody_a_place() {
+        let mut ranking = Ranking::default();
+        let key = |index| SessionKey::new(index, 1);
+        (0..10).for_each(|index| ranking.insert(key(index), index));
+        for rank in 10..1_000 {
+            ranking.insert(key(0), rank);
+            ranking.insert(SessionKey::new(10, rank), rank);
+            assert!(ranking.remove(SessionKey::new(10, rank)));
+        }
+        assert_eq!(ranking.len(), 10);
+        assert!(ranking.order.len() < 200, "{}", ranking.order.len());
+        let mut order = Vec::new();
+        while let Some((rank, key)) = ranking.order.pop() {
+            order.extend(ranking.rank(key).filter(|now| *now == rank).map(|_| key));
+        }
+        assert_eq!(order, [1, 2, 3, 4, 5, 6, 7, 8, 9, 0].map(key));
+    }
 
     fn costs_the_same_when_99_of_100_are_busy(policy: impl EvictionPolicy) {
         const SESSIONS: usize = 10_000;
