@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::join_all;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Permit, Rejection};
 use rmcp_session_policy::eviction::{Lru, SessionInfo, victim_fn};
 use rmcp_session_policy::{
     Builder, ClientContext, CloseReason, Fingerprint, Phase, PolicyError, PolicySessionManager, RefusalReason, SECOND,
@@ -366,6 +367,34 @@ async fn a_session_that_was_found_for_a_request_stays_until_the_request_comes() 
     };
     ClientContext::new().scope(asks).await;
     assert!(!is_refused(&sessions).await, "afterwards anybody has");
+}
+
+/// Takes its time over each request.
+#[derive(Debug)]
+struct Slow;
+
+#[async_trait::async_trait]
+impl AdmissionPolicy for Slow {
+    async fn admit(&self, _: &Arrival<'_>) -> Result<Permit, Rejection> {
+        sleep(SECOND).await;
+        Ok(Permit::free())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_stays_while_its_request_waits_to_be_let_in() {
+    let sessions = manager(|b| b.max_sessions(1).requests(Slow));
+    let found = Driver::ready(&sessions).await.expect("room");
+    let asks = async {
+        assert!(sessions.has_session(&found.id).await.expect("knows"));
+        let newcomer = async {
+            sleep(SECOND / 2).await;
+            is_apart_refused(&sessions).await
+        };
+        tokio::join!(found.echo("e"), newcomer)
+    };
+    let (answer, refused) = ClientContext::new().scope(asks).await;
+    assert_eq!((answer.expect("lives"), refused), ("e".to_owned(), true));
 }
 
 /// Whether a newcomer is refused that comes in another request.

@@ -151,5 +151,8 @@ mod tests {
         assert_eq!((Retry::Unknown.seconds(), Retry::Never.seconds()), (Some(1), None));
         let rejection = Rejection::new("gate").with_retry(Retry::After(Duration::from_millis(59_001)));
         assert_eq!(rejection.to_string(), "refused by gate: retry after 60 s");
+        assert_eq!((rejection.limit(), rejection.remaining()), (None, None));
+        let rejection = rejection.with_limit(9, 3);
+        assert_eq!((rejection.limit(), rejection.remaining()), (Some(9), Some(3)));
     }
 }
