@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
-use rmcp_session_policy::{Builder, CloseReason, HOUR, MINUTE, Phase, PolicySessionManager, SECOND};
+use rmcp_session_policy::{Builder, ClientContext, CloseReason, HOUR, MINUTE, Phase, PolicySessionManager, SECOND};
 use serde_json::json;
 use session::{Driver, Http, Silent, alive_tasks, initialize_params, settle};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -43,6 +43,28 @@ async fn a_client_that_has_disconnected_in_the_middle_of_a_call_is_not_idle() {
     assert!(alice.lives().await);
     sleep(6 * SECOND).await;
     assert_eq!(sessions.stats().closed(CloseReason::Idle), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_found_for_a_request_is_not_idle() {
+    let sessions = manager(|b| b.idle_timeout(10 * SECOND));
+    let alice = Driver::ready(&sessions).await.expect("room");
+    let asks = async {
+        assert!(sessions.has_session(&alice.id).await.expect("knows"));
+        sleep(35 * SECOND).await;
+        alice.echo("e").await
+    };
+    assert_eq!(ClientContext::new().scope(asks).await.expect("lives"), "e");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_open_session_may_be_idle_before_its_init_timeout() {
+    let sessions = manager(|b| b.idle_timeout(10 * SECOND).init_timeout(MINUTE));
+    let half_open = Driver::open(&sessions).await.expect("room");
+    half_open.initialize().await.expect("answers");
+    sleep(10 * SECOND + 5 * MILLI).await;
+    let stats = sessions.stats();
+    assert_eq!((stats.live, stats.closed(CloseReason::Idle)), (0, 1), "{stats:?}");
 }
 
 #[tokio::test(start_paused = true)]
