@@ -153,17 +153,25 @@ impl Record {
 
     /// Counts an activity in, unless the session is closing.
     pub(super) fn begin(&self, kind: Kind, now: Instant) -> Option<Ticket> {
-        self.state.begin().then(|| self.note_begin(None, kind, Stamp::of(now)))
+        self.state.begin().then(|| self.note_begin(self.lock_requests(), None, kind, Stamp::of(now)))
     }
 
     /// Turns an activity into one that begins now, unless the session is closing.
     pub(super) fn turn(&self, ticket: Ticket, kind: Kind, now: Instant) -> Option<Ticket> {
-        self.state.turn().then(|| self.note_begin(Some(ticket), kind, Stamp::of(now)))
+        // Locked before the word moves: who chooses a victim either read the word before, and then it has moved, or finds the
+        // new moment behind this lock. Of a beginning it is told by the count, which a turn leaves as it is.
+        let requests = self.lock_requests();
+        self.state.turn().then(|| self.note_begin(requests, Some(ticket), kind, Stamp::of(now)))
     }
 
     /// Notes what begins, in place of another one or not.
-    fn note_begin(&self, instead: Option<Ticket>, kind: Kind, at: Stamp) -> Ticket {
-        let mut requests = self.lock_requests();
+    fn note_begin(
+        &self,
+        mut requests: MutexGuard<'_, Requests>,
+        instead: Option<Ticket>,
+        kind: Kind,
+        at: Stamp,
+    ) -> Ticket {
         self.touch(kind, at, &requests);
         if kind == Kind::Call {
             self.uses.store(self.uses() + 1, Relaxed);
