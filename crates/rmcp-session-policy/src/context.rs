@@ -20,6 +20,8 @@ struct Scope {
     lease: Cell<Option<Box<dyn Any + Send>>>,
     /// What the manager last said no to.
     outcome: Cell<Option<Outcome>>,
+    /// Whether the body of the request turned out to be a `ping`.
+    ping: Cell<bool>,
 }
 
 /// What the manager said no to, for whoever answers the client: rmcp hands on an error's text and nothing else.
@@ -49,7 +51,7 @@ pub(crate) fn is_apart() -> bool {
 
 /// Runs a future in which [`ClientContext::current`] is this context, and tells what the manager said no to in it.
 pub(crate) async fn observe<F: Future>(context: Arc<ClientContext>, future: F) -> (F::Output, Option<Outcome>) {
-    let scope = Scope { context, lease: Cell::new(None), outcome: Cell::new(None) };
+    let scope = Scope { context, lease: Cell::new(None), outcome: Cell::new(None), ping: Cell::new(false) };
     let observed = async {
         let output = future.await;
         (output, in_scope(|scope| scope.outcome.take()).flatten())
@@ -60,6 +62,23 @@ pub(crate) async fn observe<F: Future>(context: Arc<ClientContext>, future: F) -
 /// Notes what the manager says no to. Outside any scope nobody asks.
 pub(crate) fn note(outcome: Outcome) {
     in_scope(|scope| scope.outcome.set(Some(outcome)));
+}
+
+/// Notes that the request of the running scope is a `ping`: the HTTP layer knows once it has read the body.
+#[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
+pub(crate) fn note_ping() {
+    in_scope(|scope| scope.ping.set(true));
+}
+
+/// Whether the request of the running scope is no use of its session, so that it restores only into a free place.
+pub(crate) fn is_passive() -> bool {
+    in_scope(|scope| scope.context.is_passive() || scope.ping.get()).unwrap_or(false)
+}
+
+/// Whether the request of the running scope opens a listening stream (a GET), as the HTTP layer says.
+#[expect(dead_code, reason = "asked by what holds the streams of parked sessions")]
+pub(crate) fn is_listening() -> bool {
+    in_scope(|scope| scope.context.listening).unwrap_or(false)
 }
 
 /// Keeps something until the scope that is running ends, or something else is kept instead. Outside any scope it is
@@ -101,6 +120,7 @@ pub struct ClientContext {
     principal: Option<Arc<str>>,
     headers: http::HeaderMap,
     passive: bool,
+    listening: bool,
 }
 
 impl ClientContext {
@@ -136,6 +156,14 @@ impl ClientContext {
     #[must_use]
     pub const fn passive(mut self) -> Self {
         self.passive = true;
+        self
+    }
+
+    /// Says that the request is a GET, which opens a listening stream. It is passive too.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
+    pub(crate) const fn listening(mut self) -> Self {
+        self.passive = true;
+        self.listening = true;
         self
     }
 

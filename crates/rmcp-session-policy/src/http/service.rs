@@ -169,7 +169,7 @@ impl<S, I: SessionManager> PolicyService<S, I> {
         let Reading { session, asked, kind } = Reading::of(parts, self.settings.without_sessions);
         let mut context = self.settings.context(parts);
         if parts.method == Method::GET {
-            context = context.passive();
+            context = context.listening();
         }
         if self.settings.refuse_anonymous && context.peer().is_none() && context.principal().is_none() {
             return Err(answer::anonymous);

@@ -15,7 +15,7 @@ use super::parking::Parked;
 use super::place::Place;
 use super::shared::Shared;
 use crate::admission::{ArrivalKind, Permit};
-use crate::context::{ClientContext, apart, keep_for_scope, let_go, take_kept};
+use crate::context::{ClientContext, apart, is_passive, keep_for_scope, let_go, take_kept};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
 use crate::registry::{Activity, Kind, Origin};
@@ -207,8 +207,7 @@ impl<I: SessionManager> Shared<I> {
     /// Asks for whoever is asking whether a session may come back.
     async fn admit_restore(self: &Arc<Self>) -> Result<(Permit, Place), Failed<I>> {
         let context = ClientContext::current();
-        let passive = context.as_ref().is_some_and(|context| context.is_passive());
-        self.admit(ArrivalKind::Restore, context.as_deref(), passive).await
+        self.admit(ArrivalKind::Restore, context.as_deref(), is_passive()).await
     }
 
     /// Turns a restore away that waited for too long.
