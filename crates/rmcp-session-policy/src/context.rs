@@ -145,9 +145,15 @@ impl ClientContext {
     }
 
     /// Keeps a header of the request. Every session holds its context, so keep few.
+    ///
+    /// The value is copied: one that a server has read is a part of the whole head, and would keep all of it.
     #[must_use]
     pub fn with_header(mut self, name: http::HeaderName, value: http::HeaderValue) -> Self {
-        self.headers.append(name, value);
+        // What was a value once is one again.
+        if let Ok(mut copy) = http::HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            self.headers.append(name, copy);
+        }
         self
     }
 

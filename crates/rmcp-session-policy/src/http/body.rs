@@ -106,15 +106,15 @@ pin_project! {
     #[derive(Debug)]
     #[project = Projected]
     enum Kind<B> {
-        // What the request holds of its admission is held until the body ends.
-        Service { #[pin] inner: B, lease: Option<Lease> },
+        // What the request holds of its admission is held until the body ends. Behind a lock only to be `Sync`.
+        Service { #[pin] inner: B, lease: Mutex<Option<Lease>> },
         Own { #[pin] inner: Full<Bytes> },
     }
 }
 
 impl<B> PolicyBody<B> {
     pub(super) const fn service(inner: B, lease: Option<Lease>) -> Self {
-        Self { kind: Kind::Service { inner, lease } }
+        Self { kind: Kind::Service { inner, lease: Mutex::new(lease) } }
     }
 
     pub(super) fn own(text: impl Into<Bytes>) -> Self {
@@ -131,7 +131,7 @@ impl<B: Body<Data = Bytes>> Body for PolicyBody<B> {
             Projected::Service { inner, lease } => {
                 let frame = inner.poll_frame(cx);
                 if matches!(frame, Poll::Ready(None)) {
-                    *lease = None;
+                    *lease.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
                 }
                 frame
             }
@@ -175,5 +175,11 @@ mod tests {
             r#"{"id": 7, "method"#,
         ];
         assert!(none.iter().all(|body| id_in(body).is_none()));
+    }
+
+    #[test]
+    fn a_body_may_be_shared_between_threads_if_the_service_s_may() {
+        const fn is_sync<T: Sync>() {}
+        is_sync::<PolicyBody<Full<Bytes>>>();
     }
 }

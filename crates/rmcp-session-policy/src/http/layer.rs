@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderName;
 use http::request::Parts;
 use ipnet::IpNet;
 use rmcp::transport::streamable_http_server::session::SessionManager;
@@ -103,7 +103,8 @@ impl<I: SessionManager> PolicyLayer<I> {
         self
     }
 
-    /// Sets the proxies whose forwarding header is believed, as addresses or networks. Defaults to none.
+    /// Sets the proxies whose forwarding header is believed, as addresses or networks. Defaults to none: then the client
+    /// of each request is its peer, and behind a proxy all clients are one. The layer warns once if that seems to be so.
     ///
     /// # Errors
     ///
@@ -111,10 +112,8 @@ impl<I: SessionManager> PolicyLayer<I> {
     pub fn trusted_proxies<T: AsRef<str>>(mut self, proxies: impl IntoIterator<Item = T>) -> Result<Self, ConfigError> {
         let parse = |text: T| {
             let text = text.as_ref().trim();
-            let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            network.map_err(|_| {
-                ConfigError::new("trusted_proxies", text, "write an address or a network, as in 10.0.0.0/8")
-            })
+            let remedy = "write an address or a network, as in 10.0.0.0/8";
+            forwarded::network(text).ok_or_else(|| ConfigError::new("trusted_proxies", text, remedy))
         };
         self.settings.trusted = proxies.into_iter().map(parse).collect::<Result<_, _>>()?;
         Ok(self)
@@ -182,8 +181,7 @@ impl Settings {
         }
         for name in &*self.kept {
             for value in parts.headers.get_all(name) {
-                let value: HeaderValue = value.clone();
-                context = context.with_header(name.clone(), value);
+                context = context.with_header(name.clone(), value.clone());
             }
         }
         context
