@@ -119,6 +119,8 @@ pub struct ClientContext {
     peer: Option<IpAddr>,
     principal: Option<Arc<str>>,
     headers: http::HeaderMap,
+    /// The name of the service that is asked, where one manager is under several.
+    service: Option<Arc<str>>,
     passive: bool,
     listening: bool,
 }
@@ -171,6 +173,19 @@ impl ClientContext {
         self.passive = true;
         self.listening = true;
         self
+    }
+
+    /// Sets the name of the service that is asked.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
+    pub(crate) fn with_service(mut self, name: Arc<str>) -> Self {
+        self.service = Some(name);
+        self
+    }
+
+    /// The name of the service that is asked.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "asked by the HTTP layer"))]
+    pub(crate) fn service(&self) -> Option<&str> {
+        self.service.as_deref()
     }
 
     /// The address the client speaks from.

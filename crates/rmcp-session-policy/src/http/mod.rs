@@ -5,6 +5,7 @@
 
 mod answer;
 mod body;
+mod forgotten_proxy;
 mod forwarded;
 mod layer;
 mod service;
