@@ -5,13 +5,19 @@
 //! of the wrapper is the end of the incarnation.
 
 mod cell;
+mod event_id;
 mod governed;
+mod seal;
 mod session;
 mod stream;
 mod ticket;
 
+#[expect(unused_imports, reason = "used as the manager seals its events")]
+pub(crate) use event_id::{EventSource, Incarnations, Resumption};
 pub use governed::Governed;
 pub(crate) use governed::kind_of;
+#[expect(unused_imports, reason = "used as the manager seals its events")]
+pub(crate) use seal::SealKey;
 pub(crate) use session::{Flag, Host, Session};
 pub(crate) use stream::GovernedStream;
 pub(crate) use ticket::Ticket;
