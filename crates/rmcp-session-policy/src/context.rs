@@ -30,6 +30,8 @@ struct Scope {
 pub(crate) enum Outcome {
     /// The session is not there (any more).
     NotFound,
+    /// The stream that a client wants to resume is over: there is nothing left of it.
+    StreamOver,
     /// A newcomer, or a session that wanted to come back, was turned away.
     Refused(Box<Refusal>),
 }

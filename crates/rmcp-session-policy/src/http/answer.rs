@@ -1,6 +1,6 @@
 //! The answers to requests that are turned away.
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode, Version};
 use rmcp::model::{RequestId, ServerJsonRpcMessage};
 
@@ -25,6 +25,16 @@ pub(super) fn not_found<B>() -> Response<PolicyBody<B>> {
     let mut response = Response::new(PolicyBody::own("Not Found: Session not found"));
     *response.status_mut() = StatusCode::NOT_FOUND;
     finish(&mut response, "text/plain; charset=utf-8");
+    response
+}
+
+/// Nothing is left of the stream that a GET wants to resume. A client that is answered so does not try again; one that gets an
+/// empty stream does, for ever.
+pub(super) fn stream_over<B>() -> Response<PolicyBody<B>> {
+    let mut response = Response::new(PolicyBody::own("Method Not Allowed: the stream is over"));
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    finish(&mut response, "text/plain; charset=utf-8");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
     response
 }
 

@@ -241,6 +241,7 @@ impl<I: SessionManager> Exit<I> {
             Some(Outcome::Refused(refusal)) => {
                 return Ok(answer::refused(&refusal, asked, beginning.request_id(), version));
             }
+            Some(Outcome::StreamOver) => return Ok(answer::stream_over()),
             Some(Outcome::NotFound) => true,
             None => response.status() == StatusCode::NOT_FOUND && session.is_some(),
         };

@@ -25,7 +25,7 @@ use crate::error::{AtCapacity, PolicyError, Refusal};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, Signals};
-use crate::transport::Session;
+use crate::transport::{Incarnations, SealKey, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
 #[derive(Debug)]
@@ -53,6 +53,9 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
     pub(super) trailing: Trailing,
+    pub(super) incarnations: Incarnations,
+    /// What the events of requests without a session are sealed with, once there was one; nothing, if there are no random bytes.
+    pub(super) seal_key: OnceLock<Option<Arc<SealKey>>>,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
     pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
@@ -98,6 +101,8 @@ impl<I: SessionManager> Shared<I> {
             restores: AtomicUsize::new(0),
             parking: Parking::new(limits),
             trailing,
+            incarnations: Incarnations::default(),
+            seal_key: OnceLock::new(),
             sees_uses,
             admission,
             requests,
@@ -158,7 +163,7 @@ impl<I: SessionManager> Shared<I> {
             PolicyError::AtCapacity(full) => Refusal::at_capacity(kind, full),
             PolicyError::Draining => Refusal::draining(kind),
             PolicyError::Inner(_) | PolicyError::DuplicateId => Refusal::backend(kind),
-            PolicyError::NotFound => return error,
+            PolicyError::NotFound | PolicyError::UnknownEvent => return error,
         };
         context_of::note(Outcome::Refused(Box::new(self.turn_away(refusal, context))));
         error

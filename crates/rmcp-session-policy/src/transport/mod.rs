@@ -12,11 +12,9 @@ mod session;
 mod stream;
 mod ticket;
 
-#[expect(unused_imports, reason = "used as the manager seals its events")]
-pub(crate) use event_id::{EventSource, Incarnations, Resumption};
+pub(crate) use event_id::{EventId, EventSource, Incarnations, Resumption};
 pub use governed::Governed;
 pub(crate) use governed::kind_of;
-#[expect(unused_imports, reason = "used as the manager seals its events")]
 pub(crate) use seal::SealKey;
 pub(crate) use session::{Flag, Host, Session};
 pub(crate) use stream::GovernedStream;
