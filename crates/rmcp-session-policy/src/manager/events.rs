@@ -1,6 +1,7 @@
 //! The event store of requests without a session: each principal has event ids of its own.
 
-use std::sync::{Arc, OnceLock};
+use std::convert::Infallible;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -11,7 +12,7 @@ use rmcp::transport::streamable_http_server::session::{
 use super::shared::Shared;
 use crate::context::ClientContext;
 use crate::error::PolicyError;
-use crate::transport::SealKey;
+use crate::transport::{LazySealKey, SealKey};
 
 /// The inner manager's event store, for the requests of one principal.
 ///
@@ -20,16 +21,14 @@ use crate::transport::SealKey;
 /// replays only after an id with its own seal. Without a principal, possession of an id is all there is.
 struct SealedEvents {
     inner: Arc<dyn EventStore>,
-    root: Arc<SealKey>,
     context: Option<Arc<ClientContext>>,
-    /// Made with the first event: most stores are only asked for, and never used.
-    key: OnceLock<Box<SealKey>>,
+    key: LazySealKey,
 }
 
 impl SealedEvents {
     fn key(&self) -> &SealKey {
         let principal = || self.context.as_deref().and_then(ClientContext::principal);
-        self.key.get_or_init(|| Box::new(self.root.of_principal(principal())))
+        self.key.get(|root| root.of_principal(principal()))
     }
 }
 
@@ -42,7 +41,7 @@ impl EventStore for SealedEvents {
     }
 
     async fn replay_events_after(&self, last_event_id: &str) -> Result<EventStream, EventStoreError> {
-        let id = self.key().open(last_event_id).ok_or(PolicyError::<std::convert::Infallible>::UnknownEvent)?;
+        let id = self.key().open(last_event_id).ok_or(PolicyError::<Infallible>::UnknownEvent)?;
         let events = self.inner.replay_events_after(id).await?;
         let key = self.key().clone();
         Ok(Box::pin(events.map(move |mut event| {
@@ -58,14 +57,7 @@ impl<I: SessionManager> Shared<I> {
     /// The inner manager's event store, bound to the principal of the request that is running.
     pub(super) fn events(&self) -> Option<Arc<dyn EventStore>> {
         let inner = self.inner.event_store()?;
-        let root = self.seal_key.get_or_init(|| match SealKey::random() {
-            Ok(key) => Some(Arc::new(key)),
-            Err(error) => {
-                tracing::error!(%error, "no random bytes: streams of requests without a session cannot be resumed");
-                None
-            }
-        });
-        let root = Arc::clone(root.as_ref()?);
-        Some(Arc::new(SealedEvents { inner, root, context: ClientContext::current(), key: OnceLock::new() }))
+        let key = LazySealKey::new(Arc::clone(&self.seal_root));
+        Some(Arc::new(SealedEvents { inner, context: ClientContext::current(), key }))
     }
 }

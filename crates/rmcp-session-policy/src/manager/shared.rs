@@ -54,8 +54,8 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) parking: Parking,
     pub(super) trailing: Trailing,
     pub(super) incarnations: Incarnations,
-    /// What the events of requests without a session are sealed with, once there was one; nothing, if there are no random bytes.
-    pub(super) seal_key: OnceLock<Option<Arc<SealKey>>>,
+    /// What the keys of event ids are made of.
+    pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
     pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
@@ -71,6 +71,7 @@ pub(crate) struct Shared<I: SessionManager> {
 }
 
 impl<I: SessionManager> Shared<I> {
+    /// Makes a manager. Fails only if the operating system has no random bytes.
     pub(super) fn new(
         inner: I,
         settings: Settings,
@@ -79,7 +80,7 @@ impl<I: SessionManager> Shared<I> {
         [admission, requests]: [Option<Box<dyn AdmissionPolicy>>; 2],
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
-    ) -> Self {
+    ) -> Result<Self, getrandom::Error> {
         let signals = Arc::<Signals>::default();
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
@@ -92,7 +93,7 @@ impl<I: SessionManager> Shared<I> {
             closing: 0,
             deadlines: Deadlines::default(),
         };
-        Self {
+        Ok(Self {
             inner,
             settings,
             core: Mutex::new(core),
@@ -102,7 +103,7 @@ impl<I: SessionManager> Shared<I> {
             parking: Parking::new(limits),
             trailing,
             incarnations: Incarnations::default(),
-            seal_key: OnceLock::new(),
+            seal_root: Arc::new(SealKey::random()?),
             sees_uses,
             admission,
             requests,
@@ -112,7 +113,7 @@ impl<I: SessionManager> Shared<I> {
             observer,
             runtime: OnceLock::new(),
             lifecycle: OnceLock::new(),
-        }
+        })
     }
 
     /// The lock. What panics under it are policies, and those are caught.

@@ -15,7 +15,7 @@ mod ticket;
 pub(crate) use event_id::{EventId, EventSource, Incarnations, Resumption};
 pub use governed::Governed;
 pub(crate) use governed::kind_of;
-pub(crate) use seal::SealKey;
+pub(crate) use seal::{LazySealKey, SealKey};
 pub(crate) use session::{Flag, Host, Session};
 pub(crate) use stream::GovernedStream;
 pub(crate) use ticket::Ticket;

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 
 use super::cell::Cell;
-use super::seal::SealKey;
+use super::seal::{LazySealKey, SealKey};
 use super::stream::Slot;
 use crate::admission::Lease;
 use crate::observe::CloseReason;
@@ -58,8 +58,8 @@ pub(crate) struct Session<T> {
     /// Wakes the transport's `receive`.
     pub(crate) receiver: AtomicWaker,
     belongings: Mutex<Belongings>,
-    /// What its events are sealed with, once it has had one.
-    seal_key: OnceLock<Box<SealKey>>,
+    /// What the ids of its events are sealed with.
+    seal_key: LazySealKey,
     /// The inner transport.
     pub(crate) cell: Cell<T>,
 }
@@ -93,14 +93,14 @@ impl<T> Drop for OnItsWay<T> {
 }
 
 impl<T> Session<T> {
-    pub(crate) fn new(record: Record, transport: T, parcel: Option<Arc<[u8]>>) -> Self {
+    pub(crate) fn new(record: Record, transport: T, parcel: Option<Arc<[u8]>>, root: Arc<SealKey>) -> Self {
         Self {
             record,
             flags: AtomicU32::new(0),
             ended: AtomicU64::new(0),
             receiver: AtomicWaker::new(),
             belongings: Mutex::new(Belongings { parcel, ..Belongings::default() }),
-            seal_key: OnceLock::new(),
+            seal_key: LazySealKey::new(root),
             cell: Cell::new(transport),
             on_their_way: AtomicU32::new(0),
         }
@@ -180,7 +180,7 @@ impl<T> Session<T> {
 
     /// What the ids of its events are sealed with.
     pub(crate) fn seal_key(&self) -> &SealKey {
-        self.seal_key.get_or_init(|| Box::new(SealKey::of_session(&self.record.id)))
+        self.seal_key.get(|root| root.of_session(&self.record.id))
     }
 
     /// Whether the inner transport has all that the service has said.
