@@ -146,7 +146,11 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         &self,
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        self.shared.listen(id).await
+        let session = self.shared.find_live(id)?;
+        let listening = begin_listening::<I>(&session)?;
+        let stream = self.shared.open_stream(session).await;
+        drop(listening);
+        stream
     }
 
     async fn resume(
@@ -180,6 +184,16 @@ impl<I: SessionManager> Drop for Abandoned<'_, I> {
             self.shared.start_end(session);
         }
     }
+}
+
+pub(super) fn begin_listening<I: SessionManager>(
+    session: &Arc<Session<I::Transport>>,
+) -> Result<Activity<Session<I::Transport>>, PolicyError<I::Error>> {
+    let activity = Activity::begin(session, Kind::Listen, Instant::now()).ok_or_else(not_found)?;
+    if session.record.restored {
+        session.record.ready();
+    }
+    Ok(activity)
 }
 
 /// A session that takes requests, and what `has_session` kept of it for this one.

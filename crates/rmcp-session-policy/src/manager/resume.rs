@@ -1,4 +1,4 @@
-//! What a client hears by GET: a listening stream, or the rest of a stream that was cut off.
+//! Streams that are resumed: a client that lost one names the last event it saw.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -7,27 +7,17 @@ use std::task::Poll;
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
-use tokio::time::Instant;
 
+use super::session_manager::begin_listening;
 use super::shared::{Shared, not_found};
 use crate::context::{Outcome, let_go, note};
 use crate::error::PolicyError;
-use crate::registry::{Activity, Kind};
 use crate::transport::{EventId, EventSource, GovernedStream, Resumption, Session};
 
 impl<I: SessionManager> Shared<I> {
     /// The number in the event ids of this incarnation.
     pub(super) fn incarnation(&self, session: &Session<I::Transport>) -> u64 {
         self.incarnations.number(session.record.key)
-    }
-
-    /// Opens a listening stream.
-    pub(super) async fn listen(&self, id: &SessionId) -> Result<GovernedStream<I::Transport>, PolicyError<I::Error>> {
-        let session = self.find_live(id)?;
-        let listening = begin_listening::<I>(&session)?;
-        let stream = self.open_stream(session).await;
-        drop(listening);
-        stream
     }
 
     /// Opens what a client asks for by a `Last-Event-ID`.
@@ -53,7 +43,8 @@ impl<I: SessionManager> Shared<I> {
         stream
     }
 
-    async fn open_stream(
+    /// Opens a listening stream of a live session.
+    pub(super) async fn open_stream(
         &self,
         session: Arc<Session<I::Transport>>,
     ) -> Result<GovernedStream<I::Transport>, PolicyError<I::Error>> {
@@ -85,16 +76,6 @@ impl<I: SessionManager> Shared<I> {
         };
         Ok(GovernedStream::live(session, stream::iter(first).chain(stream), true, source))
     }
-}
-
-fn begin_listening<I: SessionManager>(
-    session: &Arc<Session<I::Transport>>,
-) -> Result<Activity<Session<I::Transport>>, PolicyError<I::Error>> {
-    let activity = Activity::begin(session, Kind::Listen, Instant::now()).ok_or_else(not_found)?;
-    if session.record.restored {
-        session.record.ready();
-    }
-    Ok(activity)
 }
 
 /// Whether no request is in flight but the one that is beginning to listen, and no answer on its way.
