@@ -32,6 +32,8 @@ pub(crate) enum Outcome {
     NotFound,
     /// The stream that a client wants to resume is over: there is nothing left of it.
     StreamOver,
+    /// rmcp was told that the session is not there; it may restore it yet.
+    Absent,
     /// A newcomer, or a session that wanted to come back, was turned away.
     Refused(Box<Refusal>),
 }

@@ -68,7 +68,7 @@ impl<I: SessionManager> Shared<I> {
             Err(_) if answered || (!source.is_listening() && self.inner.event_store().is_none()) => return Err(over()),
             Err(error) => return Err(PolicyError::Inner(error)),
         };
-        let mut stream = Box::pin(stream);
+        let mut stream = Box::pin(stream.fuse());
         let first = match poll_fn(|cx| Poll::Ready(stream.as_mut().poll_next(cx))).await {
             Poll::Ready(None) if answered => return Err(over()),
             Poll::Ready(first) => first,
