@@ -27,7 +27,7 @@ use crate::error::{AtCapacity, PolicyError, Refusal};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, Signals};
-use crate::transport::Session;
+use crate::transport::{Incarnations, SealKey, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
 #[derive(Debug)]
@@ -55,6 +55,9 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
     pub(super) trailing: Trailing,
+    pub(super) incarnations: Incarnations,
+    /// What the keys of event ids are made of.
+    pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
     pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
@@ -72,6 +75,7 @@ pub(crate) struct Shared<I: SessionManager> {
 }
 
 impl<I: SessionManager> Shared<I> {
+    /// Makes a manager. Fails only if the operating system has no random bytes.
     pub(super) fn new(
         inner: I,
         settings: Settings,
@@ -80,7 +84,7 @@ impl<I: SessionManager> Shared<I> {
         [admission, requests]: [Option<Box<dyn AdmissionPolicy>>; 2],
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
-    ) -> Self {
+    ) -> Result<Self, getrandom::Error> {
         let signals = Arc::<Signals>::default();
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
@@ -93,7 +97,7 @@ impl<I: SessionManager> Shared<I> {
             closing: 0,
             deadlines: Deadlines::default(),
         };
-        Self {
+        Ok(Self {
             inner,
             settings,
             core: Mutex::new(core),
@@ -102,6 +106,8 @@ impl<I: SessionManager> Shared<I> {
             restores: AtomicUsize::new(0),
             parking: Parking::new(limits),
             trailing,
+            incarnations: Incarnations::default(),
+            seal_root: Arc::new(SealKey::random()?),
             sees_uses,
             admission,
             requests,
@@ -113,7 +119,7 @@ impl<I: SessionManager> Shared<I> {
             lifecycle: OnceLock::new(),
             #[cfg(feature = "http")]
             warned_of_no_sessions: AtomicBool::new(false),
-        }
+        })
     }
 
     /// The lock. What panics under it are policies, and those are caught.
@@ -164,7 +170,7 @@ impl<I: SessionManager> Shared<I> {
             PolicyError::AtCapacity(full) => Refusal::at_capacity(kind, full),
             PolicyError::Draining => Refusal::draining(kind),
             PolicyError::Inner(_) | PolicyError::DuplicateId => Refusal::backend(kind),
-            PolicyError::NotFound => return error,
+            PolicyError::NotFound | PolicyError::UnknownEvent => return error,
         };
         context_of::note(Outcome::Refused(Box::new(self.turn_away(refusal, context))));
         error
