@@ -17,7 +17,9 @@ use tokio::time::Instant;
 use super::builder::Settings;
 use super::deadlines::Deadlines;
 use super::directory::Directory;
-use super::parking::{Limits, Parking};
+use super::ends::Ends;
+use super::lot::Limits;
+use super::parking::Parking;
 use super::place::Place;
 use super::restore::UnderWay;
 use super::trailing::Trailing;
@@ -60,9 +62,9 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
-    pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) admission: Option<Arc<dyn AdmissionPolicy>>,
     /// Who may make requests within a session.
-    pub(super) requests: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) requests: Option<Arc<dyn AdmissionPolicy>>,
     pub(super) signals: Arc<Signals>,
     pub(super) tally: Tally,
     pub(super) draining: AtomicBool,
@@ -81,7 +83,7 @@ impl<I: SessionManager> Shared<I> {
         settings: Settings,
         rules: Rules,
         limits: Limits,
-        [admission, requests]: [Option<Box<dyn AdmissionPolicy>>; 2],
+        [admission, requests]: [Option<Arc<dyn AdmissionPolicy>>; 2],
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
     ) -> Result<Self, getrandom::Error> {
@@ -89,14 +91,11 @@ impl<I: SessionManager> Shared<I> {
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let trailing = Trailing::new(settings.max_sessions);
-        let core = Core {
-            registry,
-            free: settings.max_sessions,
-            waiting: BTreeMap::new(),
-            tickets: 0,
-            closing: 0,
-            deadlines: Deadlines::default(),
-        };
+        let deadlines = Deadlines::default();
+        let ends = Ends::new([&admission, &requests].into_iter().flatten().cloned());
+        let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
+        let core =
+            Core { registry, free: settings.max_sessions, waiting: BTreeMap::new(), tickets: 0, closing: 0, deadlines };
         Ok(Self {
             inner,
             settings,
@@ -104,7 +103,7 @@ impl<I: SessionManager> Shared<I> {
             directory: Directory::default(),
             restoring: DashMap::with_hasher(RandomState::default()),
             restores: AtomicUsize::new(0),
-            parking: Parking::new(limits),
+            parking,
             trailing,
             incarnations: Incarnations::default(),
             seal_root: Arc::new(SealKey::random()?),
