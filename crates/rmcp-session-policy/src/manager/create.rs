@@ -111,7 +111,7 @@ impl<I: SessionManager> Shared<I> {
             let key = session.record.key;
             core.look_at(key, self.first_deadline(&session, now));
             self.directory.insert(Arc::clone(&session));
-            place.settle();
+            place.settle(&mut core.places);
             // Before anybody can choose it: until its request comes, it is no victim.
             let newborn = Activity::begin(&session, Kind::Lease, now);
             (session, newborn)

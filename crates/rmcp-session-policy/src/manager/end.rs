@@ -231,7 +231,7 @@ impl<I: SessionManager> Shared<I> {
             core.closing -= 1;
             let slot = core.registry.remove(key);
             self.directory.remove(session);
-            core.hand_on(self);
+            core.places.put_back();
             slot
         };
         drop(slot);

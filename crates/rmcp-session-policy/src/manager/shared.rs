@@ -1,6 +1,5 @@
 //! What all parts of a manager share.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,14 +8,13 @@ use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::builder::Settings;
 use super::deadlines::Deadlines;
 use super::directory::Directory;
 use super::parking::{Limits, Parking};
-use super::place::Place;
+use super::places::Places;
 use super::restore::UnderWay;
 use super::trailing::Trailing;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
@@ -31,11 +29,7 @@ use crate::transport::Session;
 #[derive(Debug)]
 pub(super) struct Core<T> {
     pub(super) registry: Registry<Session<T>>,
-    /// Places nobody holds.
-    pub(super) free: usize,
-    /// Newcomers waiting for a place, in their order. While anybody waits, no place is free.
-    pub(super) waiting: BTreeMap<u64, oneshot::Sender<Place>>,
-    pub(super) tickets: u64,
+    pub(super) places: Places,
     /// How many sessions are there whose end has begun.
     pub(super) closing: usize,
     pub(super) deadlines: Deadlines,
@@ -81,14 +75,8 @@ impl<I: SessionManager> Shared<I> {
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let trailing = Trailing::new(settings.max_sessions);
-        let core = Core {
-            registry,
-            free: settings.max_sessions,
-            waiting: BTreeMap::new(),
-            tickets: 0,
-            closing: 0,
-            deadlines: Deadlines::default(),
-        };
+        let core =
+            Core { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines: Deadlines::default() };
         Self {
             inner,
             settings,
