@@ -169,6 +169,16 @@ impl Parking {
         self.lock().parked.get(id).map(|parked| look(parked.context.as_deref()))
     }
 
+    /// Notes that a session was heard of, so that its age counts from now; false if it is not parked.
+    #[cfg(feature = "http")]
+    pub(super) fn touch(&self, id: &str, now: Instant) -> bool {
+        let mut lot = self.lock();
+        let Some(parked) = lot.parked.to_back(id) else { return false };
+        parked.since = now;
+        parked.last_seen = Stamp::at(now).max(parked.last_seen);
+        true
+    }
+
     /// Takes a session out that must not come back.
     pub(super) fn take(&self, id: &str) -> Option<Parked> {
         self.lock().remove(id)

@@ -11,6 +11,8 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+#[cfg(feature = "http")]
+use tokio::time::Instant;
 
 use super::builder::Settings;
 use super::deadlines::Deadlines;
@@ -65,6 +67,8 @@ pub(crate) struct Shared<I: SessionManager> {
     /// Where to finish what begins outside any runtime.
     pub(super) runtime: OnceLock<Handle>,
     pub(super) lifecycle: OnceLock<AbortHandle>,
+    #[cfg(feature = "http")]
+    warned_of_no_sessions: AtomicBool,
 }
 
 impl<I: SessionManager> Shared<I> {
@@ -107,6 +111,8 @@ impl<I: SessionManager> Shared<I> {
             observer,
             runtime: OnceLock::new(),
             lifecycle: OnceLock::new(),
+            #[cfg(feature = "http")]
+            warned_of_no_sessions: AtomicBool::new(false),
         }
     }
 
@@ -201,8 +207,8 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Counts a POST: within a session or to open one, or without a session.
-    pub(crate) fn count_request(&self, kind: Option<ArrivalKind>) {
-        let counter = if kind == Some(ArrivalKind::Request) { &self.tally.sessionless } else { &self.tally.requests };
+    pub(crate) fn count_request(&self, is_sessionless: bool) {
+        let counter = if is_sessionless { &self.tally.sessionless } else { &self.tally.requests };
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -216,6 +222,27 @@ impl<I: SessionManager> Shared<I> {
 
     pub(crate) fn admission(&self) -> Option<&dyn AdmissionPolicy> {
         self.admission.as_deref()
+    }
+
+    /// The policy of requests within a session.
+    pub(crate) fn requests(&self) -> Option<&dyn AdmissionPolicy> {
+        self.requests.as_deref()
+    }
+
+    pub(crate) fn has_event_store(&self) -> bool {
+        self.inner.event_store().is_some()
+    }
+
+    /// Notes that a parked session was heard of; false if it is not parked.
+    pub(crate) fn touch_parked(&self, id: &str) -> bool {
+        self.parking.touch(id, Instant::now())
+    }
+
+    /// Says once that rmcp keeps no sessions, and the layer was not told.
+    pub(crate) fn warn_of_no_sessions(&self) {
+        if !self.warned_of_no_sessions.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            tracing::warn!("rmcp serves requests without sessions: tell the layer by without_sessions() (said once)");
+        }
     }
 }
 
