@@ -78,6 +78,7 @@ pub(super) struct Settings {
     pub(super) without_sessions: bool,
     pub(super) sessionless: Option<Arc<dyn AdmissionPolicy>>,
     pub(super) discard: Discard,
+    pub(super) max_listeners: Option<usize>,
 }
 
 impl<I: SessionManager> PolicySessionManager<I> {
@@ -178,6 +179,14 @@ impl<I: SessionManager> PolicyLayer<I> {
         self.settings.discard.time = time;
         self
     }
+
+    /// Sets how many listening streams without a session there may be at one time, those of all layers of the manager
+    /// counted: `subscriptions/listen`, and streams that are replayed. Beyond it 503. Defaults to as many as
+    /// [`max_sessions`](crate::Builder::max_sessions).
+    pub const fn max_listeners(mut self, streams: usize) -> Self {
+        self.settings.max_listeners = Some(streams);
+        self
+    }
 }
 
 impl Settings {
@@ -245,6 +254,7 @@ impl fmt::Debug for Settings {
             .field("restores_from_elsewhere", &self.elsewhere)
             .field("without_sessions", &self.without_sessions)
             .field("sessionless", &self.sessionless)
+            .field("max_listeners", &self.max_listeners)
             .finish_non_exhaustive()
     }
 }

@@ -10,6 +10,7 @@ mod forwarded;
 mod layer;
 mod request;
 mod service;
+mod tracked;
 mod visit;
 
 pub use body::{BodyError, PolicyBody, RequestBody};

@@ -21,7 +21,7 @@ use crate::stamp::Stamp;
 use crate::transport::{Flag, Host, Session};
 
 /// How long the requests in flight have to be answered, and clients to come back to streams they stopped reading.
-const FAREWELL: Duration = Duration::from_millis(100);
+pub(super) const FAREWELL: Duration = Duration::from_millis(100);
 
 impl<T> Core<T> {
     pub(super) fn session(&self, key: SessionKey) -> Option<Arc<Session<T>>> {
@@ -153,6 +153,8 @@ impl<I: SessionManager> Shared<I> {
         let reason = session.end().map(|(reason, _)| reason);
         match reason {
             Some(reason) if reason.is_restorable() => true,
+            // Its client has the id, and may have taken the answer for all there is to the handshake.
+            Some(CloseReason::InitTimeout) => session.has(Flag::Initialized),
             // The request that restored it was dropped in the middle: as if it had never been asked for.
             Some(CloseReason::Ended | CloseReason::InitFailed) => {
                 session.record.restored && !session.has(Flag::Replayed) && !session.has(Flag::InitFailed)

@@ -77,6 +77,17 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
+    /// Until when a half-open session has time: the client for its next step, the handler for its answer to `initialize`.
+    fn handshake_until(&self, session: &Session<I::Transport>) -> Instant {
+        let record = &session.record;
+        let is_being_answered = session.has(Flag::Initializing) && !session.has(Flag::Initialized);
+        if is_being_answered {
+            // The handshake is its last use; one that is replayed begins when the session is created.
+            return record.created.max(record.last_used()).instant() + self.settings.max_busy;
+        }
+        record.answered().instant() + self.settings.init_timeout
+    }
+
     fn due(&self, session: &Session<I::Transport>, seen: Reading, now: Instant) -> Due {
         let record = &session.record;
         let mut next = None;
@@ -90,7 +101,7 @@ impl<I: SessionManager> Shared<I> {
         }
         // A restored session has said all that is to be said once its handshake was replayed.
         if seen.phase() == Phase::Opening && !session.has(Flag::Replayed) {
-            let end = record.created.instant() + self.settings.init_timeout;
+            let end = self.handshake_until(session);
             if now >= end {
                 return Due::End(CloseReason::InitTimeout);
             }

@@ -104,10 +104,8 @@ impl Slot {
 
 /// A stream of a session to its client.
 pub(crate) enum GovernedStream<T> {
-    /// From the inner manager.
+    /// From the inner manager, or of one message of ours.
     Live { slot: Arc<Slot>, session: Arc<Session<T>>, place: usize, listening: bool },
-    /// One message of ours.
-    Once(Option<ServerSseMessage>),
 }
 
 impl<T> GovernedStream<T> {
@@ -125,6 +123,11 @@ impl<T> GovernedStream<T> {
         }
         Self::Live { slot, session, place, listening }
     }
+
+    /// A stream of one message of ours. The session has it too, so that its end waits until the client has the message.
+    pub(crate) fn once(session: &Arc<Session<T>>, message: Option<ServerSseMessage>) -> Self {
+        Self::live(Arc::clone(session), futures_util::stream::iter(message), false)
+    }
 }
 
 impl<T> Stream for GovernedStream<T> {
@@ -133,7 +136,6 @@ impl<T> Stream for GovernedStream<T> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let (slot, session) = match self.get_mut() {
             Self::Live { slot, session, .. } => (slot, session),
-            Self::Once(message) => return Poll::Ready(message.take()),
         };
         let mut held = slot.lock();
         let next = match (held.kept.pop_front(), &mut held.inner) {
@@ -161,14 +163,13 @@ impl<T> Stream for GovernedStream<T> {
 
 impl<T> Drop for GovernedStream<T> {
     fn drop(&mut self) {
-        if let Self::Live { session, place, listening, .. } = self {
-            session.remove_stream(*place);
-            if *listening {
-                session.record.stream_closed(Instant::now());
-            }
-            if session.is_closing() {
-                session.record.progress.ring();
-            }
+        let Self::Live { session, place, listening, .. } = self;
+        session.remove_stream(*place);
+        if *listening {
+            session.record.stream_closed(Instant::now());
+        }
+        if session.is_closing() {
+            session.record.progress.ring();
         }
     }
 }
