@@ -10,7 +10,7 @@ use http::{HeaderMap, Method};
 use http_body::{Body, Frame, SizeHint};
 use memchr::memmem;
 use pin_project_lite::pin_project;
-use rmcp::model::{RequestId, ServerJsonRpcMessage};
+use rmcp::model::{RequestId, ServerJsonRpcMessage, ServerResult, SubscriptionsListenResult};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::sync::futures::OwnedNotified;
 
@@ -171,8 +171,14 @@ impl Tracking {
         if !is_between_events || answers(&self.last, &id) {
             return None;
         }
-        let refusal = Refusal::draining(ArrivalKind::Request);
-        let message = serde_json::to_string(&ServerJsonRpcMessage::error(refusal.answer(), Some(id))).ok()?;
+        let message = if self.tracked.is_listener() {
+            // So MCP tells a client that the server stops.
+            let result = SubscriptionsListenResult::complete(id.clone());
+            ServerJsonRpcMessage::response(ServerResult::SubscriptionsListenResult(result), id)
+        } else {
+            ServerJsonRpcMessage::error(Refusal::draining(ArrivalKind::Request).answer(), Some(id))
+        };
+        let message = serde_json::to_string(&message).ok()?;
         Some(format!("data: {message}\n\n").into())
     }
 }

@@ -105,7 +105,8 @@ impl<I: SessionManager> Shared<I> {
             if now >= end {
                 return Due::End(CloseReason::InitTimeout);
             }
-            at(end);
+            // Should `initialize` be answered this moment, the client's time starts now.
+            at(end.min(now + self.settings.init_timeout));
         }
         if let Some(timeout) = self.settings.idle_timeout {
             let silent_since = record.last_seen().instant() + timeout;
