@@ -256,3 +256,112 @@ fn tracking_is_cut(
     let tracking = tracking.as_ref().filter(|tracking| tracking.is_event_stream);
     tracking.is_some_and(|tracking| is_cut(&tracking.tracked, signal, cx))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::registry::Signals;
+    use crate::tracker::RequestTracker;
+
+    /// A body that gives its frames and then waits for more.
+    struct Waits(VecDeque<&'static str>);
+
+    impl Body for Waits {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.pop_front() {
+                Some(text) => Poll::Ready(Some(Ok(Frame::data(text.into())))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    fn tracker() -> Arc<RequestTracker> {
+        Arc::new(RequestTracker::new(Arc::new(Signals::default())))
+    }
+
+    /// All that a body gives until it ends or waits; and whether it has ended.
+    fn read(body: &mut Pin<Box<TrackedBody<Waits>>>) -> (String, bool) {
+        let mut text = String::new();
+        loop {
+            match body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Some(Ok(frame))) => text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap()),
+                Poll::Ready(None) => return (text, true),
+                Poll::Pending => return (text, false),
+                Poll::Ready(Some(Err(never))) => match never {},
+            }
+        }
+    }
+
+    /// What a body that gave these frames gives once it is cut off.
+    fn cut_off(frames: &[&'static str], content_type: &'static str) -> (String, bool) {
+        let tracker = tracker();
+        let tracked = tracker.enter(Class::Call, 1).unwrap();
+        let mut request = Chunks::default();
+        request.push(Bytes::from_static(br#"{"jsonrpc": "2.0", "id": "x", "method": "tools/call"}"#));
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        let inner = Waits(frames.iter().copied().collect());
+        let mut body = Box::pin(TrackedBody::new(inner, &headers, tracked, Request::new(request, None)));
+        assert_eq!(read(&mut body), (frames.concat(), false));
+        tracker.cut();
+        read(&mut body)
+    }
+
+    #[test]
+    fn a_body_that_is_cut_off_ends_with_the_error_unless_it_held_the_answer() {
+        let (progress, priming) = ("data: {\"jsonrpc\":\"2.0\",\"method\":\"p\",\"params\":{}}\n\n", "data:\n\n");
+        let asked = "data: {\"jsonrpc\":\"2.0\",\"id\":\"x\",\"method\":\"elicitation/create\"}\n\n";
+        let of_another = "data: {\"jsonrpc\":\"2.0\",\"id\":\"y\",\"result\":{}}\n\n";
+        for frames in [&[][..], &[priming], &[progress], &[asked], &[of_another], &[progress, ":\n\n"]] {
+            let (text, has_ended) = cut_off(frames, "text/event-stream");
+            let error: serde_json::Value =
+                serde_json::from_str(text.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap()).unwrap();
+            assert_eq!((&error["id"], &error["error"]["code"]), (&"x".into(), &503.into()), "{frames:?}");
+            assert!(has_ended, "{frames:?}");
+        }
+        let result = "id: 7\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"x\",\"result\":{\"method\":1}}\n\n";
+        let error = "data: {\"jsonrpc\":\"2.0\",\"id\":\"x\",\"error\":{\"code\":1,\"message\":\"m\"}}\n\n";
+        let half = "data: {\"jsonrpc\":";
+        for frames in [&[result][..], &[error], &[result, ":\n\n"], &[half]] {
+            assert_eq!(cut_off(frames, "text/event-stream"), (String::new(), true), "{frames:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_stream_is_not_cut_off() {
+        assert_eq!(cut_off(&["{"], "application/json"), (String::new(), false));
+    }
+
+    #[test]
+    fn a_body_that_never_waits_is_cut_off_nevertheless() {
+        let tracker = tracker();
+        let tracked = tracker.enter(Class::Call, 1).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        let inner = Waits(vec!["data: 1\n\n"; 1_000].into());
+        let mut body = Box::pin(TrackedBody::new(inner, &headers, tracked, Request::default()));
+        tracker.cut();
+        let (text, has_ended) = read(&mut body);
+        assert!(has_ended && text.lines().count() < 100, "{text}");
+    }
+
+    #[test]
+    fn no_more_of_a_class_are_tracked_than_there_may_be() {
+        let tracker = tracker();
+        let first = tracker.enter(Class::Listener, 1).unwrap();
+        assert!(tracker.enter(Class::Listener, 1).is_none());
+        assert_eq!(tracker.listeners(), 1);
+        drop(first);
+        assert!(tracker.enter(Class::Listener, 1).is_some());
+    }
+}
