@@ -22,7 +22,7 @@ use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Open, SlidingWindow};
 use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
 use rmcp_session_policy::http::PolicyLayer;
-use rmcp_session_policy::{ConfigError, PolicySessionManager, SECOND};
+use rmcp_session_policy::{ConfigError, PolicySessionManager, RefusalReason, SECOND};
 use rmcp_session_policy_examples::Tools;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -151,7 +151,9 @@ async fn healthz(State(sessions): State<Arc<Sessions>>) -> (StatusCode, Json<Val
     // So that a load balancer sends newcomers elsewhere.
     let status = if stats.draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let closed: Map<_, _> = stats.closed.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect();
-    let refused: Map<_, _> = stats.refused.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect();
+    let refused = |counts: &[(RefusalReason, u64)]| -> Map<_, _> {
+        counts.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect()
+    };
     let health = json!({
         "draining": stats.draining,
         "live": stats.live,
@@ -164,7 +166,10 @@ async fn healthz(State(sessions): State<Arc<Sessions>>) -> (StatusCode, Json<Val
         "opened": stats.opened,
         "restored": stats.restored,
         "closed": closed,
-        "refused": refused,
+        "refused": refused(&stats.refused),
+        "requests": stats.requests,
+        "sessionless": stats.sessionless,
+        "refused_requests": refused(&stats.refused_requests),
     });
     (status, Json(health))
 }

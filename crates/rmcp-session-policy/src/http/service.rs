@@ -119,9 +119,9 @@ impl<S, I: SessionManager> PolicyService<S, I> {
         let session = match session_named_by(parts).filter(|_| head.is_in_session()) {
             None => None,
             // One look tells whether the id is anybody's; to whom it does not belong it does not exist.
-            Some(id) => match self.shared.owner(id, context.principal()) {
+            Some(id) => match self.shared.owner(id, Some(&context)) {
                 Owner::Same(id) => Some(id),
-                Owner::Unknown if self.settings.elsewhere => Some(id.into()),
+                Owner::Unknown if self.settings.restores_from_elsewhere() => Some(id.into()),
                 Owner::Unknown | Owner::Other => return Err(TurnedAway::NotFound(head, parts.version)),
             },
         };

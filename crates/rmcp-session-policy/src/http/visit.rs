@@ -161,6 +161,7 @@ impl<I: SessionManager> Visit<I> {
                     None => answered(&refusal, envelope),
                 });
             }
+            Some(Outcome::StreamOver) => return Ok(answer::stream_over(self.version)),
             Some(Outcome::NotFound) => true,
             Some(Outcome::Absent) => response.status() == StatusCode::NOT_FOUND,
             None => false,

@@ -110,7 +110,7 @@ impl<I: SessionManager> Shared<I> {
         let closed = Closed { shared: &self, session: &session };
         session.receiver.wake();
         let record = &session.record;
-        let quiet = |session: &Session<I::Transport>| session.is_answered() && session.is_delivered();
+        let quiet = |session: &Session<I::Transport>| session.is_answered() && session.is_taken();
         if !quiet(&session) {
             // A deadline that passes is part of the plan: then the streams are dropped.
             timeout(FAREWELL, session.until(quiet)).await.ok();

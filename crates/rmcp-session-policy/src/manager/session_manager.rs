@@ -16,7 +16,7 @@ use crate::context::{ClientContext, Outcome, is_apart, let_go, note, take_kept};
 use crate::error::{PolicyError, Refusal};
 use crate::observe::CloseReason;
 use crate::registry::{Activity, Kind, Record, Software};
-use crate::transport::{Flag, Governed, GovernedStream, Session, Ticket, kind_of};
+use crate::transport::{EventSource, Flag, Governed, GovernedStream, Session, Ticket, kind_of};
 
 /// The longest name and version of a client's software that is kept, in bytes.
 const SOFTWARE_BYTES: usize = 128;
@@ -53,7 +53,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             (Ok(ServerJsonRpcMessage::Error(_)), Some((reason, _))) if !is_of_service(reason) => Err(cut_off()),
             (Ok(answer), _) => Ok(answer),
             (Err(_), _) if session.is_closing() => Err(cut_off()),
-            (Err(error), _) => Err(self.shared.failed(ArrivalKind::Request, error)),
+            (Err(error), _) => Err(self.shared.failed_opening(kind, error)),
         };
         if failed && self.shared.close(&session, CloseReason::InitFailed) {
             self.shared.start_end(session);
@@ -113,9 +113,14 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             self.shared.lock().registry.used(&session.record);
         }
         Ticket::attach(&mut message, activity);
+        let incarnation = self.shared.incarnation(&session);
+        let source = match &message {
+            ClientJsonRpcMessage::Request(request) => EventSource::request(incarnation, &request.id),
+            _ => EventSource::listening(incarnation),
+        };
         let stream = self.shared.inner.create_stream(id, message).await;
         let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
-        Ok(GovernedStream::live(session, stream, false))
+        Ok(GovernedStream::live(session, stream, false, source))
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
@@ -147,13 +152,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
         let session = self.shared.find_live(id)?;
         let listening = begin_listening::<I>(&session)?;
-        let stream = self.shared.inner.create_standalone_stream(id).await;
-        let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
-        // Who listens is a client, though its `initialized` never came.
-        session.record.ready();
-        let stream = GovernedStream::live(session, stream, true);
+        let stream = self.shared.open_stream(session).await;
         drop(listening);
-        Ok(stream)
+        stream
     }
 
     async fn resume(
@@ -161,17 +162,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        let session = self.shared.find_live(id)?;
-        let listening = begin_listening::<I>(&session)?;
-        let stream = self.shared.inner.resume(id, last_event_id).await;
-        // Not told to the client: rmcp answers with an empty stream, or the client would ask for the same event for ever.
-        let stream =
-            stream.map_err(|error| if session.is_closing() { not_found() } else { PolicyError::Inner(error) })?;
-        // Who listens is a client, though its `initialized` never came.
-        session.record.ready();
-        let stream = GovernedStream::live(session, stream, true);
-        drop(listening);
-        Ok(stream)
+        self.shared.resume(id, &last_event_id).await
     }
 
     async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Self::Transport>, Self::Error> {
@@ -179,7 +170,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     }
 
     fn event_store(&self) -> Option<Arc<dyn EventStore>> {
-        self.shared.inner.event_store()
+        self.shared.events()
     }
 }
 
@@ -204,7 +195,7 @@ const fn is_of_service(reason: CloseReason) -> bool {
     matches!(reason, CloseReason::Ended | CloseReason::InitFailed)
 }
 
-fn begin_listening<I: SessionManager>(
+pub(super) fn begin_listening<I: SessionManager>(
     session: &Arc<Session<I::Transport>>,
 ) -> Result<Activity<Session<I::Transport>>, PolicyError<I::Error>> {
     let activity = Activity::begin(session, Kind::Listen, Instant::now()).ok_or_else(not_found)?;
@@ -294,8 +285,13 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// An error of the inner manager about a session that ended meanwhile is no failure of it.
-    fn failed_within(&self, session: &Session<I::Transport>, error: I::Error) -> PolicyError<I::Error> {
+    pub(super) fn failed_within(&self, session: &Session<I::Transport>, error: I::Error) -> PolicyError<I::Error> {
         if session.is_closing() { not_found() } else { self.failed(ArrivalKind::Request, error) }
+    }
+
+    /// The same of a handshake, or of the replay of one: it is the session that is turned away.
+    fn failed_opening(&self, kind: Kind, error: I::Error) -> PolicyError<I::Error> {
+        self.failed(if kind == Kind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create }, error)
     }
 
     /// Asks whether a request may be made within a session.

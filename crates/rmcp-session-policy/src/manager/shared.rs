@@ -28,7 +28,7 @@ use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, Signals};
 use crate::tracker::RequestTracker;
-use crate::transport::Session;
+use crate::transport::{Incarnations, SealKey, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
 #[derive(Debug)]
@@ -56,6 +56,9 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
     pub(super) trailing: Trailing,
+    pub(super) incarnations: Incarnations,
+    /// What the keys of event ids are made of.
+    pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
     pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
@@ -77,6 +80,7 @@ pub(crate) struct Shared<I: SessionManager> {
 }
 
 impl<I: SessionManager> Shared<I> {
+    /// Makes a manager. Fails only if the operating system has no random bytes.
     pub(super) fn new(
         inner: I,
         settings: Settings,
@@ -85,7 +89,7 @@ impl<I: SessionManager> Shared<I> {
         [admission, requests]: [Option<Box<dyn AdmissionPolicy>>; 2],
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
-    ) -> Self {
+    ) -> Result<Self, getrandom::Error> {
         let signals = Arc::<Signals>::default();
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
@@ -99,7 +103,7 @@ impl<I: SessionManager> Shared<I> {
             closing: 0,
             deadlines: Deadlines::default(),
         };
-        Self {
+        Ok(Self {
             inner,
             settings,
             core: Mutex::new(core),
@@ -108,6 +112,8 @@ impl<I: SessionManager> Shared<I> {
             restores: AtomicUsize::new(0),
             parking: Parking::new(limits),
             trailing,
+            incarnations: Incarnations::default(),
+            seal_root: Arc::new(SealKey::random()?),
             sees_uses,
             admission,
             requests,
@@ -121,7 +127,7 @@ impl<I: SessionManager> Shared<I> {
             lifecycle: OnceLock::new(),
             #[cfg(feature = "http")]
             warned_of_no_sessions: AtomicBool::new(false),
-        }
+        })
     }
 
     /// The lock. What panics under it are policies, and those are caught.
@@ -155,7 +161,7 @@ impl<I: SessionManager> Shared<I> {
     /// Counts and reports somebody who is turned away.
     pub(crate) fn turn_away(&self, refusal: Refusal, context: Option<&ClientContext>) -> Refusal {
         let Refusal { kind, reason, retry, .. } = refusal;
-        self.tally.count_refused(reason);
+        self.tally.count_refused(kind, reason);
         tracing::debug!(?kind, %reason, "refused");
         self.observe(&SessionEvent::Refused { kind, reason, retry, context });
         refusal
@@ -178,7 +184,7 @@ impl<I: SessionManager> Shared<I> {
             PolicyError::AtCapacity(full) => Refusal::at_capacity(kind, full),
             PolicyError::Draining => Refusal::draining(kind),
             PolicyError::Inner(_) | PolicyError::DuplicateId => Refusal::backend(kind),
-            PolicyError::NotFound => return error,
+            PolicyError::NotFound | PolicyError::UnknownEvent => return error,
         };
         context_of::note(Outcome::Refused(Box::new(self.turn_away(refusal, context))));
         error
@@ -201,12 +207,20 @@ pub(crate) enum Owner {
     Same(SessionId),
 }
 
+/// By what an owner is told: the service and the principal.
+#[cfg(feature = "http")]
+fn owner_of(context: Option<&ClientContext>) -> Option<(Option<&str>, Option<&str>)> {
+    let owner = context.map(|context| (context.service(), context.principal()));
+    owner.filter(|owner| *owner != (None, None))
+}
+
 /// For the HTTP layer.
 #[cfg(feature = "http")]
 impl<I: SessionManager> Shared<I> {
-    /// Whether `principal` opened the session. Allocates nothing, unless it is parked.
-    pub(crate) fn owner(&self, id: &str, principal: Option<&str>) -> Owner {
-        let is_same = |context: Option<&ClientContext>| context.and_then(ClientContext::principal) == principal;
+    /// Whether the client that asks opened the session, at the service that it asks. Allocates nothing, unless the
+    /// session is parked.
+    pub(crate) fn owner(&self, id: &str, asking: Option<&ClientContext>) -> Owner {
+        let is_same = |opened: Option<&ClientContext>| owner_of(opened) == owner_of(asking);
         // Between two looks it may be parked, or come back: so each place is looked at twice.
         for _ in 0..2 {
             let live = self.directory.look(id, |session| {

@@ -9,6 +9,7 @@ use futures_util::task::AtomicWaker;
 use slab::Slab;
 
 use super::cell::Cell;
+use super::seal::{LazySealKey, SealKey};
 use super::stream::{Delivery, Slot};
 use crate::admission::Lease;
 use crate::observe::CloseReason;
@@ -59,6 +60,8 @@ pub(crate) struct Session<T> {
     /// Wakes the transport's `receive`.
     pub(crate) receiver: AtomicWaker,
     belongings: Mutex<Belongings>,
+    /// What the ids of its events are sealed with.
+    seal_key: LazySealKey,
     /// The inner transport.
     pub(crate) cell: Cell<T>,
 }
@@ -92,13 +95,14 @@ impl<T> Drop for OnItsWay<T> {
 }
 
 impl<T> Session<T> {
-    pub(crate) fn new(record: Record, transport: T, parcel: Option<Arc<[u8]>>) -> Self {
+    pub(crate) fn new(record: Record, transport: T, parcel: Option<Arc<[u8]>>, root: Arc<SealKey>) -> Self {
         Self {
             record,
             flags: AtomicU32::new(0),
             ended: AtomicU64::new(0),
             receiver: AtomicWaker::new(),
             belongings: Mutex::new(Belongings { parcel, ..Belongings::default() }),
+            seal_key: LazySealKey::new(root),
             cell: Cell::new(transport),
             on_their_way: AtomicU32::new(0),
         }
@@ -176,9 +180,19 @@ impl<T> Session<T> {
         self.lock().parcel.take()
     }
 
+    /// What the ids of its events are sealed with.
+    pub(crate) fn seal_key(&self) -> &SealKey {
+        self.seal_key.get(|root| root.of_session(&self.record.id))
+    }
+
+    /// Whether the inner transport has all that the service has said.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.on_their_way.load(SeqCst) == 0
+    }
+
     /// Whether nothing is in flight, neither a request nor an answer; or nothing can be answered any more.
     pub(crate) fn is_answered(&self) -> bool {
-        let quiet = self.record.state.read().active() == 0 && self.on_their_way.load(SeqCst) == 0;
+        let quiet = self.record.state.read().active() == 0 && self.is_delivered();
         quiet || self.has(Flag::Dropped)
     }
 
@@ -187,7 +201,7 @@ impl<T> Session<T> {
     }
 
     /// Whether the clients of all streams have taken what there is.
-    pub(crate) fn is_delivered(&self) -> bool {
+    pub(crate) fn is_taken(&self) -> bool {
         self.streams().iter().all(|slot| slot.delivery() == Delivery::Done)
     }
 

@@ -1,4 +1,4 @@
-//! Streams that can be dropped from outside.
+//! Streams that can be dropped from outside, and whose event ids are sealed.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,6 +10,7 @@ use futures_core::Stream;
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 use tokio::time::Instant;
 
+use super::event_id::EventSource;
 use super::session::Session;
 
 /// How many messages are kept for a client of a stream that was dropped; rmcp's own streams hold no more than 16.
@@ -105,15 +106,16 @@ impl Slot {
 /// A stream of a session to its client.
 pub(crate) enum GovernedStream<T> {
     /// From the inner manager, or of one message of ours.
-    Live { slot: Arc<Slot>, session: Arc<Session<T>>, place: usize, listening: bool },
+    Live { slot: Arc<Slot>, session: Arc<Session<T>>, place: usize, listening: bool, source: EventSource },
 }
 
 impl<T> GovernedStream<T> {
-    /// Wraps a stream of the inner manager. `listening`: the client opened it by GET.
+    /// Wraps a stream of the inner manager. `listening`: the client opened it by GET. `source` goes into its event ids.
     pub(crate) fn live(
         session: Arc<Session<T>>,
         inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
         listening: bool,
+        source: EventSource,
     ) -> Self {
         let held = Held { inner: Some(Box::pin(inner)), kept: VecDeque::new(), waker: None, waiting: false };
         let slot = Arc::new(Slot { held: Mutex::new(held) });
@@ -121,21 +123,31 @@ impl<T> GovernedStream<T> {
         if listening {
             session.record.stream_opened();
         }
-        Self::Live { slot, session, place, listening }
+        Self::Live { slot, session, place, listening, source }
     }
 
     /// A stream of one message of ours. The session has it too, so that its end waits until the client has the message.
     pub(crate) fn once(session: &Arc<Session<T>>, message: Option<ServerSseMessage>) -> Self {
-        Self::live(Arc::clone(session), futures_util::stream::iter(message), false)
+        // It carries no event id.
+        Self::live(Arc::clone(session), futures_util::stream::iter(message), false, EventSource::listening(0))
     }
+}
+
+/// Seals the event id of a message that has one.
+fn seal<T>(message: Option<ServerSseMessage>, session: &Session<T>, source: &EventSource) -> Option<ServerSseMessage> {
+    let mut message = message?;
+    if let Some(id) = &mut message.event_id {
+        *id = source.seal(id, session.seal_key());
+    }
+    Some(message)
 }
 
 impl<T> Stream for GovernedStream<T> {
     type Item = ServerSseMessage;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let (slot, session) = match self.get_mut() {
-            Self::Live { slot, session, .. } => (slot, session),
+        let (slot, session, source) = match self.get_mut() {
+            Self::Live { slot, session, source, .. } => (slot, session, source),
         };
         let mut held = slot.lock();
         let next = match (held.kept.pop_front(), &mut held.inner) {
@@ -157,7 +169,7 @@ impl<T> Stream for GovernedStream<T> {
         if session.is_closing() {
             session.record.progress.ring();
         }
-        next
+        next.map(|message| seal(message, session, source))
     }
 }
 
