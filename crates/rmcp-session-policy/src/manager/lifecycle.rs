@@ -81,9 +81,9 @@ impl<I: SessionManager> Shared<I> {
     fn handshake_until(&self, session: &Session<I::Transport>) -> Instant {
         let record = &session.record;
         let is_being_answered = session.has(Flag::Initializing) && !session.has(Flag::Initialized);
-        if is_being_answered {
-            // The handshake is its last use; one that is replayed begins when the session is created.
-            return record.created.max(record.last_used()).instant() + self.settings.max_busy;
+        // The handshake is the last use of a session that is new. A replay is no client's, and has the client's time.
+        if is_being_answered && !record.restored {
+            return record.last_used().instant() + self.settings.max_busy;
         }
         record.answered().instant() + self.settings.init_timeout
     }
