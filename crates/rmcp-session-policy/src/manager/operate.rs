@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::PolicySessionManager;
 use super::end::FAREWELL;
-use super::parking::Parked;
+use super::lot::Parked;
 use super::shared::Shared;
 use crate::HOUR;
 use crate::eviction::SessionInfo;
@@ -105,7 +105,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
             shared.sessions().into_iter().filter(|session| select.selects(&SessionInfo::of(&session.record))).collect();
         let (ended, ending): (Vec<_>, Vec<_>) = selected.into_iter().partition(|session| shared.close(session, reason));
         if !reason.is_restorable() {
-            for session in &ending {
+            for session in ended.iter().chain(&ending) {
                 session.raise(Flag::Barred);
             }
         }
@@ -120,21 +120,20 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 let record = Record::new(key, origin, opened, Arc::clone(&shared.signals));
                 select.selects(&SessionInfo::of(&record))
             };
-            let parked = shared.parking.take_all(|id, parked| {
+            shared.parking.take_all(|id, parked| {
                 let selected = selects(id, parked);
                 if selected {
                     shared.bar_restore(id);
                 }
                 selected
-            });
-            // Who made room for one that comes back may have pushed it out of the parking.
-            parked + shared.bar_restores(selects)
+            })
         };
         // Whoever was parked at the first look may have come back before the second.
         let mut ended = ended;
         if !reason.is_restorable() {
             for session in shared.sessions() {
                 if select.selects(&SessionInfo::of(&session.record)) && shared.close(&session, reason) {
+                    session.raise(Flag::Barred);
                     shared.start_end(Arc::clone(&session));
                     ended.push(session);
                 }

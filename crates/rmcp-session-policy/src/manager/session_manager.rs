@@ -10,6 +10,7 @@ use rmcp::transport::streamable_http_server::session::{
 use tokio::time::Instant;
 
 use super::PolicySessionManager;
+use super::asking::Asking;
 use super::shared::{Shared, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
 use crate::context::{ClientContext, Outcome, is_apart, let_go, note, take_kept};
@@ -75,7 +76,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         }
         let Some(session) = self.shared.find(id) else {
             if for_good {
-                drop(self.shared.parking.take(id));
+                self.shared.parking.take(id);
             }
             return Ok(());
         };
@@ -109,7 +110,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         };
         // Read after the admission, which may have waited.
         let activity = begin(&session, held, kind, Instant::now()).ok_or_else(not_found)?.holding(lease);
-        if kind == Kind::Call && self.shared.sees_uses {
+        if kind.is_use() && self.shared.sees_uses {
             self.shared.lock().registry.used(&session.record);
         }
         Ticket::attach(&mut message, activity);
@@ -296,7 +297,7 @@ impl<I: SessionManager> Shared<I> {
 
     /// Asks whether a request may be made within a session.
     async fn admit_request(&self, session: &Session<I::Transport>, kind: Kind) -> Result<Option<Lease>, Refusal> {
-        if kind != Kind::Call {
+        if !kind.is_use() {
             return Ok(None);
         }
         let current = ClientContext::current();
@@ -305,12 +306,17 @@ impl<I: SessionManager> Shared<I> {
             return Err(self.turn_away(Refusal::draining(ArrivalKind::Request), context));
         }
         let Some(policy) = self.requests.as_deref() else { return Ok(None) };
-        let arrival = Arrival::new(Instant::now(), ArrivalKind::Request).with_session(session.record.key);
+        let record = &session.record;
+        let arrival =
+            Arrival::new(Instant::now(), ArrivalKind::Request).with_session(record.key).with_origin(record.serial);
         let arrival = match context {
             Some(context) => arrival.with_context(context),
             None => arrival,
         };
-        match policy.admit(&arrival).await {
+        let asking = Asking { shared: self, session };
+        let admitted = policy.admit(&arrival).await;
+        drop(asking);
+        match admitted {
             Ok(permit) => Ok(Some(permit.commit())),
             Err(rejection) => Err(self.turn_away(Refusal::rejected(ArrivalKind::Request, &rejection), context)),
         }

@@ -17,7 +17,9 @@ use tokio::time::Instant;
 use super::builder::Settings;
 use super::deadlines::Deadlines;
 use super::directory::Directory;
-use super::parking::{Limits, Parking};
+use super::ends::Ends;
+use super::lot::Limits;
+use super::parking::Parking;
 use super::place::Place;
 use super::restore::UnderWay;
 use super::trailing::Trailing;
@@ -61,9 +63,9 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
-    pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) admission: Option<Arc<dyn AdmissionPolicy>>,
     /// Who may make requests within a session.
-    pub(super) requests: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) requests: Option<Arc<dyn AdmissionPolicy>>,
     pub(super) signals: Arc<Signals>,
     pub(super) tally: Tally,
     pub(super) draining: AtomicBool,
@@ -86,7 +88,7 @@ impl<I: SessionManager> Shared<I> {
         settings: Settings,
         rules: Rules,
         limits: Limits,
-        [admission, requests]: [Option<Box<dyn AdmissionPolicy>>; 2],
+        [admission, requests]: [Option<Arc<dyn AdmissionPolicy>>; 2],
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
     ) -> Result<Self, getrandom::Error> {
@@ -95,14 +97,11 @@ impl<I: SessionManager> Shared<I> {
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let trailing = Trailing::new(settings.max_sessions);
         let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
-        let core = Core {
-            registry,
-            free: settings.max_sessions,
-            waiting: BTreeMap::new(),
-            tickets: 0,
-            closing: 0,
-            deadlines: Deadlines::default(),
-        };
+        let deadlines = Deadlines::default();
+        let ends = Ends::new([&admission, &requests].into_iter().flatten().cloned());
+        let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
+        let core =
+            Core { registry, free: settings.max_sessions, waiting: BTreeMap::new(), tickets: 0, closing: 0, deadlines };
         Ok(Self {
             inner,
             settings,
@@ -110,7 +109,7 @@ impl<I: SessionManager> Shared<I> {
             directory: Directory::default(),
             restoring: DashMap::with_hasher(RandomState::default()),
             restores: AtomicUsize::new(0),
-            parking: Parking::new(limits),
+            parking,
             trailing,
             incarnations: Incarnations::default(),
             seal_root: Arc::new(SealKey::random()?),
