@@ -79,7 +79,9 @@ impl Server {
 
     fn terminate(&self) {
         let pid = self.process.id().expect("it runs").to_string();
-        assert!(std::process::Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().expect("sh").success());
+        assert!(
+            std::process::Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().expect("sh").success()
+        );
     }
 }
 
@@ -103,7 +105,10 @@ impl Setup {
         for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
             line(format_args!("{kind}_temp_path {folder}/{kind};"));
         }
-        line(format_args!("upstream mcp {{ server {server}; {} }}", if self == Self::Usual { "keepalive 8;" } else { "" }));
+        line(format_args!(
+            "upstream mcp {{ server {server}; {} }}",
+            if self == Self::Usual { "keepalive 8;" } else { "" }
+        ));
         // Its own bound would answer 413 to more than 1 MB.
         line(format_args!("server {{\nlisten 127.0.0.1:{port};\nclient_max_body_size 8m;\nlocation / {{"));
         line(format_args!("proxy_pass http://mcp;\nproxy_set_header Host localhost;"));
@@ -137,7 +142,8 @@ impl Nginx {
         std::fs::create_dir_all(&folder).expect("a folder");
         // nginx cannot be told to pick a port. Between this pick and its own, another process may.
         for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+            let port =
+                TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
             let config = folder.join("nginx.conf");
             std::fs::write(&config, setup.config(&server.address, port, &folder)).expect("writes");
             let mut process = Command::new("nginx")

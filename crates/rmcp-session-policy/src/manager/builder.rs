@@ -129,7 +129,9 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
-    /// Closes a session whose handshake is not finished so long after it was created. Defaults to 30 seconds.
+    /// Closes a session whose client does not finish its handshake in that time. It counts from the answer to `initialize`:
+    /// a handler that takes long to answer has up to [`max_busy`](Self::max_busy). If the answer was sent, the session is
+    /// parked. Defaults to 30 seconds.
     pub const fn init_timeout(mut self, timeout: Duration) -> Self {
         self.settings.init_timeout = timeout;
         self
@@ -148,7 +150,8 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
-    /// Sets for how long a request in flight protects its session. Defaults to 10 minutes.
+    /// Sets for how long a request in flight protects its session, and how long the answer to `initialize` may take before
+    /// the session is closed and its client is told to come back. Defaults to 10 minutes.
     pub const fn max_busy(mut self, busy: Duration) -> Self {
         self.settings.max_busy = busy;
         self

@@ -54,7 +54,7 @@ impl<I: SessionManager> Shared<I> {
         context: Option<&ClientContext>,
         only_free: bool,
     ) -> Result<(Permit, Place), Failed<I>> {
-        if self.draining.load(SeqCst) {
+        if self.stops_taking(kind) {
             return Err(self.refuse(kind, context, PolicyError::Draining));
         }
         let permit = match self.admission.as_deref() {

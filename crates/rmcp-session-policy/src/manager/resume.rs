@@ -51,6 +51,8 @@ impl<I: SessionManager> Shared<I> {
         let stream = self.inner.create_standalone_stream(&session.record.id).await;
         let stream = stream.map_err(|error| self.failed_within(&session, error))?;
         let source = EventSource::listening(self.incarnation(&session));
+        // Who listens is a client, though its `initialized` never came.
+        session.record.ready();
         Ok(GovernedStream::live(session, stream, true, source))
     }
 
@@ -74,6 +76,7 @@ impl<I: SessionManager> Shared<I> {
             Poll::Ready(first) => first,
             Poll::Pending => None,
         };
+        session.record.ready();
         Ok(GovernedStream::live(session, stream::iter(first).chain(stream), true, source))
     }
 }

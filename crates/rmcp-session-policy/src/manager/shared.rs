@@ -1,7 +1,7 @@
 //! What all parts of a manager share.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dashmap::DashMap;
@@ -27,6 +27,7 @@ use crate::error::{AtCapacity, PolicyError, Refusal};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, Signals};
+use crate::tracker::RequestTracker;
 use crate::transport::{Incarnations, SealKey, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
@@ -62,6 +63,10 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) signals: Arc<Signals>,
     pub(super) tally: Tally,
     pub(super) draining: AtomicBool,
+    /// Whether newcomers are refused, by a drain or before one.
+    pub(super) refusing: AtomicBool,
+    /// The requests of the HTTP layer that no session accounts for.
+    pub(super) tracker: Arc<RequestTracker>,
     observer: Option<Arc<dyn SessionObserver>>,
     /// Where to finish what begins outside any runtime.
     pub(super) runtime: OnceLock<Handle>,
@@ -85,6 +90,7 @@ impl<I: SessionManager> Shared<I> {
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let trailing = Trailing::new(settings.max_sessions);
+        let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
         let deadlines = Deadlines::default();
         let ends = Ends::new([&admission, &requests].into_iter().flatten().cloned());
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
@@ -106,6 +112,8 @@ impl<I: SessionManager> Shared<I> {
             signals,
             tally: Tally::default(),
             draining: AtomicBool::new(false),
+            refusing: AtomicBool::new(false),
+            tracker,
             observer,
             runtime: OnceLock::new(),
             lifecycle: OnceLock::new(),
@@ -134,6 +142,12 @@ impl<I: SessionManager> Shared<I> {
         {
             tracing::warn!("the session observer panicked");
         }
+    }
+
+    /// Whether arrivals of that kind are refused because the server is about to stop.
+    pub(crate) fn stops_taking(&self, kind: ArrivalKind) -> bool {
+        let refuses = if kind == ArrivalKind::Create { &self.refusing } else { &self.draining };
+        refuses.load(SeqCst)
     }
 
     /// Counts and reports somebody who is turned away.
@@ -222,8 +236,8 @@ impl<I: SessionManager> Shared<I> {
         self.settings.max_sessions
     }
 
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(std::sync::atomic::Ordering::SeqCst)
+    pub(crate) const fn tracker(&self) -> &Arc<RequestTracker> {
+        &self.tracker
     }
 
     pub(crate) fn admission(&self) -> Option<&dyn AdmissionPolicy> {

@@ -215,6 +215,11 @@ impl Record {
         }
     }
 
+    /// When `initialize` was answered; before that, when the session was created.
+    pub(crate) fn answered(&self) -> Stamp {
+        Stamp(self.answered.load(Relaxed))
+    }
+
     /// Until when a half-open session is kept for what its client says to the answer to its `initialize`.
     pub(crate) fn next_step_until(&self) -> Option<Instant> {
         self.software.get().map(|_| Stamp(self.answered.load(Relaxed)).instant() + NEXT_STEP)
