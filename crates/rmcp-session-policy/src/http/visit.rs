@@ -117,6 +117,7 @@ impl<I: SessionManager> Visit<I> {
         let answered = Answered {
             target: self.head.target,
             envelope: discarded.envelope.as_ref(),
+            rejection: self.shared.call_rejection(),
             version: self.version,
             closes: !discarded.is_complete,
         };
@@ -134,7 +135,8 @@ impl<I: SessionManager> Visit<I> {
         let target = target.unwrap_or(self.head.target);
         let envelope = || envelope.or_else(|| Envelope::of(&chunks.join()));
         let answered = |refusal: &Refusal, envelope: Option<&Envelope>| {
-            answer::refused(refusal, Answered { target, envelope, version: self.version, closes: false })
+            let rejection = self.shared.call_rejection();
+            answer::refused(refusal, Answered { target, envelope, rejection, version: self.version, closes: false })
         };
         if let Some(refusal) = refusal {
             return Ok(answered(&refusal, envelope().as_ref()));

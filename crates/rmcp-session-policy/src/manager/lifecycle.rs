@@ -14,12 +14,16 @@ use crate::transport::{Flag, Session};
 /// Ends sessions whose time has come. A use of a session never touches a timer: when the session's deadline comes, it is
 /// asked what it did meanwhile, and gets another.
 pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
-    let Some(sooner) = shared.upgrade().map(|shared| Arc::clone(&shared.lock().deadlines.sooner)) else { return };
+    let Some(sooner) = shared.upgrade().map(|shared| Arc::clone(&shared.sooner)) else { return };
     loop {
         let next = {
             let Some(shared) = shared.upgrade() else { return };
-            let next = shared.lock().deadlines.next(Instant::now());
-            next.map(|key| shared.deadline_passed(key))
+            let now = Instant::now();
+            let lease = shared.release_old_leases(now);
+            let next = shared.lock().deadlines.next(now);
+            let handlers = shared.look_after_handlers(now);
+            let earlier = |at: Option<Instant>| [at, lease, handlers].into_iter().flatten().min();
+            next.map(|key| shared.deadline_passed(key)).map_err(earlier)
         };
         match next {
             Ok(()) => tokio::task::consume_budget().await,

@@ -2,9 +2,12 @@
 
 mod builder;
 mod create;
+mod current_session;
 mod deadlines;
 mod directory;
 mod end;
+mod handlers;
+mod leases;
 mod lifecycle;
 mod operate;
 mod parking;
@@ -15,6 +18,7 @@ mod shared;
 mod trailing;
 
 pub use builder::Builder;
+pub use current_session::{BusyGuard, CurrentSession, CurrentSessionError};
 pub use operate::Select;
 
 use std::fmt;
