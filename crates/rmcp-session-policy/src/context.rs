@@ -30,6 +30,8 @@ struct Scope {
 pub(crate) enum Outcome {
     /// The session is not there (any more).
     NotFound,
+    /// The stream that a client wants to resume is over: there is nothing left of it.
+    StreamOver,
     /// rmcp was told that the session is not there; it may restore it yet.
     Absent,
     /// A newcomer, or a session that wanted to come back, was turned away.
@@ -121,6 +123,8 @@ pub struct ClientContext {
     peer: Option<IpAddr>,
     principal: Option<Arc<str>>,
     headers: http::HeaderMap,
+    /// The name of the service that is asked, where one manager is under several.
+    service: Option<Arc<str>>,
     passive: bool,
     listening: bool,
 }
@@ -147,9 +151,15 @@ impl ClientContext {
     }
 
     /// Keeps a header of the request. Every session holds its context, so keep few.
+    ///
+    /// The value is copied: one that a server has read is a part of the whole head, and would keep all of it.
     #[must_use]
     pub fn with_header(mut self, name: http::HeaderName, value: http::HeaderValue) -> Self {
-        self.headers.append(name, value);
+        // What was a value once is one again.
+        if let Ok(mut copy) = http::HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            self.headers.append(name, copy);
+        }
         self
     }
 
@@ -167,6 +177,19 @@ impl ClientContext {
         self.passive = true;
         self.listening = true;
         self
+    }
+
+    /// Sets the name of the service that is asked.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
+    pub(crate) fn with_service(mut self, name: Arc<str>) -> Self {
+        self.service = Some(name);
+        self
+    }
+
+    /// The name of the service that is asked.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "asked by the HTTP layer"))]
+    pub(crate) fn service(&self) -> Option<&str> {
+        self.service.as_deref()
     }
 
     /// The address the client speaks from.
@@ -191,6 +214,18 @@ impl ClientContext {
     #[must_use]
     pub const fn is_passive(&self) -> bool {
         self.passive
+    }
+
+    /// About how many bytes it keeps, itself included.
+    pub(crate) fn bytes(&self) -> usize {
+        /// The entry of a header in its map, with its share of the map's table.
+        const HEADER: usize = 112;
+        /// What an allocation of bytes that is shared keeps beside them.
+        const SHARED: usize = 32;
+        let principal = self.principal.as_ref().map_or(0, |principal| SHARED + principal.len());
+        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2 * SHARED);
+        let values = self.headers.capacity().max(self.headers.len());
+        2 * size_of::<usize>() + size_of::<Self>() + principal + values * HEADER + headers.sum::<usize>()
     }
 
     /// Runs a future in which [`current`](Self::current) is this context.

@@ -1,6 +1,6 @@
 //! The answers to requests that are turned away.
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode, Version};
 use rmcp::model::{RequestId, ServerJsonRpcMessage, ServerResult};
 
@@ -27,6 +27,14 @@ pub(super) struct Answered<'a> {
 /// The session does not exist, has ended, or is somebody else's: nobody can tell which.
 pub(super) fn not_found<B>(version: Version, closes: bool) -> Response<PolicyBody<B>> {
     plain(StatusCode::NOT_FOUND, "Not Found: Session not found", version, closes)
+}
+
+/// Nothing is left of the stream that a GET wants to resume. A client that is answered so does not try again; one that gets an
+/// empty stream does, for ever.
+pub(super) fn stream_over<B>(version: Version) -> Response<PolicyBody<B>> {
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed: the stream is over", version, false);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
+    response
 }
 
 /// Nothing is known of the client, and the server does not serve strangers.

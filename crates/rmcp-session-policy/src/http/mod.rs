@@ -6,10 +6,12 @@
 mod answer;
 mod body;
 mod discard;
+mod forgotten_proxy;
 mod forwarded;
 mod layer;
 mod request;
 mod service;
+mod tracked;
 mod visit;
 
 pub use body::{BodyError, PolicyBody, RequestBody};

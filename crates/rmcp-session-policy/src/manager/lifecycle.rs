@@ -11,7 +11,7 @@ use crate::observe::CloseReason;
 use crate::registry::{Phase, Reading, SessionKey};
 use crate::transport::{Flag, Session};
 
-/// Ends sessions whose time has come. A use of a session never touches a timer: when the session's deadline comes, it is
+/// Ends sessions whose time has come, and forgets parked ones that are too old. A use of a session never touches a timer: when the session's deadline comes, it is
 /// asked what it did meanwhile, and gets another.
 pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
     let Some(sooner) = shared.upgrade().map(|shared| Arc::clone(&shared.sooner)) else { return };
@@ -19,11 +19,19 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
         let next = {
             let Some(shared) = shared.upgrade() else { return };
             let now = Instant::now();
-            let lease = shared.release_old_leases(now);
+            let (leases, handlers) = (shared.release_old_leases(now), shared.look_after_handlers(now));
             let next = shared.lock().deadlines.next(now);
-            let handlers = shared.look_after_handlers(now);
-            let earlier = |at: Option<Instant>| [at, lease, handlers].into_iter().flatten().min();
-            next.map(|key| shared.deadline_passed(key)).map_err(earlier)
+            match next {
+                Ok(key) => {
+                    shared.deadline_passed(key);
+                    Ok(())
+                }
+                Err(at) => {
+                    // Nobody may ever ask for a parked session again: that it is too old is noticed here.
+                    shared.parking.expire(now);
+                    Err([at, shared.parking.next_expiry(), leases, handlers].into_iter().flatten().min())
+                }
+            }
         };
         match next {
             Ok(()) => tokio::task::consume_budget().await,
@@ -81,6 +89,17 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
+    /// Until when a half-open session has time: the client for its next step, the handler for its answer to `initialize`.
+    fn handshake_until(&self, session: &Session<I::Transport>) -> Instant {
+        let record = &session.record;
+        let is_being_answered = session.has(Flag::Initializing) && !session.has(Flag::Initialized);
+        // The handshake is the last use of a session that is new. A replay is no client's, and has the client's time.
+        if is_being_answered && !record.restored {
+            return record.last_used().instant() + self.settings.max_busy;
+        }
+        record.answered().instant() + self.settings.init_timeout
+    }
+
     fn due(&self, session: &Session<I::Transport>, seen: Reading, now: Instant) -> Due {
         let record = &session.record;
         let mut next = None;
@@ -94,11 +113,12 @@ impl<I: SessionManager> Shared<I> {
         }
         // A restored session has said all that is to be said once its handshake was replayed.
         if seen.phase() == Phase::Opening && !session.has(Flag::Replayed) {
-            let end = record.created.instant() + self.settings.init_timeout;
+            let end = self.handshake_until(session);
             if now >= end {
                 return Due::End(CloseReason::InitTimeout);
             }
-            at(end);
+            // Should `initialize` be answered this moment, the client's time starts now.
+            at(end.min(now + self.settings.init_timeout));
         }
         if let Some(timeout) = self.settings.idle_timeout {
             let silent_since = record.last_seen().instant() + timeout;

@@ -1,15 +1,14 @@
 //! What all parts of a manager share.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 #[cfg(feature = "http")]
 use tokio::time::Instant;
@@ -17,10 +16,12 @@ use tokio::time::Instant;
 use super::builder::Settings;
 use super::deadlines::Deadlines;
 use super::directory::Directory;
+use super::ends::Ends;
 use super::handlers::Handlers;
 use super::leases::Leases;
-use super::parking::{Limits, Parking};
-use super::place::Place;
+use super::lot::Limits;
+use super::parking::Parking;
+use super::places::Places;
 use super::restore::UnderWay;
 use super::trailing::Trailing;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
@@ -31,17 +32,14 @@ use crate::error::{AtCapacity, PolicyError, Refusal};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, Signals};
-use crate::transport::Session;
+use crate::tracker::RequestTracker;
+use crate::transport::{Incarnations, SealKey, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
 #[derive(Debug)]
 pub(super) struct Core<T> {
     pub(super) registry: Registry<Session<T>>,
-    /// Places nobody holds.
-    pub(super) free: usize,
-    /// Newcomers waiting for a place, in their order. While anybody waits, no place is free.
-    pub(super) waiting: BTreeMap<u64, oneshot::Sender<Place>>,
-    pub(super) tickets: u64,
+    pub(super) places: Places,
     /// How many sessions are there whose end has begun.
     pub(super) closing: usize,
     pub(super) deadlines: Deadlines,
@@ -65,14 +63,21 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
     pub(super) trailing: Trailing,
+    pub(super) incarnations: Incarnations,
+    /// What the keys of event ids are made of.
+    pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
-    pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) admission: Option<Arc<dyn AdmissionPolicy>>,
     /// Who may make requests within a session.
-    pub(super) requests: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) requests: Option<Arc<dyn AdmissionPolicy>>,
     pub(super) signals: Arc<Signals>,
     pub(super) tally: Tally,
     pub(super) draining: AtomicBool,
+    /// Whether newcomers are refused, by a drain or before one.
+    pub(super) refusing: AtomicBool,
+    /// The requests of the HTTP layer that no session accounts for.
+    pub(super) tracker: Arc<RequestTracker>,
     observer: Option<Arc<dyn SessionObserver>>,
     /// Where to finish what begins outside any runtime.
     pub(super) runtime: OnceLock<Handle>,
@@ -82,24 +87,27 @@ pub(crate) struct Shared<I: SessionManager> {
 }
 
 impl<I: SessionManager> Shared<I> {
+    /// Makes a manager. Fails only if the operating system has no random bytes.
     pub(super) fn new(
         inner: I,
         settings: Settings,
         rules: Rules,
         limits: Limits,
-        [admission, requests]: [Option<Box<dyn AdmissionPolicy>>; 2],
+        [admission, requests]: [Option<Arc<dyn AdmissionPolicy>>; 2],
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
-    ) -> Self {
+    ) -> Result<Self, getrandom::Error> {
         let signals = Arc::<Signals>::default();
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let trailing = Trailing::new(settings.max_sessions);
+        let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
         let deadlines = Deadlines::default();
         let sooner = Arc::clone(&deadlines.sooner);
-        let core =
-            Core { registry, free: settings.max_sessions, waiting: BTreeMap::new(), tickets: 0, closing: 0, deadlines };
-        Self {
+        let ends = Ends::new([&admission, &requests].into_iter().flatten().cloned());
+        let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
+        let core = Core { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
+        Ok(Self {
             inner,
             settings,
             core: Mutex::new(core),
@@ -109,20 +117,24 @@ impl<I: SessionManager> Shared<I> {
             directory: Directory::default(),
             restoring: DashMap::with_hasher(RandomState::default()),
             restores: AtomicUsize::new(0),
-            parking: Parking::new(limits),
+            parking,
             trailing,
+            incarnations: Incarnations::default(),
+            seal_root: Arc::new(SealKey::random()?),
             sees_uses,
             admission,
             requests,
             signals,
             tally: Tally::default(),
             draining: AtomicBool::new(false),
+            refusing: AtomicBool::new(false),
+            tracker,
             observer,
             runtime: OnceLock::new(),
             lifecycle: OnceLock::new(),
             #[cfg(feature = "http")]
             warned_of_no_sessions: AtomicBool::new(false),
-        }
+        })
     }
 
     /// The lock. What panics under it are policies, and those are caught.
@@ -155,10 +167,16 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
+    /// Whether arrivals of that kind are refused because the server is about to stop.
+    pub(crate) fn stops_taking(&self, kind: ArrivalKind) -> bool {
+        let refuses = if kind == ArrivalKind::Create { &self.refusing } else { &self.draining };
+        refuses.load(SeqCst)
+    }
+
     /// Counts and reports somebody who is turned away.
     pub(crate) fn turn_away(&self, refusal: Refusal, context: Option<&ClientContext>) -> Refusal {
         let Refusal { kind, reason, retry, .. } = refusal;
-        self.tally.count_refused(reason);
+        self.tally.count_refused(kind, reason);
         tracing::debug!(?kind, %reason, "refused");
         self.observe(&SessionEvent::Refused { kind, reason, retry, context });
         refusal
@@ -181,7 +199,7 @@ impl<I: SessionManager> Shared<I> {
             PolicyError::AtCapacity(full) => Refusal::at_capacity(kind, full),
             PolicyError::Draining => Refusal::draining(kind),
             PolicyError::Inner(_) | PolicyError::DuplicateId => Refusal::backend(kind),
-            PolicyError::NotFound => return error,
+            PolicyError::NotFound | PolicyError::UnknownEvent => return error,
         };
         context_of::note(Outcome::Refused(Box::new(self.turn_away(refusal, context))));
         error
@@ -204,12 +222,20 @@ pub(crate) enum Owner {
     Same(SessionId),
 }
 
+/// By what an owner is told: the service and the principal.
+#[cfg(feature = "http")]
+fn owner_of(context: Option<&ClientContext>) -> Option<(Option<&str>, Option<&str>)> {
+    let owner = context.map(|context| (context.service(), context.principal()));
+    owner.filter(|owner| *owner != (None, None))
+}
+
 /// For the HTTP layer.
 #[cfg(feature = "http")]
 impl<I: SessionManager> Shared<I> {
-    /// Whether `principal` opened the session. Allocates nothing, unless it is parked.
-    pub(crate) fn owner(&self, id: &str, principal: Option<&str>) -> Owner {
-        let is_same = |context: Option<&ClientContext>| context.and_then(ClientContext::principal) == principal;
+    /// Whether the client that asks opened the session, at the service that it asks. Allocates nothing, unless the
+    /// session is parked.
+    pub(crate) fn owner(&self, id: &str, asking: Option<&ClientContext>) -> Owner {
+        let is_same = |opened: Option<&ClientContext>| owner_of(opened) == owner_of(asking);
         // Between two looks it may be parked, or come back: so each place is looked at twice.
         for _ in 0..2 {
             let live = self.directory.look(id, |session| {
@@ -238,8 +264,8 @@ impl<I: SessionManager> Shared<I> {
         self.settings.max_sessions
     }
 
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(std::sync::atomic::Ordering::SeqCst)
+    pub(crate) const fn tracker(&self) -> &Arc<RequestTracker> {
+        &self.tracker
     }
 
     pub(crate) fn admission(&self) -> Option<&dyn AdmissionPolicy> {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::reason::{CloseReason, RefusalReason};
+use crate::admission::ArrivalKind;
 
 /// Counts since the manager was built.
 #[derive(Debug, Default)]
@@ -15,6 +16,7 @@ pub(crate) struct Tally {
     pub(crate) sessionless: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
     refused: [AtomicU64; RefusalReason::ALL.len()],
+    refused_requests: [AtomicU64; RefusalReason::ALL.len()],
 }
 
 impl Tally {
@@ -22,8 +24,12 @@ impl Tally {
         self.closed[reason as usize].fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn count_refused(&self, reason: RefusalReason) {
-        self.refused[reason as usize].fetch_add(1, Relaxed);
+    pub(crate) fn count_refused(&self, kind: ArrivalKind, reason: RefusalReason) {
+        let refused = match kind {
+            ArrivalKind::Create | ArrivalKind::Restore => &self.refused,
+            ArrivalKind::Request => &self.refused_requests,
+        };
+        refused[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn fill(&self, stats: &mut Stats) {
@@ -33,6 +39,8 @@ impl Tally {
         stats.sessionless = self.sessionless.load(Relaxed);
         stats.closed = CloseReason::ALL.map(|reason| (reason, self.closed[reason as usize].load(Relaxed)));
         stats.refused = RefusalReason::ALL.map(|reason| (reason, self.refused[reason as usize].load(Relaxed)));
+        stats.refused_requests =
+            RefusalReason::ALL.map(|reason| (reason, self.refused_requests[reason as usize].load(Relaxed)));
     }
 }
 
@@ -56,6 +64,10 @@ pub struct Stats {
     pub busy: usize,
     /// Places reserved for sessions that are being created.
     pub reserved: usize,
+    /// Whether newcomers are refused because the server is about to stop.
+    pub draining: bool,
+    /// Listening streams without a session.
+    pub listeners: usize,
     /// Sessions without a place whose next request restores them.
     pub parked: usize,
     /// What the parked ones hold, in bytes.
@@ -70,8 +82,10 @@ pub struct Stats {
     pub sessionless: u64,
     /// Sessions ended, by reason.
     pub closed: [(CloseReason, u64); CloseReason::ALL.len()],
-    /// Newcomers refused, by reason.
+    /// Sessions refused, by reason: newcomers, and parked sessions that were to be restored.
     pub refused: [(RefusalReason, u64); RefusalReason::ALL.len()],
+    /// Requests refused, by reason: within a session, and without one.
+    pub refused_requests: [(RefusalReason, u64); RefusalReason::ALL.len()],
     /// Choices in which the eviction policy panicked or was overruled.
     pub overruled: u64,
 }
@@ -87,6 +101,8 @@ impl Stats {
             stuck: 0,
             busy: 0,
             reserved: 0,
+            draining: false,
+            listeners: 0,
             parked: 0,
             parked_bytes: 0,
             opened: 0,
@@ -95,6 +111,7 @@ impl Stats {
             sessionless: 0,
             closed: CloseReason::ALL.map(|reason| (reason, 0)),
             refused: RefusalReason::ALL.map(|reason| (reason, 0)),
+            refused_requests: RefusalReason::ALL.map(|reason| (reason, 0)),
             overruled: 0,
         }
     }
@@ -105,10 +122,16 @@ impl Stats {
         self.closed[reason as usize].1
     }
 
-    /// How many newcomers were refused for a reason.
+    /// How many sessions were refused for a reason: newcomers, and parked ones that were to be restored.
     #[must_use]
     pub fn refused(&self, reason: RefusalReason) -> u64 {
         self.refused[reason as usize].1
+    }
+
+    /// How many requests were refused for a reason, within a session or without one.
+    #[must_use]
+    pub fn refused_requests(&self, reason: RefusalReason) -> u64 {
+        self.refused_requests[reason as usize].1
     }
 }
 
@@ -122,4 +145,10 @@ pub struct DrainReport {
     pub cut_off: usize,
     /// Sessions not gone when their close deadline passed.
     pub stuck: usize,
+    /// Requests without a session, through the layer, that were under way and ended by themselves.
+    pub calls_finished: usize,
+    /// Requests without a session that had to be answered with an error, or that nobody read to the end.
+    pub calls_cut_off: usize,
+    /// Listening streams without a session that were ended.
+    pub listeners: usize,
 }

@@ -5,16 +5,20 @@
 //! incarnation.
 
 mod cell;
+mod event_id;
 mod governed;
 mod ids;
 mod in_flight;
+mod seal;
 mod service_id;
 mod session;
 mod stream;
 
+pub(crate) use event_id::{EventId, EventSource, Incarnations, Resumption};
 pub use governed::Governed;
 pub(crate) use governed::kind_of;
 pub(crate) use ids::{IdRefused, MAX_IN_FLIGHT, Seat, is_call};
 pub(crate) use in_flight::{InFlight, Leased};
+pub(crate) use seal::{LazySealKey, SealKey};
 pub(crate) use session::{Flag, Host, Session};
 pub(crate) use stream::GovernedStream;
