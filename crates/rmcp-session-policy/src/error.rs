@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use rmcp::model::{ErrorCode, ErrorData};
+use rmcp::model::{ErrorCode, ErrorData, RequestId, ServerJsonRpcMessage};
 
 use crate::admission::{ArrivalKind, InvalidSetting, Rejection, Retry};
+use crate::call_rejection::CallRejection;
 use crate::observe::RefusalReason;
 
 /// Why the manager did not do what it was asked for. `E` is the error of the inner session manager.
@@ -114,6 +115,42 @@ impl Refusal {
             "remaining": self.remaining,
         });
         ErrorData::new(ErrorCode(i32::from(self.status())), self.text.clone(), Some(data))
+    }
+
+    /// The answer to a request with this id within a session.
+    pub(crate) fn answer_to(&self, is_call: bool, rejection: CallRejection, id: RequestId) -> ServerJsonRpcMessage {
+        rejection.answer(is_call, id, self.answer(), || self.told_to_a_model())
+    }
+
+    /// The refusal of a `tools/call` in two sentences: why, and when to come back.
+    fn told_to_a_model(&self) -> String {
+        let mut why = &*self.text;
+        let when = match (self.retry, self.retry.seconds()) {
+            (Retry::After(_), Some(seconds)) => {
+                // A policy's own text says it too.
+                why = why.strip_suffix(&format!(": retry after {seconds} s")).unwrap_or(why);
+                format!("Try again in {seconds} s.")
+            }
+            (Retry::Never, _) => {
+                why = why.strip_suffix(": for good").unwrap_or(why);
+                "Do not try again.".to_owned()
+            }
+            _ => "Try again later.".to_owned(),
+        };
+        format!("The tool was not called: {why}. {when}")
+    }
+
+    /// Because as many requests of one session are in flight as may be.
+    pub(crate) const fn too_many_in_flight(limit: usize) -> Self {
+        Self {
+            kind: ArrivalKind::Request,
+            reason: RefusalReason::Quota,
+            policy: Cow::Borrowed("in_flight"),
+            retry: Retry::Unknown,
+            limit: Some(limit as u64),
+            remaining: Some(0),
+            text: Cow::Borrowed("too many requests of this session are in flight"),
+        }
     }
 
     /// Because there are as many listening streams without a session as there may be.

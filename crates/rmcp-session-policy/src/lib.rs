@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod bounded;
+mod call_rejection;
 mod context;
 mod error;
 pub mod eviction;
@@ -20,9 +21,10 @@ mod transport;
 
 use std::time::Duration;
 
+pub use call_rejection::CallRejection;
 pub use context::ClientContext;
 pub use error::{AtCapacity, ConfigError, PolicyError};
-pub use manager::{Builder, PolicySessionManager, Select};
+pub use manager::{Builder, BusyGuard, CurrentSession, CurrentSessionError, PolicySessionManager, Select};
 pub use observe::{CloseReason, DrainReport, RefusalReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
 pub use registry::{Fingerprint, Phase, SessionKey, SessionOrigin};
 pub use transport::Governed;

@@ -75,10 +75,23 @@ fn call() -> Value {
 
 const TEXT: &str = "the server cannot reach its sessions now";
 
+fn data() -> Value {
+    json!({ "reason": "backend", "policy": "backend", "retryAfterSeconds": 1, "retryAfterMs": null, "limit": null,
+        "remaining": null })
+}
+
 fn error(id: &Value) -> Value {
-    json!({"jsonrpc": "2.0", "id": id, "error": {"code": 503, "message": TEXT, "data": {
-        "reason": "backend", "policy": "backend", "retryAfterSeconds": 1, "retryAfterMs": null, "limit": null,
-        "remaining": null}}})
+    json!({"jsonrpc": "2.0", "id": id, "error": {"code": 503, "message": TEXT, "data": data()}})
+}
+
+/// The same, for a model.
+fn result(id: &Value) -> Value {
+    let mut rejection = data();
+    rejection["code"] = json!(503);
+    let text = format!("The tool was not called: {TEXT}. Try again later.");
+    json!({"jsonrpc": "2.0", "id": id, "result": {
+        "content": [{ "type": "text", "text": text }], "isError": true,
+        "_meta": { "rmcp-session-policy/rejection": rejection }}})
 }
 
 #[tokio::test]
@@ -95,7 +108,7 @@ async fn a_newcomer_is_told_503() {
 async fn within_a_session_the_error_is_in_the_answer() {
     let server = Server::new();
     let id = server.open().await;
-    assert_eq!(server.told(Call::Stream, Method::POST, Some(&id), call()).await, (200, error(&json!("c"))));
+    assert_eq!(server.told(Call::Stream, Method::POST, Some(&id), call()).await, (200, result(&json!("c"))));
     // A notification has no answer, and a listener wants a stream: they get the status.
     assert_eq!(server.told(Call::Accept, Method::POST, Some(&id), initialized()).await, (503, TEXT.into()));
     assert_eq!(server.told(Call::Listen, Method::GET, Some(&id), Value::Null).await, (503, TEXT.into()));
@@ -114,7 +127,7 @@ async fn a_session_that_cannot_come_back_yet_stays_parked() {
     server.open().await;
     server.open().await;
     assert_eq!(server.sessions.stats().parked, 1);
-    assert_eq!(server.told(Call::Restore, Method::POST, Some(&id), call()).await, (200, error(&json!("c"))));
+    assert_eq!(server.told(Call::Restore, Method::POST, Some(&id), call()).await, (200, result(&json!("c"))));
     // The one that made room for it is parked too, and comes back when asked.
     let stats = server.sessions.stats();
     assert_eq!((stats.parked, stats.live, stats.reserved), (2, 1, 0), "{stats:?}");

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
-use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Permit, Rejection};
-use rmcp_session_policy::eviction::{Lru, victim_fn};
+use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Concurrent, Permit, Rejection};
+use rmcp_session_policy::eviction::{Lru, SessionInfo, victim_fn};
 use rmcp_session_policy::{Builder, ClientContext, CloseReason, MINUTE, PolicyError, PolicySessionManager, SECOND};
 use serde_json::json;
 use session::{Driver, settle};
-use tokio::time::{advance, sleep};
+use tokio::time::{Instant, advance, sleep};
 
 type Manager = PolicySessionManager<LocalSessionManager>;
 
@@ -72,7 +72,7 @@ async fn the_end_of_a_call_counts_as_a_use() {
 async fn a_call_that_is_never_answered_protects_until_max_busy_and_no_longer() {
     let sessions = manager(|b| b.max_sessions(1).max_busy(MINUTE));
     let alice = Driver::ready(&sessions).await.expect("room");
-    let _silence = alice.call("explode", json!({})).await.expect("lives");
+    let _silence = alice.sleep(1_000_000_000).await.expect("lives");
     sleep(59 * SECOND).await;
     assert!(is_refused(&sessions).await, "it is busy");
     sleep(SECOND).await;
@@ -84,7 +84,7 @@ async fn a_call_that_is_never_answered_protects_until_max_busy_and_no_longer() {
 async fn a_call_that_is_never_answered_does_not_hold_up_the_idle_clock_beyond_max_busy() {
     let sessions = manager(|b| b.max_busy(10 * MINUTE).idle_timeout(30 * MINUTE));
     let alice = Driver::ready(&sessions).await.expect("room");
-    let _silence = alice.call("explode", json!({})).await.expect("lives");
+    let _silence = alice.sleep(1_000_000_000).await.expect("lives");
     sleep(29 * MINUTE).await;
     assert_eq!(sessions.stats().live, 1);
     sleep(2 * MINUTE).await;
@@ -109,7 +109,7 @@ async fn a_call_older_than_max_busy_protects_no_longer_though_it_is_still_runnin
 async fn a_newer_call_protects_beside_one_older_than_max_busy() {
     let sessions = manager(|b| b.max_sessions(1).max_busy(5 * SECOND));
     let alice = Driver::ready(&sessions).await.expect("room");
-    let _silence = alice.call("explode", json!({})).await.expect("lives");
+    let _silence = alice.sleep(1_000_000_000).await.expect("lives");
     sleep(10 * SECOND).await;
     let newer = alice.sleep(3_000).await.expect("lives");
     assert!(is_refused(&sessions).await);
@@ -150,31 +150,71 @@ async fn a_call_that_had_to_wait_for_its_admission_protects_from_when_it_was_let
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_calls_with_one_id_end_with_the_one_answer() {
-    let sessions = manager(|b| b.max_sessions(1));
-    let alice = Driver::ready(&sessions).await.expect("room");
-    let _first = alice.call_as(json!(7), "sleep", json!({ "millis": 1_000 })).await.expect("lives");
-    let _second = alice.call_as(json!(7), "sleep", json!({ "millis": 2_000 })).await.expect("lives");
-    settle().await;
-    assert!(is_refused(&sessions).await);
-    sleep(3 * SECOND).await;
-    assert_eq!(sessions.stats().busy, 0);
-    assert_eq!(sessions.list()[0].in_flight, 0);
-    Driver::ready(&sessions).await.expect("alice may go now");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_cancelled_call_is_in_flight_no_longer() {
+async fn a_cancelled_call_is_in_flight_until_its_handler_is_done() {
     let sessions = manager(|b| b.max_sessions(1));
     let alice = Driver::ready(&sessions).await.expect("room");
     let _first = alice.call_as(json!(7), "sleep", json!({ "millis": 100_000 })).await.expect("lives");
     settle().await;
-    assert_eq!(sessions.stats().busy, 1);
     alice.notify("notifications/cancelled", json!({ "requestId": 7 })).await.expect("lives");
-    settle().await;
-    assert_eq!(sessions.stats().busy, 0);
+    sleep(99 * SECOND).await;
+    assert_eq!((sessions.stats().busy, sessions.list()[0].in_flight), (1, 1));
+    assert!(is_refused(&sessions).await);
+    sleep(2 * SECOND).await;
+    assert_eq!((sessions.stats().busy, sessions.list()[0].in_flight), (0, 0));
     Driver::ready(&sessions).await.expect("alice may go now");
     assert!(!alice.lives().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_call_protects_until_max_busy_and_no_longer() {
+    let sessions = manager(|b| b.max_sessions(1).max_busy(MINUTE));
+    let alice = Driver::ready(&sessions).await.expect("room");
+    let _first = alice.call_as(json!(7), "sleep", json!({ "millis": 1_000_000 })).await.expect("lives");
+    alice.notify("notifications/cancelled", json!({ "requestId": 7 })).await.expect("lives");
+    sleep(59 * SECOND).await;
+    assert!(is_refused(&sessions).await);
+    sleep(SECOND).await;
+    Driver::ready(&sessions).await.expect("alice may go now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_handler_panicked_is_in_flight_no_longer() {
+    let sessions = manager(|b| b.max_sessions(1).requests(Concurrent::new(1)));
+    let alice = Driver::ready(&sessions).await.expect("room");
+    let _silence = alice.call("explode", json!({})).await.expect("lives");
+    settle().await;
+    assert_eq!((sessions.stats().busy, sessions.list()[0].in_flight), (0, 0));
+    assert_eq!(alice.echo("again").await.expect("lives"), "again", "nor is its lease held");
+    Driver::ready(&sessions).await.expect("alice may go now");
+}
+
+/// The end of a session does not wait for handlers of which no client waits for the answer.
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_call_does_not_hold_up_the_end_of_its_session() {
+    let sessions = manager(|b| b);
+    let alice = Driver::ready(&sessions).await.expect("room");
+    let first = alice.call_as(json!(7), "sleep", json!({ "millis": 100_000 })).await.expect("lives");
+    let first = tokio::spawn(first.answers());
+    settle().await;
+    alice.notify("notifications/cancelled", json!({ "requestId": 7 })).await.expect("lives");
+    settle().await;
+    let begun = Instant::now();
+    sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Revoked).await;
+    assert_eq!((begun.elapsed(), sessions.stats().live), (Duration::ZERO, 0));
+    assert!(first.await.expect("no panic").is_empty(), "what was cancelled gets no answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_the_handler_of_a_cancelled_call() {
+    let sessions = manager(|b| b);
+    let alice = Driver::ready(&sessions).await.expect("room");
+    let _first = alice.call_as(json!(7), "sleep", json!({ "millis": 10_000 })).await.expect("lives");
+    settle().await;
+    alice.notify("notifications/cancelled", json!({ "requestId": 7 })).await.expect("lives");
+    let begun = Instant::now();
+    let report = sessions.drain(MINUTE).await;
+    assert_eq!((report.finished, report.cut_off), (1, 0));
+    assert!((9 * SECOND..11 * SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -268,7 +308,7 @@ async fn stacked_managers_agree_on_what_is_in_flight() {
     let outer = Arc::new(PolicySessionManager::builder(inner).build().expect("valid"));
     let alice = Driver::ready(&outer).await.expect("room");
     let call = alice.call_as(json!(1), "sleep", json!({ "millis": 1_000 })).await.expect("lives");
-    let _silence = alice.call_as(json!(2), "explode", json!({})).await.expect("lives");
+    let _silence = alice.call_as(json!(2), "sleep", json!({ "millis": 5_000 })).await.expect("lives");
     settle().await;
     let in_flight = || (outer.list()[0].in_flight, outer.inner().list()[0].in_flight);
     assert_eq!(in_flight(), (2, 2));
@@ -276,6 +316,8 @@ async fn stacked_managers_agree_on_what_is_in_flight() {
     assert_eq!(in_flight(), (1, 1));
     alice.notify("notifications/cancelled", json!({ "requestId": 2 })).await.expect("lives");
     settle().await;
+    assert_eq!(in_flight(), (1, 1), "its handler runs on");
+    sleep(5 * SECOND).await;
     assert_eq!(in_flight(), (0, 0));
     assert_eq!((outer.stats().busy, outer.inner().stats().busy), (0, 0));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use reqwest::{Client, Method, StatusCode};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent, SlidingWindow};
-use rmcp_session_policy::{CloseReason, PolicySessionManager, RefusalReason};
+use rmcp_session_policy::{CallRejection, CloseReason, PolicySessionManager, RefusalReason};
 use serde_json::{Value, json};
 use web::{Server, call, header, initialize};
 
@@ -120,7 +120,7 @@ async fn nobody_can_tell(server: &Server, id: &str, user: &str) {
 }
 
 #[tokio::test]
-async fn a_restore_that_is_refused_is_200_with_an_error_and_the_session_stays_parked() {
+async fn a_restore_that_is_refused_is_200_with_a_result_or_error_and_the_session_stays_parked() {
     let server = Server::start(PolicySessionManager::local().max_sessions(1)).await;
     let parked = server.open().await;
     let live = server.open().await;
@@ -128,7 +128,16 @@ async fn a_restore_that_is_refused_is_200_with_an_error_and_the_session_stays_pa
     let response = server.post(Some(&parked), &call(9, "count", &json!({}))).send().await.expect("answers");
     assert_eq!(response.status(), 200);
     let body: Value = response.json().await.expect("json");
-    assert_eq!((&body["id"], &body["error"]["code"]), (&json!(9), &json!(503)));
+    assert_eq!((&body["id"], &body["result"]["isError"]), (&json!(9), &json!(true)));
+    let said = "The tool was not called: all 1 places are taken and no session may go. Try again later.";
+    assert_eq!(body["result"]["content"], json!([{ "type": "text", "text": said }]));
+    let rejection = &body["result"]["_meta"]["rmcp-session-policy/rejection"];
+    assert_eq!((&rejection["code"], &rejection["reason"]), (&json!(503), &json!("at_capacity")));
+    let list = json!({"jsonrpc": "2.0", "id": 8, "method": "tools/list"});
+    let response = server.post(Some(&parked), &list).send().await.expect("answers");
+    assert_eq!(response.status(), 200);
+    let body: Value = response.json().await.expect("json");
+    assert_eq!((&body["id"], &body["error"]["code"]), (&json!(8), &json!(503)));
     let get = server.request(Method::GET, Some(&parked)).send().await.expect("answers");
     assert_eq!(get.status(), 503);
     assert_eq!(server.sessions.stats().parked, 1);
@@ -158,7 +167,11 @@ async fn draining_is_503_and_closes_the_connection() {
     );
     let meanwhile = server.post(Some(&id), &call(2, "count", &json!({}))).send().await.expect("answers");
     assert_eq!(meanwhile.status(), 200);
-    assert!(meanwhile.text().await.expect("text").contains(r#""id":2,"error":{"code":503"#));
+    let meanwhile = meanwhile.text().await.expect("text");
+    assert!(
+        meanwhile.contains(r#""id":2,"result""#) && meanwhile.contains("the server is draining. Try"),
+        "{meanwhile}"
+    );
     assert!(sleeping.text().await.expect("text").contains("slept 300"));
     assert_eq!(drain.await.expect("drains").cut_off, 0);
 }
@@ -176,7 +189,7 @@ async fn a_forged_address_does_not_change_the_key() {
 }
 
 #[tokio::test]
-async fn a_request_refused_within_a_session_is_200_with_an_error_and_the_session_lives() {
+async fn a_call_refused_within_a_session_is_200_with_a_result_and_the_session_lives() {
     let limit = SlidingWindow::new(2, Duration::from_secs(60)).per_session();
     let server = Server::start(PolicySessionManager::local().requests(limit)).await;
     let (alice, bob) = (server.open().await, server.open().await);
@@ -192,7 +205,8 @@ async fn a_request_refused_within_a_session_is_200_with_an_error_and_the_session
     }
     let (status, text) = count(&alice, 3).await;
     assert_eq!(status, 200);
-    assert!(text.contains(r#""id":3,"error":{"code":429"#) && text.contains("retryAfterSeconds"), "{text}");
+    assert!(text.contains(r#""id":3,"result""#) && text.contains(r#""isError":true"#), "{text}");
+    assert!(text.contains("Try again in 60 s.") && text.contains(r#""retryAfterSeconds":60"#), "{text}");
     assert!(count(&bob, 4).await.1.contains("result"), "each session has its own");
     let ping = json!({"jsonrpc": "2.0", "id": 5, "method": "ping"});
     let pong = server.post(Some(&alice), &ping).send().await.expect("answers");
@@ -206,7 +220,8 @@ async fn a_request_refused_within_a_session_is_200_with_an_error_and_the_session
 
 #[tokio::test]
 async fn what_a_request_holds_is_free_when_it_is_answered() {
-    let server = Server::start(PolicySessionManager::local().requests(Concurrent::new(1).per_session())).await;
+    let builder = PolicySessionManager::local().requests(Concurrent::new(1).per_session());
+    let server = Server::start(builder.reject_calls_with(CallRejection::Error)).await;
     let id = server.open().await;
     for turn in 0..20 {
         let answer = server.post(Some(&id), &call(turn, "count", &json!({}))).send().await.expect("answers");

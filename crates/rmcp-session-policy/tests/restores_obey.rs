@@ -843,9 +843,9 @@ async fn race(places: usize, clients: usize) -> (Bad, Stats) {
     (bad, sessions.stats())
 }
 
-/// Takes out the answers that say, with 200 and a JSON-RPC error, to come again.
+/// Takes out the answers that say, with 200 and a result that is an error, to come again.
 fn come_again(bad: &mut Bad) -> usize {
-    let says_so = |(status, body): &(u16, String)| *status == 200 && body.contains(r#""error":{"code":503"#);
+    let says_so = |(status, body): &(u16, String)| *status == 200 && body.contains(r#""code":503"#);
     let told = bad.iter().filter(|(answer, _)| says_so(answer)).map(|(_, count)| count).sum();
     bad.retain(|answer, _| !says_so(answer));
     told

@@ -7,6 +7,7 @@ use rmcp::model::{RequestId, ServerJsonRpcMessage, ServerResult};
 use super::body::PolicyBody;
 use super::request::{Envelope, RequestTarget};
 use crate::admission::{ArrivalKind, Retry};
+use crate::call_rejection::CallRejection;
 use crate::error::Refusal;
 use crate::observe::RefusalReason;
 
@@ -16,6 +17,8 @@ pub(super) struct Answered<'a> {
     pub(super) target: RequestTarget,
     /// Its id and method, if they are known.
     pub(super) envelope: Option<&'a Envelope>,
+    /// How it is answered if it is a `tools/call` within a session.
+    pub(super) rejection: CallRejection,
     pub(super) version: Version,
     /// Whether the connection is of no use afterwards: the body of the request was not read.
     pub(super) closes: bool,
@@ -76,7 +79,10 @@ fn finish<B>(response: &mut Response<B>, content_type: &'static str) {
 /// The answer to a request that was refused.
 pub(super) fn refused<B>(refusal: &Refusal, request: Answered<'_>) -> Response<PolicyBody<B>> {
     let mut response = match request.envelope {
-        Some(Envelope { id, .. }) => json(&ServerJsonRpcMessage::error(refusal.answer(), Some(id.clone()))),
+        Some(envelope) => {
+            let is_call = request.target == RequestTarget::Within && envelope.is_call();
+            json(&refusal.answer_to(is_call, request.rejection, envelope.id.clone()))
+        }
         // A strict client does not parse `"id": null`.
         None => {
             let mut response = Response::new(PolicyBody::own(refusal.text.clone().into_owned()));
@@ -152,7 +158,8 @@ mod tests {
         };
         let envelope = Envelope::of(br#"{"id": 7, "method": "initialize"}"#);
         let (target, version) = (RequestTarget::Open, Version::HTTP_11);
-        let request = Answered { target, envelope: envelope.as_ref(), version, closes: false };
+        let rejection = CallRejection::Result;
+        let request = Answered { target, envelope: envelope.as_ref(), rejection, version, closes: false };
         let response = refused::<String>(&refusal, request);
         assert_eq!(response.status(), 429);
         let header = |name| response.headers().get(name).map(|value| value.to_str().expect("text"));

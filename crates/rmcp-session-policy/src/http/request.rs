@@ -159,6 +159,10 @@ impl Envelope {
         &*self.method == "ping"
     }
 
+    pub(super) fn is_call(&self) -> bool {
+        &*self.method == "tools/call"
+    }
+
     /// Whether a body may hold the word, written out or escaped.
     pub(super) fn may_be_ping(body: &[u8]) -> bool {
         memmem::find(body, b"ping").is_some() || memmem::find(body, b"\\u").is_some()

@@ -123,6 +123,7 @@ impl<I: SessionManager> Visit<I> {
         let answered = Answered {
             target: self.head.target,
             envelope: discarded.envelope.as_ref(),
+            rejection: self.shared.call_rejection(),
             version: self.version,
             closes: !discarded.is_complete,
         };
@@ -139,7 +140,8 @@ impl<I: SessionManager> Visit<I> {
         let target = target.unwrap_or(self.head.target);
         let mut request = tracked::Request::new(chunks, envelope);
         let answered = |refusal: &Refusal, envelope: Option<&Envelope>| {
-            answer::refused(refusal, Answered { target, envelope, version: self.version, closes: false })
+            let rejection = self.shared.call_rejection();
+            answer::refused(refusal, Answered { target, envelope, rejection, version: self.version, closes: false })
         };
         let Some(response) = response else {
             return Ok(answered(&self.turn_away(Refusal::draining(ArrivalKind::Request)), request.envelope()));

@@ -10,6 +10,7 @@ use super::PolicySessionManager;
 use super::lot::Limits;
 use super::shared::Shared;
 use crate::admission::AdmissionPolicy;
+use crate::call_rejection::CallRejection;
 use crate::error::ConfigError;
 use crate::eviction::{EvictionPolicy, EvictionPolicyExt, Lru, SessionInfo};
 use crate::observe::SessionObserver;
@@ -28,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) close_deadline: Duration,
     /// Whether each end is logged; its observer may do so in its own words.
     pub(crate) logs_ends: bool,
+    /// How a refused or cut-off `tools/call` within a session is answered.
+    pub(crate) call_rejection: CallRejection,
 }
 
 /// Settings of a [`PolicySessionManager`] to be.
@@ -60,6 +63,7 @@ impl<I: SessionManager> Builder<I> {
                 max_busy: 10 * MINUTE,
                 close_deadline: 5 * SECOND,
                 logs_ends: true,
+                call_rejection: CallRejection::Result,
             },
             max_opening: None,
             min_idle: Duration::ZERO,
@@ -85,8 +89,10 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
-    /// Sets who may make requests within a session, `ping` apart. A refused one is answered with a JSON-RPC error, and the
-    /// session lives on. What a permit holds is held until the request is answered. Defaults to everybody.
+    /// Sets which requests within a session are let in, `ping` apart. A refused `tools/call` is answered as
+    /// [`reject_calls_with`](Self::reject_calls_with) says, any other request with a JSON-RPC error; the session lives
+    /// on. What a permit holds is held until the request's handler is done, also where the client has cancelled the
+    /// request, and for [`max_busy`](Self::max_busy) at most. Defaults to all.
     ///
     /// ```
     /// # use rmcp_session_policy::PolicySessionManager;
@@ -100,6 +106,13 @@ impl<I: SessionManager> Builder<I> {
     /// ```
     pub fn requests(mut self, policy: impl AdmissionPolicy) -> Self {
         self.requests = Some(Box::new(policy));
+        self
+    }
+
+    /// Sets how a `tools/call` within a session is answered that is refused, or that the end of its session cuts off.
+    /// Defaults to [`CallRejection::Result`], which a model can read.
+    pub const fn reject_calls_with(mut self, rejection: CallRejection) -> Self {
+        self.settings.call_rejection = rejection;
         self
     }
 
@@ -150,8 +163,10 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
-    /// Sets for how long a request in flight protects its session, and how long the answer to `initialize` may take before
-    /// the session is closed and its client is told to come back. Defaults to 10 minutes.
+    /// Sets for how long a request in flight protects its session and keeps the lease of its admission, and how long the
+    /// answer to `initialize` may take before the session is closed and its client is told to come back. A request is in
+    /// flight until its handler is done, or for as long as the handler keeps a copy of the request's context. Defaults
+    /// to 10 minutes.
     pub const fn max_busy(mut self, busy: Duration) -> Self {
         self.settings.max_busy = busy;
         self

@@ -13,12 +13,13 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::shared::{Core, Shared};
+use crate::call_rejection::CallRejection;
 use crate::context::apart;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
 use crate::registry::{Phase, SessionKey};
 use crate::stamp::Stamp;
-use crate::transport::{Flag, Host, Session};
+use crate::transport::{Flag, Host, InFlight, Session};
 
 /// How long the requests in flight have to be answered, and clients to come back to streams they stopped reading.
 pub(super) const FAREWELL: Duration = Duration::from_millis(100);
@@ -257,6 +258,14 @@ impl<I: SessionManager> Shared<I> {
 }
 
 impl<I: SessionManager> Host<I::Transport> for Shared<I> {
+    fn call_rejection(&self) -> CallRejection {
+        self.settings.call_rejection
+    }
+
+    fn runs_on(&self, request: Arc<InFlight<I::Transport>>) {
+        self.watch_handler(request);
+    }
+
     fn service_ended(self: Arc<Self>, session: &Arc<Session<I::Transport>>) {
         let reason = if session.has(Flag::InitFailed) { CloseReason::InitFailed } else { CloseReason::Ended };
         if self.close(session, reason) {

@@ -14,11 +14,13 @@ use crate::transport::{Flag, Session};
 /// Ends sessions whose time has come, and forgets parked ones that are too old. A use of a session never touches a timer: when the session's deadline comes, it is
 /// asked what it did meanwhile, and gets another.
 pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
-    let Some(sooner) = shared.upgrade().map(|shared| Arc::clone(&shared.lock().deadlines.sooner)) else { return };
+    let Some(sooner) = shared.upgrade().map(|shared| Arc::clone(&shared.sooner)) else { return };
     loop {
         let next = {
             let Some(shared) = shared.upgrade() else { return };
-            let next = shared.lock().deadlines.next(Instant::now());
+            let now = Instant::now();
+            let (leases, handlers) = (shared.release_old_leases(now), shared.look_after_handlers(now));
+            let next = shared.lock().deadlines.next(now);
             match next {
                 Ok(key) => {
                     shared.deadline_passed(key);
@@ -26,8 +28,8 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
                 }
                 Err(at) => {
                     // Nobody may ever ask for a parked session again: that it is too old is noticed here.
-                    shared.parking.expire(Instant::now());
-                    Err([at, shared.parking.next_expiry()].into_iter().flatten().min())
+                    shared.parking.expire(now);
+                    Err([at, shared.parking.next_expiry(), leases, handlers].into_iter().flatten().min())
                 }
             }
         };

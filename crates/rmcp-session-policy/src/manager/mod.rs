@@ -3,12 +3,15 @@
 mod asking;
 mod builder;
 mod create;
+mod current_session;
 mod deadlines;
 mod directory;
 mod end;
 mod ends;
 mod events;
 mod fair_queue;
+mod handlers;
+mod leases;
 mod lifecycle;
 mod lot;
 mod operate;
@@ -22,6 +25,7 @@ mod shared;
 mod trailing;
 
 pub use builder::Builder;
+pub use current_session::{BusyGuard, CurrentSession, CurrentSessionError};
 pub use operate::Select;
 
 use std::fmt;

@@ -11,13 +11,16 @@ use tokio::time::Instant;
 
 use super::PolicySessionManager;
 use super::asking::Asking;
+use super::current_session::CurrentSession;
 use super::shared::{Shared, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
 use crate::context::{ClientContext, Outcome, is_apart, let_go, note, take_kept};
 use crate::error::{PolicyError, Refusal};
 use crate::observe::CloseReason;
 use crate::registry::{Activity, Kind, Record, Software};
-use crate::transport::{EventSource, Flag, Governed, GovernedStream, Session, Ticket, kind_of};
+use crate::transport::{
+    EventSource, Flag, Governed, GovernedStream, IdRefused, MAX_IN_FLIGHT, Seat, Session, is_call, kind_of,
+};
 
 /// The longest name and version of a client's software that is kept, in bytes.
 const SOFTWARE_BYTES: usize = 128;
@@ -43,9 +46,16 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         note_software(&session, &message);
         session.raise(Flag::Initializing);
         session.record.progress.ring();
-        Ticket::attach(&mut message, activity);
         let mut abandoned = Abandoned { shared: &self.shared, session: Some(Arc::clone(&session)) };
-        let answer = self.shared.inner.initialize_session(id, message).await;
+        let answer = match self.shared.take_seat(&session, &message) {
+            Err(refused) => Ok(*refused),
+            Ok(seat) => {
+                if let Some(seat) = seat {
+                    seat.attach(&mut message, activity, None);
+                }
+                self.shared.inner.initialize_session(id, message).await
+            }
+        };
         abandoned.session = None;
         let failed = !matches!(answer, Ok(ServerJsonRpcMessage::Response(_)));
         session.raise(if failed { Flag::InitFailed } else { Flag::Initialized });
@@ -104,16 +114,28 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             ClientJsonRpcMessage::Request(request) => kind_of(&request.request),
             _ => Kind::Message,
         };
+        let seat = match self.shared.take_seat(&session, &message) {
+            Ok(seat) => seat,
+            Err(refused) => {
+                return Ok(GovernedStream::once(&session, Some(ServerSseMessage::from_message(*refused))));
+            }
+        };
         let lease = match self.shared.admit_request(&session, kind).await {
             Ok(lease) => lease,
-            Err(refusal) => return Ok(GovernedStream::once(&session, refused(&refusal, message))),
+            Err(refusal) => return Ok(GovernedStream::once(&session, self.shared.refused(&refusal, message))),
         };
         // Read after the admission, which may have waited.
-        let activity = begin(&session, held, kind, Instant::now()).ok_or_else(not_found)?.holding(lease);
+        let now = Instant::now();
+        let activity = begin(&session, held, kind, now).ok_or_else(not_found)?;
         if kind.is_use() && self.shared.sees_uses {
             self.shared.lock().registry.used(&session.record);
         }
-        Ticket::attach(&mut message, activity);
+        CurrentSession::attach(&mut message, &session);
+        let is_leased = lease.is_some();
+        let request = seat.and_then(|seat| seat.attach(&mut message, activity, lease));
+        if let Some(request) = request.filter(|_| is_leased) {
+            self.shared.watch_lease(now, &request);
+        }
         let incarnation = self.shared.incarnation(&session);
         let source = match &message {
             ClientJsonRpcMessage::Request(request) => EventSource::request(incarnation, &request.id),
@@ -137,6 +159,15 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             if matches!(notification.notification, ClientNotification::InitializedNotification(_)));
         if !replay && (initialized || session.record.restored) {
             session.record.ready();
+        }
+        if let ClientJsonRpcMessage::Notification(notification) = &message
+            && let ClientNotification::CancelledNotification(cancelled) = &notification.notification
+            && let Some(request) = &cancelled.params.request_id
+        {
+            // Before it is handed in: once its client hears that it was, the id may come again.
+            if let Some(request) = session.ids.cancel(request) {
+                self.shared.watch_handler(request);
+            }
         }
         let accepted = self.shared.inner.accept_message(id, message).await;
         if replay && initialized && accepted.is_ok() {
@@ -253,13 +284,38 @@ fn cut(text: &str) -> Box<str> {
     text[..end].into()
 }
 
-/// The answer to a request that is refused.
-fn refused(refusal: &Refusal, message: ClientJsonRpcMessage) -> Option<ServerSseMessage> {
-    let (_, id) = message.into_request()?;
-    Some(ServerSseMessage::from_message(ServerJsonRpcMessage::error(refusal.answer(), Some(id))))
-}
-
 impl<I: SessionManager> Shared<I> {
+    /// Enters the id of a request among those in flight, or gives the answer to one whose id may not be.
+    fn take_seat<'a>(
+        &self,
+        session: &'a Session<I::Transport>,
+        message: &ClientJsonRpcMessage,
+    ) -> Result<Option<Seat<'a, I::Transport>>, Box<ServerJsonRpcMessage>> {
+        let ClientJsonRpcMessage::Request(request) = message else { return Ok(None) };
+        let is_call = is_call(&request.request);
+        Seat::take(session, &request.id, is_call).map(Some).map_err(|refused: IdRefused| {
+            if let Some(error) = refused.error() {
+                tracing::debug!(session = %session.record.fingerprint(), ?refused, "refused the id of a request");
+                return Box::new(ServerJsonRpcMessage::error(error, Some(request.id.clone())));
+            }
+            let refusal = self.turn_away_request(session, Refusal::too_many_in_flight(MAX_IN_FLIGHT));
+            Box::new(refusal.answer_to(is_call, self.settings.call_rejection, request.id.clone()))
+        })
+    }
+
+    /// The answer to a request that is refused.
+    fn refused(&self, refusal: &Refusal, message: ClientJsonRpcMessage) -> Option<ServerSseMessage> {
+        let (request, id) = message.into_request()?;
+        let answer = refusal.answer_to(is_call(&request), self.settings.call_rejection, id);
+        Some(ServerSseMessage::from_message(answer))
+    }
+
+    /// Counts and reports a request within a session that is turned away.
+    fn turn_away_request(&self, session: &Session<I::Transport>, refusal: Refusal) -> Refusal {
+        let current = ClientContext::current();
+        self.turn_away(refusal, current.as_deref().or(session.record.context.as_deref()))
+    }
+
     /// Finds the session of a request: it is at hand if rmcp asked for it in the scope of the request.
     fn enter(&self, id: &str) -> Result<Entered<I::Transport>, PolicyError<I::Error>> {
         let held = take_kept::<Activity<Session<I::Transport>>>();
@@ -314,10 +370,14 @@ impl<I: SessionManager> Shared<I> {
             None => arrival,
         };
         let asking = Asking { shared: self, session };
-        let admitted = policy.admit(&arrival).await;
+        let mut admitted = policy.admit(&arrival).await;
+        // Handlers that are done without an answer are looked for now and then: their leases may be free.
+        if admitted.is_err() && (self.end_done() | session.ids.end_panicked()) {
+            admitted = policy.admit(&arrival).await;
+        }
         drop(asking);
         match admitted {
-            Ok(permit) => Ok(Some(permit.commit())),
+            Ok(permit) => Ok(Some(permit.commit()).filter(|lease| !lease.is_free())),
             Err(rejection) => Err(self.turn_away(Refusal::rejected(ArrivalKind::Request, &rejection), context)),
         }
     }

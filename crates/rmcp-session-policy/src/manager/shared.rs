@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 #[cfg(feature = "http")]
 use tokio::time::Instant;
@@ -16,12 +17,16 @@ use super::builder::Settings;
 use super::deadlines::Deadlines;
 use super::directory::Directory;
 use super::ends::Ends;
+use super::handlers::Handlers;
+use super::leases::Leases;
 use super::lot::Limits;
 use super::parking::Parking;
 use super::places::Places;
 use super::restore::UnderWay;
 use super::trailing::Trailing;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
+#[cfg(feature = "http")]
+use crate::call_rejection::CallRejection;
 use crate::context::{self as context_of, ClientContext, Outcome};
 use crate::error::{AtCapacity, PolicyError, Refusal};
 use crate::eviction::EvictionPolicy;
@@ -45,6 +50,12 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) inner: I,
     pub(super) settings: Settings,
     pub(super) core: Mutex<Core<I::Transport>>,
+    /// What requests in flight hold of their admission.
+    leases: Mutex<Leases<I::Transport>>,
+    /// Requests without a waiting client, whose handlers may be at work.
+    handlers: Mutex<Handlers<I::Transport>>,
+    /// Rung when the lifecycle has to wake earlier than it meant to.
+    pub(super) sooner: Arc<Notify>,
     /// Every session there is: what a request asks.
     pub(super) directory: Directory<I::Transport>,
     /// Ids that are being restored.
@@ -92,6 +103,7 @@ impl<I: SessionManager> Shared<I> {
         let trailing = Trailing::new(settings.max_sessions);
         let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
         let deadlines = Deadlines::default();
+        let sooner = Arc::clone(&deadlines.sooner);
         let ends = Ends::new([&admission, &requests].into_iter().flatten().cloned());
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
         let core = Core { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
@@ -99,6 +111,9 @@ impl<I: SessionManager> Shared<I> {
             inner,
             settings,
             core: Mutex::new(core),
+            leases: Mutex::default(),
+            handlers: Mutex::default(),
+            sooner,
             directory: Directory::default(),
             restoring: DashMap::with_hasher(RandomState::default()),
             restores: AtomicUsize::new(0),
@@ -125,6 +140,14 @@ impl<I: SessionManager> Shared<I> {
     /// The lock. What panics under it are policies, and those are caught.
     pub(super) fn lock(&self) -> MutexGuard<'_, Core<I::Transport>> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_leases(&self) -> MutexGuard<'_, Leases<I::Transport>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_handlers(&self) -> MutexGuard<'_, Handlers<I::Transport>> {
+        self.handlers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn find(&self, id: &str) -> Option<Arc<Session<I::Transport>>> {
@@ -230,6 +253,11 @@ impl<I: SessionManager> Shared<I> {
     pub(crate) fn count_request(&self, is_sessionless: bool) {
         let counter = if is_sessionless { &self.tally.sessionless } else { &self.tally.requests };
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// How a refused `tools/call` within a session is answered.
+    pub(crate) const fn call_rejection(&self) -> CallRejection {
+        self.settings.call_rejection
     }
 
     pub(crate) const fn max_sessions(&self) -> usize {

@@ -1,14 +1,12 @@
 //! What goes on in a session.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::record::Recorded;
 use super::requests::Ticket;
-use crate::admission::Lease;
 
 /// How an activity counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +27,8 @@ pub(crate) enum Kind {
     Listen,
     /// A request that has found its session and is not handed to it yet.
     Lease,
+    /// Work of a handler's own, for which it holds its session busy.
+    Work,
 }
 
 impl Kind {
@@ -44,15 +44,13 @@ pub(crate) struct Activity<S: Recorded> {
     session: Arc<S>,
     kind: Kind,
     ticket: Ticket,
-    /// What the request holds of its admission. Behind a lock only because a request's extensions must be `Sync`.
-    lease: Mutex<Option<Lease>>,
 }
 
 impl<S: Recorded> Activity<S> {
     /// Counts an activity in, unless the session is closing.
     pub(crate) fn begin(session: &Arc<S>, kind: Kind, now: Instant) -> Option<Self> {
         let ticket = session.record().begin(kind, now)?;
-        Some(Self { session: Arc::clone(session), kind, ticket, lease: Mutex::new(None) })
+        Some(Self { session: Arc::clone(session), kind, ticket })
     }
 
     pub(crate) const fn session(&self) -> &Arc<S> {
@@ -73,21 +71,10 @@ impl<S: Recorded> Activity<S> {
     pub(crate) const fn kind(&self) -> Kind {
         self.kind
     }
-
-    /// Holds what its admission gave, until its end.
-    pub(crate) fn holding(mut self, lease: Option<Lease>) -> Self {
-        self.lease = Mutex::new(lease);
-        self
-    }
 }
 
 impl<S: Recorded> Drop for Activity<S> {
     fn drop(&mut self) {
         self.session.record().end(self.kind, self.ticket);
-        // This runs code of the policy, which may panic where nothing may be skipped.
-        let lease = self.lease.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if catch_unwind(AssertUnwindSafe(|| drop(lease))).is_err() {
-            tracing::warn!("a lease of the policy for requests panicked when it was dropped");
-        }
     }
 }

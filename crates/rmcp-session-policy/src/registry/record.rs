@@ -140,7 +140,7 @@ impl Record {
 
     fn touch(&self, kind: Kind, at: Stamp, _locked: &MutexGuard<'_, Requests>) {
         let touched = match kind {
-            Kind::Call | Kind::List | Kind::Message | Kind::Handshake => &self.last_used,
+            Kind::Call | Kind::List | Kind::Message | Kind::Handshake | Kind::Work => &self.last_used,
             Kind::Ping | Kind::Listen => &self.last_heard,
             Kind::Replay | Kind::Lease => return,
         };
@@ -203,11 +203,13 @@ impl Record {
             self.signals.idle.push(self.key);
             self.signals.evictable.notify_waiters();
         }
+        // The end of a session does not wait for all of them, so it is told of each.
+        if reading.phase() == Phase::Closing {
+            self.progress.ring();
+        }
         if reading.active() == 0 {
-            match reading.phase() {
-                Phase::Closing => self.progress.ring(),
-                Phase::Opening => self.signals.evictable.notify_waiters(),
-                Phase::Ready => {}
+            if reading.phase() == Phase::Opening {
+                self.signals.evictable.notify_waiters();
             }
             if self.signals.draining.load(SeqCst) {
                 self.signals.calm.notify_waiters();

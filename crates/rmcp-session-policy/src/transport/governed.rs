@@ -10,18 +10,18 @@ use std::thread;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream};
-use hashbrown::HashMap;
 use rmcp::RoleServer;
 use rmcp::model::{
-    ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorCode, ErrorData, RequestId, ServerJsonRpcMessage,
+    ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorCode, ErrorData, ServerJsonRpcMessage,
 };
 use rmcp::transport::Transport;
-use tokio::time::Instant;
 
+use super::ids::{Answered, Ids, Waiting};
+use super::service_id;
 use super::session::{Flag, Host, OnItsWay, Session};
-use super::ticket::Ticket;
+use crate::call_rejection::CallRejection;
 use crate::observe::CloseReason;
-use crate::registry::{Activity, Kind};
+use crate::registry::Kind;
 
 /// The transport of a session under policies: the inner manager's, watched.
 ///
@@ -30,19 +30,16 @@ use crate::registry::{Activity, Kind};
 pub struct Governed<T> {
     session: Arc<Session<T>>,
     host: Arc<dyn Host<T>>,
-    /// The client's requests without an answer. One that came after the end had begun counts as no activity.
-    requests: Requests<T>,
     /// Errors on their way to the clients of requests that were in flight when the end began. Its queue takes memory even
     /// when it is empty.
     farewells: Option<Farewells>,
 }
 
-type Requests<T> = HashMap<RequestId, Option<Activity<Session<T>>>>;
 type Farewells = FuturesUnordered<BoxFuture<'static, ()>>;
 
 impl<T> Governed<T> {
     pub(crate) fn new(session: Arc<Session<T>>, host: Arc<dyn Host<T>>) -> Self {
-        Self { session, host, requests: HashMap::new(), farewells: None }
+        Self { session, host, farewells: None }
     }
 
     pub(crate) const fn session(&self) -> &Arc<Session<T>> {
@@ -78,21 +75,19 @@ impl<T> Drop for Lent<'_, T> {
 
 impl<T: Transport<RoleServer> + 'static> Governed<T> {
     /// Notes what a message from the client begins or ends.
-    fn note(session: &Arc<Session<T>>, requests: &mut Requests<T>, message: &mut ClientJsonRpcMessage) {
+    fn note(session: &Arc<Session<T>>, host: &Arc<dyn Host<T>>, message: &mut ClientJsonRpcMessage) {
         match message {
-            ClientJsonRpcMessage::Request(request) => {
-                // An inner manager that carries messages between processes loses the ticket: then it counts from here.
-                let activity = Ticket::detach(&mut request.request, session)
-                    .or_else(|| Activity::begin(session, kind_of(&request.request), Instant::now()));
-                // Of two requests with one id the service answers one; the end of the second is that of both.
-                drop(requests.insert(request.id.clone(), activity));
-            }
+            ClientJsonRpcMessage::Request(request) => Ids::arrived(session, request),
             ClientJsonRpcMessage::Notification(notification) => {
-                if let ClientNotification::CancelledNotification(cancelled) = &notification.notification
+                if let ClientNotification::CancelledNotification(cancelled) = &mut notification.notification
                     && let Some(id) = &cancelled.params.request_id
                 {
                     // A cancelled request may never be answered.
-                    drop(requests.remove(id));
+                    let known = service_id::original(id);
+                    if let Some(request) = session.ids.cancel_served(known.as_ref().unwrap_or(id)) {
+                        host.runs_on(request);
+                    }
+                    service_id::share_cancelled(&mut cancelled.params);
                 }
             }
             _ => {}
@@ -102,18 +97,22 @@ impl<T: Transport<RoleServer> + 'static> Governed<T> {
     /// Answers every request in flight with an error, those still queued inside included, until told to hang up.
     async fn say_farewell(
         session: &Arc<Session<T>>,
+        host: &Arc<dyn Host<T>>,
         lent: &mut Lent<'_, T>,
-        requests: &mut Requests<T>,
         farewells: &mut Farewells,
     ) {
         let mut ended = false;
         while let Some(transport) = &mut lent.transport {
-            for (id, activity) in requests.drain() {
-                let answer = transport.send(farewell(session, id));
+            for waiting in session.ids.take_served() {
+                let answer = transport.send(farewell(session, &waiting, host.call_rejection()));
+                let (guard, host) = (waiting.guard, Arc::clone(host));
                 farewells.push(Box::pin(async move {
                     // The inner transport may be gone already; then there is nobody to tell.
                     answer.await.ok();
-                    drop(activity);
+                    guard.end_activity();
+                    if guard.has_lease() {
+                        host.runs_on(guard);
+                    }
                 }));
             }
             let message = {
@@ -132,7 +131,7 @@ impl<T: Transport<RoleServer> + 'static> Governed<T> {
                 .await
             };
             match message {
-                Some(mut message) => Self::note(session, requests, &mut message),
+                Some(mut message) => Self::note(session, host, &mut message),
                 None if session.has(Flag::HangUp) => break,
                 None => ended = true,
             }
@@ -158,13 +157,20 @@ fn is_of_hosts(method: &str) -> bool {
 }
 
 /// The answer to a request that was in flight when its session ended.
-fn farewell<T>(session: &Session<T>, id: RequestId) -> ServerJsonRpcMessage {
+fn farewell<T>(session: &Session<T>, waiting: &Waiting<T>, rejection: CallRejection) -> ServerJsonRpcMessage {
     let reason = session.end().map_or(CloseReason::Ended, |(reason, _)| reason);
     // MCP keeps -32000..=-32099 for itself, so the codes are those of HTTP: come back, or start anew.
     let code = if reason.is_restorable() { 503 } else { 404 };
     let text = format!("the session was closed while this request was in flight: {reason}");
     let data = serde_json::json!({ "reason": reason.as_str() });
-    ServerJsonRpcMessage::error(ErrorData::new(ErrorCode(code), text, Some(data)), Some(id))
+    let error = ErrorData::new(ErrorCode(code), text, Some(data));
+    let next = if reason.is_restorable() { "Try again." } else { "It needs a new session." };
+    let told = || {
+        format!(
+            "This call was cut off and may or may not have had its effect: the session was closed ({reason}). {next}"
+        )
+    };
+    rejection.answer(waiting.is_call, waiting.id.clone(), error, told)
 }
 
 impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
@@ -174,21 +180,29 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
         T::name()
     }
 
-    fn send(&mut self, item: ServerJsonRpcMessage) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
+    fn send(
+        &mut self,
+        mut item: ServerJsonRpcMessage,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
+        service_id::restore_in(&mut item);
         let answered = match &item {
             ServerJsonRpcMessage::Response(response) => Some(&response.id),
             ServerJsonRpcMessage::Error(error) => error.id.as_ref(),
             _ => None,
         };
-        let activity = answered.and_then(|id| self.requests.remove(id));
-        if let (ServerJsonRpcMessage::Error(_), Some(Kind::Handshake | Kind::Replay)) =
-            (&item, activity.iter().flatten().map(Activity::kind).next())
-        {
+        let answered = answered.map(|id| self.session.ids.answer(id));
+        let guard = match &answered {
+            Some(Answered::Waiting(guard)) => Some(guard),
+            _ => None,
+        };
+        let is_handshake = guard.is_some_and(|guard| matches!(guard.kind(), Kind::Handshake | Kind::Replay));
+        if is_handshake && matches!(item, ServerJsonRpcMessage::Error(_)) {
             self.session.raise(Flag::InitFailed);
         }
-        // Once the end has begun, what is not the answer to a request that still waits for one has no reader: a request
-        // that got its farewell must not get a second answer.
-        let swallow = activity.is_none() && self.session.is_closing();
+        // The late answer to a cancelled request is none to the one that has its id now. And once the end has begun, what
+        // is not the answer to a request that still waits for one has no reader: a request that got its farewell must
+        // not get a second answer.
+        let swallow = matches!(answered, Some(Answered::Stale)) || guard.is_none() && self.session.is_closing();
         let mut sending: Option<BoxFuture<'static, _>> = None;
         if !swallow
             && let Some(mut lent) = Lent::of(&self.session, &self.host)
@@ -200,7 +214,13 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
         // The request is in flight no longer: its client may have the answer before the send returns, and come again. But
         // the end of the session waits for what is on its way.
         let on_its_way = OnItsWay::begin(&self.session);
-        drop(activity);
+        if let Some(Answered::Waiting(guard)) = answered {
+            if is_handshake {
+                guard.end();
+            } else {
+                guard.linger_if_carried();
+            }
+        }
         async move {
             let _on_its_way = on_its_way;
             match sending {
@@ -211,7 +231,7 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
     }
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
-        let Self { session, host, requests, farewells } = self;
+        let Self { session, host, farewells } = self;
         if session.raise(Flag::Served) {
             host.serves(session);
         }
@@ -229,9 +249,9 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
             .await
         };
         if has_ended {
-            Self::say_farewell(session, &mut lent, requests, farewells.get_or_insert_default()).await;
+            Self::say_farewell(session, host, &mut lent, farewells.get_or_insert_default()).await;
         } else if let Some(message) = &mut message {
-            Self::note(session, requests, message);
+            Self::note(session, host, message);
         }
         message
     }
@@ -253,7 +273,7 @@ impl<T> Drop for Governed<T> {
         if thread::panicking() {
             self.host.will_not_trail(&self.session);
         }
-        self.requests.clear();
+        self.session.ids.clear();
         self.farewells = None;
         drop(self.session.cell.take());
         self.session.raise(Flag::Dropped);

@@ -1,21 +1,24 @@
 //! Between the inner manager's transport and rmcp's service: sees each message both ways, and is there until the end.
 //!
-//! What is in flight is known here exactly: each request of a client carries an [`Activity`](crate::registry::Activity)
-//! in its extensions from the moment it enters the manager, and gives it back when its answer is handed over. The drop
-//! of the wrapper is the end of the incarnation.
+//! What is in flight is known here exactly: each request of a client carries an [`InFlight`] in its extensions, which
+//! rmcp moves into the handler's context, and goes on under an id that tells when its handler is done. The drop of the wrapper is the end of the
+//! incarnation.
 
 mod cell;
 mod event_id;
 mod governed;
+mod ids;
+mod in_flight;
 mod seal;
+mod service_id;
 mod session;
 mod stream;
-mod ticket;
 
 pub(crate) use event_id::{EventId, EventSource, Incarnations, Resumption};
 pub use governed::Governed;
 pub(crate) use governed::kind_of;
+pub(crate) use ids::{IdRefused, MAX_IN_FLIGHT, Seat, is_call};
+pub(crate) use in_flight::{InFlight, Leased};
 pub(crate) use seal::{LazySealKey, SealKey};
 pub(crate) use session::{Flag, Host, Session};
 pub(crate) use stream::GovernedStream;
-pub(crate) use ticket::Ticket;

@@ -9,9 +9,12 @@ use futures_util::task::AtomicWaker;
 use slab::Slab;
 
 use super::cell::Cell;
+use super::ids::Ids;
+use super::in_flight::InFlight;
 use super::seal::{LazySealKey, SealKey};
 use super::stream::{Delivery, Slot};
 use crate::admission::Lease;
+use crate::call_rejection::CallRejection;
 use crate::observe::CloseReason;
 use crate::registry::{Phase, Record, Recorded};
 use crate::stamp::Stamp;
@@ -59,8 +62,11 @@ pub(crate) struct Session<T> {
     on_their_way: AtomicU32,
     /// Since when it ends; known once the reason is.
     ended: AtomicU64,
+    /// Activities that its end does not wait for: nobody waits for their answer.
+    lingering: AtomicU32,
     /// Wakes the transport's `receive`.
     pub(crate) receiver: AtomicWaker,
+    pub(crate) ids: Ids<T>,
     belongings: Mutex<Belongings>,
     /// What the ids of its events are sealed with.
     seal_key: LazySealKey,
@@ -102,6 +108,8 @@ impl<T> Session<T> {
             record,
             flags: AtomicU32::new(0),
             ended: AtomicU64::new(0),
+            lingering: AtomicU32::new(0),
+            ids: Ids::default(),
             receiver: AtomicWaker::new(),
             belongings: Mutex::new(Belongings { parcel, ..Belongings::default() }),
             seal_key: LazySealKey::new(root),
@@ -182,6 +190,27 @@ impl<T> Session<T> {
         self.lock().parcel.take()
     }
 
+    /// Whether no client waits for an answer, and none is on its way; or nothing can be answered any more.
+    pub(crate) fn is_answered(&self) -> bool {
+        // In this order: of what lingers, one that ends between the two looks must not stand for one that is waited for.
+        let active = self.record.state.read().active();
+        let unanswered = active.saturating_sub(self.lingering.load(SeqCst) as usize);
+        unanswered == 0 && self.is_delivered() || self.has(Flag::Dropped)
+    }
+
+    /// Notes that no client waits for the end of one of the activities under way.
+    pub(crate) fn lingers_too(&self) {
+        self.lingering.fetch_add(1, SeqCst);
+        if self.is_closing() {
+            self.record.progress.ring();
+        }
+    }
+
+    /// Notes that such an activity is about to end. Said before it does.
+    pub(crate) fn lingers_no_more(&self) {
+        self.lingering.fetch_sub(1, SeqCst);
+    }
+
     /// What the ids of its events are sealed with.
     pub(crate) fn seal_key(&self) -> &SealKey {
         self.seal_key.get(|root| root.of_session(&self.record.id))
@@ -190,12 +219,6 @@ impl<T> Session<T> {
     /// Whether the inner transport has all that the service has said.
     pub(crate) fn is_delivered(&self) -> bool {
         self.on_their_way.load(SeqCst) == 0
-    }
-
-    /// Whether nothing is in flight, neither a request nor an answer; or nothing can be answered any more.
-    pub(crate) fn is_answered(&self) -> bool {
-        let quiet = self.record.state.read().active() == 0 && self.is_delivered();
-        quiet || self.has(Flag::Dropped)
     }
 
     fn streams(&self) -> Vec<Arc<Slot>> {
@@ -259,6 +282,10 @@ impl<T> fmt::Debug for Session<T> {
 
 /// The manager, as the transport sees it.
 pub(crate) trait Host<T>: Send + Sync {
+    /// How a `tools/call` that is cut off is answered.
+    fn call_rejection(&self) -> CallRejection;
+    /// The client waits for this request no longer, but its handler may still be at work.
+    fn runs_on(&self, request: Arc<InFlight<T>>);
     /// The service is done with the session: the incarnation ends, if it has not ended yet.
     fn service_ended(self: Arc<Self>, session: &Arc<Session<T>>);
     /// The running task serves the session, and closes it once more when the service ends.

@@ -45,7 +45,9 @@ async def obey(client, commands):
     while (command := await commands.get()) is not None:
         try:
             result = await client.call_tool(command["tool"], command["arguments"])
-            say({"ok": result.content[0].text})
+            # A result that is an error is what a model would read.
+            failed = getattr(result, "isError", None) or getattr(result, "is_error", None)
+            say({"told" if failed else "ok": result.content[0].text})
         except Exception as error:
             say({"error": said_of(error)})
 

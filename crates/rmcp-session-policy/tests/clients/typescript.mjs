@@ -19,14 +19,17 @@ const act = {
     await client.connect(new sdk.StreamableHTTPClientTransport(new URL(url)));
     return "connected";
   },
-  call: async ({ tool, arguments: given }) => (await client.callTool({ name: tool, arguments: given })).content[0].text,
+  call: ({ tool, arguments: given }) => client.callTool({ name: tool, arguments: given }),
 };
 
 for await (const line of createInterface({ input: process.stdin })) {
   const command = JSON.parse(line);
   let said;
   try {
-    said = { ok: await act[command.do](command) };
+    const result = await act[command.do](command);
+    // A result that is an error is what a model would read.
+    const text = result.content?.[0].text ?? result;
+    said = result.isError ? { told: text } : { ok: text };
   } catch (error) {
     said = { error: { code: error.code ?? null, message: String(error.message), data: error.data ?? null } };
   }

@@ -215,13 +215,20 @@ impl Replies {
             .to_owned()
     }
 
-    /// The id and code of the one error.
+    /// The id and code of the one error, or of the one result that says that a call was refused or cut off.
     pub async fn error(self) -> (Value, i64) {
         let answers = self.answers().await;
         assert_eq!(answers.len(), 1, "one answer: {answers:?}");
-        let code = answers[0]["error"]["code"].as_i64().unwrap_or_else(|| panic!("an error: {answers:?}"));
+        let code = error_code(&answers[0]).unwrap_or_else(|| panic!("an error: {answers:?}"));
         (answers[0]["id"].clone(), code)
     }
+}
+
+/// The code of a JSON-RPC error, or of a result that says that a call was refused or cut off.
+pub fn error_code(answer: &Value) -> Option<i64> {
+    let rejection = &answer["result"]["_meta"]["rmcp-session-policy/rejection"]["code"];
+    let rejection = Some(rejection).filter(|_| answer["result"]["isError"] == true);
+    answer["error"]["code"].as_i64().or_else(|| rejection?.as_i64())
 }
 
 /// One client of a manager, and what rmcp's service does for it.

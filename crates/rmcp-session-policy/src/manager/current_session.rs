@@ -1,0 +1,233 @@
+//! The session of a request, as its handler sees it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rmcp::model::{ClientJsonRpcMessage, ErrorData, GetExtensions};
+use rmcp::service::RequestContext;
+use rmcp::{RoleServer, model::Extensions};
+use tokio::time::Instant;
+
+use crate::registry::{Activity, Fingerprint, Kind, SessionKey};
+use crate::transport::Session;
+
+/// Names the session that a request came in, and lets its handler hold it busy for work of its own.
+///
+/// A request counts as in flight until its handler is done. A handler that answers at once and works on in the background
+/// takes a [`BusyGuard`], so that its session is not evicted, does not run into its idle timeout, and is waited for by
+/// [`drain`](crate::PolicySessionManager::drain). Holding a `CurrentSession` alone keeps nothing busy.
+///
+/// A tool can also take it as an argument, `Extension<CurrentSession>`. Requests of protocol 2026-07-28 have none: they
+/// belong to no session.
+///
+/// ```
+/// use rmcp::service::RequestContext;
+/// use rmcp::{ErrorData, RoleServer, tool, tool_router};
+/// use rmcp_session_policy::CurrentSession;
+///
+/// #[derive(Clone)]
+/// struct Reports;
+///
+/// #[tool_router(server_handler)]
+/// impl Reports {
+///     #[tool(description = "starts a report")]
+///     async fn start(&self, context: RequestContext<RoleServer>) -> Result<String, ErrorData> {
+///         let mut busy = CurrentSession::of(&context)?.keep_busy()?;
+///         tokio::spawn(async move {
+///             for _page in 0..10 {
+///                 // ... write the page, which takes less than `max_busy`
+///                 if busy.renew().is_err() {
+///                     return; // the session has ended
+///                 }
+///             }
+///         });
+///         Ok("started".to_owned())
+///     }
+/// }
+/// ```
+#[derive(Clone)]
+pub struct CurrentSession {
+    session: Arc<dyn Held>,
+    /// The same session of the manager around, where managers stack.
+    outer: Option<Arc<Self>>,
+}
+
+/// Why a handler cannot have its session, or hold it busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CurrentSessionError {
+    /// The request came in no session of a manager of this crate.
+    #[error("the request belongs to no session")]
+    Absent,
+    /// The end of the session has begun.
+    #[error("the session is closing")]
+    Closing,
+}
+
+impl From<CurrentSessionError> for ErrorData {
+    fn from(error: CurrentSessionError) -> Self {
+        Self::internal_error(error.to_string(), None)
+    }
+}
+
+impl CurrentSession {
+    /// Returns the session of a request.
+    ///
+    /// # Errors
+    ///
+    /// [`CurrentSessionError::Absent`] if the request came in none.
+    pub fn of(context: &RequestContext<RoleServer>) -> Result<Self, CurrentSessionError> {
+        Self::among(&context.extensions).ok_or(CurrentSessionError::Absent)
+    }
+
+    fn among(extensions: &Extensions) -> Option<Self> {
+        extensions.get::<Self>().cloned()
+    }
+
+    /// Puts the session into the extensions of a request.
+    pub(super) fn attach<T: Send + 'static>(message: &mut ClientJsonRpcMessage, session: &Arc<Session<T>>) {
+        let ClientJsonRpcMessage::Request(request) = message else { return };
+        let extensions = request.request.extensions_mut();
+        let session: Arc<dyn Held> = Arc::<Session<T>>::clone(session);
+        let outer = extensions.insert(Self { session, outer: None });
+        if let Some(outer) = outer
+            && let Some(current) = extensions.get_mut::<Self>()
+        {
+            current.outer = Some(Arc::new(outer));
+        }
+    }
+
+    /// The outermost manager's view of the session, which is the one that users configure.
+    fn outermost(&self) -> &dyn Held {
+        let mut current = self;
+        while let Some(outer) = &current.outer {
+            current = outer;
+        }
+        &*current.session
+    }
+
+    /// The key of the session in its manager, as observers and [`list`](crate::PolicySessionManager::list) show it.
+    #[must_use]
+    pub fn key(&self) -> SessionKey {
+        self.outermost().key()
+    }
+
+    /// What logs show of the session in place of its id.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.outermost().fingerprint()
+    }
+
+    /// Holds the session busy until the guard is dropped: it counts as one more request in flight.
+    ///
+    /// [`max_busy`](crate::Builder::max_busy) bounds it, as it bounds a request: longer work has to
+    /// [`renew`](BusyGuard::renew) it. The end of a session does not wait for it, a drain does, within its deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`CurrentSessionError::Closing`] if the end of the session has begun.
+    pub fn keep_busy(&self) -> Result<BusyGuard, CurrentSessionError> {
+        let mut parts = Vec::with_capacity(1);
+        let mut current = Some(self);
+        while let Some(layer) = current {
+            parts.push(Arc::clone(&layer.session).begin_work().ok_or(CurrentSessionError::Closing)?);
+            current = layer.outer.as_deref();
+        }
+        Ok(BusyGuard { parts })
+    }
+}
+
+impl fmt::Debug for CurrentSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CurrentSession")
+            .field("session", &self.fingerprint())
+            .field("key", &self.key())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Holds a session busy; its drop lets it go. Made by [`CurrentSession::keep_busy`].
+#[must_use = "dropped at once, the session is busy no longer"]
+pub struct BusyGuard {
+    /// One in each of the managers that stack.
+    parts: Vec<Box<dyn Work>>,
+}
+
+impl BusyGuard {
+    /// Counts as a request that begins now, so that [`max_busy`](crate::Builder::max_busy) runs anew.
+    ///
+    /// # Errors
+    ///
+    /// [`CurrentSessionError::Closing`] if the end of the session has begun: then the guard holds nothing any more.
+    pub fn renew(&mut self) -> Result<(), CurrentSessionError> {
+        if !self.parts.is_empty() && self.parts.iter_mut().all(|part| part.renew()) {
+            return Ok(());
+        }
+        self.parts.clear();
+        Err(CurrentSessionError::Closing)
+    }
+}
+
+impl fmt::Debug for BusyGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BusyGuard").field("holds", &!self.parts.is_empty()).finish()
+    }
+}
+
+/// A session over whatever transport.
+trait Held: Send + Sync {
+    fn key(&self) -> SessionKey;
+    fn fingerprint(&self) -> Fingerprint;
+    /// Counts work in, unless the session is closing.
+    fn begin_work(self: Arc<Self>) -> Option<Box<dyn Work>>;
+}
+
+impl<T: Send + 'static> Held for Session<T> {
+    fn key(&self) -> SessionKey {
+        self.record.key
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        self.record.fingerprint()
+    }
+
+    fn begin_work(self: Arc<Self>) -> Option<Box<dyn Work>> {
+        let activity = Activity::begin(&self, Kind::Work, Instant::now())?;
+        // After it has begun: more must never linger than is under way.
+        self.lingers_too();
+        Some(Box::new(Working { activity: Some(activity), session: self }))
+    }
+}
+
+/// Work of a handler in one session.
+trait Work: Send + Sync {
+    /// Begins anew; false if the session is closing.
+    fn renew(&mut self) -> bool;
+}
+
+struct Working<T> {
+    activity: Option<Activity<Session<T>>>,
+    session: Arc<Session<T>>,
+}
+
+impl<T: Send + 'static> Work for Working<T> {
+    fn renew(&mut self) -> bool {
+        let Some(activity) = self.activity.take() else { return false };
+        // At no moment may more linger than is under way.
+        self.session.lingers_no_more();
+        self.activity = activity.turn_into(Kind::Work, Instant::now());
+        if self.activity.is_some() {
+            self.session.lingers_too();
+        }
+        self.activity.is_some()
+    }
+}
+
+impl<T> Drop for Working<T> {
+    fn drop(&mut self) {
+        if let Some(activity) = self.activity.take() {
+            self.session.lingers_no_more();
+            drop(activity);
+        }
+    }
+}

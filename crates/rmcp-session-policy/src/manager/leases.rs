@@ -1,0 +1,82 @@
+//! What requests hold of their admission, until they are too old.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use tokio::time::Instant;
+
+use super::shared::Shared;
+use crate::transport::{InFlight, Leased};
+
+/// The queue is tidied for the first time when it is this long.
+const SPARE: usize = 64;
+
+/// The requests in flight that hold a lease, oldest first, of all sessions, also of those that ended meanwhile.
+///
+/// What ends stays in the queue until its time has come, or the queue has twice as many as were left at the last tidying.
+#[derive(Debug)]
+pub(super) struct Leases<T> {
+    queue: VecDeque<(Instant, Leased<T>)>,
+    tidy_at: usize,
+}
+
+impl<T> Default for Leases<T> {
+    fn default() -> Self {
+        Self { queue: VecDeque::new(), tidy_at: SPARE }
+    }
+}
+
+impl<T> Leases<T> {
+    /// Puts a request in. True if it is the only one.
+    fn push(&mut self, begun: Instant, request: &Arc<InFlight<T>>) -> bool {
+        if self.queue.len() >= self.tidy_at {
+            self.queue.retain(|(_, request)| request.strong_count() > 0);
+            self.queue.shrink_to(SPARE.max(2 * self.queue.len()));
+            self.tidy_at = SPARE.max(2 * self.queue.len());
+        }
+        // Those that begin at the same time may come in any order; what counts is the newer moment.
+        let begun = self.queue.back().map_or(begun, |(newest, _)| begun.max(*newest));
+        self.queue.push_back((begun, Arc::downgrade(request)));
+        self.queue.len() == 1
+    }
+
+    /// Takes the next that is older than `max_busy`, or tells when the next one will be.
+    fn next(&mut self, now: Instant, max_busy: Duration) -> Result<Arc<InFlight<T>>, Option<Instant>> {
+        while let Some((begun, request)) = self.queue.front() {
+            let overdue = *begun + max_busy;
+            // Not upgraded, or it could end here, which runs code of a policy.
+            if request.strong_count() > 0 && now < overdue {
+                return Err(Some(overdue));
+            }
+            let request = request.upgrade();
+            self.queue.pop_front();
+            if let Some(request) = request {
+                return Ok(request);
+            }
+        }
+        Err(None)
+    }
+}
+
+impl<I: SessionManager> Shared<I> {
+    /// Sees to it that a request gives its lease back when it is older than `max_busy`.
+    pub(super) fn watch_lease(&self, begun: Instant, request: &Arc<InFlight<I::Transport>>) {
+        let is_only = self.lock_leases().push(begun, request);
+        if is_only {
+            self.sooner.notify_one();
+        }
+    }
+
+    /// Gives back the leases of requests that are older than `max_busy`; tells when the next one will be.
+    pub(super) fn release_old_leases(&self, now: Instant) -> Option<Instant> {
+        loop {
+            let next = self.lock_leases().next(now, self.settings.max_busy);
+            match next {
+                Ok(request) => request.release_lease(),
+                Err(at) => return at,
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The ids of a session's requests in flight.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
+use hashbrown::hash_map;
+use rmcp::model::{
+    ClientJsonRpcMessage, ClientRequest, ErrorCode, ErrorData, GetExtensions, JsonRpcRequest, RequestId,
+};
+use tokio::time::Instant;
+
+use super::governed::kind_of;
+use super::in_flight::{Carrier, InFlight};
+use super::service_id;
+use super::session::Session;
+use crate::admission::Lease;
+use crate::registry::Activity;
+
+/// The most requests of one session that may be in flight at once.
+pub(crate) const MAX_IN_FLIGHT: usize = 1_024;
+
+/// The longest id of a request, in bytes.
+const MAX_ID_BYTES: usize = 256;
+
+/// Room for this many ids is kept once no request is in flight.
+const KEPT: usize = 16;
+
+/// The ids of a session's requests in flight. A request enters before it is admitted and leaves at its answer, its
+/// cancel, or the end of the session. Of two requests with one id the service would answer one.
+pub(crate) struct Ids<T> {
+    entries: Mutex<HashMap<RequestId, Entry<T>>>,
+}
+
+struct Entry<T> {
+    is_call: bool,
+    /// `None` until the request is admitted.
+    guard: Option<Arc<InFlight<T>>>,
+}
+
+/// A request whose client still waits for its answer.
+pub(super) struct Waiting<T> {
+    pub(super) id: RequestId,
+    pub(super) is_call: bool,
+    pub(super) guard: Arc<InFlight<T>>,
+}
+
+/// What an answer of the service is an answer to.
+pub(super) enum Answered<T> {
+    /// A request whose client waits for it.
+    Waiting(Arc<InFlight<T>>),
+    /// An earlier request with the id of one that the service does not know yet.
+    Stale,
+    /// A request that was cancelled or got a farewell, or none.
+    Unknown,
+}
+
+/// Why a request may not have the id it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IdRefused {
+    InUse,
+    TooLong,
+    /// It begins like those that rmcp's service sees.
+    Reserved,
+    /// As many requests are in flight as may be.
+    TooMany,
+}
+
+impl IdRefused {
+    /// The JSON-RPC error for what the client did wrong; `None` if it only has to wait.
+    pub(crate) fn error(self) -> Option<ErrorData> {
+        let (text, reason) = match self {
+            Self::InUse => ("a request with this id is in flight in this session", "id_in_use"),
+            Self::TooLong => ("the id of the request is longer than 256 bytes", "id_too_long"),
+            Self::Reserved => ("ids that begin with \"request-id:\" are reserved", "id_reserved"),
+            Self::TooMany => return None,
+        };
+        Some(ErrorData::new(ErrorCode::INVALID_REQUEST, text, Some(serde_json::json!({ "reason": reason }))))
+    }
+}
+
+/// Whether a request calls a tool.
+pub(crate) const fn is_call(request: &ClientRequest) -> bool {
+    matches!(request, ClientRequest::CallToolRequest(_))
+}
+
+impl<T> Default for Ids<T> {
+    fn default() -> Self {
+        Self { entries: Mutex::new(HashMap::new()) }
+    }
+}
+
+impl<T> Ids<T> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Entry<T>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, id: &RequestId, is_call: bool) -> Result<(), IdRefused> {
+        if is_too_long(id) {
+            return Err(IdRefused::TooLong);
+        }
+        if service_id::is_reserved(id) {
+            return Err(IdRefused::Reserved);
+        }
+        let entry = Entry { is_call, guard: None };
+        let mut entries = self.lock();
+        if entries.len() >= MAX_IN_FLIGHT && !entries.contains_key(id) {
+            // Those that no answer will come to make room.
+            let gone: Vec<_> = entries.extract_if(|_, entry| entry.will_not_be_answered()).collect();
+            if entries.len() >= MAX_IN_FLIGHT {
+                return Err(IdRefused::TooMany);
+            }
+            drop((entries, gone));
+            return self.enter(id, is_call);
+        }
+        match entries.entry(id.clone()) {
+            hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(entry);
+            }
+            hash_map::Entry::Occupied(mut taken) if taken.get().will_not_be_answered() => {
+                let gone = taken.insert(entry);
+                drop(entries);
+                drop(gone);
+            }
+            hash_map::Entry::Occupied(_) => return Err(IdRefused::InUse),
+        }
+        Ok(())
+    }
+
+    /// Takes out an id if the request that has it is such a one. What is taken out is dropped after the lock.
+    fn take(&self, id: &RequestId, is_it: impl FnOnce(&Entry<T>) -> bool) -> Option<Entry<T>> {
+        let mut entries = self.lock();
+        let taken = match entries.entry_ref(id) {
+            hash_map::EntryRef::Occupied(entry) if is_it(entry.get()) => entry.remove(),
+            _ => return None,
+        };
+        if entries.is_empty() && entries.capacity() > 4 * KEPT {
+            entries.shrink_to(KEPT);
+        }
+        Some(taken)
+    }
+
+    /// Frees the id of a request that never arrived at the transport.
+    pub(super) fn forget(&self, id: &RequestId, guard: &Arc<InFlight<T>>) {
+        let is_it = |entry: &Entry<T>| entry.guard.as_ref().is_some_and(|other| Arc::ptr_eq(other, guard));
+        drop(self.take(id, is_it));
+    }
+
+    /// Frees the id of a request that its client has cancelled; its handler may still be at work. One that waits for its
+    /// admission cannot be cancelled.
+    pub(crate) fn cancel(&self, id: &RequestId) -> Option<Arc<InFlight<T>>> {
+        let guard = self.take(id, |entry| entry.guard.is_some())?.guard?;
+        guard.linger();
+        Some(guard)
+    }
+
+    /// The same, at the transport: what has the id now may be a later request than the cancelled one.
+    pub(super) fn cancel_served(&self, id: &RequestId) -> Option<Arc<InFlight<T>>> {
+        let guard = self.take(id, Entry::is_served)?.guard?;
+        guard.linger();
+        Some(guard)
+    }
+
+    /// Ends the requests whose handlers panicked; tells whether there were any. They keep their ids, since their
+    /// clients wait.
+    pub(crate) fn end_panicked(&self) -> bool {
+        let served: Vec<_> = {
+            let entries = self.lock();
+            entries.values().filter(|entry| entry.is_served()).filter_map(|entry| entry.guard.clone()).collect()
+        };
+        served.iter().filter(|guard| guard.end_if_panicked()).count() > 0
+    }
+
+    /// Frees the id of a request that is answered.
+    pub(super) fn answer(&self, id: &RequestId) -> Answered<T> {
+        let mut stale = false;
+        let taken = self.take(id, |entry| {
+            stale = entry.guard.as_ref().is_some_and(|guard| guard.is_queued());
+            entry.is_served()
+        });
+        match taken.and_then(|entry| entry.guard) {
+            Some(guard) => Answered::Waiting(guard),
+            None if stale => Answered::Stale,
+            None => Answered::Unknown,
+        }
+    }
+
+    /// Takes out every request that the service has and whose client waits.
+    pub(super) fn take_served(&self) -> Vec<Waiting<T>> {
+        let mut entries = self.lock();
+        let served = entries.extract_if(|_, entry| entry.is_served());
+        served.filter_map(|(id, Entry { is_call, guard })| guard.map(|guard| Waiting { id, is_call, guard })).collect()
+    }
+
+    /// Frees every id, since the transport is gone.
+    pub(super) fn clear(&self) {
+        let entries = std::mem::take(&mut *self.lock());
+        drop(entries);
+    }
+}
+
+impl<T> Entry<T> {
+    fn is_served(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| !guard.is_queued())
+    }
+
+    fn will_not_be_answered(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.has_panicked())
+    }
+}
+
+fn is_too_long(id: &RequestId) -> bool {
+    matches!(id, RequestId::String(id) if id.len() > MAX_ID_BYTES)
+}
+
+impl<T: Send + 'static> Ids<T> {
+    /// Notes that a request of the session has arrived at its transport, and gives it the id that the service sees.
+    pub(super) fn arrived(session: &Arc<Session<T>>, request: &mut JsonRpcRequest<ClientRequest>) {
+        // A manager inside may have given it that already.
+        let id = service_id::original(&request.id).unwrap_or_else(|| request.id.clone());
+        let shared = service_id::outlives_its_context(&request.request).then(|| service_id::share(&mut request.id));
+        let extensions = request.request.extensions();
+        let mut entries = session.ids.lock();
+        let known = entries.get(&id);
+        if let Some(guard) = known.and_then(|entry| entry.guard.as_ref())
+            && Carrier::carries(extensions, guard)
+        {
+            return guard.serve(shared);
+        }
+        // Cancelled before it arrived: the id may be that of a later request by now.
+        if let Some(guard) = Carrier::of(extensions, session) {
+            return guard.serve(shared);
+        }
+        // An inner manager that carries messages between processes loses the extensions: then it counts from here.
+        match known {
+            Some(Entry { guard: Some(guard), .. }) => guard.serve(shared),
+            Some(_) => {}
+            None if entries.len() < MAX_IN_FLIGHT && !is_too_long(&id) => {
+                let kind = kind_of(&request.request);
+                let activity = Activity::begin(session, kind, Instant::now());
+                let guard = InFlight::bare(id.clone(), kind, activity);
+                guard.serve(shared);
+                let entry = Entry { is_call: is_call(&request.request), guard: Some(guard) };
+                entries.insert(id, entry);
+            }
+            None => {}
+        }
+    }
+}
+
+/// The id of a request that is not admitted yet; its drop frees it.
+pub(crate) struct Seat<'a, T> {
+    session: &'a Session<T>,
+    id: Option<RequestId>,
+}
+
+impl<'a, T> Seat<'a, T> {
+    /// Enters the id of a request.
+    pub(crate) fn take(session: &'a Session<T>, id: &RequestId, is_call: bool) -> Result<Self, IdRefused> {
+        session.ids.enter(id, is_call)?;
+        Ok(Self { session, id: Some(id.clone()) })
+    }
+}
+
+impl<T: Send + 'static> Seat<'_, T> {
+    /// Puts the request in flight, for as long as its extensions and its answer say.
+    pub(crate) fn attach(
+        mut self,
+        message: &mut ClientJsonRpcMessage,
+        activity: Activity<Session<T>>,
+        lease: Option<Lease>,
+    ) -> Option<Arc<InFlight<T>>> {
+        let ClientJsonRpcMessage::Request(request) = message else { return None };
+        let id = self.id.take()?;
+        let guard = Carrier::attach(request.request.extensions_mut(), id, activity, lease);
+        if let Some(entry) = self.session.ids.lock().get_mut(&request.id) {
+            entry.guard = Some(Arc::clone(&guard));
+        }
+        Some(guard)
+    }
+}
+
+impl<T> Drop for Seat<'_, T> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            drop(self.session.ids.take(&id, |entry| entry.guard.is_none()));
+        }
+    }
+}
+
+impl<T> fmt::Debug for Seat<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").finish_non_exhaustive()
+    }
+}

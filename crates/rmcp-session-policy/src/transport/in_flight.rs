@@ -1,0 +1,273 @@
+//! A request of a client, from its admission until its handler is done.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+
+use rmcp::model::{Extensions, RequestId};
+
+use super::session::Session;
+use crate::admission::Lease;
+use crate::registry::{Activity, Kind};
+
+/// A request that is in flight: it keeps its session busy and holds the lease of its admission.
+///
+/// Two hold it. The request's extensions do ([`Carrier`]), which rmcp moves into the handler's context. The table of ids
+/// does until the answer is handed over, so that no session looks idle while an answer is between its handler and the
+/// transport; and once its client has cancelled it, the manager does until the handler [is done](Self::is_done). It ends
+/// with the last of them.
+pub(crate) struct InFlight<T> {
+    id: RequestId,
+    kind: Kind,
+    stage: AtomicU8,
+    /// Copies of the request's extensions that are left.
+    carriers: AtomicU32,
+    held: Mutex<Held<T>>,
+}
+
+/// The transport has not seen the request yet.
+const QUEUED: u8 = 0;
+/// The transport has handed the request to the service, whose answer will come.
+const SERVED: u8 = 1;
+/// The handler panicked: no answer will come.
+const PANICKED: u8 = 2;
+
+struct Held<T> {
+    activity: Option<Activity<Session<T>>>,
+    lease: Option<Lease>,
+    /// Whether the session counts it among those that the end does not wait for.
+    lingers: bool,
+    /// The id that its handler's task has of it.
+    service_id: Option<Weak<str>>,
+}
+
+impl<T> Held<T> {
+    const EMPTY: Self = Self { activity: None, lease: None, lingers: false, service_id: None };
+
+    fn take_activity(&mut self) -> Self {
+        Self { activity: self.activity.take(), lingers: std::mem::take(&mut self.lingers), ..Self::EMPTY }
+    }
+
+    fn end(self) {
+        if let Some(activity) = self.activity {
+            if self.lingers {
+                activity.session().lingers_no_more();
+            }
+            drop(activity);
+        }
+        // This runs code of the policy, which may panic where nothing may be skipped.
+        let lease = self.lease;
+        if lease.is_some() && catch_unwind(AssertUnwindSafe(|| drop(lease))).is_err() {
+            tracing::warn!("a lease of the policy for requests panicked when it was dropped");
+        }
+    }
+}
+
+impl<T> InFlight<T> {
+    /// A request that its extensions carry; without an activity if the end of its session has begun.
+    fn new(
+        id: RequestId,
+        kind: Kind,
+        stage: u8,
+        carriers: u32,
+        activity: Option<Activity<Session<T>>>,
+        lease: Option<Lease>,
+    ) -> Arc<Self> {
+        let held = Mutex::new(Held { activity, lease, ..Held::EMPTY });
+        Arc::new(Self { id, kind, stage: AtomicU8::new(stage), carriers: AtomicU32::new(carriers), held })
+    }
+
+    /// A request that arrived at the transport without its extensions.
+    pub(super) fn bare(id: RequestId, kind: Kind, activity: Option<Activity<Session<T>>>) -> Arc<Self> {
+        Self::new(id, kind, SERVED, 0, activity, None)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held<T>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Notes that the transport hands the request to the service, under the id that is given.
+    pub(super) fn serve(&self, service_id: Option<Weak<str>>) {
+        self.stage.store(SERVED, Release);
+        if service_id.is_some() {
+            self.lock().service_id = service_id;
+        }
+    }
+
+    /// How many hold the id that the service has of it.
+    fn ids_left(&self) -> usize {
+        self.lock().service_id.as_ref().map_or(0, Weak::strong_count)
+    }
+
+    /// Whether the handler of a request that its client waits for no longer is done, and no copy of the context is left.
+    pub(crate) fn is_done(&self) -> bool {
+        self.carriers.load(Acquire) == 0 && self.ids_left() == 0
+    }
+
+    /// Ends the request if its handler panicked where the extensions did not tell: rmcp's table of requests then has the
+    /// only copy of its id. Tells whether it did.
+    pub(super) fn end_if_panicked(&self) -> bool {
+        let is_left = self.carriers.load(Acquire) == 0 && self.ids_left() == 1;
+        let has = is_left && self.stage.compare_exchange(SERVED, PANICKED, AcqRel, Acquire).is_ok();
+        if has {
+            self.end();
+        }
+        has
+    }
+
+    /// Whether the handler still holds the lease of the admission.
+    pub(crate) fn has_lease(&self) -> bool {
+        self.lock().lease.is_some()
+    }
+
+    /// Whether the transport has not seen the request yet.
+    pub(super) fn is_queued(&self) -> bool {
+        self.stage.load(Acquire) == QUEUED
+    }
+
+    /// Whether the handler panicked, so that no answer will come.
+    pub(super) fn has_panicked(&self) -> bool {
+        self.stage.load(Acquire) == PANICKED
+    }
+
+    fn is_of(&self, session: &Session<T>) -> bool {
+        self.lock().activity.as_ref().is_some_and(|activity| activity.is_of(session))
+    }
+
+    /// Ends the request before the last that holds it is gone.
+    pub(super) fn end(&self) {
+        let held = {
+            let mut held = self.lock();
+            let service_id = held.service_id.clone();
+            std::mem::replace(&mut *held, Held { service_id, ..Held::EMPTY })
+        };
+        held.end();
+    }
+
+    /// Keeps the session busy no longer; the lease is held until the handler is done.
+    pub(super) fn end_activity(&self) {
+        let held = self.lock().take_activity();
+        held.end();
+    }
+
+    /// Notes that its client waits for no answer: the session stays busy, but its end does not wait for the handler.
+    pub(super) fn linger(&self) {
+        let mut held = self.lock();
+        if !held.lingers
+            && let Some(activity) = &held.activity
+        {
+            activity.session().lingers_too();
+            held.lingers = true;
+        }
+    }
+
+    /// As [`linger`](Self::linger), if a copy of the extensions outlives the answer.
+    pub(super) fn linger_if_carried(&self) {
+        if self.carriers.load(Acquire) > 0 {
+            self.linger();
+        }
+    }
+
+    /// Gives the lease back though the handler is still running.
+    pub(crate) fn release_lease(&self) {
+        let lease = self.lock().lease.take();
+        Held::<T> { lease, ..Held::EMPTY }.end();
+    }
+}
+
+impl<T> Drop for InFlight<T> {
+    fn drop(&mut self) {
+        let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(held, Held::EMPTY).end();
+    }
+}
+
+impl<T> fmt::Debug for InFlight<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InFlight").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// Holds a request in flight from its own extensions.
+///
+/// Extensions are cloned freely: each copy holds the request. Managers stack, so a carrier holds the one of the manager
+/// around it.
+pub(crate) struct Carrier<T> {
+    guard: Arc<InFlight<T>>,
+    outer: Option<Box<Self>>,
+}
+
+impl<T: Send + 'static> Carrier<T> {
+    /// Puts a request in flight into its extensions.
+    pub(super) fn attach(
+        extensions: &mut Extensions,
+        id: RequestId,
+        activity: Activity<Session<T>>,
+        lease: Option<Lease>,
+    ) -> Arc<InFlight<T>> {
+        let guard = InFlight::new(id, activity.kind(), QUEUED, 1, Some(activity), lease);
+        let outer = extensions.insert(Self { guard: Arc::clone(&guard), outer: None });
+        if let Some(outer) = outer
+            && let Some(carrier) = extensions.get_mut::<Self>()
+        {
+            carrier.outer = Some(Box::new(outer));
+        }
+        guard
+    }
+
+    fn chain<'a>(extensions: &'a Extensions) -> impl Iterator<Item = &'a Arc<InFlight<T>>> {
+        let first = extensions.get::<Self>();
+        std::iter::successors(first, |carrier: &&'a Self| carrier.outer.as_deref()).map(|carrier| &carrier.guard)
+    }
+
+    /// Whether the extensions carry this request.
+    pub(super) fn carries(extensions: &Extensions, guard: &Arc<InFlight<T>>) -> bool {
+        Self::chain(extensions).any(|other| Arc::ptr_eq(other, guard))
+    }
+
+    /// The request of this session that the extensions carry.
+    pub(super) fn of<'a>(extensions: &'a Extensions, session: &Session<T>) -> Option<&'a Arc<InFlight<T>>> {
+        Self::chain(extensions).find(|guard| guard.is_of(session))
+    }
+}
+
+impl<T> Clone for Carrier<T> {
+    fn clone(&self) -> Self {
+        self.guard.carriers.fetch_add(1, AcqRel);
+        Self { guard: Arc::clone(&self.guard), outer: self.outer.clone() }
+    }
+}
+
+impl<T> Drop for Carrier<T> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.guard.stage.compare_exchange(SERVED, PANICKED, AcqRel, Acquire).ok();
+        }
+        if self.guard.carriers.fetch_sub(1, AcqRel) != 1 {
+            return;
+        }
+        match self.guard.stage.load(Acquire) {
+            // The table of ids holds it until the answer is handed over.
+            SERVED => {}
+            // Its session is busy no longer. Its client waits, and hears of the end of the session.
+            PANICKED => self.guard.end(),
+            // It never arrived, or not with its extensions: if it does, it counts from there.
+            _ => {
+                let session = self.guard.lock().activity.as_ref().map(|activity| Arc::clone(activity.session()));
+                if let Some(session) = session {
+                    session.ids.forget(&self.guard.id, &self.guard);
+                }
+                self.guard.end();
+            }
+        }
+    }
+}
+
+/// A request in flight whose lease is given back once it is too old.
+pub(crate) type Leased<T> = Weak<InFlight<T>>;

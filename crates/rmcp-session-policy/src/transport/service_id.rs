@@ -1,0 +1,116 @@
+//! The id that rmcp's service sees of a request, whose handler can be told to be done by it.
+//!
+//! rmcp's adapters for `#[tool]` and `#[prompt]` drop the request's context, and its extensions with it, before the
+//! handler's future runs: only the id stays with the task until its end. So such a request goes on under an id that is
+//! shared text, of which this end keeps a weak reference: when nobody else holds it any more, the handler is done.
+
+use std::sync::{Arc, Weak};
+
+use rmcp::model::{
+    CancelledNotificationParam, ClientRequest, GetExtensions, RequestId, ServerJsonRpcMessage, ServerRequest,
+};
+use rmcp::service::OriginatingRequestId;
+
+/// What the ids begin with. No client may use it.
+const PREFIX: &str = "request-id:";
+
+/// Whether a client's id looks like one of these.
+pub(super) fn is_reserved(id: &RequestId) -> bool {
+    matches!(id, RequestId::String(id) if id.starts_with(PREFIX))
+}
+
+/// Whether the context of such a request may be gone before its handler is done.
+pub(super) const fn outlives_its_context(request: &ClientRequest) -> bool {
+    matches!(request, ClientRequest::CallToolRequest(_) | ClientRequest::GetPromptRequest(_))
+}
+
+/// Gives a request the id that the service sees, unless a manager inside has done so; returns what tells of its end.
+pub(super) fn share(id: &mut RequestId) -> Weak<str> {
+    let shared: Arc<str> = match &*id {
+        RequestId::String(text) if text.starts_with(PREFIX) => return Arc::downgrade(text),
+        RequestId::String(text) => format!("{PREFIX}\"{text}").into(),
+        RequestId::Number(number) => {
+            let mut digits = [0; PREFIX.len() + 20];
+            write(&mut digits, *number).map_or_else(|| format!("{PREFIX}{number}").into(), Arc::from)
+        }
+    };
+    let weak = Arc::downgrade(&shared);
+    *id = RequestId::String(shared);
+    weak
+}
+
+/// Writes the id of a number, without an allocation of its own.
+fn write(buffer: &mut [u8], number: i64) -> Option<&str> {
+    use std::io::Write;
+    let room = buffer.len();
+    let mut rest = &mut *buffer;
+    write!(rest, "{PREFIX}{number}").ok()?;
+    let written = room - rest.len();
+    std::str::from_utf8(&buffer[..written]).ok()
+}
+
+/// The id that the client gave a request, by the one that the service sees.
+pub(super) fn original(id: &RequestId) -> Option<RequestId> {
+    let RequestId::String(text) = id else { return None };
+    let text = text.strip_prefix(PREFIX)?;
+    match text.strip_prefix('"') {
+        Some(text) => Some(RequestId::String(text.into())),
+        None => text.parse().ok().map(RequestId::Number),
+    }
+}
+
+fn restore(id: &mut RequestId) {
+    if let Some(original) = original(id) {
+        *id = original;
+    }
+}
+
+/// Puts the client's ids into a message of the service.
+pub(super) fn restore_in(message: &mut ServerJsonRpcMessage) {
+    match message {
+        ServerJsonRpcMessage::Response(response) => restore(&mut response.id),
+        ServerJsonRpcMessage::Error(error) => error.id.iter_mut().for_each(restore),
+        ServerJsonRpcMessage::Request(request) => restore_origin(&mut request.request),
+        ServerJsonRpcMessage::Notification(_) => {}
+    }
+}
+
+/// A request of the server goes to the stream of the request whose handler made it.
+fn restore_origin(request: &mut ServerRequest) {
+    if let Some(OriginatingRequestId(id)) = request.extensions_mut().get_mut() {
+        restore(id);
+    }
+}
+
+/// Names a cancelled request as the service knows it.
+pub(super) fn share_cancelled(params: &mut CancelledNotificationParam) {
+    if let Some(id) = &mut params.request_id {
+        drop(share(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_id_comes_back_as_it_was_and_no_two_are_one() {
+        let ids = [0, 7, -7, i64::MIN, i64::MAX].map(RequestId::Number);
+        let texts = ["7", "", "\"7", "é", "request"].map(|text| RequestId::String(text.into()));
+        let mut seen = std::collections::HashSet::new();
+        for id in ids.into_iter().chain(texts) {
+            let mut shared = id.clone();
+            let weak = share(&mut shared);
+            assert_eq!(original(&shared), Some(id));
+            let RequestId::String(text) = &shared else { panic!("text") };
+            assert!(seen.insert(text.to_string()));
+            let mut again = shared.clone();
+            assert!(Weak::ptr_eq(&weak, &share(&mut again)), "a manager around keeps it");
+            assert_eq!(weak.strong_count(), 2);
+            drop((shared, again));
+            assert_eq!(weak.strong_count(), 0);
+        }
+        assert_eq!(original(&RequestId::Number(7)), None);
+        assert_eq!(original(&RequestId::String("7".into())), None);
+    }
+}
