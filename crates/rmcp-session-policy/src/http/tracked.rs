@@ -145,8 +145,7 @@ impl<B> TrackedBody<B> {
         }
         tracked.gave();
         let signal = is_event_stream.then(|| tracked.signal());
-        let tracking =
-            Tracking { tracked, request, is_event_stream, last: Bytes::new(), frames_left: LAST_FRAMES };
+        let tracking = Tracking { tracked, request, is_event_stream, last: Bytes::new(), frames_left: LAST_FRAMES };
         Self { inner: Some(inner), tracking: Some(tracking), signal }
     }
 }
@@ -248,11 +247,7 @@ impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
 }
 
 /// Whether the body of an event stream is to end.
-fn tracking_is_cut(
-    tracking: &Option<Tracking>,
-    signal: Pin<&mut Option<OwnedNotified>>,
-    cx: &mut Context<'_>,
-) -> bool {
+fn tracking_is_cut(tracking: &Option<Tracking>, signal: Pin<&mut Option<OwnedNotified>>, cx: &mut Context<'_>) -> bool {
     let tracking = tracking.as_ref().filter(|tracking| tracking.is_event_stream);
     tracking.is_some_and(|tracking| is_cut(&tracking.tracked, signal, cx))
 }

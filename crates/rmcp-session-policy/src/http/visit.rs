@@ -73,9 +73,7 @@ impl<I: SessionManager> Visit<I> {
         let begins = || if self.head.is_decided() { self.may_begin(self.head.target) } else { Ok(()) };
         // What has no body is tracked at once.
         let tracks = || if self.method == Method::POST { Ok(()) } else { self.track(self.head.target, &[]) };
-        begins()
-            .and_then(|()| tracks())
-            .inspect_err(|_| self.count(self.head.target))
+        begins().and_then(|()| tracks()).inspect_err(|_| self.count(self.head.target))
     }
 
     /// Whether a request of that kind may begin: nothing is consumed.
