@@ -64,6 +64,9 @@ pub(crate) struct Args {
     /// Most requests within one session in any window
     #[arg(long, value_name = "N/SECS")]
     request_rate: Option<Rate>,
+    /// Most requests of one client without a session (protocol 2026-07-28) in any window
+    #[arg(long, value_name = "N/SECS")]
+    sessionless_rate: Option<Rate>,
     /// Once told to stop, refuse newcomers and serve sessions on for so long
     #[arg(long, value_name = "SECS", default_value_t = 1)]
     drain_grace: u64,
@@ -140,7 +143,10 @@ pub(crate) fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
 
 /// The layer: who is asking, and the right answers.
 pub(crate) fn layer(args: &Args, sessions: &Sessions) -> Result<PolicyLayer<LocalSessionManager>, ConfigError> {
-    let layer = sessions.layer().trusted_proxies(&args.trusted_proxy)?;
+    let mut layer = sessions.layer().trusted_proxies(&args.trusted_proxy)?;
+    if let Some(rate) = args.sessionless_rate {
+        layer = layer.sessionless(SlidingWindow::from(rate).per_client())?;
+    }
     let Some(name) = args.principal_header.clone() else { return Ok(layer) };
     tracing::warn!(header = %name, "principals are taken from a header that anybody can send: this is no authentication");
     Ok(layer.principal(move |request| request.headers.get(&name)?.to_str().ok().map(str::to_owned)))

@@ -297,6 +297,34 @@ async fn a_refused_call_leaves_its_session_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_requests_and_limits_those_without_a_session() {
+    let server = Server::start(&["--sessionless-rate", "2/3600", "--request-rate", "1/3600"]).await;
+    let alice = server.connect().await;
+    alice.call("count", json!({})).await.expect("within the rate");
+    alice.call("count", json!({})).await.expect_err("one too many");
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": { "name": "by hand", "version": "1" },
+        "io.modelcontextprotocol/clientCapabilities": {}
+    });
+    let params = json!({ "name": "count", "arguments": {}, "_meta": meta });
+    let request = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        let http = reqwest::Client::new().post(&server.url).header("accept", "application/json, text/event-stream");
+        let http = http.header("mcp-protocol-version", "2026-07-28").header("mcp-method", "tools/call");
+        let response = http.header("mcp-name", "count").json(&request).send().await.expect("answers");
+        statuses.push(response.status().as_u16());
+        response.text().await.expect("a body");
+    }
+    assert_eq!(statuses, [200, 200, 429]);
+    let health = server.health().await;
+    assert!(health["requests"].as_u64() >= Some(3), "{health}");
+    assert_eq!((&health["sessionless"], &health["opened"]), (&json!(3), &json!(1)), "{health}");
+    assert_eq!((&health["refused"]["quota"], &health["refused_requests"]["quota"]), (&json!(0), &json!(2)), "{health}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ends_sessions_in_time() {
     let server = Server::start(&["--init-timeout", "1", "--idle-timeout", "1", "--max-lifetime", "2"]).await;
     let _listening = server.connect().await;
@@ -398,6 +426,7 @@ async fn says_in_one_line_what_is_wrong_with_a_flag() {
         ["--listen", "nowhere"],
         ["--parked", "some"],
         ["--request-rate", "0/1"],
+        ["--sessionless-rate", "0/60"],
         ["--trusted-proxy", "my-proxy"],
         ["--principal-header", "no header"],
         ["--surprise", "me"],

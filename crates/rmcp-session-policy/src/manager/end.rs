@@ -236,7 +236,7 @@ impl<I: SessionManager> Shared<I> {
             let places = self.settings.max_sessions.saturating_sub(core.registry.len());
             let gone = parked.map(|parked| self.parking.park(SessionId::clone(&record.id), parked, places, now));
             self.directory.remove(session);
-            core.hand_on(self);
+            core.places.put_back();
             (slot, gone)
         };
         if session.has(Flag::Barred) {

@@ -64,7 +64,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 stats.busy += usize::from(seen.active() > 0 && seen.phase() != Phase::Closing);
             }
             stats.live = stats.opening + stats.ready + stats.closing;
-            stats.reserved = stats.max_sessions - core.free - stats.live;
+            stats.reserved = stats.max_sessions - core.places.free() - stats.live;
             stats.overruled = core.registry.overruled;
         }
         (stats.parked, stats.parked_bytes) = shared.parking.size(now);

@@ -1,6 +1,5 @@
 //! What all parts of a manager share.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,7 +8,6 @@ use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 #[cfg(feature = "http")]
 use tokio::time::Instant;
@@ -20,7 +18,7 @@ use super::directory::Directory;
 use super::ends::Ends;
 use super::lot::Limits;
 use super::parking::Parking;
-use super::place::Place;
+use super::places::Places;
 use super::restore::UnderWay;
 use super::trailing::Trailing;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
@@ -36,11 +34,7 @@ use crate::transport::{Incarnations, SealKey, Session};
 #[derive(Debug)]
 pub(super) struct Core<T> {
     pub(super) registry: Registry<Session<T>>,
-    /// Places nobody holds.
-    pub(super) free: usize,
-    /// Newcomers waiting for a place, in their order. While anybody waits, no place is free.
-    pub(super) waiting: BTreeMap<u64, oneshot::Sender<Place>>,
-    pub(super) tickets: u64,
+    pub(super) places: Places,
     /// How many sessions are there whose end has begun.
     pub(super) closing: usize,
     pub(super) deadlines: Deadlines,
@@ -100,8 +94,7 @@ impl<I: SessionManager> Shared<I> {
         let deadlines = Deadlines::default();
         let ends = Ends::new([&admission, &requests].into_iter().flatten().cloned());
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
-        let core =
-            Core { registry, free: settings.max_sessions, waiting: BTreeMap::new(), tickets: 0, closing: 0, deadlines };
+        let core = Core { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
         Ok(Self {
             inner,
             settings,
