@@ -435,6 +435,22 @@ async fn a_session_that_ran_into_the_init_timeout_after_its_answer_comes_back() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_whose_client_hung_up_before_the_answer_is_not_parked() {
+    for reads in [0, 1, 2] {
+        let edge = Edge::new(Handler::default(), |b| b.init_timeout(10 * SECOND));
+        let mut answer = edge.initialize("i").await;
+        assert_eq!(answer.status, 200);
+        for _ in 0..reads {
+            answer.frame().await.expect("a priming event, then the answer");
+        }
+        drop(answer);
+        sleep(11 * SECOND).await;
+        let stats = edge.sessions.stats();
+        assert_eq!((stats.live, stats.parked), (0, usize::from(reads == 2)), "{reads} frames were read");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_whose_initialize_was_never_answered_is_not_parked() {
     let edge = Edge::new(Handler { initialize: HOUR }, |b| b.max_busy(MINUTE));
     assert_eq!(edge.initialize("i").await.status, 503);
