@@ -25,7 +25,8 @@ const VICTIM_TIMEOUT: Duration = Duration::from_millis(100);
 /// How many victims a request takes at most.
 const MAX_VICTIMS: u32 = 3;
 
-/// For how long no session may go before the requests that wait are refused: one may only just have been answered.
+/// For how long no session may go before the newcomers that wait are refused: one may only just have been answered. A restore
+/// waits for its whole turn: its client has a session, and a refusal costs it a call.
 const IDLE_GRACE: Duration = Duration::from_millis(20);
 
 /// How long a request waits at most for its turn.
@@ -227,7 +228,10 @@ impl<'a, I: SessionManager> Search<'a, I> {
             }
             Choice::Nobody => {
                 let since = *core.places.stalled_since.get_or_insert(now);
-                let refused_at = self.began.max(since) + IDLE_GRACE;
+                let refused_at = match self.kind {
+                    ArrivalKind::Restore => self.give_up,
+                    _ => self.began.max(since) + IDLE_GRACE,
+                };
                 if now >= refused_at || !core.registry.evicts() {
                     if let Some(waiting) = &mut self.waiting {
                         waiting.left = true;
