@@ -293,6 +293,33 @@ async fn a_drain_waits_for_the_refusal_of_a_call_that_came_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_in_a_session_that_was_drained_is_refused_and_not_404() {
+    let edge = Edge::new(Handler::default(), |b| b);
+    let answer = edge.initialize("i").await;
+    let session = answer.session.clone().expect("a session");
+    answer.rest().await;
+    let running = edge.spawn_call("running", "sleep", 10_000);
+    settle().await;
+    let draining = drain(&edge.sessions, HOUR);
+    settle().await;
+    assert_eq!(edge.sessions.stats().live, 0, "it was idle");
+    let list = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list"});
+    for over in [false, true] {
+        let answer = edge.within(&session, &list).await;
+        assert_eq!(answer.status, 200, "{over}: anything else ends some clients");
+        let message = &answer.messages().await[0];
+        assert_eq!((&message["id"], &message["error"]["code"]), (&json!(2), &json!(503)), "{over}: {message}");
+        assert_eq!(message["error"]["data"]["reason"], "draining", "{over}");
+        if !over {
+            assert_eq!(running.is_finished(), over);
+            sleep(11 * SECOND).await;
+            assert!(draining.is_finished());
+        }
+    }
+    assert_eq!(running.await.expect("no panic").status, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_until_the_answer_to_an_initialize_has_left_its_body() {
     let edge = Edge::new(Handler::default(), |b| b);
     let mut answer = edge.initialize("i").await;
@@ -405,6 +432,22 @@ async fn a_session_that_ran_into_the_init_timeout_after_its_answer_comes_back() 
     assert_eq!(answer.status, 200);
     assert!(answer.rest().await.contains("\"tools\""));
     assert_eq!(edge.sessions.stats().restored, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_client_hung_up_before_the_answer_is_not_parked() {
+    for reads in [0, 1, 2] {
+        let edge = Edge::new(Handler::default(), |b| b.init_timeout(10 * SECOND));
+        let mut answer = edge.initialize("i").await;
+        assert_eq!(answer.status, 200);
+        for _ in 0..reads {
+            answer.frame().await.expect("a priming event, then the answer");
+        }
+        drop(answer);
+        sleep(11 * SECOND).await;
+        let stats = edge.sessions.stats();
+        assert_eq!((stats.live, stats.parked), (0, usize::from(reads == 2)), "{reads} frames were read");
+    }
 }
 
 #[tokio::test(start_paused = true)]

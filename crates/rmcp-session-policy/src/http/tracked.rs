@@ -129,6 +129,33 @@ struct Tracking {
     /// The last event, among whose data is the answer if there was one.
     last: Bytes,
     frames_left: u8,
+    unheard: Option<Unheard>,
+}
+
+/// Told if the body of the answer to an `initialize` is dropped before the answer was taken.
+struct Unheard(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Unheard {
+    /// Whether a frame holds more than what comes before the answer.
+    fn hears(&mut self, frame: &[u8]) {
+        if memmem::find(frame, b"jsonrpc").is_some() {
+            self.0 = None;
+        }
+    }
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        if let Some(tell) = self.0.take() {
+            tell();
+        }
+    }
+}
+
+impl std::fmt::Debug for Unheard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Unheard").field(&self.0.is_some()).finish()
+    }
 }
 
 impl<B> TrackedBody<B> {
@@ -145,8 +172,17 @@ impl<B> TrackedBody<B> {
         }
         tracked.gave();
         let signal = is_event_stream.then(|| tracked.signal());
-        let tracking = Tracking { tracked, request, is_event_stream, last: Bytes::new(), frames_left: LAST_FRAMES };
+        let tracking =
+            Tracking { tracked, request, is_event_stream, last: Bytes::new(), frames_left: LAST_FRAMES, unheard: None };
         Self { inner: Some(inner), tracking: Some(tracking), signal }
+    }
+
+    /// Has `tell` called if the body is dropped before it gave the answer.
+    pub(super) fn or_unheard(mut self, tell: impl FnOnce() + Send + Sync + 'static) -> Self {
+        if let Some(tracking) = &mut self.tracking {
+            tracking.unheard = Some(Unheard(Some(Box::new(tell))));
+        }
+        self
     }
 }
 
@@ -160,6 +196,9 @@ impl Tracking {
             && !data.starts_with(b":")
         {
             self.last = data.clone();
+            if let Some(unheard) = &mut self.unheard {
+                unheard.hears(data);
+            }
         }
     }
 

@@ -180,9 +180,17 @@ impl<I: SessionManager> Visit<I> {
             self.shared.warn_of_no_sessions();
         }
         let (parts, body) = response.into_parts();
-        let body = match tracked {
-            Some(tracked) => TrackedBody::new(body, &parts.headers, tracked, request),
-            None => TrackedBody::untracked(body),
+        let body = match (tracked, parts.headers.get(SESSION_ID)) {
+            (Some(tracked), Some(id)) if opens => {
+                let (shared, id) = (Arc::downgrade(&self.shared), id.clone());
+                TrackedBody::new(body, &parts.headers, tracked, request).or_unheard(move || {
+                    if let (Some(shared), Ok(id)) = (shared.upgrade(), id.to_str()) {
+                        shared.note_unheard(id);
+                    }
+                })
+            }
+            (Some(tracked), _) => TrackedBody::new(body, &parts.headers, tracked, request),
+            (None, _) => TrackedBody::untracked(body),
         };
         Ok(Response::from_parts(parts, PolicyBody::service(body, lease)))
     }

@@ -157,7 +157,7 @@ impl<I: SessionManager> Shared<I> {
         match reason {
             Some(reason) if reason.is_restorable() => true,
             // Its client has the id, and may have taken the answer for all there is to the handshake.
-            Some(CloseReason::InitTimeout) => session.has(Flag::Initialized),
+            Some(CloseReason::InitTimeout) => session.has(Flag::Initialized) && !session.has(Flag::Unheard),
             // The request that restored it was dropped in the middle: as if it had never been asked for.
             Some(CloseReason::Ended | CloseReason::InitFailed) => {
                 session.record.restored && !session.has(Flag::Replayed) && !session.has(Flag::InitFailed)

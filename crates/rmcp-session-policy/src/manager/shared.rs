@@ -33,6 +33,8 @@ use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, Signals};
 use crate::tracker::RequestTracker;
+#[cfg(feature = "http")]
+use crate::transport::Flag;
 use crate::transport::{Incarnations, SealKey, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
@@ -247,6 +249,13 @@ impl<I: SessionManager> Shared<I> {
             }
         }
         Owner::Unknown
+    }
+
+    /// Notes that the answer to the `initialize` of a session did not reach its client.
+    pub(crate) fn note_unheard(&self, id: &str) {
+        if let Some(session) = self.find(id) {
+            session.raise(Flag::Unheard);
+        }
     }
 
     /// Counts a POST: within a session or to open one, or without a session.

@@ -47,6 +47,8 @@ pub(crate) enum Flag {
     EndTold = 1024,
     /// `initialize` was answered, and the answer was handed over to be sent.
     Initialized = 1 << 13,
+    /// The body of that answer was dropped before the client had it.
+    Unheard = 1 << 14,
 }
 
 /// Above the flags, in the same word: why the session ends, as its place among all reasons counted from 1, or 0.
