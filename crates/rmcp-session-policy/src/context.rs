@@ -30,6 +30,10 @@ struct Scope {
 pub(crate) enum Outcome {
     /// The session is not there (any more).
     NotFound,
+    /// The stream that a client wants to resume is over: there is nothing left of it.
+    StreamOver,
+    /// rmcp was told that the session is not there; it may restore it yet.
+    Absent,
     /// A newcomer, or a session that wanted to come back, was turned away.
     Refused(Box<Refusal>),
 }
@@ -210,6 +214,18 @@ impl ClientContext {
     #[must_use]
     pub const fn is_passive(&self) -> bool {
         self.passive
+    }
+
+    /// About how many bytes it keeps, itself included.
+    pub(crate) fn bytes(&self) -> usize {
+        /// The entry of a header in its map, with its share of the map's table.
+        const HEADER: usize = 112;
+        /// What an allocation of bytes that is shared keeps beside them.
+        const SHARED: usize = 32;
+        let principal = self.principal.as_ref().map_or(0, |principal| SHARED + principal.len());
+        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2 * SHARED);
+        let values = self.headers.capacity().max(self.headers.len());
+        2 * size_of::<usize>() + size_of::<Self>() + principal + values * HEADER + headers.sum::<usize>()
     }
 
     /// Runs a future in which [`current`](Self::current) is this context.

@@ -26,6 +26,9 @@ pub enum PolicyError<E: std::error::Error + 'static> {
     /// There is no such session (any more).
     #[error("session not found")]
     NotFound,
+    /// The session has no event of that id, or nothing comes after it.
+    #[error("no such event")]
+    UnknownEvent,
     /// The inner session manager gave a new session the id of one that lives.
     #[error("the inner session manager gave one id to two sessions")]
     DuplicateId,
@@ -42,6 +45,7 @@ impl<E: std::error::Error + 'static> fmt::Debug for PolicyError<E> {
             Self::AtCapacity(full) => f.debug_tuple("AtCapacity").field(full).finish(),
             Self::Draining => f.write_str("Draining"),
             Self::NotFound => f.write_str("NotFound"),
+            Self::UnknownEvent => f.write_str("UnknownEvent"),
             Self::DuplicateId => f.write_str("DuplicateId"),
             Self::Inner(_) => f.write_str("Inner(..)"),
         }
@@ -112,12 +116,36 @@ impl Refusal {
         ErrorData::new(ErrorCode(i32::from(self.status())), self.text.clone(), Some(data))
     }
 
+    /// Because there are as many listening streams without a session as there may be.
+    #[cfg(feature = "http")]
+    pub(crate) fn too_many_listeners(most: usize) -> Self {
+        Self {
+            kind: ArrivalKind::Request,
+            reason: RefusalReason::AtCapacity,
+            policy: Cow::Borrowed("listeners"),
+            retry: Retry::Unknown,
+            limit: Some(most as u64),
+            remaining: Some(0),
+            text: Cow::Owned(format!("all {most} listening streams without a session are taken")),
+        }
+    }
+
     /// Because what keeps the sessions failed.
     pub(crate) fn backend(kind: ArrivalKind) -> Self {
         Self {
             reason: RefusalReason::Backend,
             policy: Cow::Borrowed("backend"),
             text: Cow::Borrowed("the server cannot reach its sessions now"),
+            ..Self::draining(kind)
+        }
+    }
+
+    /// Because the session ended while `initialize` was being answered.
+    pub(crate) fn cut_off(kind: ArrivalKind) -> Self {
+        Self {
+            reason: RefusalReason::CutOff,
+            policy: Cow::Borrowed("cut_off"),
+            text: Cow::Borrowed("the session was closed before this request was answered"),
             ..Self::draining(kind)
         }
     }

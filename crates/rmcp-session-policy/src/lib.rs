@@ -15,6 +15,7 @@ mod stamp;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tracker;
 mod transport;
 
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub use context::ClientContext;
 pub use error::{AtCapacity, ConfigError, PolicyError};
 pub use manager::{Builder, PolicySessionManager, Select};
 pub use observe::{CloseReason, DrainReport, RefusalReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
-pub use registry::{Fingerprint, Phase, SessionKey};
+pub use registry::{Fingerprint, Phase, SessionKey, SessionOrigin};
 pub use transport::Governed;
 
 /// The guide's code, compiled and run with the doctests.

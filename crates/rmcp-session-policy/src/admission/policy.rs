@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{And, Arrival, ClientKey, Keyed, Only, Or, Permit, Rejection, Replicate, Shadow};
-use crate::registry::SessionKey;
+use super::{And, Arrival, CallerKey, ClientKey, Keyed, Only, Or, Permit, Rejection, Replicate, Shadow};
+use crate::registry::SessionOrigin;
 
 /// Decides who may come in.
 ///
@@ -66,6 +66,13 @@ pub trait AdmissionPolicy: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Hears that a session neither lives nor is parked any more: what the policy keeps of it by
+    /// [`Arrival::origin`] can go. Told by the manager, once for each session, whatever ended it; and once more if a request
+    /// of the session was still being decided when it ended, after that decision.
+    fn on_session_end(&self, session: SessionOrigin) {
+        let _: SessionOrigin = session;
+    }
+
     /// Checks the policy's settings; the manager's `build` asks.
     ///
     /// # Errors
@@ -111,6 +118,10 @@ impl<P: AdmissionPolicy + ?Sized> AdmissionPolicy for Box<P> {
         (**self).peek(arrival)
     }
 
+    fn on_session_end(&self, session: SessionOrigin) {
+        (**self).on_session_end(session);
+    }
+
     fn validate(&self) -> Result<(), InvalidSetting> {
         (**self).validate()
     }
@@ -124,6 +135,10 @@ impl<P: AdmissionPolicy + ?Sized> AdmissionPolicy for Arc<P> {
 
     fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
         (**self).peek(arrival)
+    }
+
+    fn on_session_end(&self, session: SessionOrigin) {
+        (**self).on_session_end(session);
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {
@@ -152,12 +167,14 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
         Keyed::new(self, Box::new(ClientKey::warning_of()))
     }
 
-    /// Gives every session a policy of its own: for the builder's `requests`. Requests without a session share one.
-    fn per_session(self) -> Keyed<Self, Option<SessionKey>>
+    /// Gives every session a policy of its own: for the builder's `requests`. It stays the session's across evictions and
+    /// restores, and ends with it. What is asked for without a session goes by its client, as with
+    /// [`per_client`](Self::per_client).
+    fn per_session(self) -> Keyed<Self, CallerKey>
     where
         Self: Replicate,
     {
-        Keyed::new(self, Box::new(|arrival: &Arrival<'_>| arrival.session()))
+        Keyed::new(self, Box::new(CallerKey::warning_of())).ending_with(CallerKey::Session)
     }
 
     /// Gives every key a policy of its own.
@@ -187,6 +204,8 @@ impl<P: AdmissionPolicy> AdmissionPolicyExt for P {}
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
     use tokio::time::Instant;
 
     use super::super::{ArrivalKind, Concurrent, Open};
@@ -211,6 +230,56 @@ mod tests {
             assert_eq!(policy.peek(&arrival).expect_err("one at once").policy(), "concurrent", "{policy:?}");
             drop(lease);
             assert!(policy.peek(&arrival).is_ok(), "{policy:?}");
+        }
+    }
+
+    /// Counts the ends that it is told of.
+    #[derive(Debug, Default)]
+    struct Told(AtomicUsize);
+
+    #[async_trait]
+    impl AdmissionPolicy for Told {
+        async fn admit(&self, _arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+            Ok(Permit::free())
+        }
+
+        fn on_session_end(&self, _session: SessionOrigin) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    impl Replicate for Arc<Told> {
+        fn replicate(&self) -> Self {
+            Self::clone(self)
+        }
+
+        fn is_fresh(&self, _now: Instant) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_whatever_is_around_the_policy() {
+        let told = Arc::new(Told::default());
+        let one = || Arc::clone(&told);
+        let boxed: Box<dyn AdmissionPolicy> = Box::new(one());
+        let policies: [Box<dyn AdmissionPolicy>; 8] = [
+            boxed,
+            Box::new(Arc::new(one())),
+            Box::new(one().and(Open)),
+            Box::new(Open.and(one())),
+            Box::new(Open.or(one()).or(Open)),
+            Box::new(one().only(|_: &Arrival<'_>| false)),
+            Box::new(one().shadow()),
+            Box::new(one().per_session()),
+        ];
+        for (policy, before) in policies.iter().zip(0..) {
+            let session = SessionOrigin::allocate();
+            let arrival = Arrival::new(Instant::now(), ArrivalKind::Request).with_origin(session);
+            drop(policy.admit(&arrival).await.expect("lets in"));
+            assert_eq!(told.0.load(SeqCst), before, "{policy:?}");
+            policy.on_session_end(session);
+            assert_eq!(told.0.load(SeqCst), before + 1, "{policy:?}");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use http::header::HeaderName;
 use http::request::Parts;
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tower_layer::Layer;
 
+use super::discard::Discard;
 use super::forgotten_proxy::ForgottenProxy;
 use super::forwarded;
 use super::service::PolicyService;
@@ -78,6 +80,8 @@ pub(super) struct Settings {
     elsewhere: bool,
     pub(super) without_sessions: bool,
     pub(super) sessionless: Option<Arc<dyn AdmissionPolicy>>,
+    pub(super) discard: Discard,
+    pub(super) max_listeners: Option<usize>,
     contradiction_told: Arc<AtomicBool>,
     forgotten_proxy: Arc<ForgottenProxy>,
 }
@@ -198,6 +202,25 @@ impl<I: SessionManager> PolicyLayer<I> {
     }
 }
 
+impl<I: SessionManager> PolicyLayer<I> {
+    /// Sets how much is read of the body of a request that is refused before its body was read, at most 256 of them at a
+    /// time. What is read is dropped. A client whose body is larger, or takes longer, loses its connection, and over HTTP/1
+    /// perhaps the answer. Defaults to 4 MiB and 5 seconds.
+    pub const fn discard(mut self, bytes: usize, time: Duration) -> Self {
+        self.settings.discard.bytes = bytes;
+        self.settings.discard.time = time;
+        self
+    }
+
+    /// Sets how many listening streams without a session there may be at one time, those of all layers of the manager
+    /// counted: `subscriptions/listen`, and streams that are replayed. Beyond it 503. Defaults to as many as
+    /// [`max_sessions`](crate::Builder::max_sessions).
+    pub const fn max_listeners(mut self, streams: usize) -> Self {
+        self.settings.max_listeners = Some(streams);
+        self
+    }
+}
+
 impl Settings {
     /// Whether rmcp may look for sessions that are neither live nor parked here.
     pub(super) fn restores_from_elsewhere(&self) -> bool {
@@ -282,6 +305,7 @@ impl fmt::Debug for Settings {
             .field("restores_from_elsewhere", &self.elsewhere)
             .field("without_sessions", &self.without_sessions)
             .field("sessionless", &self.sessionless)
+            .field("max_listeners", &self.max_listeners)
             .finish_non_exhaustive()
     }
 }

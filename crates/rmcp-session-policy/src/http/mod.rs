@@ -5,12 +5,16 @@
 
 mod answer;
 mod body;
+mod discard;
 mod forgotten_proxy;
 mod forwarded;
 mod layer;
+mod request;
 mod service;
+mod tracked;
+mod visit;
 
-pub use body::{PolicyBody, TeeBody};
+pub use body::{BodyError, PolicyBody, RequestBody};
 pub use layer::{ForwardedHeader, PolicyLayer};
 pub use service::PolicyService;
 
@@ -26,7 +30,7 @@ pub mod fuzzing {
     use rmcp::model::RequestId;
 
     use super::ForwardedHeader;
-    use super::body::Beginning;
+    use super::request::{Chunks, Envelope};
 
     #[must_use]
     pub fn client(peer: IpAddr, headers: &HeaderMap, header: ForwardedHeader, trusted: &[IpNet]) -> IpAddr {
@@ -34,8 +38,8 @@ pub mod fuzzing {
     }
 
     pub fn request_id<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Option<RequestId> {
-        let beginning = Beginning::default();
-        chunks.into_iter().for_each(|chunk| beginning.keep(chunk));
-        beginning.request_id()
+        let mut body = Chunks::default();
+        chunks.into_iter().for_each(|chunk| body.push(bytes::Bytes::copy_from_slice(chunk)));
+        Envelope::of(&body.join()).map(|envelope| envelope.id)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 
 use super::PolicySessionManager;
-use super::parking::Limits;
+use super::lot::Limits;
 use super::shared::Shared;
 use crate::admission::AdmissionPolicy;
 use crate::error::ConfigError;
@@ -129,14 +129,16 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
-    /// Closes a session whose handshake is not finished so long after it was created. Defaults to 30 seconds.
+    /// Closes a session whose client does not finish its handshake in that time. It counts from the answer to `initialize`:
+    /// a handler that takes long to answer has up to [`max_busy`](Self::max_busy). If the answer was sent, the session is
+    /// parked. Defaults to 30 seconds.
     pub const fn init_timeout(mut self, timeout: Duration) -> Self {
         self.settings.init_timeout = timeout;
         self
     }
 
     /// Sets how many places half-open sessions may hold before a newcomer takes the oldest one's place. Defaults to a
-    /// quarter of the capacity, at least 1.
+    /// tenth of the capacity, but not under the lesser of 5 and a quarter of it, and at least 1.
     pub const fn max_opening(mut self, sessions: usize) -> Self {
         self.max_opening = Some(sessions);
         self
@@ -148,7 +150,8 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
-    /// Sets for how long a request in flight protects its session. Defaults to 10 minutes.
+    /// Sets for how long a request in flight protects its session, and how long the answer to `initialize` may take before
+    /// the session is closed and its client is told to come back. Defaults to 10 minutes.
     pub const fn max_busy(mut self, busy: Duration) -> Self {
         self.settings.max_busy = busy;
         self
@@ -171,26 +174,29 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
-    /// Sets how many sessions may be parked; 0 parks none. Defaults to 10,000.
+    /// Sets how many sessions may be parked; 0 parks none. When there are more, those go first whose clients never called
+    /// (see [`SessionInfo::has_called`]), the oldest first, and then the oldest of the others. Defaults to 10,000.
     pub const fn max_parked(mut self, sessions: usize) -> Self {
         self.limits.entries = sessions;
         self
     }
 
-    /// Sets how many bytes the parked sessions may hold together. Defaults to 64 MiB.
+    /// Sets how many bytes the parked sessions may hold together, counted as
+    /// [`max_parked_entry_bytes`](Self::max_parked_entry_bytes) says. Defaults to 64 MiB.
     pub const fn max_parked_bytes(mut self, bytes: usize) -> Self {
         self.limits.bytes = bytes;
         self
     }
 
-    /// Sets how many bytes one parked session may hold: a client that said more in `initialize` is not parked.
-    /// Defaults to 64 KiB.
+    /// Sets how many bytes one parked session may hold; one that would hold more is not parked. Counted are what the client
+    /// said in `initialize`, the context it was opened with (principal, kept headers), the session's id, and about 200 bytes
+    /// for the entry. Defaults to 64 KiB.
     pub const fn max_parked_entry_bytes(mut self, bytes: usize) -> Self {
         self.limits.entry_bytes = bytes;
         self
     }
 
-    /// Sets for how long a session stays parked. Defaults to 24 hours.
+    /// Sets for how long a session stays parked that is not heard of. Defaults to 24 hours.
     pub const fn max_parked_age(mut self, age: Duration) -> Self {
         self.limits.age = age;
         self
@@ -228,7 +234,7 @@ impl<I: SessionManager> Builder<I> {
         if most > u32::MAX as usize {
             return Err(ConfigError::new("max_sessions", most, "allow at most 4,294,967,295 sessions"));
         }
-        let opening = self.max_opening.unwrap_or_else(|| (most / 4).max(1));
+        let opening = self.max_opening.unwrap_or_else(|| default_opening(most));
         if opening == 0 {
             return Err(ConfigError::new("max_opening", opening, "allow at least 1 half-open session"));
         }
@@ -269,12 +275,18 @@ impl<I: SessionManager> Builder<I> {
             self.settings,
             rules,
             self.limits,
-            [self.admission, self.requests],
+            [self.admission, self.requests].map(|policy| policy.map(Arc::from)),
             self.eviction,
             self.observer,
         );
-        Ok(PolicySessionManager { shared: Arc::new(shared) })
+        let no_bytes = |error| ConfigError::new("the key of event ids", error, "run where there are random bytes");
+        Ok(PolicySessionManager { shared: Arc::new(shared.map_err(no_bytes)?) })
     }
+}
+
+/// How many of `most` places half-open sessions may hold.
+fn default_opening(most: usize) -> usize {
+    (most / 10).max((most / 4).min(5)).max(1)
 }
 
 impl<I> fmt::Debug for Builder<I> {
@@ -284,5 +296,16 @@ impl<I> fmt::Debug for Builder<I> {
             .field("admission", &self.admission)
             .field("eviction", &self.eviction)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_open_sessions_hold_a_tenth_of_the_places_but_not_under_the_lesser_of_5_and_a_quarter() {
+        let defaults = [1, 3, 4, 8, 19, 20, 49, 60, 100, 1_000].map(default_opening);
+        assert_eq!(defaults, [1, 1, 1, 2, 4, 5, 5, 6, 10, 100]);
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -21,7 +21,7 @@ use crate::stamp::Stamp;
 use crate::transport::{Flag, Host, Session};
 
 /// How long the requests in flight have to be answered, and clients to come back to streams they stopped reading.
-const FAREWELL: Duration = Duration::from_millis(100);
+pub(super) const FAREWELL: Duration = Duration::from_millis(100);
 
 impl<T> Core<T> {
     pub(super) fn session(&self, key: SessionKey) -> Option<Arc<Session<T>>> {
@@ -74,8 +74,10 @@ impl<I: SessionManager> Shared<I> {
     pub(super) fn start_end(self: &Arc<Self>, session: Arc<Session<I::Transport>>) {
         let mut end = Box::pin(Arc::clone(self).end(session));
         let runtime = self.any_runtime();
-        // Its timers need a runtime from the first poll on.
-        let entered = runtime.as_ref().map(Handle::enter);
+        // Its timers need a runtime from the first poll on. One that is entered already is not entered again: a runtime that
+        // shuts down drops what is spawned on it while it looks at itself, and a second entry would panic.
+        let is_outside = Handle::try_current().is_err();
+        let entered = runtime.as_ref().filter(|_| is_outside).map(Handle::enter);
         if let Poll::Ready(_closed) = end.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return;
         }
@@ -108,7 +110,7 @@ impl<I: SessionManager> Shared<I> {
         let closed = Closed { shared: &self, session: &session };
         session.receiver.wake();
         let record = &session.record;
-        let quiet = |session: &Session<I::Transport>| session.is_answered() && !session.has_stalled_streams();
+        let quiet = |session: &Session<I::Transport>| session.is_answered() && session.is_taken();
         if !quiet(&session) {
             // A deadline that passes is part of the plan: then the streams are dropped.
             timeout(FAREWELL, session.until(quiet)).await.ok();
@@ -153,6 +155,8 @@ impl<I: SessionManager> Shared<I> {
         let reason = session.end().map(|(reason, _)| reason);
         match reason {
             Some(reason) if reason.is_restorable() => true,
+            // Its client has the id, and may have taken the answer for all there is to the handshake.
+            Some(CloseReason::InitTimeout) => session.has(Flag::Initialized),
             // The request that restored it was dropped in the middle: as if it had never been asked for.
             Some(CloseReason::Ended | CloseReason::InitFailed) => {
                 session.record.restored && !session.has(Flag::Replayed) && !session.has(Flag::InitFailed)
@@ -216,30 +220,39 @@ impl<I: SessionManager> Shared<I> {
         if !gone || !session.raise(Flag::Gone) {
             return;
         }
-        // Parked before it leaves the directory: at no moment is the id neither.
-        let parked = Self::is_parked_after(session) && self.parking.park(session, Instant::now());
-        if session.has(Flag::Barred) {
-            // Perhaps barred only after it was asked.
-            drop(self.parking.take(&session.record.id));
-        }
-        if !parked {
+        let now = Instant::now();
+        let record = &session.record;
+        let parked = Self::is_parked_after(session).then(|| self.parking.keep(session, now)).flatten();
+        let is_parked = parked.is_some();
+        if !is_parked {
             self.parking.bury(session);
         }
-        let key = session.record.key;
-        let slot = {
+        let (slot, gone) = {
             let mut core = self.lock();
             core.closing -= 1;
-            let slot = core.registry.remove(key);
+            let slot = core.registry.remove(record.key);
+            // Parked before it leaves the directory, so that at no moment the id is neither; and before its place is handed
+            // on, so that the session which comes back into that place makes room for this one.
+            let places = self.settings.max_sessions.saturating_sub(core.registry.len());
+            let gone = parked.map(|parked| self.parking.park(SessionId::clone(&record.id), parked, places, now));
             self.directory.remove(session);
-            core.hand_on(self);
-            slot
+            core.places.put_back();
+            (slot, gone)
         };
+        if session.has(Flag::Barred) {
+            // Perhaps barred only after it was asked.
+            self.parking.take(&record.id);
+        }
         drop(slot);
         session.drop_lease();
         session.raise(Flag::Left);
         // Perhaps committed only now, to a session that ended as soon as it began.
         session.drop_lease();
-        session.record.progress.ring();
+        drop(gone);
+        if !is_parked && session.raise(Flag::EndTold) {
+            self.parking.tell_end(record.serial);
+        }
+        record.progress.ring();
     }
 }
 

@@ -11,7 +11,7 @@ use crate::observe::CloseReason;
 use crate::registry::{Phase, Reading, SessionKey};
 use crate::transport::{Flag, Session};
 
-/// Ends sessions whose time has come. A use of a session never touches a timer: when the session's deadline comes, it is
+/// Ends sessions whose time has come, and forgets parked ones that are too old. A use of a session never touches a timer: when the session's deadline comes, it is
 /// asked what it did meanwhile, and gets another.
 pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
     let Some(sooner) = shared.upgrade().map(|shared| Arc::clone(&shared.lock().deadlines.sooner)) else { return };
@@ -19,7 +19,17 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
         let next = {
             let Some(shared) = shared.upgrade() else { return };
             let next = shared.lock().deadlines.next(Instant::now());
-            next.map(|key| shared.deadline_passed(key))
+            match next {
+                Ok(key) => {
+                    shared.deadline_passed(key);
+                    Ok(())
+                }
+                Err(at) => {
+                    // Nobody may ever ask for a parked session again: that it is too old is noticed here.
+                    shared.parking.expire(Instant::now());
+                    Err([at, shared.parking.next_expiry()].into_iter().flatten().min())
+                }
+            }
         };
         match next {
             Ok(()) => tokio::task::consume_budget().await,
@@ -77,6 +87,17 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
+    /// Until when a half-open session has time: the client for its next step, the handler for its answer to `initialize`.
+    fn handshake_until(&self, session: &Session<I::Transport>) -> Instant {
+        let record = &session.record;
+        let is_being_answered = session.has(Flag::Initializing) && !session.has(Flag::Initialized);
+        // The handshake is the last use of a session that is new. A replay is no client's, and has the client's time.
+        if is_being_answered && !record.restored {
+            return record.last_used().instant() + self.settings.max_busy;
+        }
+        record.answered().instant() + self.settings.init_timeout
+    }
+
     fn due(&self, session: &Session<I::Transport>, seen: Reading, now: Instant) -> Due {
         let record = &session.record;
         let mut next = None;
@@ -90,11 +111,12 @@ impl<I: SessionManager> Shared<I> {
         }
         // A restored session has said all that is to be said once its handshake was replayed.
         if seen.phase() == Phase::Opening && !session.has(Flag::Replayed) {
-            let end = record.created.instant() + self.settings.init_timeout;
+            let end = self.handshake_until(session);
             if now >= end {
                 return Due::End(CloseReason::InitTimeout);
             }
-            at(end);
+            // Should `initialize` be answered this moment, the client's time starts now.
+            at(end.min(now + self.settings.init_timeout));
         }
         if let Some(timeout) = self.settings.idle_timeout {
             let silent_since = record.last_seen().instant() + timeout;

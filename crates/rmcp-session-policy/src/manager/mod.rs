@@ -1,15 +1,22 @@
 //! The manager: admission, places, ends, deadlines, and rmcp's trait over them.
 
+mod asking;
 mod builder;
 mod create;
 mod deadlines;
 mod directory;
 mod end;
+mod ends;
+mod events;
+mod fair_queue;
 mod lifecycle;
+mod lot;
 mod operate;
 mod parking;
 mod place;
+mod places;
 mod restore;
+mod resume;
 mod session_manager;
 mod shared;
 mod trailing;

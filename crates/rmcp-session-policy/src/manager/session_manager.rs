@@ -1,7 +1,6 @@
 //! rmcp's trait.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 
 use futures_core::Stream;
 use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ClientRequest, GetExtensions, ServerJsonRpcMessage};
@@ -11,13 +10,14 @@ use rmcp::transport::streamable_http_server::session::{
 use tokio::time::Instant;
 
 use super::PolicySessionManager;
+use super::asking::Asking;
 use super::shared::{Shared, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
-use crate::context::{ClientContext, is_apart, let_go, take_kept};
+use crate::context::{ClientContext, Outcome, is_apart, let_go, note, take_kept};
 use crate::error::{PolicyError, Refusal};
 use crate::observe::CloseReason;
 use crate::registry::{Activity, Kind, Record, Software};
-use crate::transport::{Flag, Governed, GovernedStream, Session, Ticket, kind_of};
+use crate::transport::{EventSource, Flag, Governed, GovernedStream, Session, Ticket, kind_of};
 
 /// The longest name and version of a client's software that is kept, in bytes.
 const SOFTWARE_BYTES: usize = 128;
@@ -36,9 +36,10 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         id: &SessionId,
         mut message: ClientJsonRpcMessage,
     ) -> Result<ServerJsonRpcMessage, Self::Error> {
-        let session = self.shared.find_live(id)?;
         let kind = if is_replay(&message) { Kind::Replay } else { Kind::Handshake };
-        let activity = Activity::begin(&session, kind, Instant::now()).ok_or_else(not_found)?;
+        let session = self.shared.find(id).ok_or_else(|| self.shared.cut_off(kind, None))?;
+        let cut_off = || self.shared.cut_off(kind, session.end().map(|(reason, _)| reason));
+        let activity = Activity::begin(&session, kind, Instant::now()).ok_or_else(cut_off)?;
         note_software(&session, &message);
         session.raise(Flag::Initializing);
         session.record.progress.ring();
@@ -47,10 +48,14 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let answer = self.shared.inner.initialize_session(id, message).await;
         abandoned.session = None;
         let failed = !matches!(answer, Ok(ServerJsonRpcMessage::Response(_)));
-        if failed {
-            session.raise(Flag::InitFailed);
-        }
-        let answer = answer.map_err(|error| self.shared.failed_opening(&session, kind, error));
+        session.raise(if failed { Flag::InitFailed } else { Flag::Initialized });
+        let answer = match (answer, session.end()) {
+            // What answers may be the farewell.
+            (Ok(ServerJsonRpcMessage::Error(_)), Some((reason, _))) if !is_of_service(reason) => Err(cut_off()),
+            (Ok(answer), _) => Ok(answer),
+            (Err(_), _) if session.is_closing() => Err(cut_off()),
+            (Err(error), _) => Err(self.shared.failed_opening(kind, error)),
+        };
         if failed && self.shared.close(&session, CloseReason::InitFailed) {
             self.shared.start_end(session);
         }
@@ -71,7 +76,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         }
         let Some(session) = self.shared.find(id) else {
             if for_good {
-                drop(self.shared.parking.take(id));
+                self.shared.parking.take(id);
             }
             return Ok(());
         };
@@ -101,17 +106,22 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         };
         let lease = match self.shared.admit_request(&session, kind).await {
             Ok(lease) => lease,
-            Err(refusal) => return Ok(GovernedStream::Once(refused(&refusal, message))),
+            Err(refusal) => return Ok(GovernedStream::once(&session, refused(&refusal, message))),
         };
         // Read after the admission, which may have waited.
         let activity = begin(&session, held, kind, Instant::now()).ok_or_else(not_found)?.holding(lease);
-        if kind == Kind::Call && self.shared.sees_uses {
+        if kind.is_use() && self.shared.sees_uses {
             self.shared.lock().registry.used(&session.record);
         }
         Ticket::attach(&mut message, activity);
+        let incarnation = self.shared.incarnation(&session);
+        let source = match &message {
+            ClientJsonRpcMessage::Request(request) => EventSource::request(incarnation, &request.id),
+            _ => EventSource::listening(incarnation),
+        };
         let stream = self.shared.inner.create_stream(id, message).await;
         let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
-        Ok(GovernedStream::live(session, stream, false))
+        Ok(GovernedStream::live(session, stream, false, source))
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
@@ -143,11 +153,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
         let session = self.shared.find_live(id)?;
         let listening = begin_listening::<I>(&session)?;
-        let stream = self.shared.inner.create_standalone_stream(id).await;
-        let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
-        let stream = GovernedStream::live(session, stream, true);
+        let stream = self.shared.open_stream(session).await;
         drop(listening);
-        Ok(stream)
+        stream
     }
 
     async fn resume(
@@ -155,15 +163,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        let session = self.shared.find_live(id)?;
-        let listening = begin_listening::<I>(&session)?;
-        let stream = self.shared.inner.resume(id, last_event_id).await;
-        // Not told to the client: rmcp answers with an empty stream, or the client would ask for the same event for ever.
-        let stream =
-            stream.map_err(|error| if session.is_closing() { not_found() } else { PolicyError::Inner(error) })?;
-        let stream = GovernedStream::live(session, stream, true);
-        drop(listening);
-        Ok(stream)
+        self.shared.resume(id, &last_event_id).await
     }
 
     async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Self::Transport>, Self::Error> {
@@ -171,7 +171,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     }
 
     fn event_store(&self) -> Option<Arc<dyn EventStore>> {
-        self.shared.inner.event_store()
+        self.shared.events()
     }
 }
 
@@ -191,7 +191,12 @@ impl<I: SessionManager> Drop for Abandoned<'_, I> {
     }
 }
 
-fn begin_listening<I: SessionManager>(
+/// Whether a session ended because its service did, after whatever the service answered.
+const fn is_of_service(reason: CloseReason) -> bool {
+    matches!(reason, CloseReason::Ended | CloseReason::InitFailed)
+}
+
+pub(super) fn begin_listening<I: SessionManager>(
     session: &Arc<Session<I::Transport>>,
 ) -> Result<Activity<Session<I::Transport>>, PolicyError<I::Error>> {
     let activity = Activity::begin(session, Kind::Listen, Instant::now()).ok_or_else(not_found)?;
@@ -265,34 +270,53 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
+    /// An `initialize` whose session ended before it was answered: the client has no session yet that could be unknown, and
+    /// may try again.
+    fn cut_off(&self, kind: Kind, reason: Option<CloseReason>) -> PolicyError<I::Error> {
+        let draining = reason == Some(CloseReason::Drained) || self.stops_taking(ArrivalKind::Create);
+        let refusal = match kind {
+            // To the request that restores its session, that one is not there.
+            Kind::Replay => return not_found(),
+            _ if draining => Refusal::draining(ArrivalKind::Create),
+            _ => Refusal::cut_off(ArrivalKind::Create),
+        };
+        let error = if draining { PolicyError::Draining } else { PolicyError::NotFound };
+        note(Outcome::Refused(Box::new(self.turn_away(refusal, ClientContext::current().as_deref()))));
+        error
+    }
+
     /// An error of the inner manager about a session that ended meanwhile is no failure of it.
-    fn failed_within(&self, session: &Session<I::Transport>, error: I::Error) -> PolicyError<I::Error> {
+    pub(super) fn failed_within(&self, session: &Session<I::Transport>, error: I::Error) -> PolicyError<I::Error> {
         if session.is_closing() { not_found() } else { self.failed(ArrivalKind::Request, error) }
     }
 
     /// The same of a handshake, or of the replay of one: it is the session that is turned away.
-    fn failed_opening(&self, session: &Session<I::Transport>, kind: Kind, error: I::Error) -> PolicyError<I::Error> {
-        let kind = if kind == Kind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create };
-        if session.is_closing() { not_found() } else { self.failed(kind, error) }
+    fn failed_opening(&self, kind: Kind, error: I::Error) -> PolicyError<I::Error> {
+        self.failed(if kind == Kind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create }, error)
     }
 
     /// Asks whether a request may be made within a session.
     async fn admit_request(&self, session: &Session<I::Transport>, kind: Kind) -> Result<Option<Lease>, Refusal> {
-        if kind != Kind::Call {
+        if !kind.is_use() {
             return Ok(None);
         }
         let current = ClientContext::current();
         let context = current.as_deref().or(session.record.context.as_deref());
-        if self.draining.load(SeqCst) {
+        if self.stops_taking(ArrivalKind::Request) {
             return Err(self.turn_away(Refusal::draining(ArrivalKind::Request), context));
         }
         let Some(policy) = self.requests.as_deref() else { return Ok(None) };
-        let arrival = Arrival::new(Instant::now(), ArrivalKind::Request).with_session(session.record.key);
+        let record = &session.record;
+        let arrival =
+            Arrival::new(Instant::now(), ArrivalKind::Request).with_session(record.key).with_origin(record.serial);
         let arrival = match context {
             Some(context) => arrival.with_context(context),
             None => arrival,
         };
-        match policy.admit(&arrival).await {
+        let asking = Asking { shared: self, session };
+        let admitted = policy.admit(&arrival).await;
+        drop(asking);
+        match admitted {
             Ok(permit) => Ok(Some(permit.commit())),
             Err(rejection) => Err(self.turn_away(Refusal::rejected(ArrivalKind::Request, &rejection), context)),
         }

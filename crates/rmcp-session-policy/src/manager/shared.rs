@@ -1,22 +1,24 @@
 //! What all parts of a manager share.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+#[cfg(feature = "http")]
+use tokio::time::Instant;
 
 use super::builder::Settings;
 use super::deadlines::Deadlines;
 use super::directory::Directory;
-use super::parking::{Limits, Parking};
-use super::place::Place;
+use super::ends::Ends;
+use super::lot::Limits;
+use super::parking::Parking;
+use super::places::Places;
 use super::restore::UnderWay;
 use super::trailing::Trailing;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
@@ -25,17 +27,14 @@ use crate::error::{AtCapacity, PolicyError, Refusal};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, Signals};
-use crate::transport::Session;
+use crate::tracker::RequestTracker;
+use crate::transport::{Incarnations, SealKey, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
 #[derive(Debug)]
 pub(super) struct Core<T> {
     pub(super) registry: Registry<Session<T>>,
-    /// Places nobody holds.
-    pub(super) free: usize,
-    /// Newcomers waiting for a place, in their order. While anybody waits, no place is free.
-    pub(super) waiting: BTreeMap<u64, oneshot::Sender<Place>>,
-    pub(super) tickets: u64,
+    pub(super) places: Places,
     /// How many sessions are there whose end has begun.
     pub(super) closing: usize,
     pub(super) deadlines: Deadlines,
@@ -53,61 +52,74 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
     pub(super) trailing: Trailing,
+    pub(super) incarnations: Incarnations,
+    /// What the keys of event ids are made of.
+    pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
-    pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) admission: Option<Arc<dyn AdmissionPolicy>>,
     /// Who may make requests within a session.
-    pub(super) requests: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) requests: Option<Arc<dyn AdmissionPolicy>>,
     pub(super) signals: Arc<Signals>,
     pub(super) tally: Tally,
     pub(super) draining: AtomicBool,
+    /// Whether newcomers are refused, by a drain or before one.
+    pub(super) refusing: AtomicBool,
+    /// The requests of the HTTP layer that no session accounts for.
+    pub(super) tracker: Arc<RequestTracker>,
     observer: Option<Arc<dyn SessionObserver>>,
     /// Where to finish what begins outside any runtime.
     pub(super) runtime: OnceLock<Handle>,
     pub(super) lifecycle: OnceLock<AbortHandle>,
+    #[cfg(feature = "http")]
+    warned_of_no_sessions: AtomicBool,
 }
 
 impl<I: SessionManager> Shared<I> {
+    /// Makes a manager. Fails only if the operating system has no random bytes.
     pub(super) fn new(
         inner: I,
         settings: Settings,
         rules: Rules,
         limits: Limits,
-        [admission, requests]: [Option<Box<dyn AdmissionPolicy>>; 2],
+        [admission, requests]: [Option<Arc<dyn AdmissionPolicy>>; 2],
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
-    ) -> Self {
+    ) -> Result<Self, getrandom::Error> {
         let signals = Arc::<Signals>::default();
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let trailing = Trailing::new(settings.max_sessions);
-        let core = Core {
-            registry,
-            free: settings.max_sessions,
-            waiting: BTreeMap::new(),
-            tickets: 0,
-            closing: 0,
-            deadlines: Deadlines::default(),
-        };
-        Self {
+        let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
+        let deadlines = Deadlines::default();
+        let ends = Ends::new([&admission, &requests].into_iter().flatten().cloned());
+        let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
+        let core = Core { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
+        Ok(Self {
             inner,
             settings,
             core: Mutex::new(core),
             directory: Directory::default(),
             restoring: DashMap::with_hasher(RandomState::default()),
             restores: AtomicUsize::new(0),
-            parking: Parking::new(limits),
+            parking,
             trailing,
+            incarnations: Incarnations::default(),
+            seal_root: Arc::new(SealKey::random()?),
             sees_uses,
             admission,
             requests,
             signals,
             tally: Tally::default(),
             draining: AtomicBool::new(false),
+            refusing: AtomicBool::new(false),
+            tracker,
             observer,
             runtime: OnceLock::new(),
             lifecycle: OnceLock::new(),
-        }
+            #[cfg(feature = "http")]
+            warned_of_no_sessions: AtomicBool::new(false),
+        })
     }
 
     /// The lock. What panics under it are policies, and those are caught.
@@ -130,6 +142,12 @@ impl<I: SessionManager> Shared<I> {
         {
             tracing::warn!("the session observer panicked");
         }
+    }
+
+    /// Whether arrivals of that kind are refused because the server is about to stop.
+    pub(crate) fn stops_taking(&self, kind: ArrivalKind) -> bool {
+        let refuses = if kind == ArrivalKind::Create { &self.refusing } else { &self.draining };
+        refuses.load(SeqCst)
     }
 
     /// Counts and reports somebody who is turned away.
@@ -158,7 +176,7 @@ impl<I: SessionManager> Shared<I> {
             PolicyError::AtCapacity(full) => Refusal::at_capacity(kind, full),
             PolicyError::Draining => Refusal::draining(kind),
             PolicyError::Inner(_) | PolicyError::DuplicateId => Refusal::backend(kind),
-            PolicyError::NotFound => return error,
+            PolicyError::NotFound | PolicyError::UnknownEvent => return error,
         };
         context_of::note(Outcome::Refused(Box::new(self.turn_away(refusal, context))));
         error
@@ -209,8 +227,8 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Counts a POST: within a session or to open one, or without a session.
-    pub(crate) fn count_request(&self, kind: Option<ArrivalKind>) {
-        let counter = if kind == Some(ArrivalKind::Request) { &self.tally.sessionless } else { &self.tally.requests };
+    pub(crate) fn count_request(&self, is_sessionless: bool) {
+        let counter = if is_sessionless { &self.tally.sessionless } else { &self.tally.requests };
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -218,12 +236,33 @@ impl<I: SessionManager> Shared<I> {
         self.settings.max_sessions
     }
 
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(std::sync::atomic::Ordering::SeqCst)
+    pub(crate) const fn tracker(&self) -> &Arc<RequestTracker> {
+        &self.tracker
     }
 
     pub(crate) fn admission(&self) -> Option<&dyn AdmissionPolicy> {
         self.admission.as_deref()
+    }
+
+    /// The policy of requests within a session.
+    pub(crate) fn requests(&self) -> Option<&dyn AdmissionPolicy> {
+        self.requests.as_deref()
+    }
+
+    pub(crate) fn has_event_store(&self) -> bool {
+        self.inner.event_store().is_some()
+    }
+
+    /// Notes that a parked session was heard of; false if it is not parked.
+    pub(crate) fn touch_parked(&self, id: &str) -> bool {
+        self.parking.touch(id, Instant::now())
+    }
+
+    /// Says once that rmcp keeps no sessions, and the layer was not told.
+    pub(crate) fn warn_of_no_sessions(&self) {
+        if !self.warned_of_no_sessions.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            tracing::warn!("rmcp serves requests without sessions: tell the layer by without_sessions() (said once)");
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::activity::Kind;
 use super::bell::Bell;
 use super::fingerprint::Fingerprint;
 use super::key::SessionKey;
+use super::origin::{Origin, SessionOrigin};
 use super::requests::{Requests, Ticket};
 use super::signals::Signals;
 use super::state::{Phase, Reading, State};
@@ -27,19 +28,6 @@ const NEXT_STEP: Duration = Duration::from_millis(100);
 pub(crate) struct Software {
     pub(crate) name: Box<str>,
     pub(crate) version: Box<str>,
-}
-
-/// Where a session came from, kept across its incarnations.
-#[derive(Clone, Debug)]
-pub(crate) struct Origin {
-    pub(crate) id: SessionId,
-    pub(crate) context: Option<Arc<ClientContext>>,
-    /// When the first incarnation was created; the lifetime counts from here.
-    pub(crate) opened: Stamp,
-    pub(crate) last_used: Stamp,
-    pub(crate) last_seen: Stamp,
-    pub(crate) uses: u64,
-    pub(crate) restored: bool,
 }
 
 /// What holds a record. The registry keeps it, so that a session is one object in memory.
@@ -64,6 +52,7 @@ pub(crate) struct Record {
     pub(crate) key: SessionKey,
     pub(crate) restored: bool,
     mark: AtomicBool,
+    called: AtomicBool,
     open_streams: AtomicU32,
     /// These three are read by anybody, and written only under the lock of the requests, which each activity takes anyway.
     last_used: AtomicU64,
@@ -74,6 +63,7 @@ pub(crate) struct Record {
     answered: AtomicU64,
     requests: Mutex<Requests>,
     signals: Arc<Signals>,
+    pub(crate) serial: SessionOrigin,
     pub(crate) created: Stamp,
     pub(crate) opened: Stamp,
     pub(crate) context: Option<Arc<ClientContext>>,
@@ -90,6 +80,7 @@ impl Record {
         Self {
             key,
             id: origin.id,
+            serial: origin.serial,
             created,
             opened: origin.opened,
             restored: origin.restored,
@@ -102,6 +93,7 @@ impl Record {
             answered: AtomicU64::new(created.0),
             open_streams: AtomicU32::new(0),
             mark: AtomicBool::new(false),
+            called: AtomicBool::new(origin.called),
             requests: Mutex::default(),
             signals,
             progress: Bell::default(),
@@ -125,6 +117,11 @@ impl Record {
         self.uses.load(Relaxed)
     }
 
+    /// Whether its client, in any incarnation, made a request that hosts do not make by themselves.
+    pub(crate) fn has_called(&self) -> bool {
+        self.called.load(Relaxed)
+    }
+
     pub(crate) fn open_streams(&self) -> usize {
         self.open_streams.load(SeqCst) as usize
     }
@@ -143,7 +140,7 @@ impl Record {
 
     fn touch(&self, kind: Kind, at: Stamp, _locked: &MutexGuard<'_, Requests>) {
         let touched = match kind {
-            Kind::Call | Kind::Message | Kind::Handshake => &self.last_used,
+            Kind::Call | Kind::List | Kind::Message | Kind::Handshake => &self.last_used,
             Kind::Ping | Kind::Listen => &self.last_heard,
             Kind::Replay | Kind::Lease => return,
         };
@@ -173,16 +170,19 @@ impl Record {
         at: Stamp,
     ) -> Ticket {
         self.touch(kind, at, &requests);
-        if kind == Kind::Call {
+        if kind.is_use() {
             self.uses.store(self.uses() + 1, Relaxed);
             self.mark.store(true, Relaxed);
+        }
+        if kind == Kind::Call {
+            self.called.store(true, Relaxed);
         }
         if let Some(ticket) = instead {
             requests.end(ticket);
         }
         let ticket = requests.begin(at);
         drop(requests);
-        if matches!(kind, Kind::Call | Kind::Ping) {
+        if kind.is_use() || kind == Kind::Ping {
             self.ready();
         }
         ticket
@@ -201,18 +201,23 @@ impl Record {
         let (reading, met) = self.state.end();
         if met {
             self.signals.idle.push(self.key);
-            self.signals.freed.notify_waiters();
+            self.signals.evictable.notify_waiters();
         }
         if reading.active() == 0 {
             match reading.phase() {
                 Phase::Closing => self.progress.ring(),
-                Phase::Opening => self.signals.handshake.notify_waiters(),
+                Phase::Opening => self.signals.evictable.notify_waiters(),
                 Phase::Ready => {}
             }
             if self.signals.draining.load(SeqCst) {
                 self.signals.calm.notify_waiters();
             }
         }
+    }
+
+    /// When `initialize` was answered; before that, when the session was created.
+    pub(crate) fn answered(&self) -> Stamp {
+        Stamp(self.answered.load(Relaxed))
     }
 
     /// Until when a half-open session is kept for what its client says to the answer to its `initialize`.
@@ -232,7 +237,7 @@ impl Record {
     pub(crate) fn left_opening(&self) {
         if !self.restored {
             self.signals.opening.fetch_sub(1, SeqCst);
-            self.signals.handshake.notify_waiters();
+            self.signals.evictable.notify_waiters();
         }
     }
 
@@ -303,6 +308,21 @@ mod tests {
         drop(busy);
         assert_eq!(stage.signals.idle.len(), 1);
         assert_eq!(stage.victim(), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hosts_do_by_themselves_is_a_use_and_no_call() {
+        let mut stage = Stage::new(Lru::new());
+        let one = stage.opening();
+        for kind in [Kind::Handshake, Kind::Message, Kind::Ping, Kind::Listen, Kind::Replay, Kind::Lease] {
+            drop(begin(&one, kind));
+            assert_eq!((one.uses(), one.has_called()), (0, false), "{kind:?}");
+        }
+        drop(begin(&one, Kind::List));
+        assert_eq!((one.uses(), one.has_called(), one.is_marked()), (1, false, true));
+        assert_eq!(one.state.read().phase(), Phase::Ready);
+        drop(begin(&one, Kind::Call));
+        assert_eq!((one.uses(), one.has_called()), (2, true));
     }
 
     #[tokio::test(start_paused = true)]
@@ -436,10 +456,10 @@ mod loom_tests {
             let busy = call(&record);
             let mut end = Some(thread::spawn(move || drop(busy)));
             let signals = Arc::clone(&stage.signals);
-            let mut freed = pin!(signals.freed.notified());
+            let mut freed = pin!(signals.evictable.notified());
             freed.as_mut().enable();
             if stage.victim().is_none() {
-                wait(&signals.freed, freed, &mut end);
+                wait(&signals.evictable, freed, &mut end);
                 assert_eq!(stage.victim(), Some(1));
             }
             end.into_iter().for_each(|end| end.join().unwrap());
@@ -457,12 +477,12 @@ mod loom_tests {
             let busy = begin(&record, Kind::Handshake).unwrap();
             let mut end = Some(thread::spawn(move || drop(busy)));
             let signals = Arc::clone(&stage.signals);
-            let mut handshake = pin!(signals.handshake.notified());
+            let mut handshake = pin!(signals.evictable.notified());
             handshake.as_mut().enable();
             let choice = stage.choose();
             if !matches!(choice, Choice::Victim(_)) {
                 assert!(matches!(choice, Choice::Handshakes));
-                wait(&signals.handshake, handshake, &mut end);
+                wait(&signals.evictable, handshake, &mut end);
                 assert_eq!(stage.victim(), Some(1));
             }
             end.into_iter().for_each(|end| end.join().unwrap());
@@ -477,11 +497,11 @@ mod loom_tests {
             let record = stage.opening();
             let mut ready = Some(beside(&record, |record| record.ready()));
             let signals = Arc::clone(&stage.signals);
-            let mut handshake = pin!(signals.handshake.notified());
+            let mut handshake = pin!(signals.evictable.notified());
             handshake.as_mut().enable();
             if stage.victim().is_none() {
                 // It is half-open no longer, and counts as such a moment more.
-                wait(&signals.handshake, handshake, &mut ready);
+                wait(&signals.evictable, handshake, &mut ready);
                 assert_eq!(stage.victim(), Some(1));
             }
             ready.into_iter().for_each(|ready| ready.join().unwrap());

@@ -5,13 +5,17 @@
 //! of the wrapper is the end of the incarnation.
 
 mod cell;
+mod event_id;
 mod governed;
+mod seal;
 mod session;
 mod stream;
 mod ticket;
 
+pub(crate) use event_id::{EventId, EventSource, Incarnations, Resumption};
 pub use governed::Governed;
 pub(crate) use governed::kind_of;
+pub(crate) use seal::{LazySealKey, SealKey};
 pub(crate) use session::{Flag, Host, Session};
 pub(crate) use stream::GovernedStream;
 pub(crate) use ticket::Ticket;

@@ -9,7 +9,8 @@ use futures_util::task::AtomicWaker;
 use slab::Slab;
 
 use super::cell::Cell;
-use super::stream::Slot;
+use super::seal::{LazySealKey, SealKey};
+use super::stream::{Delivery, Slot};
 use crate::admission::Lease;
 use crate::observe::CloseReason;
 use crate::registry::{Phase, Record, Recorded};
@@ -39,6 +40,10 @@ pub(crate) enum Flag {
     Left = 256,
     /// It was deleted or revoked while its end was under way, so it must not come back.
     Barred = 512,
+    /// The policies were told that it has ended for good.
+    EndTold = 1024,
+    /// `initialize` was answered, and the answer was handed over to be sent.
+    Initialized = 1 << 13,
 }
 
 /// Above the flags, in the same word: why the session ends, as its place among all reasons counted from 1, or 0.
@@ -57,6 +62,8 @@ pub(crate) struct Session<T> {
     /// Wakes the transport's `receive`.
     pub(crate) receiver: AtomicWaker,
     belongings: Mutex<Belongings>,
+    /// What the ids of its events are sealed with.
+    seal_key: LazySealKey,
     /// The inner transport.
     pub(crate) cell: Cell<T>,
 }
@@ -90,13 +97,14 @@ impl<T> Drop for OnItsWay<T> {
 }
 
 impl<T> Session<T> {
-    pub(crate) fn new(record: Record, transport: T, parcel: Option<Arc<[u8]>>) -> Self {
+    pub(crate) fn new(record: Record, transport: T, parcel: Option<Arc<[u8]>>, root: Arc<SealKey>) -> Self {
         Self {
             record,
             flags: AtomicU32::new(0),
             ended: AtomicU64::new(0),
             receiver: AtomicWaker::new(),
             belongings: Mutex::new(Belongings { parcel, ..Belongings::default() }),
+            seal_key: LazySealKey::new(root),
             cell: Cell::new(transport),
             on_their_way: AtomicU32::new(0),
         }
@@ -174,26 +182,39 @@ impl<T> Session<T> {
         self.lock().parcel.take()
     }
 
+    /// What the ids of its events are sealed with.
+    pub(crate) fn seal_key(&self) -> &SealKey {
+        self.seal_key.get(|root| root.of_session(&self.record.id))
+    }
+
+    /// Whether the inner transport has all that the service has said.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.on_their_way.load(SeqCst) == 0
+    }
+
     /// Whether nothing is in flight, neither a request nor an answer; or nothing can be answered any more.
     pub(crate) fn is_answered(&self) -> bool {
-        let quiet = self.record.state.read().active() == 0 && self.on_their_way.load(SeqCst) == 0;
+        let quiet = self.record.state.read().active() == 0 && self.is_delivered();
         quiet || self.has(Flag::Dropped)
     }
 
-    /// Whether a stream has something for a client that does not take it.
-    pub(crate) fn has_stalled_streams(&self) -> bool {
-        self.lock().streams.iter().any(|(_, slot)| slot.is_stalled())
+    fn streams(&self) -> Vec<Arc<Slot>> {
+        self.lock().streams.iter().map(|(_, slot)| Arc::clone(slot)).collect()
+    }
+
+    /// Whether the clients of all streams have taken what there is.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.streams().iter().all(|slot| slot.delivery() == Delivery::Done)
+    }
+
+    /// Whether a client is about to take what a stream has for it.
+    pub(crate) fn has_due_streams(&self) -> bool {
+        self.streams().iter().any(|slot| slot.delivery() == Delivery::Due)
     }
 
     /// Drops the streams that nobody polls; tells whether there were any.
     pub(crate) fn sever_stalled_streams(&self) -> bool {
-        let stalled: Vec<_> = self
-            .lock()
-            .streams
-            .iter()
-            .filter(|(_, slot)| slot.is_stalled())
-            .map(|(_, slot)| Arc::clone(slot))
-            .collect();
+        let stalled: Vec<_> = self.streams().into_iter().filter(|slot| slot.is_stalled()).collect();
         stalled.iter().for_each(|slot| slot.sever());
         !stalled.is_empty()
     }

@@ -1,0 +1,159 @@
+//! Seals: what makes a text ours, for one session or one principal.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use blake3::{Hash, Hasher};
+
+/// How many bytes of the keyed hash a seal keeps.
+const SEAL_BYTES: usize = 16;
+
+/// How long a seal is as text.
+pub(crate) const SEAL_CHARS: usize = 22;
+
+/// A key that seals texts, and knows its own seals again.
+///
+/// A sealed text is `<text>.<seal>`: the seal is the first half of the keyed BLAKE3 hash of the text, in base64url. It tells
+/// nothing of the key.
+///
+/// A manager has one key of its own, which no client knows. The keys of sessions and principals are made of it: a client
+/// knows the id of its session, and must not be able to seal what it likes.
+#[derive(Clone)]
+pub(crate) struct SealKey([u8; 32]);
+
+impl SealKey {
+    /// A key that only this process knows.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the operating system has no random bytes.
+    pub(crate) fn random() -> Result<Self, getrandom::Error> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// The key of a session, the same in each incarnation.
+    pub(crate) fn of_session(&self, id: &str) -> Self {
+        self.derive("session", id)
+    }
+
+    /// The key of a principal, or of requests without one.
+    pub(crate) fn of_principal(&self, principal: Option<&str>) -> Self {
+        match principal {
+            Some(principal) => self.derive("principal", principal),
+            None => self.derive("anonymous", ""),
+        }
+    }
+
+    fn derive(&self, purpose: &str, name: &str) -> Self {
+        let mut hasher = Hasher::new_keyed(&self.0);
+        hasher.update(purpose.as_bytes()).update(&[0]).update(name.as_bytes());
+        Self(hasher.finalize().into())
+    }
+
+    fn hash(&self, text: &str) -> [u8; SEAL_BYTES] {
+        let mut seal = [0; SEAL_BYTES];
+        seal.copy_from_slice(&blake3::keyed_hash(&self.0, text.as_bytes()).as_bytes()[..SEAL_BYTES]);
+        seal
+    }
+
+    /// Appends the seal.
+    pub(crate) fn seal(&self, text: &mut String) {
+        let seal = self.hash(text);
+        text.push('.');
+        URL_SAFE_NO_PAD.encode_string(seal, text);
+    }
+
+    /// Gives the text back that this key has sealed. Compares in constant time.
+    pub(crate) fn open<'a>(&self, sealed: &'a str) -> Option<&'a str> {
+        let (text, seal) = sealed.rsplit_once('.')?;
+        // A decoder may ask for more room than it needs in the end.
+        let mut bytes = [0; SEAL_CHARS];
+        if seal.len() != SEAL_CHARS || URL_SAFE_NO_PAD.decode_slice(seal, &mut bytes).ok()? != SEAL_BYTES {
+            return None;
+        }
+        // Hashes are compared in constant time.
+        let padded = |half: &[u8]| {
+            let mut whole = [0; 32];
+            whole[..SEAL_BYTES].copy_from_slice(half);
+            Hash::from_bytes(whole)
+        };
+        if padded(&self.hash(text)) != padded(&bytes[..SEAL_BYTES]) {
+            return None;
+        }
+        Some(text)
+    }
+}
+
+impl fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealKey(..)")
+    }
+}
+
+/// The key of one session or principal, made when it is first needed: most never need it.
+#[derive(Debug)]
+pub(crate) struct LazySealKey {
+    root: Arc<SealKey>,
+    key: OnceLock<SealKey>,
+}
+
+impl LazySealKey {
+    /// A key to be made of this one.
+    pub(crate) const fn new(root: Arc<SealKey>) -> Self {
+        Self { root, key: OnceLock::new() }
+    }
+
+    pub(crate) fn get(&self, make: impl FnOnce(&SealKey) -> SealKey) -> &SealKey {
+        self.key.get_or_init(|| make(&self.root))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_session_and_each_principal_has_a_key_of_its_own() {
+        let [root, other] = [SealKey([1; 32]), SealKey([2; 32])];
+        let keys = [
+            root.of_session("a"),
+            root.of_session("b"),
+            root.of_session(""),
+            root.of_principal(Some("a")),
+            root.of_principal(Some("b")),
+            root.of_principal(Some("")),
+            root.of_principal(None),
+            other.of_session("a"),
+            other.of_principal(Some("a")),
+            other.of_principal(None),
+            SealKey::random().expect("random bytes"),
+            SealKey::random().expect("random bytes"),
+            root,
+            other,
+        ];
+        for (place, key) in keys.iter().enumerate() {
+            let mut sealed = "text".to_owned();
+            key.seal(&mut sealed);
+            for (other, stranger) in keys.iter().enumerate() {
+                assert_eq!(stranger.open(&sealed), (place == other).then_some("text"), "{place} by {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_shows_nothing_of_itself() {
+        assert_eq!(format!("{:?}", SealKey([1; 32]).of_session("secret")), "SealKey(..)");
+    }
+
+    /// Another server and another version must agree.
+    #[test]
+    fn the_seal_of_one_key_and_session_is_always_the_same() {
+        let mut sealed = "0/3.17.Nw".to_owned();
+        SealKey([1; 32]).of_session("8b1f6c1e-7d55-4b7e-9f0c-1f0f3a5c2d11").seal(&mut sealed);
+        assert_eq!(sealed, "0/3.17.Nw.ZI4Y3VrJ4yFkdgLJr-Gjaw");
+    }
+}
