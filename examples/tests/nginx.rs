@@ -375,7 +375,7 @@ async fn in_a_drain_calls_under_way_are_answered_and_newcomers_are_told() {
         server.until_busy(10).await;
         server.terminate();
         let newcomer = Caller::new(&nginx, [127, 0, 0, 2]);
-        // Until the drain is over and nobody listens any more, which is when a proxy says 502.
+        // Once the drain is over the port is closed, and a proxy says 502.
         let told = loop {
             let status = newcomer.status(None, &initialize(), 0).await;
             if status != "200" {
