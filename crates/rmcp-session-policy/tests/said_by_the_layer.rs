@@ -25,7 +25,7 @@ fn layer() -> PolicyLayer<LocalSessionManager> {
     sessions.layer().peer(|parts: &Parts| parts.extensions.get::<IpAddr>().copied())
 }
 
-/// Sends so many requests from a peer through one layer around a service that answers everything.
+/// Sends requests from a peer through one layer around a service that answers everything.
 async fn send(layer: &PolicyLayer<LocalSessionManager>, requests: usize, peer: IpAddr, header: Option<&'static str>) {
     let answer = |_| async { Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new())) };
     let mut service = layer.layer(service_fn(answer));

@@ -127,7 +127,7 @@ async fn a_session_opened_at_one_service_is_unknown_at_another_live_and_parked()
     }
 }
 
-/// A store of somebody else, under several servers.
+/// A store of another library, under several servers.
 #[derive(Clone, Default)]
 struct Elsewhere(Arc<Mutex<HashMap<String, SessionState>>>);
 
@@ -149,7 +149,7 @@ impl SessionStore for Elsewhere {
 }
 
 #[tokio::test]
-async fn a_session_of_elsewhere_belongs_to_nobody_who_happens_to_ask_first() {
+async fn a_session_of_elsewhere_does_not_go_to_the_client_that_asks_first() {
     let store = Elsewhere::default();
     let server = |set: fn(Layer) -> Layer| {
         let sessions = Arc::new(PolicySessionManager::local().build().expect("valid"));

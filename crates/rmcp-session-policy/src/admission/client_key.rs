@@ -111,7 +111,7 @@ mod tests {
     fn clients_behind_a_translator_are_told_apart_by_the_ipv4_address_inside() {
         assert_eq!(key(&address("64:ff9b::192.0.2.1")), key(&address("192.0.2.1")));
         assert_ne!(key(&address("64:ff9b::192.0.2.1")), key(&address("64:ff9b::192.0.2.2")));
-        // Of a network's own prefix nobody else knows where the IPv4 address is.
+        // Where the IPv4 address is in a network's own prefix is known to that network only.
         assert_ne!(key(&address("64:ff9b:1::192.0.2.1")), key(&address("64:ff9b:1::192.0.2.2")));
         // Teredo: the server's address, flags, and port and address of the client, inverted.
         assert_eq!(key(&address("2001:0:4136:e378:8000:63bf:3fff:fdfe")), key(&address("192.0.2.1")));

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// fit beside it into 64 bits.
 const LONGEST: u64 = 36_500 * 24 * 3_600 * 1_000_000_000;
 
-/// How many, and how fast they come back. In nanoseconds.
+/// How many tokens there are, and how fast they come back. In nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quota {
     /// The time in which one token comes back, rounded up: rounding lets nobody in who would not be otherwise.
@@ -29,7 +29,7 @@ impl Quota {
     pub(super) fn admit(self, arrival_time: u64, now: u64) -> Result<u64, u64> {
         let after = self.after(arrival_time, now);
         let latest = now.saturating_add(self.full);
-        // At the end of time nobody comes in, since nothing comes back.
+        // At the end of time every arrival is refused, since no token comes back.
         if after <= latest && after < u64::MAX { Ok(after) } else { Err((after - latest).max(1)) }
     }
 
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_end_of_time_nobody_comes_in() {
+    fn at_the_end_of_time_every_arrival_is_refused() {
         let quota = Quota::new(10, 3).expect("valid");
         assert_eq!(quota.admit(u64::MAX - 5, u64::MAX - 5), Err(1));
         assert_eq!(quota.admit(u64::MAX, u64::MAX), Err(1));

@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_beyond_the_reach_of_the_clock_are_named_and_let_nobody_in() {
+    fn settings_beyond_the_reach_of_the_clock_are_named_and_refuse_every_arrival() {
         let year = 365 * 24 * crate::HOUR;
         let text = |policy: TokenBucket| {
             assert_eq!(admit(&policy, Instant::now()).expect_err("nobody").retry(), Retry::Never);
