@@ -218,6 +218,7 @@ impl<I: SessionManager> Shared<I> {
         }
         // Parked before it leaves the directory: at no moment is the id neither.
         let parked = Self::is_parked_after(session) && self.parking.park(session, Instant::now());
+        self.settle_streams(session, parked);
         if session.has(Flag::Barred) {
             // Perhaps barred only after it was asked.
             drop(self.parking.take(&session.record.id));

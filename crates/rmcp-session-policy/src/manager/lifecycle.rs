@@ -18,8 +18,10 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
     loop {
         let next = {
             let Some(shared) = shared.upgrade() else { return };
-            let next = shared.lock().deadlines.next(Instant::now());
-            next.map(|key| shared.deadline_passed(key))
+            let now = Instant::now();
+            let streams = shared.end_overdue_streams(now);
+            let next = shared.lock().deadlines.next(now);
+            next.map(|key| shared.deadline_passed(key)).map_err(|next| next.into_iter().chain(streams).min())
         };
         match next {
             Ok(()) => tokio::task::consume_budget().await,

@@ -6,6 +6,7 @@ mod deadlines;
 mod directory;
 mod end;
 mod lifecycle;
+mod listen;
 mod operate;
 mod parking;
 mod place;

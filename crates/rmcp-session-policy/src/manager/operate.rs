@@ -66,6 +66,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
             stats.overruled = core.registry.overruled;
         }
         (stats.parked, stats.parked_bytes) = shared.parking.size(now);
+        stats.parked_streams = shared.held.len();
         shared.tally.fill(&mut stats);
         stats
     }
@@ -155,6 +156,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         let deadline = Instant::now() + deadline.min(LONGEST_DRAIN);
         shared.signals.draining.store(true, SeqCst);
         shared.draining.store(true, SeqCst);
+        shared.held.close();
         tracing::info!("draining");
         let mut report = DrainReport::default();
         loop {

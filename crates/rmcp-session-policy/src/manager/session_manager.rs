@@ -11,6 +11,7 @@ use rmcp::transport::streamable_http_server::session::{
 use tokio::time::Instant;
 
 use super::PolicySessionManager;
+use super::listen::begin_listening;
 use super::shared::{Shared, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
 use crate::context::{ClientContext, is_apart, let_go, take_kept};
@@ -128,6 +129,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         if !replay && (initialized || session.record.restored) {
             session.record.ready();
         }
+        if replay && initialized {
+            self.shared.join_held(&session).await;
+        }
         let accepted = self.shared.inner.accept_message(id, message).await;
         if replay && initialized && accepted.is_ok() {
             session.raise(Flag::Replayed);
@@ -141,13 +145,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         &self,
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        let session = self.shared.find_live(id)?;
-        let listening = begin_listening::<I>(&session)?;
-        let stream = self.shared.inner.create_standalone_stream(id).await;
-        let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
-        let stream = GovernedStream::live(session, stream, true);
-        drop(listening);
-        Ok(stream)
+        self.shared.listen(id).await
     }
 
     async fn resume(
@@ -155,13 +153,16 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
+        if self.shared.was_parked(id) {
+            return self.shared.listen(id).await;
+        }
         let session = self.shared.find_live(id)?;
         let listening = begin_listening::<I>(&session)?;
         let stream = self.shared.inner.resume(id, last_event_id).await;
         // Not told to the client: rmcp answers with an empty stream, or the client would ask for the same event for ever.
         let stream =
             stream.map_err(|error| if session.is_closing() { not_found() } else { PolicyError::Inner(error) })?;
-        let stream = GovernedStream::live(session, stream, true);
+        let stream = self.shared.listening(&session, GovernedStream::live(Arc::clone(&session), stream, true));
         drop(listening);
         Ok(stream)
     }
@@ -176,9 +177,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
 }
 
 /// Ends a session whose `initialize` nobody waits for any more: its id was never told to the client.
-struct Abandoned<'a, I: SessionManager> {
-    shared: &'a Arc<Shared<I>>,
-    session: Option<Arc<Session<I::Transport>>>,
+pub(super) struct Abandoned<'a, I: SessionManager> {
+    pub(super) shared: &'a Arc<Shared<I>>,
+    pub(super) session: Option<Arc<Session<I::Transport>>>,
 }
 
 impl<I: SessionManager> Drop for Abandoned<'_, I> {
@@ -189,16 +190,6 @@ impl<I: SessionManager> Drop for Abandoned<'_, I> {
             self.shared.start_end(session);
         }
     }
-}
-
-fn begin_listening<I: SessionManager>(
-    session: &Arc<Session<I::Transport>>,
-) -> Result<Activity<Session<I::Transport>>, PolicyError<I::Error>> {
-    let activity = Activity::begin(session, Kind::Listen, Instant::now()).ok_or_else(not_found)?;
-    if session.record.restored {
-        session.record.ready();
-    }
-    Ok(activity)
 }
 
 /// A session that takes requests, and what `has_session` kept of it for this one.
@@ -266,7 +257,7 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// An error of the inner manager about a session that ended meanwhile is no failure of it.
-    fn failed_within(&self, session: &Session<I::Transport>, error: I::Error) -> PolicyError<I::Error> {
+    pub(super) fn failed_within(&self, session: &Session<I::Transport>, error: I::Error) -> PolicyError<I::Error> {
         if session.is_closing() { not_found() } else { self.failed(ArrivalKind::Request, error) }
     }
 

@@ -25,7 +25,7 @@ use crate::error::{AtCapacity, PolicyError, Refusal};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, Signals};
-use crate::transport::Session;
+use crate::transport::{HeldStreams, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) restoring: DashMap<SessionId, Arc<UnderWay>, RandomState>,
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
+    /// The listening streams of parked sessions.
+    pub(super) held: Arc<HeldStreams<I::Transport>>,
     pub(super) trailing: Trailing,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
@@ -81,13 +83,16 @@ impl<I: SessionManager> Shared<I> {
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let trailing = Trailing::new(settings.max_sessions);
+        let deadlines = Deadlines::default();
+        let held = Arc::new(HeldStreams::new(settings.max_parked_streams, Arc::clone(&deadlines.sooner)));
+        let leaves = Arc::clone(&held);
         let core = Core {
             registry,
             free: settings.max_sessions,
             waiting: BTreeMap::new(),
             tickets: 0,
             closing: 0,
-            deadlines: Deadlines::default(),
+            deadlines,
         };
         Self {
             inner,
@@ -96,7 +101,8 @@ impl<I: SessionManager> Shared<I> {
             directory: Directory::default(),
             restoring: DashMap::with_hasher(RandomState::default()),
             restores: AtomicUsize::new(0),
-            parking: Parking::new(limits),
+            parking: Parking::new(limits, Box::new(move |id| leaves.end(id))),
+            held,
             trailing,
             sees_uses,
             admission,
@@ -227,6 +233,7 @@ pub(super) fn not_found<E: std::error::Error>() -> PolicyError<E> {
 
 impl<I: SessionManager> Drop for Shared<I> {
     fn drop(&mut self) {
+        self.held.close();
         if let Some(task) = self.lifecycle.get() {
             task.abort();
         }

@@ -6,12 +6,16 @@
 
 mod cell;
 mod governed;
+mod held;
+mod listener;
 mod session;
 mod stream;
 mod ticket;
 
 pub use governed::Governed;
 pub(crate) use governed::kind_of;
+pub(crate) use held::{HeldStreams, Reserved};
+pub(crate) use listener::Listening;
 pub(crate) use session::{Flag, Host, Session};
 pub(crate) use stream::GovernedStream;
 pub(crate) use ticket::Ticket;

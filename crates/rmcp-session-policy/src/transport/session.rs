@@ -3,12 +3,13 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 
 use super::cell::Cell;
+use super::listener::Listener;
 use super::stream::Slot;
 use crate::admission::Lease;
 use crate::observe::CloseReason;
@@ -56,15 +57,16 @@ pub(crate) struct Session<T> {
     ended: AtomicU64,
     /// Wakes the transport's `receive`.
     pub(crate) receiver: AtomicWaker,
-    belongings: Mutex<Belongings>,
+    belongings: Mutex<Belongings<T>>,
     /// The inner transport.
     pub(crate) cell: Cell<T>,
 }
 
 /// What a session holds.
-#[derive(Default)]
-struct Belongings {
+struct Belongings<T> {
     streams: Slab<Arc<Slot>>,
+    /// The listening streams that may be held when the session is parked, the newest last; `None` once that is settled.
+    listeners: Option<Vec<Weak<Listener<T>>>>,
     /// Boxed, because most sessions hold nothing.
     lease: Option<Box<Lease>>,
     /// What parking keeps of the session, as serialized by the store.
@@ -96,13 +98,13 @@ impl<T> Session<T> {
             flags: AtomicU32::new(0),
             ended: AtomicU64::new(0),
             receiver: AtomicWaker::new(),
-            belongings: Mutex::new(Belongings { parcel, ..Belongings::default() }),
+            belongings: Mutex::new(Belongings { streams: Slab::new(), listeners: Some(Vec::new()), lease: None, parcel }),
             cell: Cell::new(transport),
             on_their_way: AtomicU32::new(0),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Belongings> {
+    fn lock(&self) -> MutexGuard<'_, Belongings<T>> {
         self.belongings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,6 +149,29 @@ impl<T> Session<T> {
     pub(crate) fn remove_stream(&self, place: usize) {
         let slot = self.lock().streams.try_remove(place);
         drop(slot);
+    }
+
+    /// Has a listening stream; false if it has ended, and its streams were asked for.
+    pub(super) fn listen(&self, listener: &Arc<Listener<T>>) -> bool {
+        let mut belongings = self.lock();
+        let Some(listeners) = &mut belongings.listeners else { return false };
+        // Those that hung up are forgotten as often as the list would grow.
+        if listeners.len() == listeners.capacity() {
+            listeners.retain(|listener| listener.strong_count() > 0);
+        }
+        listeners.push(Arc::downgrade(listener));
+        true
+    }
+
+    /// The listening streams that are open, the newest last.
+    pub(super) fn listeners(&self) -> Vec<Arc<Listener<T>>> {
+        self.lock().listeners.iter().flatten().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The listening streams that are open at its end, the newest last. From now on it has none.
+    pub(crate) fn take_listeners(&self) -> Vec<Arc<Listener<T>>> {
+        let listeners = self.lock().listeners.take();
+        listeners.into_iter().flatten().filter_map(|listener| listener.upgrade()).collect()
     }
 
     /// Holds what its admission gave.

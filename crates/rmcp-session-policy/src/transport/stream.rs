@@ -10,6 +10,7 @@ use futures_core::Stream;
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 use tokio::time::Instant;
 
+use super::listener::Listening;
 use super::session::Session;
 
 /// How many messages are kept for a client of a stream that was dropped; rmcp's own streams hold no more than 16.
@@ -64,6 +65,8 @@ impl Slot {
 pub(crate) enum GovernedStream<T> {
     /// From the inner manager.
     Live { slot: Arc<Slot>, session: Arc<Session<T>>, place: usize, listening: bool },
+    /// A listening stream, which may outlive its session's incarnation.
+    Listening(Listening<T>),
     /// One message of ours.
     Once(Option<ServerSseMessage>),
 }
@@ -83,6 +86,18 @@ impl<T> GovernedStream<T> {
         }
         Self::Live { slot, session, place, listening }
     }
+
+    /// Whether what is behind it ends.
+    pub(super) fn is_of_closing_session(&self) -> bool {
+        matches!(self, Self::Live { session, .. } if session.is_closing())
+    }
+
+    /// Drops the inner stream, but keeps what it has ready.
+    pub(super) fn sever(&self) {
+        if let Self::Live { slot, .. } = self {
+            slot.sever();
+        }
+    }
 }
 
 impl<T> Stream for GovernedStream<T> {
@@ -91,6 +106,7 @@ impl<T> Stream for GovernedStream<T> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let (slot, session) = match self.get_mut() {
             Self::Live { slot, session, .. } => (slot, session),
+            Self::Listening(listening) => return Pin::new(listening).poll_next(cx),
             Self::Once(message) => return Poll::Ready(message.take()),
         };
         let mut held = slot.lock();
