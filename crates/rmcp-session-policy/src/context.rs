@@ -190,6 +190,18 @@ impl ClientContext {
         self.passive
     }
 
+    /// About how many bytes it keeps, itself included.
+    pub(crate) fn bytes(&self) -> usize {
+        /// The entry of a header in its map, with its share of the map's table.
+        const HEADER: usize = 112;
+        /// What an allocation of bytes that is shared keeps beside them.
+        const SHARED: usize = 32;
+        let principal = self.principal.as_ref().map_or(0, |principal| SHARED + principal.len());
+        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2 * SHARED);
+        let values = self.headers.capacity().max(self.headers.len());
+        2 * size_of::<usize>() + size_of::<Self>() + principal + values * HEADER + headers.sum::<usize>()
+    }
+
     /// Runs a future in which [`current`](Self::current) is this context.
     ///
     /// One scope spans one request: the session that the request finds, opens or restores is no victim until the

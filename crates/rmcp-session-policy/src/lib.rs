@@ -23,7 +23,7 @@ pub use context::ClientContext;
 pub use error::{AtCapacity, ConfigError, PolicyError};
 pub use manager::{Builder, PolicySessionManager, Select};
 pub use observe::{CloseReason, DrainReport, RefusalReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
-pub use registry::{Fingerprint, Phase, SessionKey};
+pub use registry::{Fingerprint, Phase, SessionKey, SessionOrigin};
 pub use transport::Governed;
 
 /// The guide's code, compiled and run with the doctests.

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection, Replicate};
+use crate::registry::SessionOrigin;
 
 /// Lets in whom both let in; made by [`and`](super::AdmissionPolicyExt::and).
 ///
@@ -43,6 +44,11 @@ impl<A: AdmissionPolicy, B: AdmissionPolicy> AdmissionPolicy for And<A, B> {
             Ok(()) => self.second.peek(arrival),
             Err(first) => Err(later(first, self.second.peek(arrival))),
         }
+    }
+
+    fn on_session_end(&self, session: SessionOrigin) {
+        self.first.on_session_end(session);
+        self.second.on_session_end(session);
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
-use crate::registry::SessionKey;
+use crate::registry::{SessionKey, SessionOrigin};
 
 /// What an arrival asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,13 +24,14 @@ pub struct Arrival<'a> {
     kind: ArrivalKind,
     context: Option<&'a ClientContext>,
     session: Option<SessionKey>,
+    origin: Option<SessionOrigin>,
 }
 
 impl<'a> Arrival<'a> {
     /// Creates an arrival of somebody unknown.
     #[must_use]
     pub const fn new(now: Instant, kind: ArrivalKind) -> Self {
-        Self { now, kind, context: None, session: None }
+        Self { now, kind, context: None, session: None, origin: None }
     }
 
     /// Says who it is.
@@ -44,6 +45,13 @@ impl<'a> Arrival<'a> {
     #[must_use]
     pub const fn with_session(mut self, session: SessionKey) -> Self {
         self.session = Some(session);
+        self
+    }
+
+    /// Says the name which all incarnations of that session share.
+    #[must_use]
+    pub const fn with_origin(mut self, origin: SessionOrigin) -> Self {
+        self.origin = Some(origin);
         self
     }
 
@@ -65,9 +73,16 @@ impl<'a> Arrival<'a> {
         self.context
     }
 
-    /// The session that a request belongs to, if it belongs to one.
+    /// The incarnation of the session that a request belongs to, if it belongs to one.
     #[must_use]
     pub const fn session(&self) -> Option<SessionKey> {
         self.session
+    }
+
+    /// The name of that session across its incarnations. What a policy keeps by it can go once it is told of the
+    /// [end](super::AdmissionPolicy::on_session_end).
+    #[must_use]
+    pub const fn origin(&self) -> Option<SessionOrigin> {
+        self.origin
     }
 }

@@ -9,6 +9,7 @@ use hashlink::LinkedHashMap;
 use tokio::time::Instant;
 
 use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection};
+use crate::registry::SessionOrigin;
 
 /// How many of the longest known keys are looked at to make room for a new one.
 const LOOKS: usize = 8;
@@ -30,10 +31,15 @@ pub trait Replicate: AdmissionPolicy + Sized {
 /// keys never frees a debtor. If none of those looked at is fresh, new keys share one policy until there is room; keys
 /// that are known keep theirs.
 ///
+/// With [`per_session`](super::AdmissionPolicyExt::per_session) a key is forgotten when its session ends. Otherwise the
+/// policies of the keys are told of no end of a session.
+///
 /// Cost: one hash look-up under a lock, and the policy's own.
 pub struct Keyed<P, K> {
     template: P,
     key: Box<dyn Fn(&Arrival<'_>) -> K + Send + Sync>,
+    /// The key that ends with a session.
+    ending: Option<fn(SessionOrigin) -> K>,
     max_keys: usize,
     /// Longest not looked at first.
     known: Mutex<LinkedHashMap<K, Arc<P>>>,
@@ -43,7 +49,7 @@ pub struct Keyed<P, K> {
 impl<P: Replicate, K: Hash + Eq + Clone> Keyed<P, K> {
     pub(super) fn new(template: P, key: Box<dyn Fn(&Arrival<'_>) -> K + Send + Sync>) -> Self {
         let overflow = Arc::new(template.replicate());
-        Self { template, key, max_keys: 100_000, known: Mutex::default(), overflow }
+        Self { template, key, ending: None, max_keys: 100_000, known: Mutex::default(), overflow }
     }
 
     /// Sets how many keys are known at one time. Defaults to 100,000.
@@ -51,6 +57,17 @@ impl<P: Replicate, K: Hash + Eq + Clone> Keyed<P, K> {
     pub const fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;
         self
+    }
+
+    /// Forgets a key when its session ends.
+    pub(super) const fn ending_with(mut self, key: fn(SessionOrigin) -> K) -> Self {
+        self.ending = Some(key);
+        self
+    }
+
+    /// How many keys are known now.
+    pub fn keys(&self) -> usize {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// The policy of an arrival's key, made if there is room.
@@ -101,6 +118,14 @@ where
         let policy = known.get(&key).map(Arc::clone);
         drop(known);
         policy.map_or(Ok(()), |policy| P::peek(&policy, arrival))
+    }
+
+    fn on_session_end(&self, session: SessionOrigin) {
+        let Some(ending) = self.ending else { return };
+        let policy = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&ending(session));
+        if let Some(policy) = policy {
+            P::on_session_end(&policy, session);
+        }
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {

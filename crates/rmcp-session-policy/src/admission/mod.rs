@@ -7,6 +7,7 @@
 mod admit_fn;
 mod and;
 mod arrival;
+mod caller_key;
 mod client_key;
 mod concurrent;
 mod gcra;
@@ -25,6 +26,7 @@ mod token_bucket;
 pub use admit_fn::{AdmitFn, admit_fn};
 pub use and::And;
 pub use arrival::{Arrival, ArrivalKind};
+pub use caller_key::CallerKey;
 pub use client_key::ClientKey;
 pub use concurrent::Concurrent;
 pub use keyed::{Keyed, Replicate};

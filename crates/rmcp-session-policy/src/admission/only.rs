@@ -5,6 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection};
+use crate::registry::SessionOrigin;
 
 /// Asks a policy about some arrivals, and lets the others in; made by [`only`](super::AdmissionPolicyExt::only).
 #[derive(Clone)]
@@ -31,6 +32,10 @@ where
 
     fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
         if (self.predicate)(arrival) { self.policy.peek(arrival) } else { Ok(()) }
+    }
+
+    fn on_session_end(&self, session: SessionOrigin) {
+        self.policy.on_session_end(session);
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {

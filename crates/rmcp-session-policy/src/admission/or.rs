@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection, Replicate};
+use crate::registry::SessionOrigin;
 
 /// Lets in whom either lets in; made by [`or`](super::AdmissionPolicyExt::or).
 ///
@@ -35,6 +36,11 @@ impl<A: AdmissionPolicy, B: AdmissionPolicy> AdmissionPolicy for Or<A, B> {
 
     fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
         self.first.peek(arrival).or_else(|first| self.second.peek(arrival).map_err(|second| sooner(first, second)))
+    }
+
+    fn on_session_end(&self, session: SessionOrigin) {
+        self.first.on_session_end(session);
+        self.second.on_session_end(session);
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {

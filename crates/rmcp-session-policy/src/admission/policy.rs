@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{And, Arrival, ClientKey, Keyed, Only, Or, Permit, Rejection, Replicate, Shadow};
-use crate::registry::SessionKey;
+use super::{And, Arrival, CallerKey, ClientKey, Keyed, Only, Or, Permit, Rejection, Replicate, Shadow};
+use crate::registry::SessionOrigin;
 
 /// Decides who may come in.
 ///
@@ -66,6 +66,13 @@ pub trait AdmissionPolicy: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Hears that a session neither lives nor is parked any more: what the policy keeps of it by
+    /// [`Arrival::origin`] can go. Told by the manager, once for each session, whatever ended it; and once more if a request
+    /// of the session was still being decided when it ended, after that decision.
+    fn on_session_end(&self, session: SessionOrigin) {
+        let _: SessionOrigin = session;
+    }
+
     /// Checks the policy's settings; the manager's `build` asks.
     ///
     /// # Errors
@@ -111,6 +118,10 @@ impl<P: AdmissionPolicy + ?Sized> AdmissionPolicy for Box<P> {
         (**self).peek(arrival)
     }
 
+    fn on_session_end(&self, session: SessionOrigin) {
+        (**self).on_session_end(session);
+    }
+
     fn validate(&self) -> Result<(), InvalidSetting> {
         (**self).validate()
     }
@@ -124,6 +135,10 @@ impl<P: AdmissionPolicy + ?Sized> AdmissionPolicy for Arc<P> {
 
     fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
         (**self).peek(arrival)
+    }
+
+    fn on_session_end(&self, session: SessionOrigin) {
+        (**self).on_session_end(session);
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {
@@ -152,12 +167,14 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
         Keyed::new(self, Box::new(ClientKey::warning_of()))
     }
 
-    /// Gives every session a policy of its own: for the builder's `requests`. Requests without a session share one.
-    fn per_session(self) -> Keyed<Self, Option<SessionKey>>
+    /// Gives every session a policy of its own: for the builder's `requests`. It stays the session's across evictions and
+    /// restores, and ends with it. What is asked for without a session goes by its client, as with
+    /// [`per_client`](Self::per_client).
+    fn per_session(self) -> Keyed<Self, CallerKey>
     where
         Self: Replicate,
     {
-        Keyed::new(self, Box::new(|arrival: &Arrival<'_>| arrival.session()))
+        Keyed::new(self, Box::new(CallerKey::warning_of())).ending_with(CallerKey::Session)
     }
 
     /// Gives every key a policy of its own.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use async_trait::async_trait;
 
 use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection};
+use crate::registry::SessionOrigin;
 
 /// Asks a policy, reports what it would have refused, and refuses nobody; made by
 /// [`shadow`](super::AdmissionPolicyExt::shadow).
@@ -36,6 +37,10 @@ impl<P: AdmissionPolicy> AdmissionPolicy for Shadow<P> {
                 Ok(Permit::free())
             }
         }
+    }
+
+    fn on_session_end(&self, session: SessionOrigin) {
+        self.policy.on_session_end(session);
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {

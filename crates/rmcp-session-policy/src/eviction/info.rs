@@ -5,7 +5,7 @@ use std::fmt;
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
-use crate::registry::{Fingerprint, Phase, Record, SessionKey};
+use crate::registry::{Fingerprint, Phase, Record, SessionKey, SessionOrigin};
 
 /// What is known of a session at this moment. Reading it costs an atomic load at most.
 #[derive(Clone, Copy)]
@@ -26,6 +26,12 @@ impl<'a> SessionInfo<'a> {
     #[must_use]
     pub const fn key(&self) -> SessionKey {
         self.record.key
+    }
+
+    /// The name of the session, which its incarnations share.
+    #[must_use]
+    pub const fn origin(&self) -> SessionOrigin {
+        self.record.serial
     }
 
     /// What stands for the session's id in logs and pages.
@@ -62,6 +68,13 @@ impl<'a> SessionInfo<'a> {
     #[must_use]
     pub fn uses(&self) -> u64 {
         self.record.uses()
+    }
+
+    /// Whether the client has made any request, in this incarnation or an earlier one, apart from those that hosts make by
+    /// themselves right after the handshake: `initialize`, `ping`, `*/list`, `logging/setLevel` and `server/discover`.
+    #[must_use]
+    pub fn has_called(&self) -> bool {
+        self.record.has_called()
     }
 
     /// Requests of the client that are under way; for a moment also a notification being delivered, or a stream being

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 
 use super::PolicySessionManager;
-use super::parking::Limits;
+use super::lot::Limits;
 use super::shared::Shared;
 use crate::admission::AdmissionPolicy;
 use crate::error::ConfigError;
@@ -175,26 +175,29 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
-    /// Sets how many sessions may be parked; 0 parks none. Defaults to 10,000.
+    /// Sets how many sessions may be parked; 0 parks none. When there are more, those go first whose clients never called
+    /// (see [`SessionInfo::has_called`]), the oldest first, and then the oldest of the others. Defaults to 10,000.
     pub const fn max_parked(mut self, sessions: usize) -> Self {
         self.limits.entries = sessions;
         self
     }
 
-    /// Sets how many bytes the parked sessions may hold together. Defaults to 64 MiB.
+    /// Sets how many bytes the parked sessions may hold together, counted as
+    /// [`max_parked_entry_bytes`](Self::max_parked_entry_bytes) says. Defaults to 64 MiB.
     pub const fn max_parked_bytes(mut self, bytes: usize) -> Self {
         self.limits.bytes = bytes;
         self
     }
 
-    /// Sets how many bytes one parked session may hold: a client that said more in `initialize` is not parked.
-    /// Defaults to 64 KiB.
+    /// Sets how many bytes one parked session may hold; one that would hold more is not parked. Counted are what the client
+    /// said in `initialize`, the context it was opened with (principal, kept headers), the session's id, and about 200 bytes
+    /// for the entry. Defaults to 64 KiB.
     pub const fn max_parked_entry_bytes(mut self, bytes: usize) -> Self {
         self.limits.entry_bytes = bytes;
         self
     }
 
-    /// Sets for how long a session stays parked. Defaults to 24 hours.
+    /// Sets for how long a session stays parked that is not heard of. Defaults to 24 hours.
     pub const fn max_parked_age(mut self, age: Duration) -> Self {
         self.limits.age = age;
         self
@@ -288,7 +291,7 @@ impl<I: SessionManager> Builder<I> {
             self.settings,
             rules,
             self.limits,
-            [self.admission, self.requests],
+            [self.admission, self.requests].map(|policy| policy.map(Arc::from)),
             self.eviction,
             self.observer,
         );

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::lifecycle;
+use super::lot::Parked;
 use super::place::Place;
 use super::shared::Shared;
 use crate::admission::{Arrival, ArrivalKind, Permit};
@@ -26,6 +27,8 @@ type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 pub(super) struct Luggage {
     pub(super) origin: Origin,
     pub(super) parcel: Option<Arc<[u8]>>,
+    /// Its entry in the parking, if it comes from there.
+    pub(super) pin: Option<Parked>,
 }
 
 impl<I: SessionManager> Shared<I> {
@@ -39,16 +42,7 @@ impl<I: SessionManager> Shared<I> {
             self.inner.create_session().await.map_err(|error| self.failed(ArrivalKind::Create, error))?;
         let now = Instant::now();
         let opened = Stamp::of(now);
-        let origin = Origin {
-            id: SessionId::clone(&id),
-            context,
-            opened,
-            last_used: opened,
-            last_seen: opened,
-            uses: 0,
-            restored: false,
-        };
-        let luggage = Luggage { origin, parcel: None };
+        let luggage = Luggage { origin: Origin::new(SessionId::clone(&id), context, opened), parcel: None, pin: None };
         let governed = self.register(luggage, transport, place, permit, now)?;
         Ok((id, governed))
     }
@@ -103,9 +97,9 @@ impl<I: SessionManager> Shared<I> {
     ) -> Result<Governed<I::Transport>, Failed<I>> {
         self.runtime.get_or_init(Handle::current);
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
-        let Luggage { origin, parcel } = luggage;
+        let Luggage { origin, parcel, pin } = luggage;
         let restored = origin.restored;
-        let (session, newborn) = {
+        let (session, newborn, arrived) = {
             let mut core = self.lock();
             if self.directory.contains(&origin.id) {
                 drop(core);
@@ -117,10 +111,17 @@ impl<I: SessionManager> Shared<I> {
             core.look_at(key, self.first_deadline(&session, now));
             self.directory.insert(Arc::clone(&session));
             place.settle();
+            // In one step with its coming, so that at no moment it is neither here nor parked, nor is room taken twice.
+            let places = self.settings.max_sessions.saturating_sub(core.registry.len());
+            let arrived = self.parking.arrive(&session.record.id, pin.as_ref(), places);
             // Before anybody can choose it: until its request comes, it is no victim.
             let newborn = Activity::begin(&session, Kind::Lease, now);
-            (session, newborn)
+            (session, newborn, arrived)
         };
+        if arrived.barred {
+            session.raise(Flag::Barred);
+        }
+        drop(arrived.gone);
         let host: Arc<dyn Host<I::Transport>> = Arc::<Self>::clone(self);
         let governed = Governed::new(Arc::clone(&session), host);
         let info = SessionInfo::of(&session.record);

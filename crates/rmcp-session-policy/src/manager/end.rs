@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -216,31 +216,41 @@ impl<I: SessionManager> Shared<I> {
         if !gone || !session.raise(Flag::Gone) {
             return;
         }
-        // Parked before it leaves the directory: at no moment is the id neither.
-        let parked = Self::is_parked_after(session) && self.parking.park(session, Instant::now());
-        self.settle_streams(session, parked);
-        if session.has(Flag::Barred) {
-            // Perhaps barred only after it was asked.
-            drop(self.parking.take(&session.record.id));
-        }
-        if !parked {
+        let now = Instant::now();
+        let record = &session.record;
+        let parked = Self::is_parked_after(session).then(|| self.parking.keep(session, now)).flatten();
+        let is_parked = parked.is_some();
+        // Held before it is parked: whatever ends the parking finds the stream.
+        self.settle_streams(session, is_parked);
+        if !is_parked {
             self.parking.bury(session);
         }
-        let key = session.record.key;
-        let slot = {
+        let (slot, gone) = {
             let mut core = self.lock();
             core.closing -= 1;
-            let slot = core.registry.remove(key);
+            let slot = core.registry.remove(record.key);
+            // Parked before it leaves the directory, so that at no moment the id is neither; and before its place is handed
+            // on, so that the session which comes back into that place makes room for this one.
+            let places = self.settings.max_sessions.saturating_sub(core.registry.len());
+            let gone = parked.map(|parked| self.parking.park(SessionId::clone(&record.id), parked, places, now));
             self.directory.remove(session);
             core.hand_on(self);
-            slot
+            (slot, gone)
         };
+        if session.has(Flag::Barred) {
+            // Perhaps barred only after it was asked.
+            self.parking.take(&record.id);
+        }
         drop(slot);
         session.drop_lease();
         session.raise(Flag::Left);
         // Perhaps committed only now, to a session that ended as soon as it began.
         session.drop_lease();
-        session.record.progress.ring();
+        drop(gone);
+        if !is_parked {
+            self.parking.tell_end(record.serial);
+        }
+        record.progress.ring();
     }
 }
 

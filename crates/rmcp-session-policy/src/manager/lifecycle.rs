@@ -11,17 +11,23 @@ use crate::observe::CloseReason;
 use crate::registry::{Phase, Reading, SessionKey};
 use crate::transport::{Flag, Session};
 
-/// Ends sessions whose time has come. A use of a session never touches a timer: when the session's deadline comes, it is
+/// Ends sessions whose time has come, and forgets parked ones that are too old. A use of a session never touches a timer: when the session's deadline comes, it is
 /// asked what it did meanwhile, and gets another.
 pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
     let Some(sooner) = shared.upgrade().map(|shared| Arc::clone(&shared.lock().deadlines.sooner)) else { return };
     loop {
         let next = {
             let Some(shared) = shared.upgrade() else { return };
-            let now = Instant::now();
-            let streams = shared.end_overdue_streams(now);
-            let next = shared.lock().deadlines.next(now);
-            next.map(|key| shared.deadline_passed(key)).map_err(|next| next.into_iter().chain(streams).min())
+            let next = shared.lock().deadlines.next(Instant::now());
+            match next {
+                Ok(key) => Ok(shared.deadline_passed(key)),
+                Err(at) => {
+                    // Nobody may ever ask for a parked session again: that it is too old is noticed here.
+                    shared.parking.expire(Instant::now());
+                    let streams = shared.end_overdue_streams(Instant::now());
+                    Err([at, shared.parking.next_expiry(), streams].into_iter().flatten().min())
+                }
+            }
         };
         match next {
             Ok(()) => tokio::task::consume_budget().await,

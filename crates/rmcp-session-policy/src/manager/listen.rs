@@ -5,21 +5,31 @@ use std::sync::Arc;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::time::{Instant, timeout_at};
 
+use super::lot::Parked;
 use super::session_manager::Abandoned;
 use super::shared::{Shared, not_found};
 use crate::context::{apart, is_listening, keep_for_scope, take_kept};
 use crate::error::PolicyError;
 use crate::registry::{Activity, Kind};
-use crate::transport::{GovernedStream, Listening, Reserved, Session};
+use crate::stamp::Stamp;
+use crate::transport::{GovernedStream, Listening, ParkedSession, Reserved, Session};
 
 type Opened<I> = GovernedStream<<I as SessionManager>::Transport>;
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 type Here<I> = Arc<Session<<I as SessionManager>::Transport>>;
 
 impl<I: SessionManager> Shared<I> {
+    /// What `has_session` reserved for the stream of a session that stays parked.
+    pub(super) fn take_reserved(&self, id: &SessionId) -> Option<Reserved<I::Transport>> {
+        take_kept::<Reserved<I::Transport>>().filter(|reserved| reserved.is_of(&self.held, id))
+    }
+
     /// Opens a listening stream.
-    pub(super) async fn listen(self: &Arc<Self>, id: &SessionId) -> Result<Opened<I>, Failed<I>> {
-        let reserved = take_kept::<Reserved<I::Transport>>().filter(|reserved| reserved.is_of(&self.held, id));
+    pub(super) async fn listen(
+        self: &Arc<Self>,
+        id: &SessionId,
+        reserved: Option<Reserved<I::Transport>>,
+    ) -> Result<Opened<I>, Failed<I>> {
         if let Some(reserved) = reserved
             && let Some(stream) = self.listen_parked(id, reserved).await?
         {
@@ -49,10 +59,20 @@ impl<I: SessionManager> Shared<I> {
 
     /// Reserves the stream of a session that stays parked, for the GET of the scope that is running; false if it is none, or
     /// there is no room.
-    pub(super) fn reserve_stream(&self, id: &SessionId) -> bool {
-        let Some(reserved) = is_listening().then(|| self.held.reserve(id)).flatten() else { return false };
-        keep_for_scope(|| Some(reserved));
-        true
+    pub(super) fn reserve_stream(&self, id: &SessionId, parked: &Parked) -> bool {
+        let session = ParkedSession {
+            id: SessionId::clone(id),
+            origin: parked.serial(),
+            until: self.lifetime_ends(parked.opened()),
+        };
+        let reserved = is_listening().then(|| self.held.reserve(session)).flatten();
+        let is_reserved = reserved.is_some();
+        keep_for_scope(|| reserved);
+        is_reserved
+    }
+
+    fn lifetime_ends(&self, opened: Stamp) -> Option<Instant> {
+        self.settings.max_lifetime.map(|lifetime| opened.instant() + lifetime)
     }
 
     /// Opens a stream of a session that was parked when its client asked. `None` if it is back.
@@ -61,10 +81,10 @@ impl<I: SessionManager> Shared<I> {
         id: &SessionId,
         reserved: Reserved<I::Transport>,
     ) -> Result<Option<Listening<I::Transport>>, Failed<I>> {
+        let origin = reserved.session.origin;
         let Some(stream) = reserved.open() else { return Err(self.refuse_restore()) };
         // Looked at only now: a parking that ends, or a restore that comes to its join, after this finds the stream.
-        if let Some(until) = self.parked_until(id) {
-            self.held.set_deadline(id, until);
+        if self.parking.get(id, Instant::now()).is_some_and(|parked| parked.serial() == origin) {
             return Ok(Some(stream));
         }
         if !stream.withdraw() {
@@ -79,24 +99,15 @@ impl<I: SessionManager> Shared<I> {
         Ok(None)
     }
 
-    /// When the parking of a session ends by itself; `None` if it is not parked.
-    fn parked_until(&self, id: &SessionId) -> Option<Instant> {
-        let parked = self.parked(id)?;
-        let age = self.parking.until(&parked);
-        let lifetime = self.settings.max_lifetime.map(|lifetime| parked.opened().instant() + lifetime);
-        Some(lifetime.map_or(age, |lifetime| lifetime.min(age)))
-    }
-
     /// Joins the held stream of a session that comes back, before its handler hears that it is initialized: what the handler
     /// says from then on, the client's stream carries.
     pub(super) async fn join_held(self: &Arc<Self>, session: &Here<I>) {
-        let id = &session.record.id;
-        if !self.held.contains(id) {
+        if !self.held.has(session.record.serial) {
             return;
         }
         // If the client of the request that restores the session hangs up now, nobody finishes the restore.
         let mut abandoned = Abandoned { shared: self, session: Some(Arc::clone(session)) };
-        let stream = apart(self.inner.create_standalone_stream(id)).await;
+        let stream = apart(self.inner.create_standalone_stream(&session.record.id)).await;
         abandoned.session = None;
         match stream {
             Ok(stream) => self.held.join(session, GovernedStream::live(Arc::clone(session), stream, true)),
@@ -104,39 +115,33 @@ impl<I: SessionManager> Shared<I> {
             Err(_) if session.is_closing() => {}
             Err(_) => {
                 tracing::warn!(session = %session.record.fingerprint(), "the inner manager opens no stream for a session that came back; its held one ends");
-                self.held.end(id);
+                self.held.end(session.record.serial);
             }
         }
     }
 
-    /// The session is gone: holds its stream if it is parked, and ends it if it is not.
-    pub(super) fn settle_streams(&self, session: &Session<I::Transport>, parked: bool) {
-        let id = &session.record.id;
+    /// The session is gone: holds its newest stream if it is about to be parked. Whatever ends the parking ends the stream.
+    pub(super) fn settle_streams(&self, session: &Session<I::Transport>, is_parked: bool) {
         let listeners = session.take_listeners();
-        if parked {
-            self.held.hold(id, listeners);
-        } else {
-            Listening::end_all(listeners);
-        }
-        // Looked at only now: a parking that ends after this finds the stream.
-        match parked.then(|| self.parked_until(id)).flatten() {
-            Some(until) => self.held.set_deadline(id, until),
-            None => self.held.end(id),
+        if !is_parked {
+            Listening::end_all(&listeners);
+        } else if !listeners.is_empty() {
+            let record = &session.record;
+            let parked = ParkedSession {
+                id: SessionId::clone(&record.id),
+                origin: record.serial,
+                until: self.lifetime_ends(record.opened),
+            };
+            self.held.hold(&parked, listeners);
         }
     }
 
-    /// Ends the streams whose sessions were parked for too long; tells when the next one is due.
+    /// Ends the parking of sessions with a stream whose lifetime has ended; tells when the next one's ends.
     pub(super) fn end_overdue_streams(&self, now: Instant) -> Option<Instant> {
         loop {
-            let id = match self.held.next_deadline(now) {
-                Ok(id) => id,
+            match self.held.next_overdue(now) {
+                Ok(id) => drop(self.may_come_back(&id)),
                 Err(next) => return next,
-            };
-            match self.parked_until(&id) {
-                Some(until) => self.held.set_deadline(&id, until),
-                // If it comes back this moment, its join or its end decides.
-                None if self.find(&id).is_some() => {}
-                None => self.held.end(&id),
             }
         }
     }

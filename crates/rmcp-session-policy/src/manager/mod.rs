@@ -1,12 +1,15 @@
 //! The manager: admission, places, ends, deadlines, and rmcp's trait over them.
 
+mod asking;
 mod builder;
 mod create;
 mod deadlines;
 mod directory;
 mod end;
+mod ends;
 mod lifecycle;
 mod listen;
+mod lot;
 mod operate;
 mod parking;
 mod place;

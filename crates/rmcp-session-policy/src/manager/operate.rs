@@ -8,7 +8,7 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::time::{Instant, timeout_at};
 
 use super::PolicySessionManager;
-use super::parking::Parked;
+use super::lot::Parked;
 use super::shared::Shared;
 use crate::HOUR;
 use crate::eviction::SessionInfo;
@@ -117,15 +117,13 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 let record = Record::new(key, origin, opened, Arc::clone(&shared.signals));
                 select.selects(&SessionInfo::of(&record))
             };
-            let parked = shared.parking.take_all(|id, parked| {
+            shared.parking.take_all(|id, parked| {
                 let selected = selects(id, parked);
                 if selected {
                     shared.bar_restore(id);
                 }
                 selected
-            });
-            // Who made room for one that comes back may have pushed it out of the parking.
-            parked + shared.bar_restores(selects)
+            })
         };
         // Whoever was parked at the first look may have come back before the second.
         let mut ended = ended;

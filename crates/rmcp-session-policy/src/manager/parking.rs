@@ -1,141 +1,100 @@
 //! Sessions without a place that their next request restores.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use hashlink::LinkedHashMap;
 use rmcp::transport::streamable_http_server::session::{
     SessionId, SessionManager, SessionState, SessionStore, SessionStoreError,
 };
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::PolicySessionManager;
+use super::ends::{Ends, Gone};
+use super::lot::{Limits, Lot, Parked, entry_bytes};
 use super::shared::Shared;
+#[cfg(feature = "http")]
 use crate::context::ClientContext;
 use crate::observe::CloseReason;
-use crate::registry::Origin;
-use crate::stamp::Stamp;
+use crate::registry::SessionOrigin;
 use crate::transport::{Flag, Session};
-
-/// How much may be parked.
-#[derive(Clone, Debug)]
-pub(super) struct Limits {
-    pub(super) entries: usize,
-    pub(super) bytes: usize,
-    pub(super) entry_bytes: usize,
-    pub(super) age: Duration,
-}
-
-/// What is kept of a session without a place.
-#[derive(Clone, Debug)]
-pub(super) struct Parked {
-    /// What `initialize` said.
-    pub(super) parcel: Arc<[u8]>,
-    context: Option<Arc<ClientContext>>,
-    opened: Stamp,
-    last_used: Stamp,
-    last_seen: Stamp,
-    uses: u64,
-    since: Instant,
-    /// Tells this parking from another one of the same id.
-    serial: u64,
-}
-
-impl Parked {
-    /// Where a new incarnation comes from.
-    pub(super) fn origin(&self, id: SessionId) -> Origin {
-        Origin {
-            id,
-            context: self.context.clone(),
-            opened: self.opened,
-            last_used: self.last_used,
-            last_seen: self.last_seen,
-            uses: self.uses,
-            restored: true,
-        }
-    }
-
-    pub(super) const fn opened(&self) -> Stamp {
-        self.opened
-    }
-}
 
 /// The parked sessions, and the ids that must not come back.
 pub(super) struct Parking {
-    limits: Limits,
+    pub(super) limits: Limits,
     /// Whether rmcp was given our store. If it was given another one, only we know which ids are dead.
     ours: AtomicBool,
     lot: Mutex<Lot>,
-}
-
-#[derive(Default)]
-struct Lot {
-    /// Oldest first.
-    parked: LinkedHashMap<SessionId, Parked>,
-    bytes: usize,
-    serial: u64,
     /// Ids that were ended for good, oldest first.
-    dead: LinkedHashMap<SessionId, ()>,
+    dead: Mutex<LinkedHashMap<SessionId, ()>>,
+    ends: Ends,
+    /// Rung when there is something to expire.
+    sooner: Arc<Notify>,
 }
 
-impl Lot {
-    fn remove(&mut self, id: &str) -> Option<Parked> {
-        let parked = self.parked.remove(id)?;
-        self.bytes -= parked.parcel.len();
-        Some(parked)
-    }
-
-    /// Forgets what was parked too long ago.
-    fn expire(&mut self, now: Instant, age: Duration) {
-        while let Some((_, oldest)) = self.parked.front()
-            && now.saturating_duration_since(oldest.since) >= age
-            && let Some((_, gone)) = self.parked.pop_front()
-        {
-            self.bytes -= gone.parcel.len();
-        }
-    }
+/// A session that has come into a place, as the parking sees it.
+pub(super) struct Arrived<'a> {
+    /// Whether it was ended for good while it was being restored.
+    pub(super) barred: bool,
+    pub(super) gone: Gone<'a>,
 }
 
 impl Parking {
-    pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, ours: AtomicBool::new(false), lot: Mutex::default() }
+    pub(super) fn new(limits: Limits, ends: Ends, sooner: Arc<Notify>) -> Self {
+        Self { limits, ours: AtomicBool::new(false), lot: Mutex::default(), dead: Mutex::default(), ends, sooner }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lot> {
-        self.lot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Parks a session that has ended; false if there is nothing to restore it from.
-    pub(super) fn park<T>(&self, session: &Session<T>, now: Instant) -> bool {
-        let Some(parcel) = session.take_parcel() else { return false };
-        if self.limits.entries == 0 {
-            return false;
+    /// Does something with the lot under its lock, and gives what has left it for good.
+    fn change<R>(&self, change: impl FnOnce(&mut Lot, &mut Vec<Parked>) -> R) -> (R, Gone<'_>) {
+        let mut gone = Gone { ends: &self.ends, sessions: Vec::new() };
+        let mut lot = self.lot.lock().unwrap_or_else(PoisonError::into_inner);
+        let had_oldest = lot.oldest().is_some();
+        let changed = change(&mut lot, &mut gone.sessions);
+        if !had_oldest && lot.oldest().is_some() {
+            self.sooner.notify_one();
         }
-        let record = &session.record;
-        let mut lot = self.lock();
-        lot.serial += 1;
-        let parked = Parked {
-            serial: lot.serial,
-            context: record.context.clone(),
-            opened: record.opened,
-            last_used: record.last_used(),
-            last_seen: record.last_seen(),
-            uses: record.uses(),
-            since: now,
-            parcel,
+        drop(lot);
+        (changed, gone)
+    }
+
+    fn look_at<R>(&self, look: impl FnOnce(&Lot) -> R) -> R {
+        look(&self.lot.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What to park of a session that has ended; `None` if there is nothing to restore it from.
+    pub(super) fn keep<T>(&self, session: &Session<T>, now: Instant) -> Option<Parked> {
+        let parcel = session.take_parcel().filter(|_| self.limits.entries > 0)?;
+        Some(Parked::of(&session.record, parcel, now))
+    }
+
+    /// Parks a session that has left its place, of which now so many are without a session. If there is no room, those go
+    /// first whose clients never called, itself included, then the oldest.
+    pub(super) fn park(&self, id: SessionId, parked: Parked, places: usize, now: Instant) -> Gone<'_> {
+        let limits = &self.limits;
+        let park = |lot: &mut Lot, gone: &mut Vec<Parked>| {
+            lot.expire(now, limits.age, gone);
+            lot.park(id, parked, limits, places, gone);
         };
-        lot.expire(now, self.limits.age);
-        lot.bytes += parked.parcel.len();
-        if let Some(before) = lot.parked.insert(SessionId::clone(&record.id), parked) {
-            lot.bytes -= before.parcel.len();
-        }
-        while lot.parked.len() > self.limits.entries || lot.bytes > self.limits.bytes {
-            let Some((_, gone)) = lot.parked.pop_front() else { break };
-            lot.bytes -= gone.parcel.len();
-        }
-        true
+        self.change(park).1
+    }
+
+    /// Notes that a session, which was pinned if it is restored, has come into a place, of which now so many are without one.
+    pub(super) fn arrive(&self, id: &str, pin: Option<&Parked>, places: usize) -> Arrived<'_> {
+        let (barred, gone) = self.change(|lot, gone| lot.arrive(id, pin, &self.limits, places, gone));
+        Arrived { barred, gone }
+    }
+
+    /// Keeps a session's room while it is being restored, until it [arrives](Self::arrive) or is [unpinned](Self::unpin).
+    pub(super) fn pin(&self, id: &str) -> Option<Parked> {
+        self.change(|lot, _| lot.pin(id)).0
+    }
+
+    /// The restore of a pinned session is over. If it did not arrive, it is parked as before.
+    pub(super) fn unpin(&self, id: &SessionId, pin: &Parked) {
+        let now = Instant::now();
+        drop(self.change(|lot, gone| lot.unpin(id, pin, now, &self.limits, gone)));
     }
 
     /// Remembers an id that was ended for good, where a store that is not ours might bring it back.
@@ -143,10 +102,10 @@ impl Parking {
         let for_good = session.has(Flag::Barred)
             || matches!(session.end(), Some((CloseReason::Client | CloseReason::Lifetime | CloseReason::Revoked, _)));
         if for_good && self.limits.entries > 0 && !self.ours.load(Relaxed) {
-            let mut lot = self.lock();
-            lot.dead.insert(SessionId::clone(&session.record.id), ());
-            while lot.dead.len() > self.limits.entries {
-                lot.dead.pop_front();
+            let mut dead = self.dead.lock().unwrap_or_else(PoisonError::into_inner);
+            dead.insert(SessionId::clone(&session.record.id), ());
+            while dead.len() > self.limits.entries {
+                dead.pop_front();
             }
         }
     }
@@ -154,46 +113,67 @@ impl Parking {
     /// Whether an id that is not parked must not come back. If the store is ours, what is not parked was ended, or
     /// forgotten, since rmcp loaded it.
     pub(super) fn is_dead(&self, id: &str) -> bool {
-        self.ours.load(Relaxed) || self.lock().dead.contains_key(id)
+        self.ours.load(Relaxed) || self.dead.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
     }
 
     pub(super) fn get(&self, id: &str, now: Instant) -> Option<Parked> {
-        let mut lot = self.lock();
-        lot.expire(now, self.limits.age);
-        lot.parked.get(id).cloned()
+        self.expire(now);
+        self.look_at(|lot| lot.get(id).cloned())
+    }
+
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.look_at(|lot| lot.get(id).is_some())
     }
 
     /// Looks at who opened a parked session.
     #[cfg(feature = "http")]
     pub(super) fn look<R>(&self, id: &str, look: impl FnOnce(Option<&ClientContext>) -> R) -> Option<R> {
-        self.lock().parked.get(id).map(|parked| look(parked.context.as_deref()))
+        self.look_at(|lot| lot.get(id).map(|parked| look(parked.context())))
     }
 
-    /// Takes a session out that must not come back.
-    pub(super) fn take(&self, id: &str) -> Option<Parked> {
-        self.lock().remove(id)
+    /// Notes that a parked session was heard of: its age counts from now. It is no use of the session. False if it is not
+    /// parked.
+    #[cfg_attr(not(test), expect(dead_code, reason = "called where a ping of a parked session is answered"))]
+    pub(super) fn touch(&self, id: &str, now: Instant) -> bool {
+        let touch = |lot: &mut Lot, gone: &mut Vec<Parked>| {
+            lot.expire(now, self.limits.age, gone);
+            lot.touch(id, now)
+        };
+        self.change(touch).0
     }
 
-    /// Takes a session out that has a place again, unless it was taken out, or out and in again, meanwhile.
-    pub(super) fn take_this(&self, id: &str, this: &Parked) {
-        let mut lot = self.lock();
-        if lot.parked.get(id).is_some_and(|parked| parked.serial == this.serial) {
-            drop(lot.remove(id));
-        }
+    /// Takes a session out that must not come back; true for the one caller that did. One that is being restored is ended
+    /// once it is.
+    pub(super) fn take(&self, id: &str) -> bool {
+        self.change(|lot, gone| lot.take(id, gone)).0
     }
 
     /// Takes out every parked session for which `predicate` holds, asked outside the lock; tells how many.
     pub(super) fn take_all(&self, predicate: impl Fn(&SessionId, &Parked) -> bool) -> usize {
-        let all: Vec<_> =
-            self.lock().parked.iter().map(|(id, parked)| (SessionId::clone(id), parked.clone())).collect();
-        all.iter().filter(|(id, parked)| predicate(id, parked) && self.take(id).is_some()).count()
+        let copy = |(id, parked): (&SessionId, &Parked)| (SessionId::clone(id), parked.clone());
+        let all: Vec<_> = self.look_at(|lot| lot.iter().map(copy).collect());
+        all.iter().filter(|(id, parked)| predicate(id, parked) && self.take(id)).count()
     }
 
     /// How many are parked, and what they hold in bytes.
     pub(super) fn size(&self, now: Instant) -> (usize, usize) {
-        let mut lot = self.lock();
-        lot.expire(now, self.limits.age);
-        (lot.parked.len(), lot.bytes)
+        self.expire(now);
+        self.look_at(Lot::size)
+    }
+
+    /// Forgets what was parked too long ago.
+    pub(super) fn expire(&self, now: Instant) {
+        drop(self.change(|lot, gone| lot.expire(now, self.limits.age, gone)));
+    }
+
+    /// When the next one will have been parked for too long.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.look_at(Lot::oldest).map(|since| since + self.limits.age)
+    }
+
+    /// Tells the policies that a session has ended for good that was not parked.
+    pub(super) fn tell_end(&self, session: SessionOrigin) {
+        self.ends.tell(session);
     }
 }
 
@@ -218,7 +198,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
 #[async_trait]
 impl<I: SessionManager> SessionStore for ParkingStore<I> {
     async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
-        match self.0.parking.get(id, Instant::now()).or_else(|| self.0.coming_back(id)) {
+        match self.0.parking.get(id, Instant::now()) {
             Some(parked) => Ok(Some(SessionState::new(serde_json::from_slice(&parked.parcel)?))),
             None => Ok(None),
         }
@@ -233,8 +213,9 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
         }
         let parcel = serde_json::to_vec(&state.initialize_params)?;
         // One that would not fit at all would push all others out first.
-        if parcel.len() > limits.entry_bytes.min(limits.bytes) {
-            tracing::debug!(session = %session.record.fingerprint(), bytes = parcel.len(), "too large to park");
+        let bytes = entry_bytes(id, parcel.len(), session.record.context.as_deref());
+        if bytes > limits.entry_bytes.min(limits.bytes) {
+            tracing::debug!(session = %session.record.fingerprint(), bytes, "too large to park");
             return Ok(());
         }
         session.set_parcel(parcel.into());
@@ -252,7 +233,7 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
                 session.raise(Flag::Barred);
             }
         }
-        drop(self.0.parking.take(id));
+        self.0.parking.take(id);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! How parked sessions come back.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashmap::Entry;
@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::create::Luggage;
-use super::parking::Parked;
+use super::lot::Parked;
 use super::place::Place;
 use super::shared::Shared;
 use crate::admission::{ArrivalKind, Permit};
@@ -34,8 +34,6 @@ pub(super) struct UnderWay {
     done: Notify,
     /// Whether the session was deleted or revoked meanwhile.
     barred: AtomicBool,
-    /// What it comes back from, if that is settled: the victim that makes room for it may push it out of the parking.
-    parked: OnceLock<Parked>,
 }
 
 /// The right to restore an id, which one has at a time; its drop lets the next one go on.
@@ -43,10 +41,15 @@ struct Right<I: SessionManager> {
     shared: Arc<Shared<I>>,
     id: SessionId,
     under_way: Arc<UnderWay>,
+    /// What the session comes back from, if that is settled. It keeps its room in the parking meanwhile.
+    pin: Option<Parked>,
 }
 
 impl<I: SessionManager> Drop for Right<I> {
     fn drop(&mut self) {
+        if let Some(pin) = &self.pin {
+            self.shared.parking.unpin(&self.id, pin);
+        }
         self.shared.restoring.remove(&self.id);
         self.under_way.done.notify_waiters();
         self.shared.restores.fetch_sub(1, SeqCst);
@@ -69,13 +72,18 @@ impl<I: SessionManager> Restoring<I> {
         self.right.as_ref().is_some_and(|right| right.id == *id && Arc::ptr_eq(&right.shared, shared))
     }
 
-    fn under_way(&self) -> Option<&UnderWay> {
-        self.right.as_ref().map(|right| &*right.under_way)
-    }
-
     /// Whether the session was deleted or revoked meanwhile.
     fn is_barred(&self) -> bool {
-        self.under_way().is_some_and(|under_way| under_way.barred.load(SeqCst))
+        self.right.as_ref().is_some_and(|right| right.under_way.barred.load(SeqCst))
+    }
+
+    /// What the session comes back from, if it is parked and may come back.
+    fn pin(&mut self) -> Option<Parked> {
+        let right = self.right.as_mut()?;
+        if right.pin.is_none() && right.shared.may_come_back(&right.id) {
+            right.pin = right.shared.parking.pin(&right.id);
+        }
+        right.pin.clone()
     }
 
     /// There is nothing to restore, or nothing that rmcp knows of: whoever waits goes on.
@@ -149,8 +157,7 @@ impl<I: SessionManager> Shared<I> {
         restoring: &mut Restoring<I>,
         id: SessionId,
     ) -> Result<Restored<I>, Failed<I>> {
-        let settled = restoring.under_way().and_then(|under_way| under_way.parked.get().cloned());
-        let parked = settled.or_else(|| self.parked(&id));
+        let parked = restoring.pin();
         if restoring.is_barred() || parked.is_none() && self.parking.is_dead(&id) {
             return Ok(RestoreOutcome::NotSupported);
         }
@@ -164,26 +171,19 @@ impl<I: SessionManager> Shared<I> {
             None => return Ok(RestoreOutcome::NotSupported),
         };
         let now = Instant::now();
-        let luggage = match &parked {
+        let luggage = match parked {
             Some(parked) => {
-                Luggage { origin: parked.origin(SessionId::clone(&id)), parcel: Some(Arc::clone(&parked.parcel)) }
+                let parcel = Some(Arc::clone(&parked.parcel));
+                Luggage { origin: parked.origin(id), parcel, pin: Some(parked) }
             }
             None => {
-                let opened = Stamp::of(now);
-                let (id, context) = (SessionId::clone(&id), ClientContext::current());
-                let origin =
-                    Origin { id, context, opened, last_used: opened, last_seen: opened, uses: 0, restored: true };
-                Luggage { origin, parcel: None }
+                let origin = Origin::new(id, ClientContext::current(), Stamp::of(now));
+                Luggage { origin: Origin { restored: true, ..origin }, parcel: None, pin: None }
             }
         };
+        // It leaves the parking in there: had this future been dropped before, the session would still be parked.
         let governed = self.register(luggage, transport, place, permit, now)?;
-        // Taken out only now: had this future been dropped before, the session would still be parked, and at no moment is
-        // the id neither live nor parked. If it is not there any more, it was deleted, which bars it, or others needed the
-        // room, which is no reason to end it.
-        if let Some(parked) = &parked {
-            self.parking.take_this(&id, parked);
-        }
-        if restoring.is_barred() {
+        if restoring.is_barred() || governed.session().has(Flag::Barred) {
             // Deleted or revoked while it was being restored: it is ended the one way there is.
             if self.close(governed.session(), CloseReason::Client) {
                 self.start_end(Arc::clone(governed.session()));
@@ -193,16 +193,16 @@ impl<I: SessionManager> Shared<I> {
         Ok(RestoreOutcome::Restored(governed))
     }
 
-    /// A parked session that may come back.
-    pub(super) fn parked(&self, id: &SessionId) -> Option<Parked> {
+    /// Whether a session is parked and may come back.
+    pub(super) fn may_come_back(&self, id: &SessionId) -> bool {
         let now = Instant::now();
-        let parked = self.parking.get(id, now)?;
+        let Some(parked) = self.parking.get(id, now) else { return false };
         let over_age = |lifetime| now >= parked.opened().instant() + lifetime;
         if self.settings.max_lifetime.is_some_and(over_age) {
-            drop(self.parking.take(id));
-            return None;
+            self.parking.take(id);
+            return false;
         }
-        Some(parked)
+        true
     }
 
     /// Asks for whoever is asking whether a session may come back. `None` if there is no place.
@@ -223,23 +223,6 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
-    /// What a session comes back from whose restore is under way.
-    pub(super) fn coming_back(&self, id: &str) -> Option<Parked> {
-        let under_way = self.restoring.get(id).filter(|under_way| !under_way.barred.load(SeqCst))?;
-        under_way.parked.get().cloned()
-    }
-
-    /// Bars every session that is coming back for which `predicate` holds; tells how many.
-    pub(super) fn bar_restores(&self, predicate: impl Fn(&SessionId, &Parked) -> bool) -> usize {
-        let all: Vec<_> =
-            self.restoring.iter().map(|entry| (SessionId::clone(entry.key()), Arc::clone(entry.value()))).collect();
-        let bars = |(id, under_way): &(SessionId, Arc<UnderWay>)| {
-            let parked = under_way.parked.get();
-            parked.is_some_and(|parked| predicate(id, parked)) && !under_way.barred.swap(true, SeqCst)
-        };
-        all.iter().filter(|entry| bars(entry)).count()
-    }
-
     /// Takes the right to restore an id, or gives what to wait for.
     fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<Restoring<I>, Arc<UnderWay>> {
         match self.restoring.entry(SessionId::clone(id)) {
@@ -248,7 +231,7 @@ impl<I: SessionManager> Shared<I> {
                 let under_way = Arc::<UnderWay>::default();
                 vacant.insert(Arc::clone(&under_way));
                 self.restores.fetch_add(1, SeqCst);
-                Ok(Restoring::new(Right { shared: Arc::clone(self), id: SessionId::clone(id), under_way }))
+                Ok(Restoring::new(Right { shared: Arc::clone(self), id: SessionId::clone(id), under_way, pin: None }))
             }
         }
     }
@@ -256,15 +239,12 @@ impl<I: SessionManager> Shared<I> {
     /// Takes the right to restore a parked session for the request that asks for it, which must be in a scope: rmcp asks
     /// whether the session is there, and restores it in another call. Gives what to wait for if it is being restored.
     fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<Option<Restoring<I>>, Arc<UnderWay>> {
-        if ClientContext::is_in_scope() && self.parked(id).is_some() {
-            let restoring = self.begin_restore(id)?;
+        if ClientContext::is_in_scope() && self.may_come_back(id) {
+            let mut restoring = self.begin_restore(id)?;
             // Looked at again, now that nobody else can: it may have come back meanwhile, and been parked again.
-            match (restoring.under_way(), self.parked(id)) {
-                (Some(under_way), Some(parked)) => drop(under_way.parked.set(parked)),
-                _ => {
-                    restoring.done();
-                    return Ok(None);
-                }
+            if restoring.pin().is_none() {
+                restoring.done();
+                return Ok(None);
             }
             return Ok(Some(restoring));
         }
@@ -285,9 +265,10 @@ impl<I: SessionManager> Shared<I> {
         let admitted = match self.admit_restore().await {
             Ok(Some(admitted)) => admitted,
             refused => {
+                let parked = restoring.pin();
                 restoring.done();
-                return match refused? {
-                    None if self.reserve_stream(id) => Ok(true),
+                return match (refused?, parked) {
+                    (None, Some(parked)) if self.reserve_stream(id, &parked) => Ok(true),
                     _ => Err(self.refuse_restore()),
                 };
             }

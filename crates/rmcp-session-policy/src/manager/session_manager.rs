@@ -11,6 +11,7 @@ use rmcp::transport::streamable_http_server::session::{
 use tokio::time::Instant;
 
 use super::PolicySessionManager;
+use super::asking::Asking;
 use super::listen::begin_listening;
 use super::shared::{Shared, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
@@ -72,7 +73,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         }
         let Some(session) = self.shared.find(id) else {
             if for_good {
-                drop(self.shared.parking.take(id));
+                self.shared.parking.take(id);
             }
             return Ok(());
         };
@@ -106,7 +107,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         };
         // Read after the admission, which may have waited.
         let activity = begin(&session, held, kind, Instant::now()).ok_or_else(not_found)?.holding(lease);
-        if kind == Kind::Call && self.shared.sees_uses {
+        if kind.is_use() && self.shared.sees_uses {
             self.shared.lock().registry.used(&session.record);
         }
         Ticket::attach(&mut message, activity);
@@ -145,7 +146,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         &self,
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        self.shared.listen(id).await
+        self.shared.listen(id, self.shared.take_reserved(id)).await
     }
 
     async fn resume(
@@ -153,8 +154,8 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        if self.shared.was_parked(id) {
-            return self.shared.listen(id).await;
+        if let Some(reserved) = self.shared.take_reserved(id) {
+            return self.shared.listen(id, Some(reserved)).await;
         }
         let session = self.shared.find_live(id)?;
         let listening = begin_listening::<I>(&session)?;
@@ -263,7 +264,7 @@ impl<I: SessionManager> Shared<I> {
 
     /// Asks whether a request may be made within a session.
     async fn admit_request(&self, session: &Session<I::Transport>, kind: Kind) -> Result<Option<Lease>, Refusal> {
-        if kind != Kind::Call {
+        if !kind.is_use() {
             return Ok(None);
         }
         let current = ClientContext::current();
@@ -272,12 +273,17 @@ impl<I: SessionManager> Shared<I> {
             return Err(self.turn_away(Refusal::draining(ArrivalKind::Request), context));
         }
         let Some(policy) = self.requests.as_deref() else { return Ok(None) };
-        let arrival = Arrival::new(Instant::now(), ArrivalKind::Request).with_session(session.record.key);
+        let record = &session.record;
+        let arrival =
+            Arrival::new(Instant::now(), ArrivalKind::Request).with_session(record.key).with_origin(record.serial);
         let arrival = match context {
             Some(context) => arrival.with_context(context),
             None => arrival,
         };
-        match policy.admit(&arrival).await {
+        let asking = Asking { shared: self, session };
+        let admitted = policy.admit(&arrival).await;
+        drop(asking);
+        match admitted {
             Ok(permit) => Ok(Some(permit.commit())),
             Err(rejection) => Err(self.turn_away(Refusal::rejected(ArrivalKind::Request, &rejection), context)),
         }

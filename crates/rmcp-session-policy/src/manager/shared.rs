@@ -15,7 +15,9 @@ use tokio::task::AbortHandle;
 use super::builder::Settings;
 use super::deadlines::Deadlines;
 use super::directory::Directory;
-use super::parking::{Limits, Parking};
+use super::ends::Ends;
+use super::lot::Limits;
+use super::parking::Parking;
 use super::place::Place;
 use super::restore::UnderWay;
 use super::trailing::Trailing;
@@ -57,9 +59,9 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) trailing: Trailing,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
-    pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) admission: Option<Arc<dyn AdmissionPolicy>>,
     /// Who may make requests within a session.
-    pub(super) requests: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) requests: Option<Arc<dyn AdmissionPolicy>>,
     pub(super) signals: Arc<Signals>,
     pub(super) tally: Tally,
     pub(super) draining: AtomicBool,
@@ -75,7 +77,7 @@ impl<I: SessionManager> Shared<I> {
         settings: Settings,
         rules: Rules,
         limits: Limits,
-        [admission, requests]: [Option<Box<dyn AdmissionPolicy>>; 2],
+        [admission, requests]: [Option<Arc<dyn AdmissionPolicy>>; 2],
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
     ) -> Self {
@@ -85,15 +87,12 @@ impl<I: SessionManager> Shared<I> {
         let trailing = Trailing::new(settings.max_sessions);
         let deadlines = Deadlines::default();
         let held = Arc::new(HeldStreams::new(settings.max_parked_streams, Arc::clone(&deadlines.sooner)));
-        let leaves = Arc::clone(&held);
-        let core = Core {
-            registry,
-            free: settings.max_sessions,
-            waiting: BTreeMap::new(),
-            tickets: 0,
-            closing: 0,
-            deadlines,
-        };
+        let streams = Arc::clone(&held);
+        let policies = [&admission, &requests].into_iter().flatten().cloned();
+        let ends = Ends::new(policies, Box::new(move |session| streams.end(session)));
+        let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
+        let core =
+            Core { registry, free: settings.max_sessions, waiting: BTreeMap::new(), tickets: 0, closing: 0, deadlines };
         Self {
             inner,
             settings,
@@ -101,7 +100,7 @@ impl<I: SessionManager> Shared<I> {
             directory: Directory::default(),
             restoring: DashMap::with_hasher(RandomState::default()),
             restores: AtomicUsize::new(0),
-            parking: Parking::new(limits, Box::new(move |id| leaves.end(id))),
+            parking,
             held,
             trailing,
             sees_uses,

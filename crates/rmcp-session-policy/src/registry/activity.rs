@@ -13,8 +13,10 @@ use crate::admission::Lease;
 /// How an activity counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A request other than `ping`.
+    /// A request other than those below.
     Call,
+    /// A request that hosts make by themselves right after the handshake, such as `tools/list`. It is a use, and is no call.
+    List,
     /// A `ping` request: keeps the session alive, is no use of it.
     Ping,
     /// The `initialize` of a client.
@@ -27,6 +29,13 @@ pub(crate) enum Kind {
     Listen,
     /// A request that has found its session and is not handed to it yet.
     Lease,
+}
+
+impl Kind {
+    /// Whether it is a request of a client other than `ping` and `initialize`.
+    pub(crate) const fn is_use(self) -> bool {
+        matches!(self, Self::Call | Self::List)
+    }
 }
 
 /// An activity under way; its drop is its end.

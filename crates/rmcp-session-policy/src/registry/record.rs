@@ -12,6 +12,7 @@ use super::activity::Kind;
 use super::bell::Bell;
 use super::fingerprint::Fingerprint;
 use super::key::SessionKey;
+use super::origin::{Origin, SessionOrigin};
 use super::requests::{Requests, Ticket};
 use super::signals::Signals;
 use super::state::{Phase, Reading, State};
@@ -27,19 +28,6 @@ const NEXT_STEP: Duration = Duration::from_millis(100);
 pub(crate) struct Software {
     pub(crate) name: Box<str>,
     pub(crate) version: Box<str>,
-}
-
-/// Where a session came from, kept across its incarnations.
-#[derive(Clone, Debug)]
-pub(crate) struct Origin {
-    pub(crate) id: SessionId,
-    pub(crate) context: Option<Arc<ClientContext>>,
-    /// When the first incarnation was created; the lifetime counts from here.
-    pub(crate) opened: Stamp,
-    pub(crate) last_used: Stamp,
-    pub(crate) last_seen: Stamp,
-    pub(crate) uses: u64,
-    pub(crate) restored: bool,
 }
 
 /// What holds a record. The registry keeps it, so that a session is one object in memory.
@@ -64,6 +52,7 @@ pub(crate) struct Record {
     pub(crate) key: SessionKey,
     pub(crate) restored: bool,
     mark: AtomicBool,
+    called: AtomicBool,
     open_streams: AtomicU32,
     /// These three are read by anybody, and written only under the lock of the requests, which each activity takes anyway.
     last_used: AtomicU64,
@@ -74,6 +63,7 @@ pub(crate) struct Record {
     answered: AtomicU64,
     requests: Mutex<Requests>,
     signals: Arc<Signals>,
+    pub(crate) serial: SessionOrigin,
     pub(crate) created: Stamp,
     pub(crate) opened: Stamp,
     pub(crate) context: Option<Arc<ClientContext>>,
@@ -90,6 +80,7 @@ impl Record {
         Self {
             key,
             id: origin.id,
+            serial: origin.serial,
             created,
             opened: origin.opened,
             restored: origin.restored,
@@ -102,6 +93,7 @@ impl Record {
             answered: AtomicU64::new(created.0),
             open_streams: AtomicU32::new(0),
             mark: AtomicBool::new(false),
+            called: AtomicBool::new(origin.called),
             requests: Mutex::default(),
             signals,
             progress: Bell::default(),
@@ -125,6 +117,11 @@ impl Record {
         self.uses.load(Relaxed)
     }
 
+    /// Whether its client, in any incarnation, made a request that hosts do not make by themselves.
+    pub(crate) fn has_called(&self) -> bool {
+        self.called.load(Relaxed)
+    }
+
     pub(crate) fn open_streams(&self) -> usize {
         self.open_streams.load(SeqCst) as usize
     }
@@ -143,7 +140,7 @@ impl Record {
 
     fn touch(&self, kind: Kind, at: Stamp, _locked: &MutexGuard<'_, Requests>) {
         let touched = match kind {
-            Kind::Call | Kind::Message | Kind::Handshake => &self.last_used,
+            Kind::Call | Kind::List | Kind::Message | Kind::Handshake => &self.last_used,
             Kind::Ping | Kind::Listen => &self.last_heard,
             Kind::Replay | Kind::Lease => return,
         };
@@ -173,16 +170,19 @@ impl Record {
         at: Stamp,
     ) -> Ticket {
         self.touch(kind, at, &requests);
-        if kind == Kind::Call {
+        if kind.is_use() {
             self.uses.store(self.uses() + 1, Relaxed);
             self.mark.store(true, Relaxed);
+        }
+        if kind == Kind::Call {
+            self.called.store(true, Relaxed);
         }
         if let Some(ticket) = instead {
             requests.end(ticket);
         }
         let ticket = requests.begin(at);
         drop(requests);
-        if matches!(kind, Kind::Call | Kind::Ping) {
+        if kind.is_use() || kind == Kind::Ping {
             self.ready();
         }
         ticket

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::key::SessionKey;
 use super::later::{Later, Noted};
-use super::record::{Origin, Record, Recorded};
+use super::origin::Origin;
+use super::record::{Record, Recorded};
 use super::rules::Rules;
 use super::signals::Signals;
 use super::state::Phase;

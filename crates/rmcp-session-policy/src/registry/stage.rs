@@ -57,15 +57,7 @@ impl Stage {
     }
 
     fn origin(&self, last_used: Stamp, restored: bool) -> Origin {
-        Origin {
-            id: "a session".into(),
-            context: None,
-            opened: last_used,
-            last_used,
-            last_seen: last_used,
-            uses: 0,
-            restored,
-        }
+        Origin { restored, ..Origin::new("a session".into(), None, last_used) }
     }
 
     /// A session that is half-open.

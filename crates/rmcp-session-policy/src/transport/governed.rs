@@ -141,12 +141,19 @@ impl<T: Transport<RoleServer> + 'static> Governed<T> {
 }
 
 /// How a request counts.
-pub(crate) const fn kind_of(request: &ClientRequest) -> Kind {
+pub(crate) fn kind_of(request: &ClientRequest) -> Kind {
     match request {
         ClientRequest::PingRequest(_) => Kind::Ping,
         ClientRequest::InitializeRequest(_) => Kind::Handshake,
+        // One with parameters that rmcp does not understand is custom to it, whatever its method.
+        request if is_of_hosts(request.method()) => Kind::List,
         _ => Kind::Call,
     }
+}
+
+/// Whether hosts make requests of that method by themselves, so that one says nothing of a user.
+fn is_of_hosts(method: &str) -> bool {
+    method.ends_with("/list") || matches!(method, "logging/setLevel" | "server/discover" | "ping" | "initialize")
 }
 
 /// The answer to a request that was in flight when its session ended.

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
-use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId};
+use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 
 use super::held::HeldStreams;
 use super::session::Session;
 use super::stream::GovernedStream;
+use crate::registry::SessionOrigin;
 
 /// How many messages of earlier incarnations are kept for a client that is slow to take them.
 const KEPT: usize = 16;
@@ -181,12 +182,12 @@ impl<T> Listener<T> {
 pub(crate) struct Listening<T> {
     pub(super) listener: Arc<Listener<T>>,
     held: Arc<HeldStreams<T>>,
-    id: SessionId,
+    session: SessionOrigin,
 }
 
 impl<T> Listening<T> {
-    pub(super) const fn new(listener: Arc<Listener<T>>, held: Arc<HeldStreams<T>>, id: SessionId) -> Self {
-        Self { listener, held, id }
+    pub(super) const fn new(listener: Arc<Listener<T>>, held: Arc<HeldStreams<T>>, session: SessionOrigin) -> Self {
+        Self { listener, held, session }
     }
 
     /// Opens one over a stream of a live session. It is held when the session is parked, if it is the newest one then.
@@ -205,11 +206,11 @@ impl<T> Listening<T> {
             // The session has ended since: its end has asked those that were there.
             drop(listener.release());
         }
-        Self::new(listener, Arc::clone(held), SessionId::clone(&session.record.id))
+        Self::new(listener, Arc::clone(held), session.record.serial)
     }
 
     /// Ends streams of a session that is not parked.
-    pub(crate) fn end_all(listeners: Vec<Arc<Listener<T>>>) {
+    pub(crate) fn end_all(listeners: &[Arc<Listener<T>>]) {
         listeners.iter().for_each(|listener| drop(listener.release()));
     }
 
@@ -220,7 +221,7 @@ impl<T> Listening<T> {
 
     /// Takes it off the list of held streams; false if it is not on it, being joined or over.
     pub(crate) fn withdraw(&self) -> bool {
-        self.held.forget(&self.id, &self.listener)
+        self.held.remove(self.session, &self.listener)
     }
 }
 
@@ -237,7 +238,7 @@ impl<T> Drop for Listening<T> {
         let (was_held, rest) = self.listener.hang_up();
         drop(rest);
         if was_held {
-            self.held.forget(&self.id, &self.listener);
+            self.held.remove(self.session, &self.listener);
         }
     }
 }

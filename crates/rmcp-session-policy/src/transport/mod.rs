@@ -14,7 +14,7 @@ mod ticket;
 
 pub use governed::Governed;
 pub(crate) use governed::kind_of;
-pub(crate) use held::{HeldStreams, Reserved};
+pub(crate) use held::{HeldStreams, ParkedSession, Reserved};
 pub(crate) use listener::Listening;
 pub(crate) use session::{Flag, Host, Session};
 pub(crate) use stream::GovernedStream;
