@@ -123,10 +123,13 @@ impl<I: SessionManager> Shared<I> {
     /// The session is gone: holds its newest stream if it is about to be parked. Whatever ends the parking ends the stream.
     pub(super) fn settle_streams(&self, session: &Session<I::Transport>, is_parked: bool) {
         let listeners = session.take_listeners();
+        let record = &session.record;
         if !is_parked {
             Listening::end_all(&listeners);
-        } else if !listeners.is_empty() {
-            let record = &session.record;
+        } else if listeners.is_empty() {
+            // It may have come from the parking, and not come to the join.
+            self.held.stays(record.serial);
+        } else {
             let parked = ParkedSession {
                 id: SessionId::clone(&record.id),
                 origin: record.serial,

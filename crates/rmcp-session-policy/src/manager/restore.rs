@@ -49,6 +49,9 @@ impl<I: SessionManager> Drop for Right<I> {
     fn drop(&mut self) {
         if let Some(pin) = &self.pin {
             self.shared.parking.unpin(&self.id, pin);
+            if self.shared.find(&self.id).is_none() {
+                self.shared.held.stays(pin.serial());
+            }
         }
         self.shared.restoring.remove(&self.id);
         self.under_way.done.notify_waiters();
@@ -82,6 +85,7 @@ impl<I: SessionManager> Restoring<I> {
         let right = self.right.as_mut()?;
         if right.pin.is_none() && right.shared.may_come_back(&right.id) {
             right.pin = right.shared.parking.pin(&right.id);
+            right.pin.iter().for_each(|pin| right.shared.held.comes_back(pin.serial()));
         }
         right.pin.clone()
     }

@@ -86,7 +86,11 @@ impl<I: SessionManager> Shared<I> {
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let trailing = Trailing::new(settings.max_sessions);
         let deadlines = Deadlines::default();
-        let held = Arc::new(HeldStreams::new(settings.max_parked_streams, Arc::clone(&deadlines.sooner)));
+        let held = Arc::new(HeldStreams::new(
+            settings.max_parked_streams,
+            settings.max_sessions,
+            Arc::clone(&deadlines.sooner),
+        ));
         let streams = Arc::clone(&held);
         let policies = [&admission, &requests].into_iter().flatten().cloned();
         let ends = Ends::new(policies, Box::new(move |session| streams.end(session)));

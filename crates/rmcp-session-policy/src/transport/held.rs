@@ -1,6 +1,6 @@
 //! The listening streams of parked sessions: bounded, one a session.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -16,9 +16,14 @@ use crate::registry::SessionOrigin;
 /// The streams that stay open while their sessions are parked, until the next incarnation or the end of the parking.
 ///
 /// A stream is here from the moment its session is parked, or it is opened, until it is joined to an incarnation, its
-/// client hangs up, or the parking ends. To be here is to have a slot.
+/// client hangs up, or the parking ends. To be here is to have a slot, with one exception: if a session is parked and no slot
+/// is free, the stream of a session that is being restored gives it its own. That one is *in transit* then, from one to the
+/// other: its session is on its way into a place. So as many clients as there are places and slots together keep their
+/// streams.
 pub(crate) struct HeldStreams<T> {
     most: usize,
+    /// How many sessions may be live, and so how many streams may be in transit.
+    places: usize,
     list: Mutex<List<T>>,
     /// Rung when there is an earlier deadline than the earliest so far.
     sooner: Arc<Notify>,
@@ -26,6 +31,10 @@ pub(crate) struct HeldStreams<T> {
 
 struct List<T> {
     streams: HashMap<SessionOrigin, Held<T>>,
+    /// How many of these are in transit.
+    in_transit: usize,
+    /// Those with a slot whose sessions are being restored.
+    coming_back: BTreeSet<SessionOrigin>,
     /// Slots of streams that are about to be opened.
     reserved: usize,
     /// The sessions whose lifetime ends while they are parked, earliest first.
@@ -37,6 +46,7 @@ struct List<T> {
 struct Held<T> {
     listener: Weak<Listener<T>>,
     until: Option<Instant>,
+    in_transit: bool,
 }
 
 /// A session without a place.
@@ -50,11 +60,28 @@ pub(crate) struct ParkedSession {
 
 impl<T> List<T> {
     fn has_room(&self, most: usize) -> bool {
-        !self.closed && self.streams.len() + self.reserved < most
+        !self.closed && self.len() + self.reserved < most
+    }
+
+    fn len(&self) -> usize {
+        self.streams.len() - self.in_transit
+    }
+
+    /// Takes the slot of a stream whose session is on its way into a place.
+    fn make_room(&mut self, places: usize) {
+        if self.in_transit < places
+            && let Some(session) = self.coming_back.pop_first()
+            && let Some(held) = self.streams.get_mut(&session)
+        {
+            held.in_transit = true;
+            self.in_transit += 1;
+        }
     }
 
     fn remove(&mut self, session: SessionOrigin) -> Option<Arc<Listener<T>>> {
-        let Held { listener, until } = self.streams.remove(&session)?;
+        let Held { listener, until, in_transit } = self.streams.remove(&session)?;
+        self.in_transit -= usize::from(in_transit);
+        self.coming_back.remove(&session);
         if let Some(until) = until {
             self.deadlines.remove(&(until, session));
         }
@@ -67,17 +94,25 @@ impl<T> List<T> {
 }
 
 impl<T> HeldStreams<T> {
-    pub(crate) fn new(most: usize, sooner: Arc<Notify>) -> Self {
-        let list = List { streams: HashMap::new(), reserved: 0, deadlines: BTreeMap::new(), closed: false };
-        Self { most, list: Mutex::new(list), sooner }
+    pub(crate) fn new(most: usize, places: usize, sooner: Arc<Notify>) -> Self {
+        let list = List {
+            streams: HashMap::new(),
+            in_transit: 0,
+            coming_back: BTreeSet::new(),
+            reserved: 0,
+            deadlines: BTreeMap::new(),
+            closed: false,
+        };
+        Self { most, places, list: Mutex::new(list), sooner }
     }
 
     fn lock(&self) -> MutexGuard<'_, List<T>> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many slots are taken.
     pub(crate) fn len(&self) -> usize {
-        self.lock().streams.len()
+        self.lock().len()
     }
 
     pub(crate) fn has(&self, session: SessionOrigin) -> bool {
@@ -89,22 +124,31 @@ impl<T> HeldStreams<T> {
         let mut is_held = false;
         for listener in listeners.into_iter().rev() {
             listener.sever();
-            let rest = if is_held { None } else { self.insert(session, &listener) };
+            let rest = if is_held { None } else { self.insert(session, &listener, self.places) };
             is_held |= rest.is_some();
             drop(rest.unwrap_or_else(|| (listener.release(), None)));
         }
     }
 
     /// Puts a stream on the list, in place of the session's present one. `None` if there is no room, or the stream is over.
-    fn insert(&self, session: &ParkedSession, listener: &Arc<Listener<T>>) -> Option<(Rest<T>, Option<Rest<T>>)> {
+    fn insert(
+        &self,
+        session: &ParkedSession,
+        listener: &Arc<Listener<T>>,
+        places: usize,
+    ) -> Option<(Rest<T>, Option<Rest<T>>)> {
         let ParkedSession { id, origin, until } = session;
         let mut list = self.lock();
-        if !list.streams.contains_key(origin) && !list.has_room(self.most) {
-            return None;
+        let has_slot = list.streams.get(origin).is_some_and(|held| !held.in_transit);
+        if !has_slot && !list.has_room(self.most) {
+            list.make_room(places);
+            if !list.has_room(self.most) {
+                return None;
+            }
         }
         let rest = listener.hold()?;
         let older = list.remove(*origin).map(|older| older.release());
-        list.streams.insert(*origin, Held { listener: Arc::downgrade(listener), until: *until });
+        list.streams.insert(*origin, Held { listener: Arc::downgrade(listener), until: *until, in_transit: false });
         if let Some(until) = *until {
             let is_sooner = list.deadlines.first_key_value().is_none_or(|((earliest, _), _)| until < *earliest);
             list.deadlines.insert((until, *origin), SessionId::clone(id));
@@ -127,9 +171,37 @@ impl<T> HeldStreams<T> {
             let mut list = self.lock();
             list.closed = true;
             list.deadlines.clear();
+            list.coming_back.clear();
+            list.in_transit = 0;
             list.streams.drain().filter_map(|(_, held)| held.listener.upgrade()).collect()
         };
         ended.iter().for_each(|listener| drop(listener.release()));
+    }
+
+    /// Notes that a session with a stream is being restored.
+    pub(crate) fn comes_back(&self, session: SessionOrigin) {
+        let mut list = self.lock();
+        if list.streams.get(&session).is_some_and(|held| !held.in_transit) {
+            list.coming_back.insert(session);
+        }
+    }
+
+    /// Notes that a session stays parked. If its stream was in transit and there is no room for it any more, it ends.
+    pub(crate) fn stays(&self, session: SessionOrigin) {
+        let mut list = self.lock();
+        list.coming_back.remove(&session);
+        let has_room = list.has_room(self.most);
+        let List { streams, in_transit, .. } = &mut *list;
+        let Some(held) = streams.get_mut(&session).filter(|held| held.in_transit) else { return };
+        let ended = if has_room {
+            held.in_transit = false;
+            *in_transit -= 1;
+            None
+        } else {
+            list.remove(session)
+        };
+        drop(list);
+        drop(ended.map(|listener| listener.release()));
     }
 
     /// Joins the stream of a session that comes back to its new incarnation. Its slot is free from then on.
@@ -153,7 +225,7 @@ impl<T> HeldStreams<T> {
     /// Reserves the slot for the stream of a parked session, which may be that of its present stream.
     pub(crate) fn reserve(self: &Arc<Self>, session: ParkedSession) -> Option<Reserved<T>> {
         let mut list = self.lock();
-        let takes_slot = !list.streams.contains_key(&session.origin);
+        let takes_slot = list.streams.get(&session.origin).is_none_or(|held| held.in_transit);
         if takes_slot && !list.has_room(self.most) {
             return None;
         }
@@ -205,7 +277,7 @@ impl<T> Reserved<T> {
     pub(crate) fn open(mut self) -> Option<Listening<T>> {
         let listener = Listener::held();
         self.give_back();
-        drop(self.held.insert(&self.session, &listener)?);
+        drop(self.held.insert(&self.session, &listener, 0)?);
         Some(Listening::new(listener, Arc::clone(&self.held), self.session.origin))
     }
 

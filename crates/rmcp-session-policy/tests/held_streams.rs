@@ -1,0 +1,457 @@
+//! The listening stream of a parked session stays open, and goes on with the session's next incarnation.
+
+mod edge;
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use edge::{Ear, Edge, ended, heard};
+use futures_util::future::join_all;
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp_session_policy::eviction::SessionInfo;
+use rmcp_session_policy::testing::inner::{Act, Call, Scripted};
+use rmcp_session_policy::{CloseReason, HOUR, MINUTE, PolicySessionManager, SECOND};
+
+/// Ends a session so that it is parked.
+async fn park<I: SessionManager>(edge: &Edge<I>, id: &str, reason: CloseReason) {
+    let fingerprint = rmcp_session_policy::Fingerprint::of(id);
+    let this = move |session: &SessionInfo<'_>| session.fingerprint() == fingerprint;
+    assert_eq!(edge.sessions.terminate(this, reason).await, 1);
+}
+
+/// A session that is parked and has a stream.
+async fn held(edge: &Edge) -> (String, Ear) {
+    let id = edge.open().await;
+    let mut ear = edge.listen(&id).await;
+    assert_eq!(ear.hear().await, heard("hello"));
+    park(edge, &id, CloseReason::Evicted).await;
+    (id, ear)
+}
+
+// Hearing
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_opens_its_stream_once_hears_every_incarnation() {
+    for reason in [CloseReason::Evicted, CloseReason::Idle] {
+        let edge = Edge::local(|b| b.max_sessions(2));
+        let id = edge.open().await;
+        let mut ear = edge.listen(&id).await;
+        assert_eq!(ear.hear().await, heard("hello"));
+        for round in 0..3 {
+            assert!(edge.say(&id, "1 2 3 4 5").await, "{reason}, {round}");
+            assert_eq!(ear.hear().await, heard("1 2 3 4 5"));
+            park(&edge, &id, reason).await;
+            assert_eq!((edge.parked_streams(), ear.hear().await), (1, heard("")));
+            assert!(edge.say(&id, "6 7 8 9 10").await, "{reason}, {round}");
+            assert_eq!(ear.hear().await, heard("hello 6 7 8 9 10"), "none is lost, not even the handler's first");
+            assert_eq!((edge.parked_streams(), edge.sessions.list()[0].open_streams), (0, 1));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_clients_than_places_hear_all_that_is_said_to_them() {
+    // As many clients as there are places and slots.
+    let edge = Edge::local(|b| b.max_sessions(4));
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let id = edge.open().await;
+        let ear = edge.listen(&id).await.keep_reading();
+        clients.push((id, ear));
+    }
+    for round in 0..5 {
+        let words = format!("{round}a {round}b {round}c {round}d {round}e");
+        for some in clients.chunks(4) {
+            let said = join_all(some.iter().map(|(id, _)| edge.say(id, &words))).await;
+            assert!(said.into_iter().all(|said| said), "{round}");
+        }
+        for (_, ear) in &mut clients {
+            let (all, goes_on) = ear.hear().await;
+            let without_hellos: Vec<_> = all.split(' ').filter(|word| *word != "hello").collect();
+            assert_eq!((without_hellos.join(" "), goes_on), heard(&words), "{round}");
+        }
+        assert_eq!(edge.parked_streams(), 4);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_slow_client_has_not_read_when_its_session_is_parked_comes_before_the_rest() {
+    let edge = Edge::local(|b| b);
+    let id = edge.open().await;
+    let mut ear = edge.listen(&id).await;
+    assert!(edge.say(&id, "1 2 3").await);
+    park(&edge, &id, CloseReason::Evicted).await;
+    assert!(edge.say(&id, "4 5").await);
+    assert_eq!(ear.hear().await, heard("hello 1 2 3 hello 4 5"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_streams_of_a_session_the_newest_is_held() {
+    let edge = Edge::local(|b| b);
+    let id = edge.open().await;
+    let mut older = edge.listen(&id).await;
+    let mut newer = edge.listen(&id).await;
+    let newest = edge.listen(&id).await;
+    drop(newest);
+    park(&edge, &id, CloseReason::Evicted).await;
+    assert_eq!(older.hear().await, ended("hello"), "it ends as streams do");
+    assert_eq!((edge.parked_streams(), newer.hear().await), (1, heard("")));
+    assert!(edge.say(&id, "1").await);
+    assert_eq!(newer.hear().await, heard("hello 1"));
+}
+
+// A GET of a parked session
+
+#[tokio::test(start_paused = true)]
+async fn a_get_of_a_parked_session_at_a_full_server_is_held_and_hears_after_the_restore() {
+    let edge = Edge::local(|b| b.max_sessions(1));
+    for last_event_id in [None, Some("0")] {
+        let alice = edge.open().await;
+        let bob = edge.open().await;
+        let mut ear = edge.get_after(&alice, last_event_id).await.expect("held");
+        assert_eq!((edge.parked_streams(), ear.hear().await), (1, heard("")));
+        assert_eq!(edge.sessions.stats().closed(CloseReason::Evicted), edge.sessions.stats().opened - 1, "none for it");
+        assert!(edge.say(&bob, "").await && edge.say(&alice, "1").await);
+        assert_eq!((edge.parked_streams(), ear.hear().await), (0, heard("hello 1")));
+        assert_eq!(edge.delete(&alice).await, StatusCode::ACCEPTED);
+        assert_eq!(edge.delete(&bob).await, StatusCode::ACCEPTED);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_of_a_parked_session_restores_into_a_free_place() {
+    let edge = Edge::local(|b| b.max_sessions(2));
+    for last_event_id in [None, Some("0")] {
+        let id = edge.open().await;
+        park(&edge, &id, CloseReason::Idle).await;
+        let mut ear = edge.get_after(&id, last_event_id).await.expect("restores");
+        assert_eq!((edge.sessions.stats().live, edge.parked_streams()), (1, 0));
+        assert_eq!(ear.hear().await, heard("hello"));
+        assert!(edge.say(&id, "1").await);
+        assert_eq!(ear.hear().await, heard("1"));
+        assert_eq!(edge.delete(&id).await, StatusCode::ACCEPTED);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_get_replaces_the_held_stream_and_takes_its_slot() {
+    let edge = Edge::local(|b| b.max_sessions(1).max_parked_streams(1));
+    let (alice, mut first) = held(&edge).await;
+    let _bob = edge.open().await;
+    for _ in 0..3 {
+        let mut second = edge.listen(&alice).await;
+        assert_eq!((edge.parked_streams(), first.hear().await), (1, ended("")));
+        assert_eq!(second.hear().await, heard(""));
+        first = second;
+    }
+    assert!(edge.say(&alice, "1").await);
+    assert_eq!(first.hear().await, heard("hello 1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_that_restores_its_session_takes_over_from_the_held_stream() {
+    let edge = Edge::local(|b| b.max_sessions(2));
+    let (id, mut older) = held(&edge).await;
+    let mut newer = edge.listen(&id).await;
+    assert_eq!((edge.sessions.stats().live, edge.parked_streams()), (1, 0));
+    assert_eq!(older.hear().await, ended(""));
+    assert!(edge.say(&id, "1").await);
+    assert_eq!(newer.hear().await, heard("hello 1"), "also what was said before its GET was answered");
+    assert_eq!(edge.sessions.list()[0].open_streams, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_and_a_get_at_once_of_a_parked_session_both_do() {
+    for call_first in [true, false] {
+        let edge = Edge::local(|b| b.max_sessions(2));
+        let (id, older) = held(&edge).await;
+        // Its connection is lost, which the server does not see.
+        let (said, ear) = if call_first {
+            tokio::join!(edge.say(&id, "1"), edge.get(&id))
+        } else {
+            let (ear, said) = tokio::join!(edge.get(&id), edge.say(&id, "1"));
+            (said, ear)
+        };
+        let mut ear = ear.expect("listens");
+        assert!(said && edge.say(&id, "2").await);
+        let (words, goes_on) = ear.hear().await;
+        assert!(goes_on && words.ends_with('2'), "{words}");
+        assert_eq!(edge.sessions.list()[0].open_streams, 1);
+        drop(older);
+    }
+}
+
+// Bounds
+
+#[tokio::test(start_paused = true)]
+async fn no_more_streams_are_held_than_allowed() {
+    let edge = Edge::local(|b| b.max_sessions(1).max_parked_streams(2));
+    let (first, mut one) = held(&edge).await;
+    let (_second, mut two) = held(&edge).await;
+    let (third, mut three) = held(&edge).await;
+    assert_eq!(edge.parked_streams(), 2);
+    assert_eq!((one.hear().await, two.hear().await), (heard(""), heard("")));
+    assert_eq!(three.hear().await, ended(""), "there is no room for it");
+    let _busy_place = edge.open().await;
+    assert_eq!(edge.get(&third).await.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(edge.parked_streams(), 2);
+    one = edge.get(&first).await.expect("it has a slot");
+    drop(one);
+    assert_eq!(edge.parked_streams(), 1);
+    let _three = edge.get(&third).await.expect("there is room now");
+    assert_eq!(edge.parked_streams(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn if_none_may_be_held_none_is() {
+    let edge = Edge::local(|b| b.max_sessions(1).max_parked_streams(0));
+    let (id, mut ear) = held(&edge).await;
+    assert_eq!(ear.hear().await, ended(""));
+    let mut restored = edge.get(&id).await.expect("a place is free");
+    assert_eq!(restored.hear().await, heard("hello"));
+    let _other = edge.open().await;
+    assert_eq!(restored.hear().await, ended(""));
+    assert_eq!(edge.get(&id).await.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_streams_as_sessions_are_held_if_nothing_else_is_said() {
+    let edge = Edge::local(|b| b.max_sessions(3));
+    let mut ears = Vec::new();
+    for _ in 0..5 {
+        ears.push(held(&edge).await);
+    }
+    assert_eq!(edge.parked_streams(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_hangs_up_frees_the_slot_at_once() {
+    let edge = Edge::local(|b| b.max_sessions(1).max_parked_streams(1));
+    let (id, ear) = held(&edge).await;
+    drop(ear);
+    assert_eq!(edge.parked_streams(), 0);
+    let _other = edge.open().await;
+    let ear = edge.listen(&id).await;
+    assert_eq!(edge.parked_streams(), 1);
+    drop(ear);
+    assert_eq!(edge.parked_streams(), 0);
+    assert!(edge.say(&id, "1").await, "and its session comes back as ever");
+    assert_eq!(edge.sessions.list()[0].open_streams, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_that_is_refused_by_rmcp_takes_no_slot_and_ends_no_stream() {
+    let edge = Edge::local(|b| b.max_sessions(1).max_parked_streams(1));
+    let (id, mut ear) = held(&edge).await;
+    let (other, _other_ear) = (edge.open().await, ());
+    assert_eq!(edge.get_with_version(&id, "nonsense").await, StatusCode::BAD_REQUEST);
+    assert_eq!((edge.parked_streams(), ear.hear().await), (1, heard("")));
+    drop(ear);
+    assert_eq!(edge.get_with_version(&id, "nonsense").await, StatusCode::BAD_REQUEST);
+    assert_eq!(edge.parked_streams(), 0);
+    assert!(edge.get(&id).await.is_ok(), "the slot is free");
+    drop(other);
+}
+
+// Ends
+
+type Way = (&'static str, fn(rmcp_session_policy::Builder<Local>) -> rmcp_session_policy::Builder<Local>);
+type Local = rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+
+#[tokio::test(start_paused = true)]
+async fn a_held_stream_ends_with_its_sessions_parking_whatever_ends_that() {
+    let ways: [Way; 6] = [
+        ("deleted", |b| b),
+        ("revoked", |b| b),
+        ("lifetime", |b| b.max_lifetime(HOUR)),
+        ("age", |b| b.max_parked_age(HOUR)),
+        ("pushed out", |b| b.max_parked(1).max_parked_streams(1)),
+        ("drained", |b| b),
+    ];
+    for (way, configure) in ways {
+        let edge = Edge::local(configure);
+        let (id, mut ear) = held(&edge).await;
+        assert_eq!((ear.hear().await, edge.parked_streams()), (heard(""), 1), "{way}");
+        match way {
+            "deleted" => assert_eq!(edge.delete(&id).await, StatusCode::ACCEPTED),
+            "revoked" => assert_eq!(edge.sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Revoked).await, 1),
+            "pushed out" => {
+                let other = edge.open().await;
+                assert!(edge.say(&other, "").await);
+                park(&edge, &other, CloseReason::Evicted).await;
+            }
+            "drained" => drop(edge.sessions.drain(SECOND).await),
+            _ => {
+                tokio::time::sleep(HOUR - MINUTE).await;
+                assert_eq!(ear.hear().await, heard(""), "{way}");
+                tokio::time::sleep(MINUTE).await;
+            }
+        }
+        assert_eq!(edge.parked_streams(), 0, "{way}");
+        assert_eq!(ear.hear().await, ended(""), "{way}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_the_streams_of_the_sessions_it_parks() {
+    let edge = Edge::local(|b| b);
+    let id = edge.open().await;
+    let mut ear = edge.listen(&id).await;
+    edge.sessions.drain(SECOND).await;
+    assert_eq!(edge.sessions.stats().parked, 1);
+    assert_eq!((ear.hear().await, edge.parked_streams()), (ended("hello"), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_a_session_that_ends_for_good_ends_as_ever() {
+    let edge = Edge::local(|b| b);
+    let id = edge.open().await;
+    let mut ear = edge.listen(&id).await;
+    assert_eq!(edge.delete(&id).await, StatusCode::ACCEPTED);
+    assert_eq!((ear.hear().await, edge.parked_streams()), (ended("hello"), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_rmcp_is_cancelled_held_streams_end() {
+    let edge = Edge::local(|b| b);
+    let (_id, mut ear) = held(&edge).await;
+    edge.config.cancellation_token.cancel();
+    assert_eq!(ear.hear().await, ended(""));
+    drop(ear);
+    assert_eq!(edge.parked_streams(), 0);
+}
+
+// Restores that fail
+
+/// A session that is parked and has a stream, over an inner manager that does as it is told. `on_initialized` has no way to
+/// the stream there.
+async fn scripted() -> (Scripted, Edge<Scripted>, String, Ear) {
+    let inner = Scripted::relaying();
+    let edge = Edge::new(PolicySessionManager::builder(inner.clone()).max_sessions(2));
+    let id = edge.open().await;
+    let mut ear = edge.listen(&id).await;
+    park(&edge, &id, CloseReason::Evicted).await;
+    assert_eq!((ear.hear().await, edge.parked_streams()), (heard(""), 1));
+    (inner, edge, id, ear)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_that_fails_leaves_the_stream_held() {
+    let (inner, edge, id, mut ear) = scripted().await;
+    inner.set(Call::Restore, Act::Error);
+    assert!(!edge.say(&id, "").await);
+    assert_eq!((ear.hear().await, edge.parked_streams()), (heard(""), 1));
+    inner.set(Call::Restore, Act::Ok);
+    assert!(edge.say(&id, "").await);
+    assert_eq!((ear.hear().await, edge.parked_streams()), (heard(""), 0));
+    assert_eq!(edge.sessions.list()[0].open_streams, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_that_fails_for_good_ends_the_stream() {
+    let (inner, edge, id, mut ear) = scripted().await;
+    inner.set(Call::Initialize, Act::Error);
+    assert!(!edge.say(&id, "").await);
+    assert_eq!((ear.hear().await, edge.parked_streams(), edge.sessions.stats().parked), (ended(""), 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_cannot_be_joined_ends_and_its_session_comes_back() {
+    let (inner, edge, id, mut ear) = scripted().await;
+    inner.set(Call::Listen, Act::Error);
+    assert!(edge.say(&id, "").await);
+    assert_eq!((ear.hear().await, edge.parked_streams(), edge.sessions.stats().live), (ended(""), 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hangs_up_while_the_stream_is_joined_leaves_the_session_parked_and_the_stream_held() {
+    let (inner, edge, id, mut ear) = scripted().await;
+    inner.set(Call::Listen, Act::Never);
+    assert!(tokio::time::timeout(SECOND, edge.say(&id, "")).await.is_err());
+    assert_eq!(ear.hear().await, heard(""));
+    let stats = edge.sessions.stats();
+    assert_eq!((stats.live, stats.parked, stats.parked_streams), (0, 1, 1));
+    inner.set(Call::Listen, Act::Ok);
+    assert!(edge.say(&id, "").await);
+    assert_eq!((edge.parked_streams(), edge.sessions.list()[0].open_streams), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_parked_again_while_its_stream_is_joined_keeps_it() {
+    let (inner, edge, id, mut ear) = scripted().await;
+    inner.set(Call::Listen, Act::Slow(SECOND));
+    let call = edge.say(&id, "");
+    let parks = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        park(&edge, &id, CloseReason::Evicted).await;
+    };
+    let (said, ()) = tokio::join!(call, parks);
+    assert!(!said);
+    let stats = edge.sessions.stats();
+    assert_eq!((stats.live, stats.parked, stats.parked_streams, ear.hear().await), (0, 1, 1, heard("")));
+    assert!(edge.say(&id, "").await);
+    assert_eq!((edge.parked_streams(), edge.sessions.list()[0].open_streams), (0, 1));
+    assert_eq!(ear.hear().await, heard(""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_hangs_up_while_its_stream_is_joined_is_forgotten() {
+    let (inner, edge, id, ear) = scripted().await;
+    inner.set(Call::Listen, Act::Slow(SECOND));
+    let call = edge.say(&id, "");
+    let hangs_up = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drop(ear);
+        assert_eq!(edge.parked_streams(), 0);
+    };
+    let (said, ()) = tokio::join!(call, hangs_up);
+    assert!(said);
+    assert_eq!((edge.parked_streams(), edge.sessions.list()[0].open_streams), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_deleted_while_its_stream_is_joined_ends_it() {
+    let (inner, edge, id, mut ear) = scripted().await;
+    inner.set(Call::Listen, Act::Slow(SECOND));
+    let call = edge.say(&id, "");
+    let deletes = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(edge.delete(&id).await, StatusCode::ACCEPTED);
+    };
+    let (said, ()) = tokio::join!(call, deletes);
+    assert!(!said);
+    let stats = edge.sessions.stats();
+    assert_eq!((stats.live, stats.parked, stats.parked_streams, ear.hear().await), (0, 0, 0, ended("")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_while_a_session_is_being_restored_waits_and_takes_over() {
+    let (inner, edge, id, mut older) = scripted().await;
+    inner.set(Call::Listen, Act::Slow(SECOND));
+    let get = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        edge.get(&id).await
+    };
+    let (said, newer) = tokio::join!(edge.say(&id, ""), get);
+    let mut newer = newer.expect("listens");
+    assert!(said);
+    assert_eq!((older.hear().await, newer.hear().await), (ended(""), heard("")));
+    assert_eq!((edge.parked_streams(), edge.sessions.list()[0].open_streams), (0, 1));
+    assert_eq!(inner.calls(Call::Listen), 2, "the first one's and the joined one's");
+}
+
+// Around and within
+
+#[tokio::test(start_paused = true)]
+async fn one_manager_in_another_holds_each_stream_once() {
+    let inner = PolicySessionManager::local().max_sessions(2).build().expect("valid");
+    let edge = Edge::new(PolicySessionManager::builder(inner).max_sessions(1));
+    let id = edge.open().await;
+    let mut ear = edge.listen(&id).await;
+    let _other = edge.open().await;
+    assert_eq!((edge.parked_streams(), edge.sessions.inner().stats().parked_streams), (1, 0));
+    assert_eq!(ear.hear().await, heard("hello"));
+    assert!(edge.say(&id, "1").await);
+    assert_eq!(ear.hear().await, heard("hello 1"));
+    assert_eq!(edge.sessions.inner().list().iter().map(|session| session.open_streams).sum::<usize>(), 1);
+}
