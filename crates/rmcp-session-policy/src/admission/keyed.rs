@@ -217,4 +217,27 @@ mod tests {
         assert!(policy.peek(&Arrival::new(Instant::now(), ArrivalKind::Create)).is_ok());
         assert!(policy.known.lock().expect("no panic").is_empty());
     }
+
+    #[test]
+    fn a_session_has_a_limit_of_its_own_until_it_ends_and_what_is_without_one_goes_by_client() {
+        let policy = TokenBucket::per_minute(1).burst(1).per_session();
+        let now = Instant::now();
+        let comes_in = |arrival: Arrival<'_>| {
+            let admitted = policy.admit(&arrival).now_or_never().expect("never waits");
+            admitted.map(|permit| drop(permit.commit())).is_ok()
+        };
+        let alice = ClientContext::new().with_principal("alice");
+        let bob = ClientContext::new().with_principal("bob");
+        let request = Arrival::new(now, ArrivalKind::Request).with_context(&alice);
+        let [one, two] = [SessionOrigin::allocate(), SessionOrigin::allocate()];
+        assert_eq!(
+            [one, one, two, two].map(|session| comes_in(request.with_origin(session))),
+            [true, false, true, false]
+        );
+        assert_eq!([request, request, request.with_context(&bob)].map(comes_in), [true, false, true]);
+        assert_eq!(policy.keys(), 4);
+        policy.on_session_end(one);
+        assert_eq!(policy.keys(), 3);
+        assert!(!comes_in(request.with_origin(two)));
+    }
 }

@@ -204,6 +204,8 @@ impl<P: AdmissionPolicy> AdmissionPolicyExt for P {}
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
     use tokio::time::Instant;
 
     use super::super::{ArrivalKind, Concurrent, Open};
@@ -228,6 +230,56 @@ mod tests {
             assert_eq!(policy.peek(&arrival).expect_err("one at once").policy(), "concurrent", "{policy:?}");
             drop(lease);
             assert!(policy.peek(&arrival).is_ok(), "{policy:?}");
+        }
+    }
+
+    /// Counts the ends that it is told of.
+    #[derive(Debug, Default)]
+    struct Told(AtomicUsize);
+
+    #[async_trait]
+    impl AdmissionPolicy for Told {
+        async fn admit(&self, _arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+            Ok(Permit::free())
+        }
+
+        fn on_session_end(&self, _session: SessionOrigin) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    impl Replicate for Arc<Told> {
+        fn replicate(&self) -> Self {
+            Self::clone(self)
+        }
+
+        fn is_fresh(&self, _now: Instant) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_whatever_is_around_the_policy() {
+        let told = Arc::new(Told::default());
+        let one = || Arc::clone(&told);
+        let boxed: Box<dyn AdmissionPolicy> = Box::new(one());
+        let policies: [Box<dyn AdmissionPolicy>; 8] = [
+            boxed,
+            Box::new(Arc::new(one())),
+            Box::new(one().and(Open)),
+            Box::new(Open.and(one())),
+            Box::new(Open.or(one()).or(Open)),
+            Box::new(one().only(|_: &Arrival<'_>| false)),
+            Box::new(one().shadow()),
+            Box::new(one().per_session()),
+        ];
+        for (policy, before) in policies.iter().zip(0..) {
+            let session = SessionOrigin::allocate();
+            let arrival = Arrival::new(Instant::now(), ArrivalKind::Request).with_origin(session);
+            drop(policy.admit(&arrival).await.expect("lets in"));
+            assert_eq!(told.0.load(SeqCst), before, "{policy:?}");
+            policy.on_session_end(session);
+            assert_eq!(told.0.load(SeqCst), before + 1, "{policy:?}");
         }
     }
 }

@@ -17,7 +17,8 @@ impl<I: SessionManager> Drop for Asking<'_, I> {
         let record = &self.session.record;
         let is_known = || self.shared.directory.contains(&record.id) || self.shared.parking.contains(&record.id);
         // Between two looks it may come back.
-        if self.session.has(Flag::Left) && !is_known() && !is_known() {
+        let has_left = self.session.has(Flag::Left) && !is_known() && !is_known();
+        if has_left || self.session.has(Flag::EndTold) {
             self.shared.parking.tell_end(record.serial);
         }
     }

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::lifecycle;
-use super::lot::Parked;
+use super::lot::{Came, Parked};
 use super::place::Place;
 use super::shared::Shared;
 use crate::admission::{Arrival, ArrivalKind, Permit};
@@ -99,7 +99,7 @@ impl<I: SessionManager> Shared<I> {
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
         let Luggage { origin, parcel, pin } = luggage;
         let restored = origin.restored;
-        let (session, newborn, arrived) = {
+        let (session, newborn, gone) = {
             let mut core = self.lock();
             if self.directory.contains(&origin.id) {
                 drop(core);
@@ -116,12 +116,15 @@ impl<I: SessionManager> Shared<I> {
             let arrived = self.parking.arrive(&session.record.id, pin.as_ref(), places);
             // Before anybody can choose it: until its request comes, it is no victim.
             let newborn = Activity::begin(&session, Kind::Lease, now);
-            (session, newborn, arrived)
+            if arrived.came != Came::ToStay {
+                session.raise(Flag::Barred);
+            }
+            if arrived.came == Came::Lost {
+                session.raise(Flag::EndTold);
+            }
+            (session, newborn, arrived.gone)
         };
-        if arrived.barred {
-            session.raise(Flag::Barred);
-        }
-        drop(arrived.gone);
+        drop(gone);
         let host: Arc<dyn Host<I::Transport>> = Arc::<Self>::clone(self);
         let governed = Governed::new(Arc::clone(&session), host);
         let info = SessionInfo::of(&session.record);

@@ -247,7 +247,7 @@ impl<I: SessionManager> Shared<I> {
         // Perhaps committed only now, to a session that ended as soon as it began.
         session.drop_lease();
         drop(gone);
-        if !is_parked {
+        if !is_parked && session.raise(Flag::EndTold) {
             self.parking.tell_end(record.serial);
         }
         record.progress.ring();

@@ -99,6 +99,16 @@ pub(super) fn entry_bytes(id: &str, said: usize, context: Option<&ClientContext>
     ENTRY + id.len() + said + context.map_or(0, ClientContext::bytes)
 }
 
+/// How a session came into its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    ToStay,
+    /// Though it was ended for good while it was being restored.
+    Barred,
+    /// Though it has left the lot for good while it was being restored: its end has been told.
+    Lost,
+}
+
 /// Oldest first.
 type Queue = LinkedHashMap<SessionId, Parked>;
 
@@ -181,15 +191,15 @@ impl Lot {
 
     fn shrink(&mut self, limits: &Limits, gone: &mut Vec<Parked>) {
         while self.is_over(limits) {
-            // If all others are pinned, the last to come is the first to go.
-            let Some((id, parked)) = self.uncalled.pop_front().or_else(|| self.called.pop_front()) else { break };
+            let unpinned = self.uncalled.pop_front().or_else(|| self.called.pop_front());
+            // If all are being restored, and a place went to another, one of them has neither a place nor room.
+            let Some((id, parked)) = unpinned.or_else(|| self.pinned.pop_back()) else { break };
             self.bytes -= parked.bytes(&id);
             gone.push(parked);
         }
     }
 
-    /// Notes that a session has come into a place, of which now so many are without one. If it was pinned, tells whether it
-    /// must go again.
+    /// Notes that a session has come into a place, of which now so many are without one.
     pub(super) fn arrive(
         &mut self,
         id: &str,
@@ -197,15 +207,19 @@ impl Lot {
         limits: &Limits,
         places: usize,
         gone: &mut Vec<Parked>,
-    ) -> bool {
-        let barred = pin.and_then(|pin| self.remove_pinned(id, pin)).is_some_and(|parked| parked.barred);
+    ) -> Came {
+        let came = match pin.map(|pin| self.remove_pinned(id, pin)) {
+            Some(None) => Came::Lost,
+            Some(Some(parked)) if parked.barred => Came::Barred,
+            _ => Came::ToStay,
+        };
         while self.transit.len() > places {
             let Some((id, parked)) = self.transit.pop_back() else { break };
             self.bytes += parked.bytes(&id);
             self.pinned.insert(id, parked);
         }
         self.shrink(limits, gone);
-        barred
+        came
     }
 
     /// Pins a session that is not pinned.
@@ -298,5 +312,244 @@ impl Parked {
         let now = Stamp::at(now);
         self.since = self.since.max(now);
         self.last_seen = self.last_seen.max(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PLACES: usize = 3;
+    const SESSIONS: usize = 12;
+
+    fn limits() -> Limits {
+        Limits {
+            entries: 4,
+            bytes: 4 * entry_bytes("0", 20, None),
+            entry_bytes: usize::MAX,
+            age: Duration::from_secs(60),
+        }
+    }
+
+    fn parked(called: bool, said: usize, now: Instant) -> Parked {
+        let now = Stamp::at(now);
+        Parked {
+            parcel: vec![0; said].into(),
+            context: None,
+            serial: SessionOrigin::allocate(),
+            opened: now,
+            last_used: now,
+            last_seen: now,
+            uses: 0,
+            since: now,
+            stay: 0,
+            called,
+            barred: false,
+        }
+    }
+
+    fn ids(queue: &Queue) -> Vec<&str> {
+        queue.keys().map(|id| &**id).collect()
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        /// A session comes into a free place.
+        Open,
+        /// A live one loses its place.
+        Park {
+            called: bool,
+            said: usize,
+        },
+        Pin,
+        /// A pinned one comes into a free place.
+        Arrive,
+        Unpin,
+        Take,
+        Touch,
+        Pass,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => Just(Step::Open),
+            6 => (any::<bool>(), 0..40_usize).prop_map(|(called, said)| Step::Park { called, said }),
+            4 => Just(Step::Pin),
+            3 => Just(Step::Arrive),
+            2 => Just(Step::Unpin),
+            1 => Just(Step::Take),
+            1 => Just(Step::Touch),
+            1 => Just(Step::Pass),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens, the bounds hold at each step, and each session is live, in the lot, or has left it once.
+        #[test]
+        fn it_is_exact(steps in prop::collection::vec((step(), any::<prop::sample::Index>()), 0..200)) {
+            let limits = limits();
+            let mut lot = Lot::default();
+            let mut now = Instant::now();
+            let mut live = BTreeSet::<String>::new();
+            let mut pins = BTreeMap::<String, Parked>::new();
+            let mut inside = BTreeMap::<SessionOrigin, String>::new();
+            let mut opened = 0;
+            for (step, any) in steps {
+                let mut gone = Vec::new();
+                let among = |names: &mut dyn Iterator<Item = String>| {
+                    let names: Vec<_> = names.collect();
+                    (!names.is_empty()).then(|| names[any.index(names.len())].clone())
+                };
+                match step {
+                    Step::Open if live.len() < PLACES && live.len() + inside.len() < SESSIONS => {
+                        opened += 1;
+                        let id = opened.to_string();
+                        live.insert(id.clone());
+                        lot.arrive(&id, None, &limits, PLACES - live.len(), &mut gone);
+                    }
+                    Step::Park { called, said } => {
+                        if let Some(id) = among(&mut live.iter().cloned()) {
+                            live.remove(&id);
+                            let parked = parked(called, said, now);
+                            inside.insert(parked.serial, id.clone());
+                            lot.park(id.into(), parked, &limits, PLACES - live.len(), &mut gone);
+                        }
+                    }
+                    Step::Pin => {
+                        if let Some(id) = among(&mut inside.values().cloned())
+                            && let Some(pin) = lot.pin(&id)
+                        {
+                            pins.insert(id, pin);
+                        }
+                    }
+                    Step::Arrive if live.len() < PLACES => {
+                        if let Some(id) = among(&mut pins.keys().cloned()) {
+                            let pin = pins.remove(&id).unwrap();
+                            live.insert(id.clone());
+                            inside.remove(&pin.serial);
+                            lot.arrive(&id, Some(&pin), &limits, PLACES - live.len(), &mut gone);
+                        }
+                    }
+                    Step::Unpin => {
+                        if let Some(id) = among(&mut pins.keys().cloned()) {
+                            let pin = pins.remove(&id).unwrap();
+                            lot.unpin(&id.into(), &pin, now, &limits, &mut gone);
+                        }
+                    }
+                    Step::Take => {
+                        if let Some(id) = among(&mut inside.values().cloned()) {
+                            let first = lot.get(&id).is_some();
+                            prop_assert_eq!(lot.take(&id, &mut gone), first);
+                            prop_assert!(lot.get(&id).is_none());
+                        }
+                    }
+                    Step::Touch => {
+                        if let Some(id) = among(&mut inside.values().cloned()) {
+                            prop_assert_eq!(lot.touch(&id, now), lot.get(&id).is_some());
+                        }
+                    }
+                    Step::Pass => {
+                        now += Duration::from_secs(25);
+                        lot.expire(now, limits.age, &mut gone);
+                    }
+                    _ => {}
+                }
+                for parked in gone {
+                    let id = inside.remove(&parked.serial);
+                    prop_assert!(id.is_some(), "left twice");
+                    let pinned = pins.remove(&id.unwrap()).is_some();
+                    prop_assert!(!pinned || lot.called.len() + lot.uncalled.len() == 0, "left before others");
+                }
+                let counted = [&lot.called, &lot.uncalled, &lot.pinned];
+                let held = counted.into_iter().flatten().map(|(id, parked)| parked.bytes(id)).sum::<usize>();
+                let (entries, bytes) = lot.size();
+                prop_assert_eq!(held, bytes);
+                prop_assert!(entries <= limits.entries && bytes <= limits.bytes);
+                prop_assert!(lot.transit.len() + live.len() <= PLACES);
+                prop_assert_eq!(entries + lot.transit.len(), inside.len());
+                prop_assert_eq!(lot.pinned.len() + lot.transit.len(), pins.len());
+                for queue in [&lot.called, &lot.uncalled] {
+                    prop_assert!(queue.values().is_sorted_by_key(|parked| parked.since));
+                }
+            }
+        }
+    }
+
+    /// A lot of four, with sessions named by their order.
+    fn full() -> (Lot, Instant) {
+        let (mut lot, now) = (Lot::default(), Instant::now());
+        for id in ["1", "2", "3", "4"] {
+            lot.park(id.into(), parked(true, 0, now), &limits(), 0, &mut Vec::new());
+        }
+        (lot, now)
+    }
+
+    #[test]
+    fn a_pinned_session_makes_room_for_the_one_whose_place_it_gets() {
+        let (mut lot, now) = full();
+        let mut gone = Vec::new();
+        let pin = lot.pin("2").unwrap();
+        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        assert!(gone.is_empty() && lot.get("2").is_some());
+        assert_eq!((ids(&lot.called), ids(&lot.transit)), (vec!["1", "3", "4", "5"], vec!["2"]));
+        assert_eq!(lot.arrive("2", Some(&pin), &limits(), 0, &mut gone), Came::ToStay);
+        assert!(gone.is_empty() && lot.get("2").is_none());
+        assert_eq!(lot.size().0, 4);
+    }
+
+    #[test]
+    fn once_its_place_has_gone_to_another_a_pinned_session_counts_again() {
+        let (mut lot, now) = full();
+        let mut gone = Vec::new();
+        drop(lot.pin("2").unwrap());
+        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        lot.arrive("6", None, &limits(), 0, &mut gone);
+        assert_eq!((ids(&lot.called), ids(&lot.pinned), gone.len()), (vec!["3", "4", "5"], vec!["2"], 1));
+    }
+
+    #[test]
+    fn of_sessions_that_are_all_pinned_one_is_lost_when_its_place_has_gone_to_another() {
+        let (mut lot, now) = full();
+        let mut gone = Vec::new();
+        let pins = ["1", "2", "3", "4"].map(|id| lot.pin(id).unwrap());
+        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        assert_eq!((ids(&lot.transit), ids(&lot.called)), (vec!["1"], vec!["5"]));
+        let _five = lot.pin("5").unwrap();
+        lot.arrive("6", None, &limits(), 0, &mut gone);
+        assert_eq!((lot.size().0, gone.len(), gone[0].serial()), (4, 1, pins[0].serial()));
+        assert_eq!(lot.arrive("1", Some(&pins[0]), &limits(), 0, &mut gone), Came::Lost);
+        lot.take("2", &mut gone);
+        assert_eq!(lot.arrive("2", Some(&pins[1]), &limits(), 0, &mut gone), Came::Barred);
+        lot.unpin(&"1".into(), &pins[0], now, &limits(), &mut gone);
+        assert_eq!((lot.size().0, gone.len()), (3, 1));
+    }
+
+    #[test]
+    fn what_was_heard_of_is_the_last_to_be_too_old() {
+        let (mut lot, now) = full();
+        let at = |secs| now + Duration::from_secs(secs);
+        assert!(lot.touch("2", at(30)) && !lot.touch("7", at(30)));
+        assert_eq!(lot.oldest(), Some(Stamp::at(now).instant()));
+        let mut gone = Vec::new();
+        lot.expire(at(60), limits().age, &mut gone);
+        assert_eq!((ids(&lot.called), gone.len()), (vec!["2"], 3));
+        let origin = lot.get("2").unwrap().origin("2".into());
+        assert_eq!((origin.last_seen, origin.last_used), (Stamp::at(at(30)), Stamp::at(now)), "seen, and not used");
+        lot.expire(at(89), limits().age, &mut gone);
+        assert_eq!(lot.size().0, 1);
+        lot.expire(at(90), limits().age, &mut gone);
+        assert_eq!((lot.size(), lot.oldest()), ((0, 0), None));
+    }
+
+    #[test]
+    fn the_context_of_a_client_counts() {
+        let plain = entry_bytes("1", 0, None);
+        let context = ClientContext::new().with_principal("p".repeat(1_000));
+        let context = context.with_header(http::header::USER_AGENT, "v".repeat(2_000).try_into().unwrap());
+        assert!(entry_bytes("1", 0, Some(&context)) >= plain + 3_000 + size_of::<ClientContext>());
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::PolicySessionManager;
 use super::ends::{Ends, Gone};
-use super::lot::{Limits, Lot, Parked, entry_bytes};
+use super::lot::{Came, Limits, Lot, Parked, entry_bytes};
 use super::shared::Shared;
 #[cfg(feature = "http")]
 use crate::context::ClientContext;
@@ -36,8 +36,7 @@ pub(super) struct Parking {
 
 /// A session that has come into a place, as the parking sees it.
 pub(super) struct Arrived<'a> {
-    /// Whether it was ended for good while it was being restored.
-    pub(super) barred: bool,
+    pub(super) came: Came,
     pub(super) gone: Gone<'a>,
 }
 
@@ -82,8 +81,8 @@ impl Parking {
 
     /// Notes that a session, which was pinned if it is restored, has come into a place, of which now so many are without one.
     pub(super) fn arrive(&self, id: &str, pin: Option<&Parked>, places: usize) -> Arrived<'_> {
-        let (barred, gone) = self.change(|lot, gone| lot.arrive(id, pin, &self.limits, places, gone));
-        Arrived { barred, gone }
+        let (came, gone) = self.change(|lot, gone| lot.arrive(id, pin, &self.limits, places, gone));
+        Arrived { came, gone }
     }
 
     /// Keeps a session's room while it is being restored, until it [arrives](Self::arrive) or is [unpinned](Self::unpin).
@@ -133,7 +132,7 @@ impl Parking {
 
     /// Notes that a parked session was heard of: its age counts from now. It is no use of the session. False if it is not
     /// parked.
-    #[cfg_attr(not(test), expect(dead_code, reason = "called where a ping of a parked session is answered"))]
+    #[expect(dead_code, reason = "called where a ping of a parked session is answered")]
     pub(super) fn touch(&self, id: &str, now: Instant) -> bool {
         let touch = |lot: &mut Lot, gone: &mut Vec<Parked>| {
             lot.expire(now, self.limits.age, gone);

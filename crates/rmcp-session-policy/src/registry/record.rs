@@ -306,6 +306,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_hosts_do_by_themselves_is_a_use_and_no_call() {
+        let mut stage = Stage::new(Lru::new());
+        let one = stage.opening();
+        for kind in [Kind::Handshake, Kind::Message, Kind::Ping, Kind::Listen, Kind::Replay, Kind::Lease] {
+            drop(begin(&one, kind));
+            assert_eq!((one.uses(), one.has_called()), (0, false), "{kind:?}");
+        }
+        drop(begin(&one, Kind::List));
+        assert_eq!((one.uses(), one.has_called(), one.is_marked()), (1, false, true));
+        assert_eq!(one.state.read().phase(), Phase::Ready);
+        drop(begin(&one, Kind::Call));
+        assert_eq!((one.uses(), one.has_called()), (2, true));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_lease_that_becomes_a_request_is_a_use_and_protects_from_then_on() {
         let rules = Rules { max_busy: Duration::from_secs(60), ..stage::lenient() };
         let mut stage = Stage::with(Lru::new(), rules, usize::MAX);

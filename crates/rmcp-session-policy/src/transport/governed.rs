@@ -266,3 +266,32 @@ impl<T> fmt::Debug for Governed<T> {
         f.debug_struct("Governed").field("session", &self.session).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_hosts_do_not_do_by_themselves_is_a_call() {
+        let kind = |method: &str, params: serde_json::Value| {
+            let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+            match serde_json::from_value(request).unwrap() {
+                ClientJsonRpcMessage::Request(request) => kind_of(&request.request),
+                other => panic!("no request: {other:?}"),
+            }
+        };
+        let lists = ["tools/list", "prompts/list", "resources/list", "resources/templates/list", "of/a/server/list"];
+        for method in lists.into_iter().chain(["logging/setLevel", "server/discover"]) {
+            for params in [json!({}), json!({ "level": "info" }), json!({ "surprise": [] })] {
+                assert_eq!(kind(method, params), Kind::List, "{method}");
+            }
+        }
+        assert_eq!(kind("ping", json!({})), Kind::Ping);
+        let calls = ["tools/call", "resources/read", "prompts/get", "completion/complete", "of/a/server", "list"];
+        for method in calls {
+            assert_eq!(kind(method, json!({ "name": "echo", "uri": "a:b" })), Kind::Call, "{method}");
+        }
+    }
+}

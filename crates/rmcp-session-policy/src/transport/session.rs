@@ -40,6 +40,8 @@ pub(crate) enum Flag {
     Left = 256,
     /// It was deleted or revoked while its end was under way, so it must not come back.
     Barred = 512,
+    /// The policies were told that it has ended for good.
+    EndTold = 1024,
 }
 
 /// Above the flags, in the same word: why the session ends, as its place among all reasons counted from 1, or 0.
