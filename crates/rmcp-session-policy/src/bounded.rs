@@ -70,7 +70,7 @@ impl From<PolicyError<LocalSessionManagerError>> for BoundedSessionError {
             PolicyError::Draining => Self::Draining,
             PolicyError::Inner(error) => Self::Inner(error),
             // `LocalSessionManager` makes random ids.
-            PolicyError::NotFound | PolicyError::DuplicateId => Self::NotFound,
+            PolicyError::NotFound | PolicyError::UnknownEvent | PolicyError::DuplicateId => Self::NotFound,
         }
     }
 }

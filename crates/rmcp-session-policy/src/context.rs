@@ -30,6 +30,10 @@ struct Scope {
 pub(crate) enum Outcome {
     /// The session is not there (any more).
     NotFound,
+    /// The stream that a client wants to resume is over: there is nothing left of it.
+    StreamOver,
+    /// rmcp was told that the session is not there; it may restore it yet.
+    Absent,
     /// A newcomer, or a session that wanted to come back, was turned away.
     Refused(Box<Refusal>),
 }

@@ -26,6 +26,9 @@ pub enum PolicyError<E: std::error::Error + 'static> {
     /// There is no such session (any more).
     #[error("session not found")]
     NotFound,
+    /// The session has no event of that id, or nothing comes after it.
+    #[error("no such event")]
+    UnknownEvent,
     /// The inner session manager gave a new session the id of one that lives.
     #[error("the inner session manager gave one id to two sessions")]
     DuplicateId,
@@ -42,6 +45,7 @@ impl<E: std::error::Error + 'static> fmt::Debug for PolicyError<E> {
             Self::AtCapacity(full) => f.debug_tuple("AtCapacity").field(full).finish(),
             Self::Draining => f.write_str("Draining"),
             Self::NotFound => f.write_str("NotFound"),
+            Self::UnknownEvent => f.write_str("UnknownEvent"),
             Self::DuplicateId => f.write_str("DuplicateId"),
             Self::Inner(_) => f.write_str("Inner(..)"),
         }

@@ -181,6 +181,54 @@ async fn a_call_and_a_get_at_once_of_a_parked_session_both_do() {
     }
 }
 
+/// The last event id in what a stream has said so far.
+fn last_id(text: &str) -> String {
+    text.lines().filter_map(|line| line.strip_prefix("id:")).next_back().expect("an event id").trim().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_after_an_event_of_an_earlier_incarnation_listens_if_the_event_was_of_a_listening_stream() {
+    for places in [1, 2] {
+        let edge = Edge::local(|b| b.max_sessions(places));
+        let id = edge.open().await;
+        let mut ear = edge.listen(&id).await;
+        let listened = last_id(&ear.hear_raw().await);
+        let (_, called) = edge.say_raw(&id, "1").await;
+        let called = last_id(&called);
+        park(&edge, &id, CloseReason::Evicted).await;
+        let other = if places == 1 { Some(edge.open().await) } else { None };
+        for _ in 0..2 {
+            // What is left of a request's stream is nothing, and costs the client no stream of its own.
+            assert!(edge.get_after(&id, Some(&called)).await.is_err());
+            let unknown = edge.get_after(&id, Some("4")).await.map(Ear::rest).expect("empty").await;
+            assert_eq!((unknown.as_str(), ear.hear().await.1), ("", true));
+            let mut newer = edge.get_after(&id, Some(&listened)).await.expect("listens");
+            assert_eq!(ear.hear().await.1, places == 2 && edge.parked_streams() == 1, "it gave way");
+            assert!(newer.hear().await.1);
+            ear = newer;
+        }
+        drop(other);
+        assert!(edge.say(&id, "1").await);
+        let (words, goes_on) = ear.hear().await;
+        assert!(goes_on && words.ends_with('1'), "{words}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joined_stream_that_is_resumed_misses_nothing() {
+    let edge = Edge::local(|b| b);
+    let (id, mut older) = held(&edge).await;
+    assert!(edge.say(&id, "1").await);
+    let after_one = last_id(&older.hear_raw().await);
+    assert!(edge.say(&id, "2 3").await);
+    assert_eq!(older.hear().await, heard("2 3"), "or so the server thinks: the connection was lost");
+    let mut newer = edge.get_after(&id, Some(&after_one)).await.expect("resumes");
+    assert!(edge.say(&id, "4").await);
+    let (words, goes_on) = newer.hear().await;
+    assert!(goes_on && words.ends_with("2 3 4"), "{words}");
+    assert_eq!(older.hear().await, ended(""));
+}
+
 // Bounds
 
 #[tokio::test(start_paused = true)]

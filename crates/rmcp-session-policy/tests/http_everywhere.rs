@@ -159,9 +159,9 @@ async fn a_client_that_hangs_up_in_its_body_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn an_id_that_does_not_come_is_waited_for_briefly() {
+async fn a_body_that_does_not_come_is_waited_for_briefly() {
     let (sessions, mcp) = mcp(once_a_minute());
-    let url = hyper(sessions.layer().layer(mcp)).await;
+    let url = hyper(sessions.layer().discard(4 << 20, Duration::from_millis(50)).layer(mcp)).await;
     assert_eq!(post(&reqwest::Client::new(), &url).await.status(), 200);
     let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
     let mut tcp = TcpStream::connect(&address).await.expect("connects");

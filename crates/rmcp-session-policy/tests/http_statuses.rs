@@ -1,113 +1,17 @@
 //! What clients are told, by raw HTTP.
 
 mod server;
+mod web;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::HeaderMap;
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
-use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use reqwest::{Client, Method, StatusCode};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent, SlidingWindow};
-use rmcp_session_policy::http::PolicyLayer;
-use rmcp_session_policy::{Builder, CloseReason, PolicySessionManager, RefusalReason};
+use rmcp_session_policy::{CloseReason, PolicySessionManager, RefusalReason};
 use serde_json::{Value, json};
-
-type Sessions = PolicySessionManager<LocalSessionManager>;
-
-struct Server {
-    sessions: Arc<Sessions>,
-    url: String,
-    client: Client,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Server {
-    async fn start(builder: Builder<LocalSessionManager>) -> Self {
-        Self::with(builder, true, |layer| layer).await
-    }
-
-    async fn with(
-        builder: Builder<LocalSessionManager>,
-        parking: bool,
-        set: impl FnOnce(PolicyLayer<LocalSessionManager>) -> PolicyLayer<LocalSessionManager>,
-    ) -> Self {
-        let sessions = Arc::new(builder.build().expect("valid"));
-        let mut config = StreamableHttpServerConfig::default();
-        if parking {
-            config.session_store = Some(sessions.parking());
-        }
-        let mcp = StreamableHttpService::new(|| Ok(server::Tools::default()), Arc::clone(&sessions), config);
-        let layer = set(sessions.layer().principal(|parts| {
-            parts
-                .headers
-                .get("x-user")
-                .and_then(|user| user.to_str().ok())
-                .filter(|user| !user.is_empty())
-                .map(str::to_owned)
-        }));
-        let app = axum::Router::new().nest_service("/mcp", layer.layer(mcp));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}/mcp", listener.local_addr().expect("bound"));
-        let listener = axum::serve::ListenerExt::tap_io(listener, |tcp| tcp.set_nodelay(true).expect("nodelay"));
-        let app = app.into_make_service_with_connect_info::<SocketAddr>();
-        let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("serves") });
-        Self { sessions, url, client: Client::new(), task }
-    }
-
-    fn request(&self, method: Method, session: Option<&str>) -> RequestBuilder {
-        let request = self.client.request(method, &self.url).header("accept", "application/json, text/event-stream");
-        match session {
-            Some(id) => request.header("mcp-session-id", id),
-            None => request,
-        }
-    }
-
-    fn post(&self, session: Option<&str>, message: &Value) -> RequestBuilder {
-        self.request(Method::POST, session).json(message)
-    }
-
-    async fn initialize(&self) -> Response {
-        self.post(None, &initialize(1)).send().await.expect("answers")
-    }
-
-    /// Opens a session, ready.
-    async fn open(&self) -> String {
-        self.open_as("").await
-    }
-
-    async fn open_as(&self, user: &str) -> String {
-        let response = self.post(None, &initialize(1)).header("x-user", user).send().await.expect("answers");
-        assert_eq!(response.status(), 200);
-        let id = response.headers()["mcp-session-id"].to_str().expect("text").to_owned();
-        response.bytes().await.expect("a body");
-        let message = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
-        let ready = self.post(Some(&id), &message).header("x-user", user).send().await.expect("answers");
-        assert_eq!(ready.status(), 202);
-        id
-    }
-}
-
-fn initialize(id: u64) -> Value {
-    json!({"jsonrpc": "2.0", "id": id, "method": "initialize", "params": {
-        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}})
-}
-
-fn call(id: u64, tool: &str, arguments: &Value) -> Value {
-    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": tool, "arguments": arguments}})
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).map(|value| value.to_str().expect("text"))
-}
+use web::{Server, call, header, initialize};
 
 #[tokio::test]
 async fn a_quota_is_429_with_the_request_s_own_id() {

@@ -281,3 +281,30 @@ async fn a_drained_session_ends_once() {
     witness.assert_one_end_each();
     assert_eq!(sessions.stats().live, 0);
 }
+
+/// Hands what it holds to a task of its own when it is dropped, as a server does that is just about to serve a session.
+struct SpawnsWhenDropped<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> Drop for SpawnsWhenDropped<T> {
+    fn drop(&mut self) {
+        let held = self.0.take();
+        drop(tokio::spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        }));
+    }
+}
+
+#[test]
+fn a_session_that_is_about_to_be_served_when_its_runtime_shuts_down_ends() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let sessions = Arc::new(PolicySessionManager::local().max_sessions(1).build().expect("valid"));
+    let (_id, transport) = runtime.block_on(sessions.create_session()).expect("a free place");
+    runtime.spawn(async move {
+        let _spawns = SpawnsWhenDropped(Some(transport));
+        std::future::pending::<()>().await;
+    });
+    runtime.block_on(tokio::task::yield_now());
+    drop(runtime);
+    assert_eq!(sessions.stats().live, 0);
+}

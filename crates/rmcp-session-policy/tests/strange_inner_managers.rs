@@ -111,9 +111,11 @@ async fn an_id_that_is_given_twice_is_refused_and_costs_nobody_a_place() {
     assert_eq!(sessions.stats().live, 1);
 }
 
-#[test]
-fn rmcp_is_given_the_inner_manager_s_store_of_events() {
-    let sessions = strange();
-    let store = sessions.event_store().expect("the inner one's");
-    assert!(Arc::ptr_eq(&store, &sessions.inner().events));
+#[tokio::test]
+async fn the_inner_manager_s_event_store_is_used_and_its_errors_are_told() {
+    let store = strange().event_store().expect("the inner one's");
+    let stored = store.store_event("a stream", &ServerSseMessage::default()).await;
+    assert_eq!(stored.expect_err("it forgets").to_string(), "forgets");
+    let plain = PolicySessionManager::builder(Scripted::new()).build().expect("valid");
+    assert!(plain.event_store().is_none());
 }

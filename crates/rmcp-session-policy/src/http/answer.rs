@@ -1,39 +1,70 @@
 //! The answers to requests that are turned away.
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode, Version};
-use rmcp::model::{RequestId, ServerJsonRpcMessage};
+use rmcp::model::{RequestId, ServerJsonRpcMessage, ServerResult};
 
 use super::body::PolicyBody;
+use super::request::{Envelope, RequestTarget};
 use crate::admission::{ArrivalKind, Retry};
 use crate::error::Refusal;
 use crate::observe::RefusalReason;
 
-/// Whether a request belongs to a session, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// For a session that is to be, or without one.
-    New,
-    /// Within a session, by POST.
-    Within,
-    /// Within a session, to listen.
-    Listen,
+/// The request that an answer is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered<'a> {
+    pub(super) target: RequestTarget,
+    /// Its id and method, if they are known.
+    pub(super) envelope: Option<&'a Envelope>,
+    pub(super) version: Version,
+    /// Whether the connection is of no use afterwards: the body of the request was not read.
+    pub(super) closes: bool,
 }
 
 /// The session does not exist, has ended, or is somebody else's: nobody can tell which.
-pub(super) fn not_found<B>() -> Response<PolicyBody<B>> {
-    let mut response = Response::new(PolicyBody::own("Not Found: Session not found"));
-    *response.status_mut() = StatusCode::NOT_FOUND;
-    finish(&mut response, "text/plain; charset=utf-8");
+pub(super) fn not_found<B>(version: Version, closes: bool) -> Response<PolicyBody<B>> {
+    plain(StatusCode::NOT_FOUND, "Not Found: Session not found", version, closes)
+}
+
+/// Nothing is left of the stream that a GET wants to resume. A client that is answered so does not try again; one that gets an
+/// empty stream does, for ever.
+pub(super) fn stream_over<B>(version: Version) -> Response<PolicyBody<B>> {
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed: the stream is over", version, false);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
     response
 }
 
 /// Nothing is known of the client, and the server does not serve strangers.
-pub(super) fn anonymous<B>() -> Response<PolicyBody<B>> {
-    let mut response = Response::new(PolicyBody::own("Forbidden: nothing is known of the client"));
-    *response.status_mut() = StatusCode::FORBIDDEN;
+pub(super) fn anonymous<B>(version: Version, closes: bool) -> Response<PolicyBody<B>> {
+    plain(StatusCode::FORBIDDEN, "Forbidden: nothing is known of the client", version, closes)
+}
+
+/// The empty result of a ping.
+pub(super) fn pong<B>(id: RequestId) -> Response<PolicyBody<B>> {
+    json(&ServerJsonRpcMessage::response(ServerResult::empty(()), id))
+}
+
+fn plain<B>(status: StatusCode, text: &'static str, version: Version, closes: bool) -> Response<PolicyBody<B>> {
+    let mut response = Response::new(PolicyBody::own(text));
+    *response.status_mut() = status;
     finish(&mut response, "text/plain; charset=utf-8");
+    close_if(closes, version, &mut response);
     response
+}
+
+fn json<B>(message: &ServerJsonRpcMessage) -> Response<PolicyBody<B>> {
+    // It is made of strings and numbers.
+    let text = serde_json::to_string(message).unwrap_or_default();
+    let mut response = Response::new(PolicyBody::own(text));
+    finish(&mut response, "application/json");
+    response
+}
+
+/// Ends the connection after the answer, where there is a header for that.
+fn close_if<B>(closes: bool, version: Version, response: &mut Response<B>) {
+    if closes && version < Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 fn finish<B>(response: &mut Response<B>, content_type: &'static str) {
@@ -43,21 +74,9 @@ fn finish<B>(response: &mut Response<B>, content_type: &'static str) {
 }
 
 /// The answer to a request that was refused.
-pub(super) fn refused<B>(
-    refusal: &Refusal,
-    asked: Asked,
-    id: Option<RequestId>,
-    version: Version,
-) -> Response<PolicyBody<B>> {
-    let mut response = match &id {
-        Some(id) => {
-            let message = ServerJsonRpcMessage::error(refusal.answer(), Some(id.clone()));
-            // It is made of strings and numbers.
-            let text = serde_json::to_string(&message).unwrap_or_default();
-            let mut response = Response::new(PolicyBody::own(text));
-            finish(&mut response, "application/json");
-            response
-        }
+pub(super) fn refused<B>(refusal: &Refusal, request: Answered<'_>) -> Response<PolicyBody<B>> {
+    let mut response = match request.envelope {
+        Some(Envelope { id, .. }) => json(&ServerJsonRpcMessage::error(refusal.answer(), Some(id.clone()))),
         // A strict client does not parse `"id": null`.
         None => {
             let mut response = Response::new(PolicyBody::own(refusal.text.clone().into_owned()));
@@ -66,10 +85,10 @@ pub(super) fn refused<B>(
         }
     };
     // Within a session anything but 200 kills some clients; a listener, and what has no answer, gets the status.
-    *response.status_mut() = match asked {
-        Asked::Within if id.is_some() => StatusCode::OK,
-        Asked::Listen => StatusCode::SERVICE_UNAVAILABLE,
-        Asked::Within | Asked::New => StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+    *response.status_mut() = match request.target {
+        RequestTarget::Within if request.envelope.is_some() => StatusCode::OK,
+        RequestTarget::Listen => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
     };
     let headers = response.headers_mut();
     if let Some(seconds) = refusal.retry.seconds() {
@@ -78,9 +97,8 @@ pub(super) fn refused<B>(
     for (name, value) in rate_limit(refusal) {
         headers.insert(name, value);
     }
-    if refusal.reason == RefusalReason::Draining && version < Version::HTTP_2 {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
+    let closes = request.closes || refusal.reason == RefusalReason::Draining;
+    close_if(closes, request.version, &mut response);
     response
 }
 
@@ -132,7 +150,10 @@ mod tests {
             remaining: Some(0),
             text: "refused".into(),
         };
-        let response = refused::<String>(&refusal, Asked::New, Some(RequestId::Number(7)), Version::HTTP_11);
+        let envelope = Envelope::of(br#"{"id": 7, "method": "initialize"}"#);
+        let (target, version) = (RequestTarget::Open, Version::HTTP_11);
+        let request = Answered { target, envelope: envelope.as_ref(), version, closes: false };
+        let response = refused::<String>(&refusal, request);
         assert_eq!(response.status(), 429);
         let header = |name| response.headers().get(name).map(|value| value.to_str().expect("text"));
         assert_eq!(header("retry-after"), Some("2"));

@@ -1,91 +1,114 @@
 //! The bodies of requests and responses.
 
-use std::borrow::Cow;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
-use rmcp::model::RequestId;
 
 use crate::admission::Lease;
 
-/// How much of a request's body is kept to find its id in.
-pub(super) const KEPT_BYTES: usize = 8 << 10;
+/// What stands between the end of a request's body and rmcp, which acts once it has seen that end.
+pub(super) trait Gate: Send + Sync {
+    /// Looks at the next bytes of the body.
+    fn see(&self, chunk: &Bytes);
+    /// Decides, with the whole body, whether the request goes on.
+    fn decide(self: Arc<Self>) -> Decision;
+}
 
-/// The beginning of a request's body.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Beginning(Arc<Mutex<Vec<u8>>>);
-
-impl Beginning {
-    pub(super) fn keep(&self, data: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = (KEPT_BYTES + 1).saturating_sub(kept.len());
-        kept.extend_from_slice(&data[..data.len().min(room)]);
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len() > KEPT_BYTES
-    }
-
-    /// The id of the JSON-RPC request, if this is all of one.
-    pub(super) fn request_id(&self) -> Option<RequestId> {
-        #[derive(serde::Deserialize)]
-        struct Request<'a> {
-            id: RequestId,
-            #[serde(borrow, rename = "method")]
-            _method: Cow<'a, str>,
-        }
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // To serde a list of an id and anything would be a request too.
-        let is_object = kept.trim_ascii_start().first() == Some(&b'{');
-        (is_object && kept.len() <= KEPT_BYTES)
-            .then(|| serde_json::from_slice::<Request<'_>>(&kept).ok())
-            .flatten()
-            .map(|request| request.id)
-    }
+/// What a [`Gate`] decides.
+pub(super) enum Decision {
+    Pass,
+    Refuse,
+    /// A policy is asked, and says whether the request passes.
+    Ask(BoxFuture<'static, bool>),
 }
 
 pin_project! {
-    /// The body of a request, whose beginning is kept to find the request's id in.
-    #[derive(Debug)]
-    pub struct TeeBody<B> {
+    /// The body of a request, whose end is withheld until the layer has judged the whole of it.
+    pub struct RequestBody<B> {
         #[pin]
         inner: B,
-        beginning: Beginning,
+        gate: Option<Arc<dyn Gate>>,
+        asking: Option<BoxFuture<'static, bool>>,
+        refused: bool,
     }
 }
 
-impl<B> TeeBody<B> {
-    pub(super) const fn new(inner: B, beginning: Beginning) -> Self {
-        Self { inner, beginning }
+impl<B> RequestBody<B> {
+    pub(super) fn new(inner: B, gate: Option<Arc<dyn Gate>>) -> Self {
+        Self { inner, gate, asking: None, refused: false }
     }
 }
 
-impl<B: Body> Body for TeeBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
+impl<B> fmt::Debug for RequestBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").finish_non_exhaustive()
+    }
+}
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let this = self.project();
-        let frame = this.inner.poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            // A buffer in several parts is rare, and of it the first must do.
-            this.beginning.keep(data.chunk());
-            if data.chunk().len() < data.remaining() {
-                this.beginning.keep(&[0; KEPT_BYTES + 1]);
-            }
+/// Why the body of a request ends early.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BodyError<E> {
+    /// The body could not be read.
+    Inner(E),
+    /// The request is refused. The layer answers it, whatever the service makes of this error.
+    Refused,
+}
+
+impl<E: fmt::Display> fmt::Display for BodyError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inner(error) => error.fmt(f),
+            Self::Refused => f.write_str("the request is refused"),
         }
-        frame
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> std::error::Error for BodyError<E> {}
+
+impl<B: Body> Body for RequestBody<B> {
+    type Data = Bytes;
+    type Error = BodyError<B::Error>;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.project();
+        if *this.refused {
+            return Poll::Ready(None);
+        }
+        if this.asking.is_none() {
+            if let Some(frame) = ready!(this.inner.poll_frame(cx)) {
+                let frame = match frame {
+                    Ok(frame) => frame.map_data(|mut data| data.copy_to_bytes(data.remaining())),
+                    Err(error) => return Poll::Ready(Some(Err(BodyError::Inner(error)))),
+                };
+                if let (Some(gate), Some(data)) = (&this.gate, frame.data_ref()) {
+                    gate.see(data);
+                }
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            *this.asking = match this.gate.take().map(Gate::decide) {
+                None | Some(Decision::Pass) => return Poll::Ready(None),
+                Some(Decision::Refuse) => Some(Box::pin(async { false })),
+                Some(Decision::Ask(asking)) => Some(asking),
+            };
+        }
+        if let Some(asking) = this.asking {
+            *this.refused = !ready!(asking.as_mut().poll(cx));
+            *this.asking = None;
+        }
+        Poll::Ready(this.refused.then_some(Err(BodyError::Refused)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        // Not before the gate has decided, or a reader would take the body for all there is.
+        self.gate.is_none() && self.asking.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -106,15 +129,16 @@ pin_project! {
     #[derive(Debug)]
     #[project = Projected]
     enum Kind<B> {
-        // What the request holds of its admission is held until the body ends.
-        Service { #[pin] inner: B, lease: Option<Lease> },
+        // What the request holds of its admission is held until the body ends. Behind a lock only so that the body is `Sync`
+        // where the service's is: nothing ever waits for it.
+        Service { #[pin] inner: B, lease: Mutex<Option<Lease>> },
         Own { #[pin] inner: Full<Bytes> },
     }
 }
 
 impl<B> PolicyBody<B> {
     pub(super) const fn service(inner: B, lease: Option<Lease>) -> Self {
-        Self { kind: Kind::Service { inner, lease } }
+        Self { kind: Kind::Service { inner, lease: Mutex::new(lease) } }
     }
 
     pub(super) fn own(text: impl Into<Bytes>) -> Self {
@@ -131,7 +155,7 @@ impl<B: Body<Data = Bytes>> Body for PolicyBody<B> {
             Projected::Service { inner, lease } => {
                 let frame = inner.poll_frame(cx);
                 if matches!(frame, Poll::Ready(None)) {
-                    *lease = None;
+                    *lease.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
                 }
                 frame
             }
@@ -158,22 +182,9 @@ impl<B: Body<Data = Bytes>> Body for PolicyBody<B> {
 mod tests {
     use super::*;
 
-    fn id_in(body: &str) -> Option<RequestId> {
-        let beginning = Beginning::default();
-        beginning.keep(body.as_bytes());
-        beginning.request_id()
-    }
-
     #[test]
-    fn only_a_request_has_an_id() {
-        assert_eq!(id_in(r#" {"method": "ping", "id": 7}"#), Some(RequestId::Number(7)));
-        let none = [
-            r#"{"id": 7}"#,
-            r#"{"id": 7, "method": 1}"#,
-            r#"[7, "ping"]"#,
-            r#"{"method": "ping", "id": 7, "id": 8}"#,
-            r#"{"id": 7, "method"#,
-        ];
-        assert!(none.iter().all(|body| id_in(body).is_none()));
+    fn the_body_of_a_response_is_sync_where_the_service_s_is() {
+        const fn is_sync<T: Sync>() {}
+        is_sync::<PolicyBody<Full<Bytes>>>();
     }
 }

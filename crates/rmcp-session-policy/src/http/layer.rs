@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
@@ -10,6 +11,7 @@ use ipnet::IpNet;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tower_layer::Layer;
 
+use super::discard::Discard;
 use super::forwarded;
 use super::service::PolicyService;
 use crate::admission::AdmissionPolicy;
@@ -75,6 +77,7 @@ pub(super) struct Settings {
     pub(super) elsewhere: bool,
     pub(super) without_sessions: bool,
     pub(super) sessionless: Option<Arc<dyn AdmissionPolicy>>,
+    pub(super) discard: Discard,
 }
 
 impl<I: SessionManager> PolicySessionManager<I> {
@@ -163,6 +166,17 @@ impl<I: SessionManager> PolicyLayer<I> {
         policy.validate()?;
         self.settings.sessionless = Some(Arc::new(policy));
         Ok(self)
+    }
+}
+
+impl<I: SessionManager> PolicyLayer<I> {
+    /// Sets how much is read of the body of a request that is refused before its body was read, at most 256 of them at a
+    /// time. What is read is dropped. A client whose body is larger, or takes longer, loses its connection, and over HTTP/1
+    /// perhaps the answer. Defaults to 4 MiB and 5 seconds.
+    pub const fn discard(mut self, bytes: usize, time: Duration) -> Self {
+        self.settings.discard.bytes = bytes;
+        self.settings.discard.time = time;
+        self
     }
 }
 

@@ -5,11 +5,14 @@
 
 mod answer;
 mod body;
+mod discard;
 mod forwarded;
 mod layer;
+mod request;
 mod service;
+mod visit;
 
-pub use body::{PolicyBody, TeeBody};
+pub use body::{BodyError, PolicyBody, RequestBody};
 pub use layer::{ForwardedHeader, PolicyLayer};
 pub use service::PolicyService;
 
@@ -25,7 +28,7 @@ pub mod fuzzing {
     use rmcp::model::RequestId;
 
     use super::ForwardedHeader;
-    use super::body::Beginning;
+    use super::request::{Chunks, Envelope};
 
     #[must_use]
     pub fn client(peer: IpAddr, headers: &HeaderMap, header: ForwardedHeader, trusted: &[IpNet]) -> IpAddr {
@@ -33,8 +36,8 @@ pub mod fuzzing {
     }
 
     pub fn request_id<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Option<RequestId> {
-        let beginning = Beginning::default();
-        chunks.into_iter().for_each(|chunk| beginning.keep(chunk));
-        beginning.request_id()
+        let mut body = Chunks::default();
+        chunks.into_iter().for_each(|chunk| body.push(bytes::Bytes::copy_from_slice(chunk)));
+        Envelope::of(&body.join()).map(|envelope| envelope.id)
     }
 }

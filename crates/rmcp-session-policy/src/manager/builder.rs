@@ -295,7 +295,8 @@ impl<I: SessionManager> Builder<I> {
             self.eviction,
             self.observer,
         );
-        Ok(PolicySessionManager { shared: Arc::new(shared) })
+        let no_bytes = |error| ConfigError::new("the key of event ids", error, "run where there are random bytes");
+        Ok(PolicySessionManager { shared: Arc::new(shared.map_err(no_bytes)?) })
     }
 }
 

@@ -106,7 +106,8 @@ impl<I: SessionManager> Shared<I> {
                 let kind = if restored { ArrivalKind::Restore } else { ArrivalKind::Create };
                 return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::DuplicateId));
             }
-            let session = core.registry.insert(origin, now, |record| Session::new(record, transport, parcel));
+            let root = Arc::clone(&self.seal_root);
+            let session = core.registry.insert(origin, now, |record| Session::new(record, transport, parcel, root));
             let key = session.record.key;
             core.look_at(key, self.first_deadline(&session, now));
             self.directory.insert(Arc::clone(&session));

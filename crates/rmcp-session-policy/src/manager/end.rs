@@ -74,8 +74,10 @@ impl<I: SessionManager> Shared<I> {
     pub(super) fn start_end(self: &Arc<Self>, session: Arc<Session<I::Transport>>) {
         let mut end = Box::pin(Arc::clone(self).end(session));
         let runtime = self.any_runtime();
-        // Its timers need a runtime from the first poll on.
-        let entered = runtime.as_ref().map(Handle::enter);
+        // Its timers need a runtime from the first poll on. One that is entered already is not entered again: a runtime that
+        // shuts down drops what is spawned on it while it looks at itself, and a second entry would panic.
+        let is_outside = Handle::try_current().is_err();
+        let entered = runtime.as_ref().filter(|_| is_outside).map(Handle::enter);
         if let Poll::Ready(_closed) = end.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return;
         }

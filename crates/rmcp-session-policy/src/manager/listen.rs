@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
+use futures_core::Stream;
+use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId, SessionManager};
 use tokio::time::{Instant, timeout_at};
 
 use super::lot::Parked;
-use super::session_manager::Abandoned;
+use super::session_manager::{Abandoned, begin_listening};
 use super::shared::{Shared, not_found};
 use crate::context::{apart, is_listening, keep_for_scope, take_kept};
 use crate::error::PolicyError;
-use crate::registry::{Activity, Kind};
 use crate::stamp::Stamp;
-use crate::transport::{GovernedStream, Listening, ParkedSession, Reserved, Session};
+use crate::transport::{EventSource, GovernedStream, Listening, ParkedSession, Reserved, Session};
 
 type Opened<I> = GovernedStream<<I as SessionManager>::Transport>;
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
@@ -37,16 +37,24 @@ impl<I: SessionManager> Shared<I> {
         }
         let session = self.find_live(id)?;
         let listening = begin_listening::<I>(&session)?;
-        if is_listening()
-            && let Some(stream) = Listening::take_over(&session, &self.held)
-        {
+        let stream = self.open_stream(session).await;
+        drop(listening);
+        stream
+    }
+
+    /// Opens a listening stream of a live session. If it has one from its earlier incarnation, that one gives way.
+    pub(super) async fn open_stream(&self, session: Here<I>) -> Result<Opened<I>, Failed<I>> {
+        if let Some(stream) = self.take_over(&session) {
             return Ok(GovernedStream::Listening(stream));
         }
-        let stream = self.inner.create_standalone_stream(id).await;
+        let stream = self.inner.create_standalone_stream(&session.record.id).await;
         let stream = stream.map_err(|error| self.failed_within(&session, error))?;
-        let stream = self.listening(&session, GovernedStream::live(Arc::clone(&session), stream, true));
-        drop(listening);
-        Ok(stream)
+        Ok(self.listening(&session, self.govern(&session, stream)))
+    }
+
+    /// Takes over what came to a session from its earlier incarnation, for the GET of the scope that is running.
+    pub(super) fn take_over(&self, session: &Here<I>) -> Option<Listening<I::Transport>> {
+        is_listening().then(|| Listening::take_over(session, &self.held)).flatten()
     }
 
     /// A listening stream of a live session. Behind the HTTP layer, which knows a GET, it may be held.
@@ -55,6 +63,16 @@ impl<I: SessionManager> Shared<I> {
             true => GovernedStream::Listening(Listening::open(session, stream, &self.held)),
             false => stream,
         }
+    }
+
+    /// Wraps a listening stream of the inner manager.
+    fn govern(
+        &self,
+        session: &Here<I>,
+        stream: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
+    ) -> Opened<I> {
+        let source = EventSource::listening(self.incarnation(session));
+        GovernedStream::live(Arc::clone(session), stream, true, source)
     }
 
     /// Reserves the stream of a session that stays parked, for the GET of the scope that is running; false if it is none, or
@@ -110,7 +128,7 @@ impl<I: SessionManager> Shared<I> {
         let stream = apart(self.inner.create_standalone_stream(&session.record.id)).await;
         abandoned.session = None;
         match stream {
-            Ok(stream) => self.held.join(session, GovernedStream::live(Arc::clone(session), stream, true)),
+            Ok(stream) => self.held.join(session, self.govern(session, stream)),
             // If the session ends, that end decides.
             Err(_) if session.is_closing() => {}
             Err(_) => {
@@ -148,14 +166,4 @@ impl<I: SessionManager> Shared<I> {
             }
         }
     }
-}
-
-pub(super) fn begin_listening<I: SessionManager>(
-    session: &Here<I>,
-) -> Result<Activity<Session<I::Transport>>, Failed<I>> {
-    let activity = Activity::begin(session, Kind::Listen, Instant::now()).ok_or_else(not_found)?;
-    if session.record.restored {
-        session.record.ready();
-    }
-    Ok(activity)
 }

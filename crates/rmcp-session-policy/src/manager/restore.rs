@@ -15,7 +15,7 @@ use super::lot::Parked;
 use super::place::Place;
 use super::shared::Shared;
 use crate::admission::{ArrivalKind, Permit};
-use crate::context::{ClientContext, apart, is_passive, keep_for_scope, let_go, take_kept};
+use crate::context::{ClientContext, Outcome, apart, is_passive, keep_for_scope, let_go, note, take_kept};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
 use crate::registry::{Activity, Kind, Origin};
@@ -306,7 +306,11 @@ impl<I: SessionManager> Shared<I> {
             return Ok(true);
         }
         // Boxed, because rmcp would carry the room for it through each request.
-        Box::pin(self.resolve(id)).await
+        let answer = Box::pin(self.resolve(id)).await;
+        if matches!(answer, Ok(false)) {
+            note(Outcome::Absent);
+        }
+        answer
     }
 
     /// Waits for what a session is amid, and decides whether it comes back.

@@ -12,14 +12,13 @@ use tokio::time::Instant;
 
 use super::PolicySessionManager;
 use super::asking::Asking;
-use super::listen::begin_listening;
 use super::shared::{Shared, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
 use crate::context::{ClientContext, is_apart, let_go, take_kept};
 use crate::error::{PolicyError, Refusal};
 use crate::observe::CloseReason;
 use crate::registry::{Activity, Kind, Record, Software};
-use crate::transport::{Flag, Governed, GovernedStream, Session, Ticket, kind_of};
+use crate::transport::{EventSource, Flag, Governed, GovernedStream, Session, Ticket, kind_of};
 
 /// The longest name and version of a client's software that is kept, in bytes.
 const SOFTWARE_BYTES: usize = 128;
@@ -111,9 +110,14 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             self.shared.lock().registry.used(&session.record);
         }
         Ticket::attach(&mut message, activity);
+        let incarnation = self.shared.incarnation(&session);
+        let source = match &message {
+            ClientJsonRpcMessage::Request(request) => EventSource::request(incarnation, &request.id),
+            _ => EventSource::listening(incarnation),
+        };
         let stream = self.shared.inner.create_stream(id, message).await;
         let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
-        Ok(GovernedStream::live(session, stream, false))
+        Ok(GovernedStream::live(session, stream, false, source))
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
@@ -154,18 +158,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        if let Some(reserved) = self.shared.take_reserved(id) {
-            return self.shared.listen(id, Some(reserved)).await;
-        }
-        let session = self.shared.find_live(id)?;
-        let listening = begin_listening::<I>(&session)?;
-        let stream = self.shared.inner.resume(id, last_event_id).await;
-        // Not told to the client: rmcp answers with an empty stream, or the client would ask for the same event for ever.
-        let stream =
-            stream.map_err(|error| if session.is_closing() { not_found() } else { PolicyError::Inner(error) })?;
-        let stream = self.shared.listening(&session, GovernedStream::live(Arc::clone(&session), stream, true));
-        drop(listening);
-        Ok(stream)
+        self.shared.resume(id, &last_event_id).await
     }
 
     async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Self::Transport>, Self::Error> {
@@ -173,7 +166,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     }
 
     fn event_store(&self) -> Option<Arc<dyn EventStore>> {
-        self.shared.inner.event_store()
+        self.shared.events()
     }
 }
 
@@ -191,6 +184,16 @@ impl<I: SessionManager> Drop for Abandoned<'_, I> {
             self.shared.start_end(session);
         }
     }
+}
+
+pub(super) fn begin_listening<I: SessionManager>(
+    session: &Arc<Session<I::Transport>>,
+) -> Result<Activity<Session<I::Transport>>, PolicyError<I::Error>> {
+    let activity = Activity::begin(session, Kind::Listen, Instant::now()).ok_or_else(not_found)?;
+    if session.record.restored {
+        session.record.ready();
+    }
+    Ok(activity)
 }
 
 /// A session that takes requests, and what `has_session` kept of it for this one.

@@ -11,6 +11,8 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+#[cfg(feature = "http")]
+use tokio::time::Instant;
 
 use super::builder::Settings;
 use super::deadlines::Deadlines;
@@ -27,7 +29,7 @@ use crate::error::{AtCapacity, PolicyError, Refusal};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, Signals};
-use crate::transport::{HeldStreams, Session};
+use crate::transport::{HeldStreams, Incarnations, SealKey, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
 #[derive(Debug)]
@@ -57,6 +59,9 @@ pub(crate) struct Shared<I: SessionManager> {
     /// The listening streams of parked sessions.
     pub(super) held: Arc<HeldStreams<I::Transport>>,
     pub(super) trailing: Trailing,
+    pub(super) incarnations: Incarnations,
+    /// What the keys of event ids are made of.
+    pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of every use.
     pub(super) sees_uses: bool,
     pub(super) admission: Option<Arc<dyn AdmissionPolicy>>,
@@ -69,9 +74,12 @@ pub(crate) struct Shared<I: SessionManager> {
     /// Where to finish what begins outside any runtime.
     pub(super) runtime: OnceLock<Handle>,
     pub(super) lifecycle: OnceLock<AbortHandle>,
+    #[cfg(feature = "http")]
+    warned_of_no_sessions: AtomicBool,
 }
 
 impl<I: SessionManager> Shared<I> {
+    /// Makes a manager. Fails only if the operating system has no random bytes.
     pub(super) fn new(
         inner: I,
         settings: Settings,
@@ -80,7 +88,7 @@ impl<I: SessionManager> Shared<I> {
         [admission, requests]: [Option<Arc<dyn AdmissionPolicy>>; 2],
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
-    ) -> Self {
+    ) -> Result<Self, getrandom::Error> {
         let signals = Arc::<Signals>::default();
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
@@ -97,7 +105,7 @@ impl<I: SessionManager> Shared<I> {
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
         let core =
             Core { registry, free: settings.max_sessions, waiting: BTreeMap::new(), tickets: 0, closing: 0, deadlines };
-        Self {
+        Ok(Self {
             inner,
             settings,
             core: Mutex::new(core),
@@ -107,6 +115,8 @@ impl<I: SessionManager> Shared<I> {
             parking,
             held,
             trailing,
+            incarnations: Incarnations::default(),
+            seal_root: Arc::new(SealKey::random()?),
             sees_uses,
             admission,
             requests,
@@ -116,7 +126,9 @@ impl<I: SessionManager> Shared<I> {
             observer,
             runtime: OnceLock::new(),
             lifecycle: OnceLock::new(),
-        }
+            #[cfg(feature = "http")]
+            warned_of_no_sessions: AtomicBool::new(false),
+        })
     }
 
     /// The lock. What panics under it are policies, and those are caught.
@@ -167,7 +179,7 @@ impl<I: SessionManager> Shared<I> {
             PolicyError::AtCapacity(full) => Refusal::at_capacity(kind, full),
             PolicyError::Draining => Refusal::draining(kind),
             PolicyError::Inner(_) | PolicyError::DuplicateId => Refusal::backend(kind),
-            PolicyError::NotFound => return error,
+            PolicyError::NotFound | PolicyError::UnknownEvent => return error,
         };
         context_of::note(Outcome::Refused(Box::new(self.turn_away(refusal, context))));
         error
@@ -210,8 +222,8 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Counts a POST: within a session or to open one, or without a session.
-    pub(crate) fn count_request(&self, kind: Option<ArrivalKind>) {
-        let counter = if kind == Some(ArrivalKind::Request) { &self.tally.sessionless } else { &self.tally.requests };
+    pub(crate) fn count_request(&self, is_sessionless: bool) {
+        let counter = if is_sessionless { &self.tally.sessionless } else { &self.tally.requests };
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -225,6 +237,27 @@ impl<I: SessionManager> Shared<I> {
 
     pub(crate) fn admission(&self) -> Option<&dyn AdmissionPolicy> {
         self.admission.as_deref()
+    }
+
+    /// The policy of requests within a session.
+    pub(crate) fn requests(&self) -> Option<&dyn AdmissionPolicy> {
+        self.requests.as_deref()
+    }
+
+    pub(crate) fn has_event_store(&self) -> bool {
+        self.inner.event_store().is_some()
+    }
+
+    /// Notes that a parked session was heard of; false if it is not parked.
+    pub(crate) fn touch_parked(&self, id: &str) -> bool {
+        self.parking.touch(id, Instant::now())
+    }
+
+    /// Says once that rmcp keeps no sessions, and the layer was not told.
+    pub(crate) fn warn_of_no_sessions(&self) {
+        if !self.warned_of_no_sessions.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            tracing::warn!("rmcp serves requests without sessions: tell the layer by without_sessions() (said once)");
+        }
     }
 }
 

@@ -5,17 +5,21 @@
 //! of the wrapper is the end of the incarnation.
 
 mod cell;
+mod event_id;
 mod governed;
 mod held;
 mod listener;
+mod seal;
 mod session;
 mod stream;
 mod ticket;
 
+pub(crate) use event_id::{EventId, EventSource, Incarnations, Resumption};
 pub use governed::Governed;
 pub(crate) use governed::kind_of;
 pub(crate) use held::{HeldStreams, ParkedSession, Reserved};
 pub(crate) use listener::Listening;
+pub(crate) use seal::{LazySealKey, SealKey};
 pub(crate) use session::{Flag, Host, Session};
 pub(crate) use stream::GovernedStream;
 pub(crate) use ticket::Ticket;

@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::cell::Cell;
 use super::listener::Listener;
+use super::seal::{LazySealKey, SealKey};
 use super::stream::Slot;
 use crate::admission::Lease;
 use crate::observe::CloseReason;
@@ -60,6 +61,8 @@ pub(crate) struct Session<T> {
     /// Wakes the transport's `receive`.
     pub(crate) receiver: AtomicWaker,
     belongings: Mutex<Belongings<T>>,
+    /// What the ids of its events are sealed with.
+    seal_key: LazySealKey,
     /// The inner transport.
     pub(crate) cell: Cell<T>,
 }
@@ -94,13 +97,14 @@ impl<T> Drop for OnItsWay<T> {
 }
 
 impl<T> Session<T> {
-    pub(crate) fn new(record: Record, transport: T, parcel: Option<Arc<[u8]>>) -> Self {
+    pub(crate) fn new(record: Record, transport: T, parcel: Option<Arc<[u8]>>, root: Arc<SealKey>) -> Self {
         Self {
             record,
             flags: AtomicU32::new(0),
             ended: AtomicU64::new(0),
             receiver: AtomicWaker::new(),
             belongings: Mutex::new(Belongings { streams: Slab::new(), listeners: Some(Vec::new()), lease: None, parcel }),
+            seal_key: LazySealKey::new(root),
             cell: Cell::new(transport),
             on_their_way: AtomicU32::new(0),
         }
@@ -201,9 +205,19 @@ impl<T> Session<T> {
         self.lock().parcel.take()
     }
 
+    /// What the ids of its events are sealed with.
+    pub(crate) fn seal_key(&self) -> &SealKey {
+        self.seal_key.get(|root| root.of_session(&self.record.id))
+    }
+
+    /// Whether the inner transport has all that the service has said.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.on_their_way.load(SeqCst) == 0
+    }
+
     /// Whether nothing is in flight, neither a request nor an answer; or nothing can be answered any more.
     pub(crate) fn is_answered(&self) -> bool {
-        let quiet = self.record.state.read().active() == 0 && self.on_their_way.load(SeqCst) == 0;
+        let quiet = self.record.state.read().active() == 0 && self.is_delivered();
         quiet || self.has(Flag::Dropped)
     }
 

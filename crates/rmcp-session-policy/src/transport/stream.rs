@@ -1,4 +1,4 @@
-//! Streams that can be dropped from outside.
+//! Streams that can be dropped from outside, and whose event ids are sealed.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,6 +10,7 @@ use futures_core::Stream;
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 use tokio::time::Instant;
 
+use super::event_id::EventSource;
 use super::listener::Listening;
 use super::session::Session;
 
@@ -64,7 +65,7 @@ impl Slot {
 /// A stream of a session to its client.
 pub(crate) enum GovernedStream<T> {
     /// From the inner manager.
-    Live { slot: Arc<Slot>, session: Arc<Session<T>>, place: usize, listening: bool },
+    Live { slot: Arc<Slot>, session: Arc<Session<T>>, place: usize, listening: bool, source: EventSource },
     /// A listening stream, which may outlive its session's incarnation.
     Listening(Listening<T>),
     /// One message of ours.
@@ -72,11 +73,12 @@ pub(crate) enum GovernedStream<T> {
 }
 
 impl<T> GovernedStream<T> {
-    /// Wraps a stream of the inner manager. `listening`: the client opened it by GET.
+    /// Wraps a stream of the inner manager. `listening`: the client opened it by GET. `source` goes into its event ids.
     pub(crate) fn live(
         session: Arc<Session<T>>,
         inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
         listening: bool,
+        source: EventSource,
     ) -> Self {
         let held = Held { inner: Some(Box::pin(inner)), kept: VecDeque::new(), waker: None, waiting: false };
         let slot = Arc::new(Slot { held: Mutex::new(held) });
@@ -84,7 +86,7 @@ impl<T> GovernedStream<T> {
         if listening {
             session.record.stream_opened();
         }
-        Self::Live { slot, session, place, listening }
+        Self::Live { slot, session, place, listening, source }
     }
 
     /// Whether what is behind it ends.
@@ -100,25 +102,41 @@ impl<T> GovernedStream<T> {
     }
 }
 
+/// Seals the event id of a message that has one.
+fn seal<T>(message: Option<ServerSseMessage>, session: &Session<T>, source: &EventSource) -> Option<ServerSseMessage> {
+    let mut message = message?;
+    if let Some(id) = &mut message.event_id {
+        *id = source.seal(id, session.seal_key());
+    }
+    Some(message)
+}
+
 impl<T> Stream for GovernedStream<T> {
     type Item = ServerSseMessage;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let (slot, session) = match self.get_mut() {
-            Self::Live { slot, session, .. } => (slot, session),
+        let (slot, session, source) = match self.get_mut() {
+            Self::Live { slot, session, source, .. } => (slot, session, source),
             Self::Listening(listening) => return Pin::new(listening).poll_next(cx),
             Self::Once(message) => return Poll::Ready(message.take()),
         };
         let mut held = slot.lock();
-        let Some(inner) = &mut held.inner else { return Poll::Ready(held.kept.pop_front()) };
+        let Some(inner) = &mut held.inner else {
+            let kept = held.kept.pop_front();
+            drop(held);
+            return Poll::Ready(seal(kept, session, source));
+        };
         let next = inner.as_mut().poll_next(cx);
         held.waiting = next.is_pending();
-        match &next {
+        match next {
             Poll::Pending => match &mut held.waker {
                 Some(waker) => waker.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
             },
-            Poll::Ready(Some(_)) => return next,
+            Poll::Ready(message @ Some(_)) => {
+                drop(held);
+                return Poll::Ready(seal(message, session, source));
+            }
             Poll::Ready(None) => held.inner = None,
         }
         drop(held);

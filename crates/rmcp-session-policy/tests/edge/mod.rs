@@ -132,11 +132,16 @@ impl<I: SessionManager> Edge<I> {
 
     /// Has the session say these words to its listening stream; whether it was answered well.
     pub async fn say(&self, id: &str, words: &str) -> bool {
+        let (status, text) = self.say_raw(id, words).await;
+        status == StatusCode::OK && text.contains("\"said\"")
+    }
+
+    pub async fn say_raw(&self, id: &str, words: &str) -> (StatusCode, String) {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let call = json!({ "jsonrpc": "2.0", "id": NEXT.fetch_add(1, SeqCst), "method": "tools/call",
             "params": { "name": words } });
         let answer = self.send(Method::POST, Some(id), None, Some(call)).await;
-        answer.status() == StatusCode::OK && Ear::of(answer).rest().await.contains("\"said\"")
+        (answer.status(), Ear::of(answer).rest().await)
     }
 
     pub async fn get(&self, id: &str) -> Result<Ear, StatusCode> {
@@ -199,15 +204,25 @@ impl Ear {
         self.text
     }
 
-    /// What was said since the last time, until it is silent for a second. The flag is whether the stream goes on.
-    pub async fn hear(&mut self) -> (String, bool) {
-        let goes_on = loop {
+    async fn read(&mut self) -> bool {
+        loop {
             match timeout(Duration::from_secs(1), self.body.next()).await {
                 Ok(Some(chunk)) => self.text += &String::from_utf8_lossy(&chunk),
-                Ok(None) => break false,
-                Err(_) => break true,
+                Ok(None) => return false,
+                Err(_) => return true,
             }
-        };
+        }
+    }
+
+    /// The same as bytes are on the wire.
+    pub async fn hear_raw(&mut self) -> String {
+        self.read().await;
+        std::mem::take(&mut self.text)
+    }
+
+    /// What was said since the last time, until it is silent for a second. The flag is whether the stream goes on.
+    pub async fn hear(&mut self) -> (String, bool) {
+        let goes_on = self.read().await;
         let text = std::mem::take(&mut self.text);
         let words: Vec<_> = text.split("\"uri\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         (words.join(" "), goes_on)

@@ -1,0 +1,234 @@
+//! What a request is: within a session, opening one, or without one.
+//!
+//! rmcp decides that by its headers and its body together, so its headers alone cannot tell: a client sets them as it likes.
+//! [`Head`] holds what the headers say for certain, [`Head::judge`] decides with the body, by rmcp's own parser.
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{EXPECT, HeaderName};
+use http::request::Parts;
+use memchr::memmem;
+use rmcp::model::{ClientJsonRpcMessage, ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion, RequestId};
+
+pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// The first revision of MCP whose requests belong to no session.
+const SESSIONLESS: &str = "2026-07-28";
+
+/// What rmcp does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestTarget {
+    /// It opens a session, or is refused for want of one.
+    Open,
+    /// It is handed to the session that its header names.
+    Within,
+    /// It opens a listening stream of the session that its header names.
+    Listen,
+    /// It ends the session that its header names.
+    Close,
+    /// It is served without a session.
+    Sessionless,
+    /// It replays the stream of a request without a session.
+    Replay,
+    /// rmcp refuses its method.
+    Other,
+}
+
+/// What the headers of a request say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// What the request is, or what it is unless its body says that it is served without a session.
+    pub(super) target: RequestTarget,
+    /// Whether the body must be looked at to know that.
+    by_body: bool,
+    /// Whether the protocol version that the headers name has no sessions.
+    is_late: bool,
+    /// Whether the client sends its body only once it is told to.
+    pub(super) expects_continue: bool,
+}
+
+impl Head {
+    /// Reads the headers. `without_sessions`: rmcp was told to keep none.
+    pub(super) fn of(parts: &Parts, without_sessions: bool) -> Self {
+        let has_session = session_named_by(parts).is_some();
+        let version = text(parts, &PROTOCOL_VERSION);
+        let is_late = version.is_some_and(|version| version >= SESSIONLESS);
+        let (target, by_body) = match parts.method {
+            Method::POST if without_sessions => (RequestTarget::Sessionless, false),
+            // rmcp refuses an `initialize` whose header names another method, and serves all else without a session.
+            Method::POST if is_late && names_another_method(parts) => (RequestTarget::Sessionless, false),
+            // rmcp refuses metadata in a body whose version the headers do not repeat, so without one there is none.
+            Method::POST if has_session => (RequestTarget::Within, version.is_some()),
+            Method::POST => (RequestTarget::Open, version.is_some()),
+            Method::GET if without_sessions || is_late => match parts.headers.contains_key(LAST_EVENT_ID) {
+                true => (RequestTarget::Replay, false),
+                false => (RequestTarget::Other, false),
+            },
+            Method::GET if has_session => (RequestTarget::Listen, false),
+            // The fallback of a client that takes the server for one of before 2025-03-26.
+            Method::GET => (RequestTarget::Open, false),
+            Method::DELETE if has_session && !without_sessions && !is_late => (RequestTarget::Close, false),
+            _ => (RequestTarget::Other, false),
+        };
+        let expect = parts.headers.get(EXPECT);
+        let expects_continue = expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        Self { target, by_body, is_late, expects_continue }
+    }
+
+    /// Whether the headers alone tell what the request is.
+    pub(super) const fn is_decided(self) -> bool {
+        !self.by_body
+    }
+
+    /// Whether the request is for the session that its header names, as far as the headers tell.
+    pub(super) const fn is_in_session(self) -> bool {
+        matches!(self.target, RequestTarget::Within | RequestTarget::Listen | RequestTarget::Close)
+    }
+
+    /// Decides with the body what the request is. The body is parsed only if it may hold the keys that matter.
+    pub(super) fn judge(self, body: &[u8]) -> RequestTarget {
+        if !self.by_body || !may_have_metadata(body) {
+            return self.target;
+        }
+        match serde_json::from_slice(body) {
+            Ok(message) if self.is_sessionless(&message) => RequestTarget::Sessionless,
+            // What is no message, rmcp refuses.
+            _ => self.target,
+        }
+    }
+
+    /// Whether rmcp serves a message without a session: the rules of `is_legacy_request` and `handle_post` in its server.
+    fn is_sessionless(self, message: &ClientJsonRpcMessage) -> bool {
+        let JsonRpcMessage::Request(request) = message else { return self.is_late };
+        match &request.request {
+            ClientRequest::InitializeRequest(_) => return false,
+            ClientRequest::DiscoverRequest(_) if self.target == RequestTarget::Open => return true,
+            _ => {}
+        }
+        let meta = request.request.get_meta();
+        let is_late = meta.protocol_version().map_or(self.is_late, |version| !version.has_initialize());
+        is_late || meta.missing_required_keys(&ProtocolVersion::V_2026_07_28).is_empty()
+    }
+}
+
+/// The session that a request names. rmcp takes an id that is no text for none.
+pub(super) fn session_named_by(parts: &Parts) -> Option<&str> {
+    text(parts, &SESSION_ID)
+}
+
+fn text<'a>(parts: &'a Parts, name: &HeaderName) -> Option<&'a str> {
+    parts.headers.get(name)?.to_str().ok()
+}
+
+/// Whether there is an `Mcp-Method`, and the first is not `initialize`.
+fn names_another_method(parts: &Parts) -> bool {
+    parts.headers.get(METHOD).is_some_and(|method| method.as_bytes() != b"initialize")
+}
+
+/// Whether a body may hold the keys of a request without a session: written out, or escaped.
+fn may_have_metadata(body: &[u8]) -> bool {
+    memmem::find(body, b"io.modelcontextprotocol").is_some() || memmem::find(body, b"\\u").is_some()
+}
+
+/// What an answer to a request must know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Envelope {
+    pub(super) id: RequestId,
+    pub(super) method: Box<str>,
+}
+
+impl Envelope {
+    /// Reads the id and the method of a JSON-RPC request, if this is all of one.
+    pub(super) fn of(body: &[u8]) -> Option<Self> {
+        #[derive(serde::Deserialize)]
+        struct Request<'a> {
+            id: RequestId,
+            #[serde(borrow)]
+            method: std::borrow::Cow<'a, str>,
+        }
+        // To serde a list of an id and a method would be a request too.
+        let is_object = body.trim_ascii_start().first() == Some(&b'{');
+        let request = is_object.then(|| serde_json::from_slice::<Request<'_>>(body).ok()).flatten()?;
+        Some(Self { id: request.id, method: request.method.into() })
+    }
+
+    pub(super) fn is_ping(&self) -> bool {
+        &*self.method == "ping"
+    }
+
+    /// Whether a body may hold the word, written out or escaped.
+    pub(super) fn may_be_ping(body: &[u8]) -> bool {
+        memmem::find(body, b"ping").is_some() || memmem::find(body, b"\\u").is_some()
+    }
+
+    /// Whether a body may be a request, other than `server/discover`.
+    pub(super) fn asks_for_more_than_discover(body: &[u8]) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Message<'a> {
+            id: Option<RequestId>,
+            #[serde(borrow)]
+            method: std::borrow::Cow<'a, str>,
+        }
+        // In doubt it is.
+        serde_json::from_slice::<Message<'_>>(body)
+            .map_or(true, |message| message.id.is_some() && message.method != "server/discover")
+    }
+}
+
+/// The bytes of a body, as they came.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    chunks: Vec<Bytes>,
+}
+
+impl Chunks {
+    pub(super) fn push(&mut self, chunk: Bytes) {
+        if !chunk.is_empty() {
+            self.chunks.push(chunk);
+        }
+    }
+
+    /// All of them in one piece, which most bodies are.
+    pub(super) fn join(&mut self) -> Bytes {
+        if self.chunks.len() > 1 {
+            let joined = self.chunks.concat().into();
+            self.chunks = vec![joined];
+        }
+        self.chunks.first().cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_in(body: &str) -> Option<RequestId> {
+        Envelope::of(body.as_bytes()).map(|envelope| envelope.id)
+    }
+
+    #[test]
+    fn only_a_request_has_an_id() {
+        assert_eq!(id_in(r#" {"method": "ping", "id": 7}"#), Some(RequestId::Number(7)));
+        let none = [
+            r#"{"id": 7}"#,
+            r#"{"id": 7, "method": 1}"#,
+            r#"[7, "ping"]"#,
+            r#"{"method": "ping", "id": 7, "id": 8}"#,
+            r#"{"id": 7, "method"#,
+        ];
+        assert!(none.iter().all(|body| id_in(body).is_none()));
+    }
+
+    #[test]
+    fn chunks_are_one_body() {
+        let mut chunks = Chunks::default();
+        assert_eq!(chunks.join(), "");
+        for chunk in ["{\"id\"", "", ": 7}"] {
+            chunks.push(Bytes::from_static(chunk.as_bytes()));
+        }
+        assert_eq!((chunks.join(), chunks.join()), ("{\"id\": 7}".into(), "{\"id\": 7}".into()));
+    }
+}

@@ -1,0 +1,225 @@
+//! One request on its way through the layer.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, Version};
+use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
+use tokio::time::Instant;
+
+use super::answer::{self, Answered};
+use super::body::{Decision, Gate, PolicyBody};
+use super::discard::{Discarded, KEPT_BYTES};
+use super::layer::Settings;
+use super::request::{Chunks, Envelope, Head, RequestTarget, SESSION_ID};
+use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind, Lease};
+use crate::context::{ClientContext, Outcome, note_ping, observe};
+use crate::error::Refusal;
+use crate::manager::{Owner, Shared};
+use crate::observe::RefusalReason;
+
+/// One request on its way through the layer: what is known of it, what was decided, and what that needs.
+pub(super) struct Visit<I: SessionManager> {
+    pub(super) shared: Arc<Shared<I>>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) context: Arc<ClientContext>,
+    pub(super) head: Head,
+    pub(super) method: Method,
+    pub(super) version: Version,
+    /// The session that the request is for, which belongs to its client.
+    pub(super) session: Option<SessionId>,
+    pub(super) progress: Mutex<Progress>,
+}
+
+/// How far the request is.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// The body, until it was judged; after that only if it is small.
+    chunks: Chunks,
+    /// What the request is, once the body is judged.
+    target: Option<RequestTarget>,
+    /// What an answer must know, where the body is not kept to find it in.
+    envelope: Option<Envelope>,
+    /// What a request without a session holds of its admission.
+    lease: Option<Lease>,
+    refusal: Option<Refusal>,
+}
+
+impl<I: SessionManager> Visit<I> {
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn arrival(&self, kind: ArrivalKind) -> Arrival<'_> {
+        Arrival::new(Instant::now(), kind).with_context(&self.context)
+    }
+
+    fn turn_away(&self, refusal: Refusal) -> Refusal {
+        self.shared.turn_away(refusal, Some(&self.context))
+    }
+
+    fn count(&self, target: RequestTarget) {
+        if self.method == Method::POST {
+            self.shared.count_request(target == RequestTarget::Sessionless);
+        }
+    }
+
+    /// Refuses, before its body is read, what the headers show to be a newcomer or a request without a session.
+    pub(super) fn refuse_by_head(&self) -> Result<(), Refusal> {
+        if self.head.is_decided() { self.may_begin(self.head.target) } else { Ok(()) }
+            .inspect_err(|_| self.count(self.head.target))
+    }
+
+    /// Whether a request of that kind may begin: nothing is consumed.
+    fn may_begin(&self, target: RequestTarget) -> Result<(), Refusal> {
+        let kind = match target {
+            RequestTarget::Open => ArrivalKind::Create,
+            RequestTarget::Sessionless | RequestTarget::Replay => ArrivalKind::Request,
+            _ => return Ok(()),
+        };
+        if self.shared.is_draining() {
+            return Err(self.turn_away(Refusal::draining(kind)));
+        }
+        match self.shared.admission() {
+            Some(policy) if kind == ArrivalKind::Create => policy
+                .peek(&self.arrival(kind))
+                .map_err(|rejection| self.turn_away(Refusal::rejected(kind, &rejection))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The policy of requests without a session. If there is none, one that names a session is asked of the policy of
+    /// requests within one, or it would be a way around that.
+    fn sessionless_policy(&self) -> Option<&dyn AdmissionPolicy> {
+        let within = || self.session.as_ref().and_then(|_| self.shared.requests());
+        self.settings.sessionless.as_deref().or_else(within)
+    }
+
+    /// Whether a policy must be asked about a stream that is replayed without a session.
+    pub(super) fn asks_about_replay(&self) -> bool {
+        self.head.target == RequestTarget::Replay
+            && self.settings.sessionless.is_some()
+            && self.shared.has_event_store()
+    }
+
+    /// Asks whether a request without a session is let in, and keeps what it holds of its admission.
+    pub(super) async fn ask(&self) -> Result<(), Refusal> {
+        let Some(policy) = self.sessionless_policy() else { return Ok(()) };
+        let kind = ArrivalKind::Request;
+        let admitted = policy.admit(&self.arrival(kind)).await;
+        let permit = admitted.map_err(|rejection| self.turn_away(Refusal::rejected(kind, &rejection)))?;
+        self.lock().lease = Some(permit.commit());
+        Ok(())
+    }
+
+    /// The answer to a request that the service has not seen, or whose answer is of no use.
+    pub(super) fn refused<R>(&self, refusal: &Refusal, discarded: &Discarded) -> Response<PolicyBody<R>> {
+        let answered = Answered {
+            target: self.head.target,
+            envelope: discarded.envelope.as_ref(),
+            version: self.version,
+            closes: !discarded.is_complete,
+        };
+        answer::refused(refusal, answered)
+    }
+
+    /// Waits for rmcp's answer, and puts the true one in its place.
+    pub(super) async fn through<R, E>(
+        self: Arc<Self>,
+        response: impl Future<Output = Result<Response<R>, E>>,
+    ) -> Result<Response<PolicyBody<R>>, E> {
+        let (response, outcome) = observe(Arc::clone(&self.context), response).await;
+        let response = response?;
+        let Progress { mut chunks, target, envelope, lease, refusal } = std::mem::take(&mut *self.lock());
+        let target = target.unwrap_or(self.head.target);
+        let envelope = || envelope.or_else(|| Envelope::of(&chunks.join()));
+        let answered = |refusal: &Refusal, envelope: Option<&Envelope>| {
+            answer::refused(refusal, Answered { target, envelope, version: self.version, closes: false })
+        };
+        if let Some(refusal) = refusal {
+            return Ok(answered(&refusal, envelope().as_ref()));
+        }
+        let is_absent = match outcome {
+            Some(Outcome::Refused(refusal)) => {
+                let envelope = envelope();
+                return Ok(match self.pong(&refusal, envelope.as_ref()) {
+                    Some(pong) => pong,
+                    None => answered(&refusal, envelope.as_ref()),
+                });
+            }
+            Some(Outcome::StreamOver) => return Ok(answer::stream_over(self.version)),
+            Some(Outcome::NotFound) => true,
+            Some(Outcome::Absent) => response.status() == StatusCode::NOT_FOUND,
+            None => false,
+        };
+        if is_absent {
+            // rmcp says that a session is not there also to a request that another one's restore has misled. As long as
+            // the session is parked, its client must not take it for dead.
+            let is_known = |id: &SessionId| self.shared.owner(id, None) != Owner::Unknown;
+            if !self.session.as_ref().is_some_and(is_known) {
+                return Ok(answer::not_found(self.version, false));
+            }
+            return Ok(answered(&answer::still_parked(self.shared.max_sessions()), envelope().as_ref()));
+        }
+        let opens = target == RequestTarget::Open && self.method == Method::POST;
+        if opens && response.status().is_success() && !response.headers().contains_key(SESSION_ID) {
+            self.shared.warn_of_no_sessions();
+        }
+        Ok(response.map(|body| PolicyBody::service(body, lease)))
+    }
+
+    /// The answer to the ping of a parked session that finds no free place: the session is there, and stays parked.
+    fn pong<R>(&self, refusal: &Refusal, envelope: Option<&Envelope>) -> Option<Response<PolicyBody<R>>> {
+        let ping = envelope.filter(|envelope| envelope.is_ping())?;
+        let is_full = refusal.kind == ArrivalKind::Restore && refusal.reason == RefusalReason::AtCapacity;
+        let is_parked = is_full && self.session.as_ref().is_some_and(|id| self.shared.touch_parked(id));
+        is_parked.then(|| answer::pong(ping.id.clone()))
+    }
+}
+
+impl<I: SessionManager> Gate for Visit<I> {
+    fn see(&self, chunk: &Bytes) {
+        self.lock().chunks.push(chunk.clone());
+    }
+
+    fn decide(self: Arc<Self>) -> Decision {
+        let body = self.lock().chunks.join();
+        let target = self.head.judge(&body);
+        let is_large = body.len() > KEPT_BYTES;
+        let envelope = if is_large { Envelope::of(&body) } else { None };
+        {
+            let mut progress = self.lock();
+            progress.target = Some(target);
+            progress.envelope = envelope;
+            if is_large {
+                progress.chunks = Chunks::default();
+            }
+        }
+        self.count(target);
+        if target == RequestTarget::Within {
+            if Envelope::may_be_ping(&body) && Envelope::of(&body).is_some_and(|envelope| envelope.is_ping()) {
+                note_ping();
+            }
+            return Decision::Pass;
+        }
+        if !self.head.is_decided()
+            && let Err(refusal) = self.may_begin(target)
+        {
+            self.lock().refusal = Some(refusal);
+            return Decision::Refuse;
+        }
+        // A client that is refused `server/discover` takes the server for one of an older revision, and opens a session.
+        let asks = target == RequestTarget::Sessionless
+            && self.sessionless_policy().is_some()
+            && Envelope::asks_for_more_than_discover(&body);
+        if !asks {
+            return Decision::Pass;
+        }
+        Decision::Ask(Box::pin(async move {
+            let refusal = self.ask().await.err();
+            let passes = refusal.is_none();
+            self.lock().refusal = refusal;
+            passes
+        }))
+    }
+}

@@ -1,0 +1,234 @@
+//! Event ids as clients see them: the inner manager's, and what they belong to, under the seal of their session.
+
+use std::fmt::Write as _;
+use std::hash::{BuildHasher, RandomState};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rmcp::model::RequestId;
+use sha2::{Digest, Sha256};
+
+use super::seal::{SEAL_CHARS, SealKey};
+use crate::registry::SessionKey;
+
+/// The id of the event that rmcp itself puts before a stream of a manager without an event store, to tell its client when to
+/// come back. It carries no seal, and nothing comes after it but the stream's beginning.
+const PRIMING: &str = "0";
+
+/// The longest request id that is written out. Clients choose their ids, and each event carries one.
+const LONGEST_REQUEST_ID: usize = 64;
+
+/// Numbers the incarnations of a session id, so that those of another process have other numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Incarnations(u64);
+
+impl Default for Incarnations {
+    fn default() -> Self {
+        Self(RandomState::new().hash_one(()))
+    }
+}
+
+impl Incarnations {
+    pub(crate) const fn number(self, key: SessionKey) -> u64 {
+        self.0.wrapping_add(key.generation() as u64)
+    }
+}
+
+/// The stream that an event belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EventSource {
+    incarnation: u64,
+    /// Names the request whose stream it is; empty for a listening stream.
+    request: Box<str>,
+}
+
+impl EventSource {
+    /// A listening stream.
+    pub(crate) fn listening(incarnation: u64) -> Self {
+        Self { incarnation, request: Box::default() }
+    }
+
+    /// The stream of a request.
+    pub(crate) fn request(incarnation: u64, id: &RequestId) -> Self {
+        Self { incarnation, request: name(id) }
+    }
+
+    pub(crate) fn is_listening(&self) -> bool {
+        self.request.is_empty()
+    }
+
+    /// Whether it is the stream of this request.
+    #[cfg_attr(not(test), expect(dead_code, reason = "asked once requests in flight are known by their ids"))]
+    pub(crate) fn is_of(&self, id: &RequestId) -> bool {
+        *self.request == *name(id)
+    }
+
+    /// Makes the id that the client sees of the inner manager's:
+    /// `<inner id>.<incarnation>.<request id>.<seal>`, to be read from the right.
+    pub(crate) fn seal(&self, inner: &str, key: &SealKey) -> String {
+        // Two dots, a seal with its own, and a number of up to 20 digits.
+        let mut text = String::with_capacity(inner.len() + self.request.len() + SEAL_CHARS + 23);
+        text.push_str(inner);
+        // A string takes whatever it is given.
+        write!(text, ".{}.{}", self.incarnation, self.request).ok();
+        key.seal(&mut text);
+        text
+    }
+}
+
+/// The name of a request in event ids: its id in base64url, or the hash of a long one. Numbers and strings differ, and no
+/// name is empty.
+fn name(id: &RequestId) -> Box<str> {
+    let text = match id {
+        RequestId::Number(number) => number.to_string(),
+        RequestId::String(text) => format!("\"{text}"),
+    };
+    if text.len() <= LONGEST_REQUEST_ID {
+        return URL_SAFE_NO_PAD.encode(text).into();
+    }
+    format!("~{}", URL_SAFE_NO_PAD.encode(Sha256::digest(text))).into()
+}
+
+/// An event id that was sealed for the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EventId<'a> {
+    /// The inner manager's.
+    pub(crate) inner: &'a str,
+    pub(crate) source: EventSource,
+}
+
+impl<'a> EventId<'a> {
+    /// Reads an id that a client names. `None` if this key has not sealed it.
+    pub(crate) fn open(id: &'a str, key: &SealKey) -> Option<Self> {
+        let (text, request) = key.open(id)?.rsplit_once('.')?;
+        let (inner, incarnation) = text.rsplit_once('.')?;
+        let source = EventSource { incarnation: incarnation.parse().ok()?, request: request.into() };
+        Some(Self { inner, source })
+    }
+}
+
+/// What a client asks for by a `Last-Event-ID`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Resumption<'a> {
+    /// What came after this event, from the inner manager.
+    After(EventId<'a>),
+    /// A listening stream: the event is rmcp's own, or one of an earlier incarnation's listening stream.
+    Listen,
+    /// The rest of a stream of an earlier incarnation's request: there is none.
+    Over,
+    /// The session has no such event.
+    Unknown,
+}
+
+impl<'a> Resumption<'a> {
+    /// Reads a `Last-Event-ID`. The session has no `incarnation` while it is parked.
+    pub(crate) fn of(last_event_id: &'a str, key: &SealKey, incarnation: Option<u64>) -> Self {
+        if last_event_id == PRIMING {
+            return Self::Listen;
+        }
+        match EventId::open(last_event_id, key) {
+            Some(event) if Some(event.source.incarnation) == incarnation => Self::After(event),
+            Some(event) if event.source.is_listening() => Self::Listen,
+            Some(_) => Self::Over,
+            None => Self::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// One key for all tests.
+    fn key() -> SealKey {
+        static KEY: LazyLock<SealKey> = LazyLock::new(|| SealKey::random().expect("random bytes"));
+        KEY.of_session("a session")
+    }
+
+    fn request_id() -> impl Strategy<Value = RequestId> {
+        prop_oneof![
+            any::<i64>().prop_map(RequestId::Number),
+            any::<String>().prop_map(|text| RequestId::String(text.into())),
+            "[a-z]{60,70}".prop_map(|text| RequestId::String(text.into())),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_comes_back_as_it_was(inner: String, incarnation: u64, request in proptest::option::of(request_id())) {
+            let source = match &request {
+                Some(id) => EventSource::request(incarnation, id),
+                None => EventSource::listening(incarnation),
+            };
+            prop_assert_eq!(source.is_listening(), request.is_none());
+            prop_assert!(request.iter().all(|id| source.is_of(id)));
+            let sealed = source.seal(&inner, &key());
+            let event = EventId::open(&sealed, &key()).expect("ours");
+            prop_assert_eq!((event.inner, &event.source), (&*inner, &source));
+            prop_assert_eq!(EventId::open(&sealed, &key().of_session("another")), None);
+            // Managers stack: the sealed id is an inner one.
+            let twice = EventSource::listening(incarnation).seal(&sealed, &key());
+            prop_assert_eq!(EventId::open(&twice, &key()).expect("ours").inner, sealed);
+        }
+
+        #[test]
+        fn no_text_from_a_stranger_is_read_or_panics(text: String) {
+            prop_assert_eq!(EventId::open(&text, &key()), None);
+        }
+
+        #[test]
+        fn two_requests_have_two_names(one in request_id(), other in request_id()) {
+            prop_assert_eq!(name(&one) == name(&other), one == other);
+        }
+    }
+
+    #[test]
+    fn an_id_with_any_byte_changed_added_or_missing_is_not_ours() {
+        for inner in ["0/3", "", "a.b.c", "0/3.17.Nw.AAAAAAAAAAAAAAAAAAAAAA"] {
+            let sealed = EventSource::request(17, &RequestId::Number(7)).seal(inner, &key());
+            for place in 0..sealed.len() {
+                for byte in 0..=0x7F_u8 {
+                    let mut changed = sealed.clone().into_bytes();
+                    if std::mem::replace(&mut changed[place], byte) == byte {
+                        continue;
+                    }
+                    let changed = String::from_utf8(changed).expect("text");
+                    assert_eq!(EventId::open(&changed, &key()), None, "{changed}");
+                }
+                let missing = format!("{}{}", &sealed[..place], &sealed[place + 1..]);
+                assert_eq!(EventId::open(&missing, &key()), None, "{missing}");
+                assert_eq!(EventId::open(&sealed[..place], &key()), None);
+                let added = format!("{}0{}", &sealed[..place], &sealed[place..]);
+                assert_eq!(EventId::open(&added, &key()), None, "{added}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_and_the_same_digits_as_a_string_are_two_requests() {
+        let text = |text: &str| RequestId::String(text.into());
+        let names = [RequestId::Number(1), text("1"), text(""), text("\"1"), text(&"1".repeat(64))].map(|id| name(&id));
+        for (place, one) in names.iter().enumerate() {
+            assert!(!one.is_empty() && !names[place + 1..].contains(one), "{names:?}");
+        }
+        let long = name(&text(&"1".repeat(1_000_000)));
+        assert_eq!(long.len(), 44, "a long id costs no more");
+    }
+
+    #[test]
+    fn what_an_id_asks_for_depends_on_its_incarnation() {
+        let request = EventSource::request(1, &RequestId::Number(7)).seal("0/3", &key());
+        let listening = EventSource::listening(1).seal("4", &key());
+        let ask = |id| [Some(1), Some(2), None].map(|now| Resumption::of(id, &key(), now));
+        let after = |id| Resumption::After(EventId::open(id, &key()).expect("ours"));
+        assert_eq!(ask(&request), [after(&request), Resumption::Over, Resumption::Over]);
+        assert_eq!(ask(&listening), [after(&listening), Resumption::Listen, Resumption::Listen]);
+        assert_eq!(ask("0"), [Resumption::Listen, Resumption::Listen, Resumption::Listen]);
+        assert_eq!(ask("4"), [Resumption::Unknown, Resumption::Unknown, Resumption::Unknown]);
+        assert_eq!(ask(""), [Resumption::Unknown, Resumption::Unknown, Resumption::Unknown]);
+    }
+}
