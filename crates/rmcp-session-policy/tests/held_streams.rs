@@ -188,7 +188,8 @@ fn last_id(text: &str) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn a_get_after_an_event_of_an_earlier_incarnation_listens_if_the_event_was_of_a_listening_stream() {
-    for places in [1, 2] {
+    // With one place the session stays parked.
+    for (places, gets) in [(1, 2), (2, 1)] {
         let edge = Edge::local(|b| b.max_sessions(places));
         let id = edge.open().await;
         let mut ear = edge.listen(&id).await;
@@ -197,13 +198,13 @@ async fn a_get_after_an_event_of_an_earlier_incarnation_listens_if_the_event_was
         let called = last_id(&called);
         park(&edge, &id, CloseReason::Evicted).await;
         let other = if places == 1 { Some(edge.open().await) } else { None };
-        for _ in 0..2 {
+        for _ in 0..gets {
             // What is left of a request's stream is nothing, and costs the client no stream of its own.
             assert!(edge.get_after(&id, Some(&called)).await.is_err());
             let unknown = edge.get_after(&id, Some("4")).await.map(Ear::rest).expect("empty").await;
             assert_eq!((unknown.as_str(), ear.hear().await.1), ("", true));
             let mut newer = edge.get_after(&id, Some(&listened)).await.expect("listens");
-            assert_eq!(ear.hear().await.1, places == 2 && edge.parked_streams() == 1, "it gave way");
+            assert!(!ear.hear().await.1, "it gave way");
             assert!(newer.hear().await.1);
             ear = newer;
         }
