@@ -2,15 +2,20 @@
 
 mod edge;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use edge::{Ear, Edge, ended, heard};
 use futures_util::future::join_all;
-use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::streamable_http_server::session::{
+    EventId, EventStore, EventStoreError, EventStream, ServerSseMessage, SessionManager,
+};
 use rmcp_session_policy::eviction::SessionInfo;
 use rmcp_session_policy::testing::inner::{Act, Call, Scripted};
-use rmcp_session_policy::{CloseReason, HOUR, MINUTE, PolicySessionManager, SECOND};
+use rmcp_session_policy::{Builder, CloseReason, HOUR, MINUTE, PolicySessionManager, SECOND};
 
 /// Ends a session so that it is parked.
 async fn park<I: SessionManager>(edge: &Edge<I>, id: &str, reason: CloseReason) {
@@ -83,6 +88,34 @@ async fn what_a_slow_client_has_not_read_when_its_session_is_parked_comes_before
     park(&edge, &id, CloseReason::Evicted).await;
     assert!(edge.say(&id, "4 5").await);
     assert_eq!(ear.hear().await, heard("hello 1 2 3 hello 4 5"));
+}
+
+/// An event store that keeps nothing. With any, rmcp's manager replays nothing to a stream that comes late.
+struct Forgetful(AtomicU64);
+
+#[async_trait::async_trait]
+impl EventStore for Forgetful {
+    async fn store_event(&self, _stream_id: &str, _event: &ServerSseMessage) -> Result<EventId, EventStoreError> {
+        Ok(self.0.fetch_add(1, SeqCst).to_string())
+    }
+
+    async fn replay_events_after(&self, _last_event_id: &str) -> Result<EventStream, EventStoreError> {
+        Err("it is forgotten".into())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_joined_before_the_handler_hears_that_it_is_initialized() {
+    let mut inner = LocalSessionManager::default().with_event_store(Arc::new(Forgetful(AtomicU64::new(0))));
+    inner.session_config.keep_alive = None;
+    let edge = Edge::new(PolicySessionManager::builder(inner));
+    let id = edge.open().await;
+    tokio::time::sleep(SECOND).await;
+    let mut ear = edge.listen(&id).await;
+    assert_eq!(ear.hear().await, heard(""), "it came late");
+    park(&edge, &id, CloseReason::Evicted).await;
+    assert!(edge.say(&id, "1").await);
+    assert_eq!(ear.hear().await, heard("hello 1"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -302,10 +335,101 @@ async fn a_get_that_is_refused_by_rmcp_takes_no_slot_and_ends_no_stream() {
     drop(other);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_gave_its_slot_to_its_victim_ends_if_its_session_stays_parked() {
+    let inner = Scripted::relaying();
+    let edge = Edge::new(PolicySessionManager::builder(inner.clone()).max_sessions(1).max_parked_streams(1));
+    let alice = edge.open().await;
+    let mut hers = edge.listen(&alice).await;
+    park(&edge, &alice, CloseReason::Evicted).await;
+    let bob = edge.open().await;
+    let mut his = edge.listen(&bob).await;
+    inner.set(Call::Restore, Act::Error);
+    assert!(!edge.say(&alice, "").await, "bob has made room for nothing");
+    assert_eq!((hers.hear().await, his.hear().await, edge.parked_streams()), (ended(""), heard(""), 1));
+    inner.set(Call::Restore, Act::Ok);
+    assert!(edge.say(&bob, "").await);
+    assert_eq!((his.hear().await, edge.parked_streams()), (heard(""), 0));
+    // Nothing is left of that: one slot is one slot.
+    let _hers = edge.listen(&alice).await;
+    assert_eq!(edge.parked_streams(), 1);
+}
+
+/// Whatever clients do at once, no more streams are held than allowed, and nothing is left once they are gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_clients_do_at_once_neither_exceeds_the_bound_nor_leaves_anything() {
+    const SLOTS: usize = 3;
+    let edge = Edge::local(|b| b.max_sessions(2).max_parked_streams(SLOTS));
+    let clients = (0..8_u64).map(|client| {
+        let edge = edge.clone();
+        tokio::spawn(async move {
+            let mut random = client + 1;
+            let (mut id, mut ear) = (open_at_last(&edge).await, None);
+            for _ in 0..150 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                match random >> 61 {
+                    0 | 1 => drop(edge.say(&id, "1").await),
+                    2 | 3 => ear = edge.get(&id).await.ok().map(Ear::keep_reading).or(ear),
+                    4 => ear = None,
+                    5 => park_if_live(&edge, &id, CloseReason::Evicted).await,
+                    6 => {
+                        let (newer, _said) = tokio::join!(edge.get(&id), edge.say(&id, "1"));
+                        ear = newer.ok().map(Ear::keep_reading).or(ear);
+                    }
+                    _ => {
+                        edge.delete(&id).await;
+                        (id, ear) = (open_at_last(&edge).await, None);
+                    }
+                }
+                assert!(edge.parked_streams() <= SLOTS);
+            }
+            drop(ear);
+            edge.delete(&id).await;
+        })
+    });
+    for client in join_all(clients).await {
+        client.expect("no panic");
+    }
+    let left = || edge.sessions.stats();
+    let gone = async {
+        while left().live + left().parked + left().parked_streams > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), gone).await.is_ok(), "{:?}", left());
+    let mut ears = Vec::new();
+    for _ in 0..SLOTS + 2 {
+        ears.push(held_now(&edge).await);
+    }
+    assert_eq!(edge.parked_streams(), SLOTS, "each slot is free again, and no more than these");
+}
+
+async fn open_at_last(edge: &Edge) -> String {
+    loop {
+        if let Some(id) = edge.try_open().await {
+            return id;
+        }
+    }
+}
+
+async fn park_if_live(edge: &Edge, id: &str, reason: CloseReason) {
+    let fingerprint = rmcp_session_policy::Fingerprint::of(id);
+    let this = move |session: &SessionInfo<'_>| session.fingerprint() == fingerprint;
+    edge.sessions.terminate(this, reason).await;
+}
+
+/// A session that is parked, with a stream that is open if there is room for it.
+async fn held_now(edge: &Edge) -> Ear {
+    let id = edge.open().await;
+    let ear = edge.listen(&id).await.keep_reading();
+    park(edge, &id, CloseReason::Evicted).await;
+    ear
+}
+
 // Ends
 
-type Way = (&'static str, fn(rmcp_session_policy::Builder<Local>) -> rmcp_session_policy::Builder<Local>);
-type Local = rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+type Local = Builder<LocalSessionManager>;
+type Way = (&'static str, fn(Local) -> Local);
 
 #[tokio::test(start_paused = true)]
 async fn a_held_stream_ends_with_its_sessions_parking_whatever_ends_that() {

@@ -261,11 +261,7 @@ impl<I: SessionManager> Shared<I> {
     /// Keeps the right to restore a session, and all it needs to come back, until rmcp asks for it or the scope ends. Who
     /// may not is told so now: rmcp would hold a restore that fails against whoever asks next. True for a GET whose session
     /// stays parked: its stream is held.
-    async fn admit_reserved(
-        self: &Arc<Self>,
-        id: &SessionId,
-        mut restoring: Restoring<I>,
-    ) -> Result<bool, Failed<I>> {
+    async fn admit_reserved(self: &Arc<Self>, id: &SessionId, mut restoring: Restoring<I>) -> Result<bool, Failed<I>> {
         let admitted = match self.admit_restore().await {
             Ok(Some(admitted)) => admitted,
             refused => {

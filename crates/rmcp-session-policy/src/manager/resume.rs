@@ -57,8 +57,8 @@ impl<I: SessionManager> Shared<I> {
     ) -> Result<GovernedStream<I::Transport>, PolicyError<I::Error>> {
         // Before the inner manager is asked: an answer that comes meanwhile is not missed.
         let answered = !source.is_listening() && is_quiet(&session);
-        if source.is_listening() {
-            // Ended first, so that the inner manager goes on with the one that is resumed.
+        if source.is_listening() && self.inner.event_store().is_none() {
+            // Ended first, so that the inner manager goes on with the one that is resumed. A store only gives what it has.
             drop(self.take_over(&session));
         }
         let stream = match self.inner.resume(&session.record.id, inner.to_owned()).await {

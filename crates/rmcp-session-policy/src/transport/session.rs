@@ -103,7 +103,12 @@ impl<T> Session<T> {
             flags: AtomicU32::new(0),
             ended: AtomicU64::new(0),
             receiver: AtomicWaker::new(),
-            belongings: Mutex::new(Belongings { streams: Slab::new(), listeners: Some(Vec::new()), lease: None, parcel }),
+            belongings: Mutex::new(Belongings {
+                streams: Slab::new(),
+                listeners: Some(Vec::new()),
+                lease: None,
+                parcel,
+            }),
             seal_key: LazySealKey::new(root),
             cell: Cell::new(transport),
             on_their_way: AtomicU32::new(0),
