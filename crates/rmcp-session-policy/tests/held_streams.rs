@@ -322,17 +322,22 @@ async fn a_client_that_hangs_up_frees_the_slot_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_get_that_is_refused_by_rmcp_takes_no_slot_and_ends_no_stream() {
+async fn a_get_that_resumes_nothing_takes_no_slot_and_ends_no_stream() {
     let edge = Edge::local(|b| b.max_sessions(1).max_parked_streams(1));
-    let (id, mut ear) = held(&edge).await;
-    let (other, _other_ear) = (edge.open().await, ());
-    assert_eq!(edge.get_with_version(&id, "nonsense").await, StatusCode::BAD_REQUEST);
-    assert_eq!((edge.parked_streams(), ear.hear().await), (1, heard("")));
+    let id = edge.open().await;
+    let mut ear = edge.listen(&id).await;
+    let called = last_id(&edge.say_raw(&id, "1").await.1);
+    let _other = edge.open().await;
+    let resumes_nothing = async || {
+        assert_eq!(edge.get_after(&id, Some(&called)).await.err(), Some(StatusCode::METHOD_NOT_ALLOWED));
+        assert_eq!(edge.get_after(&id, Some("4")).await.expect("empty").rest().await, "");
+    };
+    resumes_nothing().await;
+    assert_eq!((ear.hear().await, edge.parked_streams()), (heard("hello 1"), 1));
     drop(ear);
-    assert_eq!(edge.get_with_version(&id, "nonsense").await, StatusCode::BAD_REQUEST);
+    resumes_nothing().await;
     assert_eq!(edge.parked_streams(), 0);
     assert!(edge.get(&id).await.is_ok(), "the slot is free");
-    drop(other);
 }
 
 #[tokio::test(start_paused = true)]

@@ -123,7 +123,7 @@ impl<I: SessionManager> Shared<I> {
         if !self.held.has(session.record.serial) {
             return;
         }
-        // If the client of the request that restores the session hangs up now, nobody finishes the restore.
+        // If the client of the request that restores the session hangs up now, the restore is given up.
         let mut abandoned = Abandoned { shared: self, session: Some(Arc::clone(session)) };
         let stream = apart(self.inner.create_standalone_stream(&session.record.id)).await;
         abandoned.session = None;
@@ -165,5 +165,108 @@ impl<I: SessionManager> Shared<I> {
                 Err(next) => return next,
             }
         }
+    }
+}
+
+/// What comes between two calls of one GET, which rmcp makes one after the other.
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::{StreamExt, poll};
+    use rmcp::model::ClientJsonRpcMessage;
+    use rmcp::transport::streamable_http_server::session::SessionState;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::context::ClientContext;
+    use crate::eviction::SessionInfo;
+    use crate::testing::inner::{Line, Scripted};
+    use crate::transport::Governed;
+    use crate::{CloseReason, PolicySessionManager};
+
+    type Sessions = PolicySessionManager<Scripted>;
+
+    fn sessions() -> Sessions {
+        PolicySessionManager::builder(Scripted::new()).max_sessions(1).build().unwrap()
+    }
+
+    fn message(message: Value) -> ClientJsonRpcMessage {
+        serde_json::from_value(message).unwrap()
+    }
+
+    async fn open(sessions: &Sessions) -> (SessionId, Governed<Line>) {
+        let params = json!({ "protocolVersion": "2025-06-18", "capabilities": {},
+            "clientInfo": { "name": "test", "version": "1" } });
+        let (id, transport) = sessions.create_session().await.unwrap();
+        let initialize = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
+        sessions.initialize_session(&id, message(initialize)).await.unwrap();
+        let state = SessionState::new(serde_json::from_value(params).unwrap());
+        sessions.parking().store(&id, &state).await.unwrap();
+        let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+        sessions.accept_message(&id, message(initialized)).await.unwrap();
+        (id, transport)
+    }
+
+    async fn park(sessions: &Sessions, transport: Governed<Line>) {
+        sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Evicted).await;
+        drop(transport);
+    }
+
+    /// A parked session, and the one that has its place.
+    async fn parked(sessions: &Sessions) -> (SessionId, Governed<Line>) {
+        let (id, transport) = open(sessions).await;
+        park(sessions, transport).await;
+        let (_other, other) = open(sessions).await;
+        (id, other)
+    }
+
+    async fn get<T>(steps: impl Future<Output = T>) -> T {
+        ClientContext::new().listening().scope(steps).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_deleted_before_its_stream_is_opened_has_none() {
+        let sessions = sessions();
+        let (id, _other) = parked(&sessions).await;
+        get(async {
+            assert!(sessions.has_session(&id).await.unwrap(), "its stream will be held");
+            apart(sessions.parking().delete(&id)).await.unwrap();
+            assert!(matches!(sessions.create_standalone_stream(&id).await, Err(PolicyError::NotFound)));
+        })
+        .await;
+        assert_eq!(sessions.stats().parked_streams, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_comes_back_before_its_stream_is_opened_has_one_as_ever() {
+        let sessions = sessions();
+        let (id, other) = parked(&sessions).await;
+        let (stream, _restored) = get(async {
+            assert!(sessions.has_session(&id).await.unwrap(), "its stream will be held");
+            park(&sessions, other).await;
+            let restored = apart(sessions.restore_session(SessionId::clone(&id))).await.unwrap();
+            (sessions.create_standalone_stream(&id).await.unwrap(), restored)
+        })
+        .await;
+        assert_eq!((sessions.stats().parked_streams, sessions.list()[0].open_streams), (0, 1));
+        drop(stream);
+        assert_eq!(sessions.list()[0].open_streams, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_not_joined_to_an_incarnation_that_has_ended() {
+        let sessions = sessions();
+        let (id, transport) = open(&sessions).await;
+        let ended = sessions.shared.find(&id).unwrap();
+        let mut stream = pin!(get(sessions.create_standalone_stream(&id)).await.unwrap());
+        park(&sessions, transport).await;
+        // The inner manager may give a stream at the moment at which the session ends.
+        let late = sessions.shared.govern(&ended, futures_util::stream::empty());
+        sessions.shared.held.join(&ended, late);
+        assert!(poll!(stream.next()).is_pending());
+        assert_eq!(sessions.stats().parked_streams, 1);
+        apart(sessions.parking().delete(&id)).await.unwrap();
+        assert!(poll!(stream.next()).is_ready());
     }
 }

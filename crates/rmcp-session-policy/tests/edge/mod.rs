@@ -94,20 +94,15 @@ impl<I: SessionManager> Edge<I> {
         last_event_id: Option<&str>,
         body: Option<Value>,
     ) -> Response<Body> {
-        let headers = [("mcp-session-id", id), ("last-event-id", last_event_id)];
-        self.send_with(method, &headers, body).await
-    }
-
-    async fn send_with(&self, method: Method, headers: &[(&str, Option<&str>)], body: Option<Value>) -> Response<Body> {
         let mut request = Request::builder()
             .method(method)
             .uri("/")
             .header("host", "localhost")
             .header("content-type", "application/json")
             .header("accept", "application/json, text/event-stream");
-        for (name, value) in headers {
+        for (name, value) in [("mcp-session-id", id), ("last-event-id", last_event_id)] {
             if let Some(value) = value {
-                request = request.header(*name, *value);
+                request = request.header(name, value);
             }
         }
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
@@ -159,12 +154,6 @@ impl<I: SessionManager> Edge<I> {
         if answer.status() == StatusCode::OK { Ok(Ear::of(answer)) } else { Err(answer.status()) }
     }
 
-    /// The status of a GET that names a version.
-    pub async fn get_with_version(&self, id: &str, version: &str) -> StatusCode {
-        let headers = [("mcp-session-id", Some(id)), ("mcp-protocol-version", Some(version))];
-        self.send_with(Method::GET, &headers, None).await.status()
-    }
-
     pub async fn listen(&self, id: &str) -> Ear {
         self.get(id).await.expect("listens")
     }
@@ -190,7 +179,7 @@ impl Ear {
         Self { body: body.boxed(), text: String::new() }
     }
 
-    /// Reads all the time, as a connection does, and not only when somebody listens.
+    /// Reads all the time, as a connection does, and not only when a test listens.
     pub fn keep_reading(mut self) -> Self {
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
