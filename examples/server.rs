@@ -22,7 +22,7 @@ use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Open, SlidingWindow};
 use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
 use rmcp_session_policy::http::PolicyLayer;
-use rmcp_session_policy::{ConfigError, PolicySessionManager, SECOND};
+use rmcp_session_policy::{ConfigError, PolicySessionManager, RefusalReason, SECOND};
 use rmcp_session_policy_examples::Tools;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -146,7 +146,9 @@ pub(crate) fn layer(args: &Args, sessions: &Sessions) -> Result<PolicyLayer<Loca
 async fn healthz(State(sessions): State<Arc<Sessions>>) -> Json<Value> {
     let stats = sessions.stats();
     let closed: Map<_, _> = stats.closed.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect();
-    let refused: Map<_, _> = stats.refused.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect();
+    let refused = |counts: &[(RefusalReason, u64)]| -> Map<_, _> {
+        counts.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect()
+    };
     Json(json!({
         "live": stats.live,
         "opening": stats.opening,
@@ -158,7 +160,10 @@ async fn healthz(State(sessions): State<Arc<Sessions>>) -> Json<Value> {
         "opened": stats.opened,
         "restored": stats.restored,
         "closed": closed,
-        "refused": refused,
+        "refused": refused(&stats.refused),
+        "requests": stats.requests,
+        "sessionless": stats.sessionless,
+        "refused_requests": refused(&stats.refused_requests),
     }))
 }
 

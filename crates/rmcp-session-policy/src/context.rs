@@ -122,6 +122,8 @@ pub struct ClientContext {
     peer: Option<IpAddr>,
     principal: Option<Arc<str>>,
     headers: http::HeaderMap,
+    /// The name of the service that is asked, where one manager is under several.
+    service: Option<Arc<str>>,
     passive: bool,
     listening: bool,
 }
@@ -148,9 +150,15 @@ impl ClientContext {
     }
 
     /// Keeps a header of the request. Every session holds its context, so keep few.
+    ///
+    /// The value is copied: one that a server has read is a part of the whole head, and would keep all of it.
     #[must_use]
     pub fn with_header(mut self, name: http::HeaderName, value: http::HeaderValue) -> Self {
-        self.headers.append(name, value);
+        // What was a value once is one again.
+        if let Ok(mut copy) = http::HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            self.headers.append(name, copy);
+        }
         self
     }
 
@@ -168,6 +176,19 @@ impl ClientContext {
         self.passive = true;
         self.listening = true;
         self
+    }
+
+    /// Sets the name of the service that is asked.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
+    pub(crate) fn with_service(mut self, name: Arc<str>) -> Self {
+        self.service = Some(name);
+        self
+    }
+
+    /// The name of the service that is asked.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "asked by the HTTP layer"))]
+    pub(crate) fn service(&self) -> Option<&str> {
+        self.service.as_deref()
     }
 
     /// The address the client speaks from.

@@ -99,6 +99,8 @@ async fn within_a_session_the_error_is_in_the_answer() {
     // A notification has no answer, and a listener wants a stream: they get the status.
     assert_eq!(server.told(Call::Accept, Method::POST, Some(&id), initialized()).await, (503, TEXT.into()));
     assert_eq!(server.told(Call::Listen, Method::GET, Some(&id), Value::Null).await, (503, TEXT.into()));
+    let stats = server.sessions.stats();
+    assert_eq!((stats.refused(RefusalReason::Backend), stats.refused_requests(RefusalReason::Backend)), (0, 3));
     let (status, response) = server.send(Method::POST, Some(&id), call()).await;
     assert_eq!(status, 200);
     let body = to_bytes(response.into_body(), 1 << 20).await.expect("a body");

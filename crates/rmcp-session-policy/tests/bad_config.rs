@@ -11,6 +11,8 @@ use rmcp_session_policy::{Builder, ConfigError, HOUR, MINUTE, PolicySessionManag
 
 type Local = Builder<LocalSessionManager>;
 
+const DAY: Duration = Duration::from_secs(24 * HOUR.as_secs());
+
 fn refused(configure: impl FnOnce(Local) -> Local) -> ConfigError {
     configure(PolicySessionManager::local()).build().expect_err("makes no sense")
 }
@@ -130,6 +132,9 @@ fn senseless() -> Vec<Senseless> {
         ("the rate of TokenBucket", "0.0".into(), || Box::new(TokenBucket::per_second(0.0))),
         ("the rate of TokenBucket", "NaN".into(), || Box::new(TokenBucket::per_second(f64::NAN))),
         ("the burst of TokenBucket", "0".into(), || Box::new(TokenBucket::per_second(1.0).burst(0))),
+        ("the rate of TokenBucket", "1e-300".into(), || Box::new(TokenBucket::per_second(1e-300))),
+        ("the burst of TokenBucket", "1000".into(), || Box::new(TokenBucket::new(1, 365 * DAY).burst(1_000))),
+        ("the burst of TokenBucket", "36501".into(), || Box::new(TokenBucket::new(1, DAY).burst(36_501))),
     ]
 }
 
@@ -166,6 +171,7 @@ fn the_largest_and_the_smallest_that_make_sense_are_not_refused() {
     assert!(local().admission(SlidingWindow::new(i32::MAX as usize, Duration::MAX)).build().is_ok());
     assert!(local().admission(SlidingWindow::new(1, Duration::from_nanos(1))).build().is_ok());
     assert!(local().admission(TokenBucket::per_second(f64::MAX)).build().is_ok());
-    assert!(local().admission(TokenBucket::per_second(f64::MIN_POSITIVE).burst(u32::MAX)).build().is_ok());
+    assert!(local().admission(TokenBucket::new(1, 36_500 * DAY)).build().is_ok());
+    assert!(local().admission(TokenBucket::new(1, DAY).burst(36_500)).build().is_ok());
     assert!(local().admission(Concurrent::new(u64::MAX)).build().is_ok());
 }

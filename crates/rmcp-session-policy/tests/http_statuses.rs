@@ -198,7 +198,11 @@ async fn a_request_refused_within_a_session_is_200_with_an_error_and_the_session
     let ping = json!({"jsonrpc": "2.0", "id": 5, "method": "ping"});
     let pong = server.post(Some(&alice), &ping).send().await.expect("answers");
     assert!(pong.text().await.expect("text").contains(r#""id":5,"result""#));
-    assert_eq!((server.sessions.stats().live, server.sessions.stats().refused(RefusalReason::Quota)), (2, 1));
+    let stats = server.sessions.stats();
+    assert_eq!(
+        (stats.live, stats.refused(RefusalReason::Quota), stats.refused_requests(RefusalReason::Quota)),
+        (2, 0, 1)
+    );
 }
 
 #[tokio::test]
@@ -250,6 +254,7 @@ async fn a_request_without_a_session_holds_its_permit_until_its_body_ends() {
     assert_eq!(ask(3).await.expect("answers").status(), 200);
     let stats = server.sessions.stats();
     assert_eq!((stats.opened, stats.requests, stats.sessionless), (0, 0, 3));
+    assert_eq!((stats.refused(RefusalReason::Quota), stats.refused_requests(RefusalReason::Quota)), (0, 1));
 }
 
 #[tokio::test]

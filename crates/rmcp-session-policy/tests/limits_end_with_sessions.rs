@@ -176,6 +176,19 @@ async fn its_end_is_told_when_it_was_parked_too_long_though_nobody_asks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nor_must_anything_else_be_due_then() {
+    let stage = Stage::new(|b| b.max_parked_age(MINUTE).idle_timeout(HOUR));
+    let id = stage.user().await;
+    tokio::time::sleep(30 * MINUTE).await;
+    assert_eq!(stage.service.echo(&id).await, WELL);
+    stage.terminate(CloseReason::Evicted).await;
+    tokio::time::sleep(59 * SECOND).await;
+    stage.assert_told(0);
+    tokio::time::sleep(2 * SECOND).await;
+    stage.assert_told(1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn its_end_is_told_when_it_is_deleted_while_parked() {
     let stage = Stage::new(|b| b);
     let id = stage.parked_user().await;
@@ -306,7 +319,7 @@ impl AdmissionPolicy for Gate {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_ends_while_a_request_is_decided_leaves_no_key() {
-    for hangs_up in [false, true] {
+    for (hangs_up, parked) in [(false, false), (true, false), (false, true), (true, true)] {
         let (gate, limit) = (Arc::new(Gate(Semaphore::new(0))), Arc::new(Concurrent::new(1).per_session()));
         let requests = Arc::clone(&limit).and(Arc::clone(&gate)).and(Arc::clone(&limit));
         let sessions = Arc::new(PolicySessionManager::local().requests(requests).build().expect("valid"));
@@ -318,6 +331,10 @@ async fn a_session_that_ends_while_a_request_is_decided_leaves_no_key() {
         });
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(limit.keys(), 1, "it is being decided");
+        if parked {
+            assert_eq!(sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Evicted).await, 1);
+            assert_eq!(limit.keys(), 1);
+        }
         assert_eq!(sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Revoked).await, 1);
         assert_eq!(limit.keys(), 0);
         if hangs_up {
@@ -325,7 +342,7 @@ async fn a_session_that_ends_while_a_request_is_decided_leaves_no_key() {
         }
         gate.0.add_permits(1);
         assert_ne!(request.await.unwrap_or(NOT_FOUND), WELL);
-        assert_eq!(limit.keys(), 0, "hangs up: {hangs_up}");
+        assert_eq!(limit.keys(), 0, "hangs up: {hangs_up}, was parked: {parked}");
     }
 }
 

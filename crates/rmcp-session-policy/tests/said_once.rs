@@ -1,45 +1,14 @@
 //! What an operator should hear of is said once, not for each client.
 
+mod log;
 mod scripted;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-
+use log::listen;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent};
 use rmcp_session_policy::eviction::victim_fn;
 use rmcp_session_policy::{ClientContext, PolicySessionManager};
 use scripted::{Scripted, initialized};
-use tracing::subscriber::DefaultGuard;
-
-/// What was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// How often something was said.
-    fn says(&self, what: &str) -> usize {
-        String::from_utf8_lossy(&self.0.lock().expect("no panic under it")).matches(what).count()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, said: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no panic under it").write(said)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Listens to what is logged on this thread, until the guard is dropped.
-fn listen() -> (Log, DefaultGuard) {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    (log, tracing::subscriber::set_default(subscriber))
-}
 
 #[tokio::test]
 async fn that_clients_without_a_context_share_a_limit_is_said_once() {

@@ -1,6 +1,6 @@
 //! By what clients are told apart.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -13,7 +13,8 @@ use crate::context::ClientContext;
 pub enum ClientKey {
     /// The authenticated subject.
     Principal(Arc<str>),
-    /// The address; of an IPv6 address the /64, since one client has all of it.
+    /// The address; of an IPv6 address the /64, since one client has all of it, or the IPv4 address of a client behind a
+    /// translator (NAT64, Teredo).
     Address(IpAddr),
     /// Nothing is known.
     Anonymous,
@@ -51,12 +52,27 @@ impl ClientKey {
 /// The part of an address that stands for one client.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
+        IpAddr::V6(address) => match address.segments() {
+            // Behind a translator of a network's own prefix (RFC 8215) each client has one address.
+            [0x64, 0xff9b, 1, ..] => address.into(),
+            [a, b, c, d, ..] => match inside(address) {
+                Some(address) => address.into(),
+                None => Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into(),
+            },
+        },
         v4 => v4,
     }
+}
+
+/// The IPv4 address of a client whose packets a translator has put into IPv6: by NAT64 (RFC 6052) or Teredo (RFC 4380).
+/// The rest of its address is the translator's, and the same for all.
+const fn inside(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let bits = match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => address.to_bits(),
+        [0x2001, 0, ..] => !address.to_bits(),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from_bits(bits as u32))
 }
 
 #[cfg(test)]
@@ -89,6 +105,16 @@ mod tests {
     fn an_ipv4_address_is_one_client_however_it_is_written() {
         assert_eq!(key(&address("192.0.2.1")), key(&address("::ffff:192.0.2.1")));
         assert_ne!(key(&address("192.0.2.1")), key(&address("192.0.2.2")));
+    }
+
+    #[test]
+    fn clients_behind_a_translator_are_told_apart_by_the_ipv4_address_inside() {
+        assert_eq!(key(&address("64:ff9b::192.0.2.1")), key(&address("192.0.2.1")));
+        assert_ne!(key(&address("64:ff9b::192.0.2.1")), key(&address("64:ff9b::192.0.2.2")));
+        // Of a network's own prefix nobody else knows where the IPv4 address is.
+        assert_ne!(key(&address("64:ff9b:1::192.0.2.1")), key(&address("64:ff9b:1::192.0.2.2")));
+        // Teredo: the server's address, flags, and port and address of the client, inverted.
+        assert_eq!(key(&address("2001:0:4136:e378:8000:63bf:3fff:fdfe")), key(&address("192.0.2.1")));
     }
 
     #[test]

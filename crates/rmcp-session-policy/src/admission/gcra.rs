@@ -3,21 +3,34 @@
 //! Source: ITU-T I.371 (2004), annex A, and ATM Forum Traffic Management 4.1, section 4.4.2, "virtual scheduling". The
 //! state is one number, the *theoretical arrival time*: the moment at which the bucket will be full again.
 
+use std::time::Duration;
+
+/// The longest time in which an empty bucket may fill: 36,500 days. The moments of a process that runs for four centuries
+/// fit beside it into 64 bits.
+const LONGEST: u64 = 36_500 * 24 * 3_600 * 1_000_000_000;
+
 /// How many, and how fast they come back. In nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quota {
     /// The time in which one token comes back, rounded up: rounding lets nobody in who would not be otherwise.
-    pub(super) interval: u64,
+    interval: u64,
     /// The time in which an empty bucket fills.
-    pub(super) full: u64,
+    full: u64,
 }
 
 impl Quota {
+    /// A bucket of `burst` tokens of which one comes back per `interval`. `None` if it fills too slowly for the clock.
+    pub(super) fn new(interval: u64, burst: u32) -> Option<Self> {
+        let full = interval.checked_mul(burst.into()).filter(|full| *full <= LONGEST)?;
+        Some(Self { interval, full })
+    }
+
     /// The state after an admission at `now`, or how long to wait for one.
     pub(super) fn admit(self, arrival_time: u64, now: u64) -> Result<u64, u64> {
         let after = self.after(arrival_time, now);
         let latest = now.saturating_add(self.full);
-        if after <= latest { Ok(after) } else { Err(after - latest) }
+        // At the end of time nobody comes in, since nothing comes back.
+        if after <= latest && after < u64::MAX { Ok(after) } else { Err((after - latest).max(1)) }
     }
 
     /// The state after an admission at `now` that was let in.
@@ -26,9 +39,74 @@ impl Quota {
     }
 }
 
+/// The nanoseconds in which one of `tokens` per `per` comes back, rounded up: exact, whatever the float. `None` if those
+/// are more than fit, or the rate is no positive number.
+pub(super) fn interval(tokens: f64, per: Duration) -> Option<u64> {
+    if !tokens.is_finite() || tokens <= 0.0 {
+        return None;
+    }
+    // A float is `mantissa * 2^exponent`.
+    let bits = tokens.to_bits();
+    let (exponent, fraction) = ((bits >> 52) as i32, u128::from(bits & ((1 << 52) - 1)));
+    let (mantissa, exponent) = if exponent == 0 { (fraction, -1_074) } else { (fraction | 1 << 52, exponent - 1_075) };
+    let nanos = per.as_nanos();
+    if exponent >= 0 {
+        // More than 2^52 a time, which is at most 2^94 nanoseconds.
+        let tokens = mantissa.checked_shl(exponent.unsigned_abs()).filter(|tokens| tokens >> exponent == mantissa);
+        return tokens.map_or(Some(1), |tokens| u64::try_from(nanos.div_ceil(tokens).max(1)).ok());
+    }
+    // By long division, since the shifted dividend would not fit.
+    let (mut quotient, mut rest) = (nanos / mantissa, nanos % mantissa);
+    for _ in exponent..0 {
+        quotient = quotient * 2 + rest * 2 / mantissa;
+        rest = rest * 2 % mantissa;
+        if quotient > LONGEST.into() {
+            return None;
+        }
+    }
+    u64::try_from(quotient + u128::from(rest > 0)).ok().map(|interval| interval.max(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_interval_is_exact_and_rounded_up() {
+        let second = Duration::from_secs(1);
+        let of = |tokens, per| interval(tokens, per);
+        assert_eq!(
+            [of(1.0, second), of(3.0, second), of(0.1, second)],
+            [
+                Some(1_000_000_000),
+                Some(333_333_334),
+                // The nearest float is a little more than a tenth.
+                Some(10_000_000_000),
+            ]
+        );
+        // Just below a third, in 100 years: floats would round it down.
+        let days = Duration::from_secs(36_500 * 24 * 3_600);
+        assert_eq!(of(3.0, days), Some(LONGEST / 3));
+        assert_eq!(of(7.0, days), Some(LONGEST / 7 + 1));
+        assert_eq!(of(2f64.powi(60), second), Some(1));
+        assert_eq!(of(2f64.powi(52), Duration::from_secs(4_503_600)), Some(2), "4,503,600e9 of 4,503,599,627,370,496");
+        assert_eq!(of(2f64.powi(53), Duration::from_secs(9_007_200)), Some(2));
+        assert_eq!([of(f64::MAX, Duration::MAX), of(5e-324, Duration::from_nanos(1))], [Some(1), None]);
+        assert_eq!([of(0.0, second), of(-1.0, second), of(f64::NAN, second), of(f64::INFINITY, second)], [None; 4]);
+    }
+
+    #[test]
+    fn a_bucket_that_fills_too_slowly_for_the_clock_is_none() {
+        assert!(Quota::new(LONGEST, 1).is_some() && Quota::new(LONGEST / 2, 2).is_some());
+        assert_eq!([Quota::new(LONGEST + 1, 1), Quota::new(u64::MAX, 2), Quota::new(1 << 33, u32::MAX)], [None; 3]);
+    }
+
+    #[test]
+    fn at_the_end_of_time_nobody_comes_in() {
+        let quota = Quota::new(10, 3).expect("valid");
+        assert_eq!(quota.admit(u64::MAX - 5, u64::MAX - 5), Err(1));
+        assert_eq!(quota.admit(u64::MAX, u64::MAX), Err(1));
+    }
 
     #[test]
     fn a_burst_then_one_per_interval() {

@@ -34,8 +34,9 @@ impl State {
     /// The moment in nanoseconds. Two threads may come in the other order than they read the clock; the log may not.
     fn nanos(&mut self, now: Instant) -> u64 {
         let epoch = *self.epoch.get_or_insert(now);
-        let nanos = now.saturating_duration_since(epoch).as_nanos() as u64;
-        nanos.max(self.log.newest().unwrap_or(0))
+        let nanos = now.saturating_duration_since(epoch).as_nanos();
+        // Never the last moment there is, so that what expires then never does.
+        u64::try_from(nanos).map_or(u64::MAX - 1, |nanos| nanos.min(u64::MAX - 1)).max(self.log.newest().unwrap_or(0))
     }
 }
 
@@ -186,6 +187,17 @@ mod tests {
             "the limit of SlidingWindow is 0: allow at least 1 per window"
         );
         assert_eq!(admit(&policy, Instant::now()).expect_err("nobody").retry(), Retry::Never);
+    }
+
+    #[test]
+    fn what_is_in_a_window_beyond_the_reach_of_the_clock_counts_for_ever() {
+        let century = 36_500 * 24 * crate::HOUR;
+        for window in [Duration::MAX, 10 * century] {
+            let policy = SlidingWindow::new(1, window);
+            let start = Instant::now();
+            drop(admit(&policy, start).expect("first").commit());
+            assert!((0..8).all(|centuries| admit(&policy, start + centuries * century).is_err()));
+        }
     }
 
     #[test]

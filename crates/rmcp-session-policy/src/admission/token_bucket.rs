@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::gcra::Quota;
+use super::gcra::{Quota, interval};
 use super::{AdmissionPolicy, Arrival, InvalidSetting, Lease, Permit, Rejection, Replicate, Reservation, Retry};
 
 /// Lets a burst in, then so many per unit of time, evenly.
@@ -80,9 +80,7 @@ impl TokenBucket {
         if !self.rate_is_valid() || self.size() == 0 {
             return None;
         }
-        // A float of nanoseconds is exact to well below a nanosecond per token up to a hundred days per token.
-        let interval = (self.per.as_nanos() as f64 / self.tokens).ceil().clamp(1.0, u64::MAX as f64) as u64;
-        Some(Quota { interval, full: interval.saturating_mul(u64::from(self.size())) })
+        Quota::new(interval(self.tokens, self.per)?, self.size())
     }
 
     fn lock(&self) -> MutexGuard<'_, Bucket> {
@@ -125,8 +123,8 @@ impl Bucket {
     /// The moment in nanoseconds, never before the one of the decision before.
     fn nanos(&mut self, now: Instant) -> u64 {
         let epoch = *self.epoch.get_or_insert(now);
-        let nanos = now.saturating_duration_since(epoch).as_nanos() as u64;
-        self.latest = self.latest.max(nanos);
+        let nanos = now.saturating_duration_since(epoch).as_nanos();
+        self.latest = self.latest.max(u64::try_from(nanos).unwrap_or(u64::MAX));
         self.latest
     }
 
@@ -216,6 +214,13 @@ impl AdmissionPolicy for TokenBucket {
         }
         if self.size() == 0 {
             return Err(InvalidSetting::new("the burst of TokenBucket", self.size(), "allow at least 1"));
+        }
+        if self.quota.is_none() {
+            let remedy = "an empty bucket must fill within 36,500 days: allow a higher rate or a smaller burst";
+            return Err(match self.burst {
+                Some(burst) if burst > 1 => InvalidSetting::new("the burst of TokenBucket", burst, remedy),
+                _ => InvalidSetting::new("the rate of TokenBucket", self.tokens, remedy),
+            });
         }
         Ok(())
     }
@@ -317,7 +322,74 @@ mod tests {
         assert_eq!(text(TokenBucket::per_second(1).burst(0)), "the burst of TokenBucket is 0: allow at least 1");
     }
 
+    #[test]
+    fn settings_beyond_the_reach_of_the_clock_are_named_and_let_nobody_in() {
+        let year = 365 * 24 * crate::HOUR;
+        let text = |policy: TokenBucket| {
+            assert_eq!(admit(&policy, Instant::now()).expect_err("nobody").retry(), Retry::Never);
+            policy.validate().expect_err("refused").to_string()
+        };
+        let remedy = "an empty bucket must fill within 36,500 days: allow a higher rate or a smaller burst";
+        assert_eq!(text(TokenBucket::new(1, year).burst(1_000)), format!("the burst of TokenBucket is 1000: {remedy}"));
+        assert_eq!(text(TokenBucket::per_second(1e-300)), format!("the rate of TokenBucket is 1e-300: {remedy}"));
+        assert_eq!(text(TokenBucket::new(1, Duration::MAX)), format!("the rate of TokenBucket is 1.0: {remedy}"));
+        let most = TokenBucket::new(1, year).burst(100);
+        assert!(most.validate().is_ok());
+        assert_eq!(spend(&most, Instant::now()), 100);
+    }
+
+    /// Rates and bursts of all sizes.
+    fn any_bucket() -> impl Strategy<Value = TokenBucket> {
+        let tokens = prop_oneof![
+            (1u32..1_000).prop_map(f64::from),
+            (0.001f64..1_000.0),
+            (-1_030i32..1_020, 1.0f64..2.0).prop_map(|(exponent, mantissa)| mantissa * 2f64.powi(exponent)),
+        ];
+        let per = prop_oneof![
+            (1u64..1_000_000).prop_map(Duration::from_nanos),
+            (1u64..4_000_000_000).prop_map(Duration::from_secs),
+            Just(Duration::MAX),
+        ];
+        let burst = prop_oneof![Just(None), (1u32..20).prop_map(Some), (1u32..=u32::MAX).prop_map(Some)];
+        (tokens, per, burst).prop_map(|(tokens, per, burst)| {
+            let bucket = TokenBucket::new(tokens, per);
+            burst.map(|burst| TokenBucket::new(tokens, per).burst(burst)).unwrap_or(bucket)
+        })
+    }
+
     proptest! {
+        /// Whatever is accepted, and however long it goes on: never more than the burst and what the rate brought.
+        #[test]
+        fn no_more_come_in_than_the_burst_and_the_rate_allow(
+            bucket in any_bucket(),
+            // In parts of the time in which a token comes back, in which an empty bucket fills, and in years.
+            steps in prop::collection::vec((0u8..3, 0.0f64..3.0), 1..60),
+        ) {
+            let seconds_per_token = bucket.per.as_secs_f64() / bucket.tokens;
+            let (burst, start) = (f64::from(bucket.size()), Instant::now());
+            let mut now = start;
+            let mut admitted = 0u64;
+            for (unit, parts) in steps {
+                let unit = [seconds_per_token, seconds_per_token * burst, 31_536_000.0][usize::from(unit)];
+                let pass = Duration::try_from_secs_f64(unit * parts).unwrap_or(Duration::MAX);
+                now = now.checked_add(pass.min(Duration::from_secs(10 * 31_536_000))).expect("within reach");
+                // One that waited as long as it was told, and all that follow at once.
+                for _ in 0..100 {
+                    match admit(&bucket, now) {
+                        Ok(permit) => {
+                            drop(permit.commit());
+                            admitted += 1;
+                        }
+                        Err(_) => break,
+                    }
+                }
+                let brought = (now - start).as_secs_f64() / seconds_per_token;
+                let most = if bucket.validate().is_ok() { burst + brought } else { 0.0 };
+                // The tolerance is that of the test's own floats.
+                prop_assert!(admitted as f64 <= most * (1.0 + 1e-12) + 1e-6, "{admitted} of {most}: {bucket:?}");
+            }
+        }
+
         /// Against a history in which what was undone was never asked for.
         #[test]
         fn what_is_undone_was_never_asked_for(

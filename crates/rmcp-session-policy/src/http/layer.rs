@@ -3,15 +3,17 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderName;
 use http::request::Parts;
 use ipnet::IpNet;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tower_layer::Layer;
 
 use super::discard::Discard;
+use super::forgotten_proxy::ForgottenProxy;
 use super::forwarded;
 use super::service::PolicyService;
 use crate::admission::AdmissionPolicy;
@@ -73,15 +75,20 @@ pub(super) struct Settings {
     trusted: Arc<[IpNet]>,
     forwarded: ForwardedHeader,
     kept: Arc<[HeaderName]>,
+    name: Option<Arc<str>>,
     pub(super) refuse_anonymous: bool,
-    pub(super) elsewhere: bool,
+    elsewhere: bool,
     pub(super) without_sessions: bool,
     pub(super) sessionless: Option<Arc<dyn AdmissionPolicy>>,
     pub(super) discard: Discard,
+    contradiction_told: Arc<AtomicBool>,
+    forgotten_proxy: Arc<ForgottenProxy>,
 }
 
 impl<I: SessionManager> PolicySessionManager<I> {
     /// The layer to put around rmcp's `StreamableHttpService`.
+    ///
+    /// A manager that is under several services has a layer for each, and each has a [name](PolicyLayer::named).
     pub fn layer(&self) -> PolicyLayer<I> {
         PolicyLayer { shared: Arc::clone(self.shared()), settings: Settings::default() }
     }
@@ -90,7 +97,29 @@ impl<I: SessionManager> PolicySessionManager<I> {
 impl<I: SessionManager> PolicyLayer<I> {
     /// Puts the layer around a service. The same as tower's `Layer::layer`, without the trait in scope.
     pub fn layer<S>(&self, service: S) -> PolicyService<S, I> {
+        self.settings.warn_of_contradictions();
         PolicyService::new(service, Arc::clone(&self.shared), self.settings.clone())
+    }
+
+    /// Names the service that the layer is put around, where one manager is under several services. A session that was
+    /// opened under one name is unknown under another: its handler is the other service's. Defaults to no name.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use rmcp::transport::StreamableHttpService;
+    /// # use rmcp_session_policy::PolicySessionManager;
+    /// # #[derive(Clone)] struct Search; impl rmcp::ServerHandler for Search {}
+    /// # #[derive(Clone)] struct Billing; impl rmcp::ServerHandler for Billing {}
+    /// let sessions = Arc::new(PolicySessionManager::local().build()?);
+    /// let search = StreamableHttpService::new(|| Ok(Search), sessions.clone(), Default::default());
+    /// let billing = StreamableHttpService::new(|| Ok(Billing), sessions.clone(), Default::default());
+    /// let search = sessions.layer().named("search").layer(search);
+    /// let billing = sessions.layer().named("billing").layer(billing);
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.settings.name = Some(name.into());
+        self
     }
 
     /// Sets how the peer's address is found. Defaults to axum's `ConnectInfo<SocketAddr>`, with the feature `axum`.
@@ -106,7 +135,8 @@ impl<I: SessionManager> PolicyLayer<I> {
         self
     }
 
-    /// Sets the proxies whose forwarding header is believed, as addresses or networks. Defaults to none.
+    /// Sets the proxies whose forwarding header is believed, as addresses or networks. Defaults to none: then the client
+    /// of each request is its peer, and behind a proxy all clients are one. The layer warns once if that seems to be so.
     ///
     /// # Errors
     ///
@@ -114,10 +144,8 @@ impl<I: SessionManager> PolicyLayer<I> {
     pub fn trusted_proxies<T: AsRef<str>>(mut self, proxies: impl IntoIterator<Item = T>) -> Result<Self, ConfigError> {
         let parse = |text: T| {
             let text = text.as_ref().trim();
-            let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            network.map_err(|_| {
-                ConfigError::new("trusted_proxies", text, "write an address or a network, as in 10.0.0.0/8")
-            })
+            let remedy = "write an address or a network, as in 10.0.0.0/8";
+            forwarded::network(text).ok_or_else(|| ConfigError::new("trusted_proxies", text, remedy))
         };
         self.settings.trusted = proxies.into_iter().map(parse).collect::<Result<_, _>>()?;
         Ok(self)
@@ -144,6 +172,10 @@ impl<I: SessionManager> PolicyLayer<I> {
 
     /// Lets rmcp look for sessions that are neither live nor parked here: it was given another session store than
     /// [`parking`](PolicySessionManager::parking). By default such an id is answered 404 at once.
+    ///
+    /// Not with [`principal`](Self::principal) or [`named`](Self::named): the other store does not say whose a session
+    /// is, and the first client to ask would get it. Such an id is then answered 404 nevertheless, and an error is
+    /// logged when the layer is put around a service.
     pub const fn restores_from_elsewhere(mut self) -> Self {
         self.settings.elsewhere = true;
         self
@@ -181,6 +213,21 @@ impl<I: SessionManager> PolicyLayer<I> {
 }
 
 impl Settings {
+    /// Whether rmcp may look for sessions that are neither live nor parked here.
+    pub(super) fn restores_from_elsewhere(&self) -> bool {
+        self.elsewhere && self.principal.is_none() && self.name.is_none()
+    }
+
+    /// Says, once, which settings cannot be obeyed.
+    fn warn_of_contradictions(&self) {
+        if self.elsewhere && !self.restores_from_elsewhere() && !self.contradiction_told.swap(true, Relaxed) {
+            tracing::error!(
+                "restores_from_elsewhere() is not obeyed together with principal() or named(): the other store does not \
+                 say whose a session is, so sessions that are neither live nor parked here are answered 404"
+            );
+        }
+    }
+
     /// Who is asking.
     pub(super) fn context(&self, parts: &Parts) -> ClientContext {
         let mut context = ClientContext::new();
@@ -188,7 +235,11 @@ impl Settings {
             Some(peer) => peer(parts),
             None => connected(parts),
         };
+        if let Some(name) = &self.name {
+            context = context.with_service(Arc::clone(name));
+        }
         if let Some(peer) = peer {
+            self.forgotten_proxy.look(peer, &parts.headers, &self.trusted);
             context = context.with_peer(forwarded::client(peer, &parts.headers, self.forwarded, &self.trusted));
         }
         if let Some(principal) = self.principal.as_ref().and_then(|principal| principal(parts)) {
@@ -196,8 +247,7 @@ impl Settings {
         }
         for name in &*self.kept {
             for value in parts.headers.get_all(name) {
-                let value: HeaderValue = value.clone();
-                context = context.with_header(name.clone(), value);
+                context = context.with_header(name.clone(), value.clone());
             }
         }
         context
@@ -219,7 +269,7 @@ impl<S, I: SessionManager> Layer<S> for PolicyLayer<I> {
     type Service = PolicyService<S, I>;
 
     fn layer(&self, service: S) -> Self::Service {
-        PolicyService::new(service, Arc::clone(&self.shared), self.settings.clone())
+        Self::layer(self, service)
     }
 }
 
@@ -238,6 +288,7 @@ impl<I: SessionManager> fmt::Debug for PolicyLayer<I> {
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
+            .field("named", &self.name)
             .field("trusted_proxies", &self.trusted)
             .field("forwarded_header", &self.forwarded)
             .field("keep_headers", &self.kept)

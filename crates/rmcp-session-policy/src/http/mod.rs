@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod discard;
+mod forgotten_proxy;
 mod forwarded;
 mod layer;
 mod request;

@@ -96,33 +96,41 @@ where
     }
 }
 
-/// Why a request is answered before its body is read.
-enum TurnedAway<I: SessionManager> {
+/// A request that is answered before its body is read.
+struct TurnedAway<I: SessionManager> {
+    head: Head,
+    version: http::Version,
+    why: Why<I>,
+}
+
+enum Why<I: SessionManager> {
     /// Its session does not exist, or is not its client's.
-    NotFound(Head, http::Version),
+    NotFound,
     /// Nothing is known of the client.
-    Anonymous(Head, http::Version),
-    Refused(Visit<I>, Refusal),
+    Anonymous,
+    Refused(Box<(Visit<I>, Refusal)>),
 }
 
 impl<S, I: SessionManager> PolicyService<S, I> {
     /// Looks at the headers: who asks, for what, and whether the session is theirs.
     fn enter(&self, parts: &Parts) -> Result<Visit<I>, TurnedAway<I>> {
         let head = Head::of(parts, self.settings.without_sessions);
+        let version = parts.version;
+        let turned_away = |why| TurnedAway { head, version, why };
         let mut context = self.settings.context(parts);
         if head.target == RequestTarget::Listen {
             context = context.listening();
         }
         if self.settings.refuse_anonymous && context.peer().is_none() && context.principal().is_none() {
-            return Err(TurnedAway::Anonymous(head, parts.version));
+            return Err(turned_away(Why::Anonymous));
         }
         let session = match session_named_by(parts).filter(|_| head.is_in_session()) {
             None => None,
             // One look tells whether the id is anybody's; to whom it does not belong it does not exist.
-            Some(id) => match self.shared.owner(id, context.principal()) {
+            Some(id) => match self.shared.owner(id, Some(&context)) {
                 Owner::Same(id) => Some(id),
-                Owner::Unknown if self.settings.elsewhere => Some(id.into()),
-                Owner::Unknown | Owner::Other => return Err(TurnedAway::NotFound(head, parts.version)),
+                Owner::Unknown if self.settings.restores_from_elsewhere() => Some(id.into()),
+                Owner::Unknown | Owner::Other => return Err(turned_away(Why::NotFound)),
             },
         };
         let visit = Visit {
@@ -131,13 +139,13 @@ impl<S, I: SessionManager> PolicyService<S, I> {
             context: Arc::new(context),
             head,
             method: parts.method.clone(),
-            version: parts.version,
+            version,
             session,
             progress: Mutex::new(Progress::default()),
         };
         match visit.refuse_by_head() {
             Ok(()) => Ok(visit),
-            Err(refusal) => Err(TurnedAway::Refused(visit, refusal)),
+            Err(refusal) => Err(turned_away(Why::Refused(Box::new((visit, refusal))))),
         }
     }
 
@@ -156,11 +164,15 @@ impl<S, I: SessionManager> PolicyService<S, I> {
     {
         let settings = Arc::clone(&self.settings);
         Box::pin(async move {
-            let discard = |head| settings.discard.read(head, body);
-            Ok(match turned_away {
-                TurnedAway::NotFound(head, version) => answer::not_found(version, !discard(head).await.is_complete),
-                TurnedAway::Anonymous(head, version) => answer::anonymous(version, !discard(head).await.is_complete),
-                TurnedAway::Refused(visit, refusal) => visit.refused(&refusal, &discard(visit.head).await),
+            let TurnedAway { head, version, why } = turned_away;
+            let discarded = settings.discard.read(head, body).await;
+            Ok(match why {
+                Why::NotFound => answer::not_found(version, !discarded.is_complete),
+                Why::Anonymous => answer::anonymous(version, !discarded.is_complete),
+                Why::Refused(refused) => {
+                    let (visit, refusal) = *refused;
+                    visit.refused(&refusal, &discarded)
+                }
             })
         })
     }

@@ -20,7 +20,10 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
             let Some(shared) = shared.upgrade() else { return };
             let next = shared.lock().deadlines.next(Instant::now());
             match next {
-                Ok(key) => Ok(shared.deadline_passed(key)),
+                Ok(key) => {
+                    shared.deadline_passed(key);
+                    Ok(())
+                }
                 Err(at) => {
                     // Nobody may ever ask for a parked session again: that it is too old is noticed here.
                     shared.parking.expire(Instant::now());

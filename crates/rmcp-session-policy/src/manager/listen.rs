@@ -169,7 +169,7 @@ impl<I: SessionManager> Shared<I> {
 }
 
 /// What comes between two calls of one GET, which rmcp makes one after the other.
-#[cfg(all(test, feature = "testing"))]
+#[cfg(all(test, feature = "http", feature = "testing"))]
 mod tests {
     use std::pin::pin;
 

@@ -132,7 +132,7 @@ impl Parking {
 
     /// Notes that a parked session was heard of: its age counts from now. It is no use of the session. False if it is not
     /// parked.
-    #[cfg(feature = "http")]
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
     pub(super) fn touch(&self, id: &str, now: Instant) -> bool {
         let touch = |lot: &mut Lot, gone: &mut Vec<Parked>| {
             lot.expire(now, self.limits.age, gone);

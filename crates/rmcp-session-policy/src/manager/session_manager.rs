@@ -51,7 +51,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         if failed {
             session.raise(Flag::InitFailed);
         }
-        let answer = answer.map_err(|error| self.shared.failed_within(&session, error));
+        let answer = answer.map_err(|error| self.shared.failed_opening(&session, kind, error));
         if failed && self.shared.close(&session, CloseReason::InitFailed) {
             self.shared.start_end(session);
         }
@@ -263,6 +263,12 @@ impl<I: SessionManager> Shared<I> {
     /// An error of the inner manager about a session that ended meanwhile is no failure of it.
     pub(super) fn failed_within(&self, session: &Session<I::Transport>, error: I::Error) -> PolicyError<I::Error> {
         if session.is_closing() { not_found() } else { self.failed(ArrivalKind::Request, error) }
+    }
+
+    /// The same of a handshake, or of the replay of one: it is the session that is turned away.
+    fn failed_opening(&self, session: &Session<I::Transport>, kind: Kind, error: I::Error) -> PolicyError<I::Error> {
+        let kind = if kind == Kind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create };
+        if session.is_closing() { not_found() } else { self.failed(kind, error) }
     }
 
     /// Asks whether a request may be made within a session.

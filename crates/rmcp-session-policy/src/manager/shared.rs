@@ -156,7 +156,7 @@ impl<I: SessionManager> Shared<I> {
     /// Counts and reports somebody who is turned away.
     pub(crate) fn turn_away(&self, refusal: Refusal, context: Option<&ClientContext>) -> Refusal {
         let Refusal { kind, reason, retry, .. } = refusal;
-        self.tally.count_refused(reason);
+        self.tally.count_refused(kind, reason);
         tracing::debug!(?kind, %reason, "refused");
         self.observe(&SessionEvent::Refused { kind, reason, retry, context });
         refusal
@@ -202,12 +202,20 @@ pub(crate) enum Owner {
     Same(SessionId),
 }
 
+/// By what an owner is told: the service and the principal.
+#[cfg(feature = "http")]
+fn owner_of(context: Option<&ClientContext>) -> Option<(Option<&str>, Option<&str>)> {
+    let owner = context.map(|context| (context.service(), context.principal()));
+    owner.filter(|owner| *owner != (None, None))
+}
+
 /// For the HTTP layer.
 #[cfg(feature = "http")]
 impl<I: SessionManager> Shared<I> {
-    /// Whether `principal` opened the session. Allocates nothing, unless it is parked.
-    pub(crate) fn owner(&self, id: &str, principal: Option<&str>) -> Owner {
-        let is_same = |context: Option<&ClientContext>| context.and_then(ClientContext::principal) == principal;
+    /// Whether the client that asks opened the session, at the service that it asks. Allocates nothing, unless the
+    /// session is parked.
+    pub(crate) fn owner(&self, id: &str, asking: Option<&ClientContext>) -> Owner {
+        let is_same = |opened: Option<&ClientContext>| owner_of(opened) == owner_of(asking);
         // Between two looks it may be parked, or come back: so each place is looked at twice.
         for _ in 0..2 {
             let live = self.directory.look(id, |session| {

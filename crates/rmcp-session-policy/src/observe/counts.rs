@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::reason::{CloseReason, RefusalReason};
+use crate::admission::ArrivalKind;
 
 /// Counts since the manager was built.
 #[derive(Debug, Default)]
@@ -15,6 +16,7 @@ pub(crate) struct Tally {
     pub(crate) sessionless: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
     refused: [AtomicU64; RefusalReason::ALL.len()],
+    refused_requests: [AtomicU64; RefusalReason::ALL.len()],
 }
 
 impl Tally {
@@ -22,8 +24,12 @@ impl Tally {
         self.closed[reason as usize].fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn count_refused(&self, reason: RefusalReason) {
-        self.refused[reason as usize].fetch_add(1, Relaxed);
+    pub(crate) fn count_refused(&self, kind: ArrivalKind, reason: RefusalReason) {
+        let refused = match kind {
+            ArrivalKind::Create | ArrivalKind::Restore => &self.refused,
+            ArrivalKind::Request => &self.refused_requests,
+        };
+        refused[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn fill(&self, stats: &mut Stats) {
@@ -33,6 +39,8 @@ impl Tally {
         stats.sessionless = self.sessionless.load(Relaxed);
         stats.closed = CloseReason::ALL.map(|reason| (reason, self.closed[reason as usize].load(Relaxed)));
         stats.refused = RefusalReason::ALL.map(|reason| (reason, self.refused[reason as usize].load(Relaxed)));
+        stats.refused_requests =
+            RefusalReason::ALL.map(|reason| (reason, self.refused_requests[reason as usize].load(Relaxed)));
     }
 }
 
@@ -72,8 +80,10 @@ pub struct Stats {
     pub sessionless: u64,
     /// Sessions ended, by reason.
     pub closed: [(CloseReason, u64); CloseReason::ALL.len()],
-    /// Newcomers refused, by reason.
+    /// Sessions refused, by reason: newcomers, and parked sessions that were to be restored.
     pub refused: [(RefusalReason, u64); RefusalReason::ALL.len()],
+    /// Requests refused, by reason: within a session, and without one.
+    pub refused_requests: [(RefusalReason, u64); RefusalReason::ALL.len()],
     /// Choices in which the eviction policy panicked or was overruled.
     pub overruled: u64,
 }
@@ -98,6 +108,7 @@ impl Stats {
             sessionless: 0,
             closed: CloseReason::ALL.map(|reason| (reason, 0)),
             refused: RefusalReason::ALL.map(|reason| (reason, 0)),
+            refused_requests: RefusalReason::ALL.map(|reason| (reason, 0)),
             overruled: 0,
         }
     }
@@ -108,10 +119,16 @@ impl Stats {
         self.closed[reason as usize].1
     }
 
-    /// How many newcomers were refused for a reason.
+    /// How many sessions were refused for a reason: newcomers, and parked ones that were to be restored.
     #[must_use]
     pub fn refused(&self, reason: RefusalReason) -> u64 {
         self.refused[reason as usize].1
+    }
+
+    /// How many requests were refused for a reason, within a session or without one.
+    #[must_use]
+    pub fn refused_requests(&self, reason: RefusalReason) -> u64 {
+        self.refused_requests[reason as usize].1
     }
 }
 

@@ -24,7 +24,7 @@ pub enum SessionEvent<'a> {
         /// The session.
         session: SessionInfo<'a>,
     },
-    /// A newcomer was turned away.
+    /// A newcomer, a session that was to be restored, or a request was turned away.
     #[non_exhaustive]
     Refused {
         /// What it asked for.

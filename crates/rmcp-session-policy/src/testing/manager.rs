@@ -4,6 +4,7 @@
 //! client should be told. Both go through the same random histories, the manager behind rmcp's service and the HTTP layer,
 //! over a [`Scripted`] inner manager, on paused time.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +30,7 @@ use super::{Broken, paused, through};
 use crate::admission::{AdmissionPolicy, Arrival, Permit, Rejection};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{CloseReason, SessionEvent, SessionObserver};
-use crate::registry::{Fingerprint, SessionKey};
+use crate::registry::{Fingerprint, SessionKey, SessionOrigin};
 use crate::{HOUR, MINUTE, PolicySessionManager};
 
 const PLACES: usize = 3;
@@ -160,6 +161,8 @@ enum Place {
     Ready,
     /// By which parking, counted from the beginning.
     Parked(usize),
+    /// Parked until this event, which may bring it back: it keeps its room.
+    ComingBack,
     Dead,
 }
 
@@ -173,6 +176,8 @@ struct Session {
     created: Instant,
     who: Who,
     seen: Instant,
+    /// Whether its client made a request that hosts do not make by themselves.
+    called: bool,
     /// Its calls without an answer: their number, and the response unless the client hung up.
     calls: Vec<(u64, Option<Answer>)>,
 }
@@ -229,14 +234,16 @@ impl Model {
         Ok(victim.map(|victim| self.park(victim)).is_some())
     }
 
-    /// Parks a session; if that is one too many, the one parked longest is forgotten.
+    /// Parks a session; if that is one too many, the one parked longest is forgotten: of those that never called, if there
+    /// are any.
     fn park(&mut self, nth: usize) {
         self.parkings += 1;
         self.sessions[nth].place = Place::Parked(self.parkings);
         let parked = |session: &Session| matches!(session.place, Place::Parked(_));
         if self.count(parked) > PARKED {
             let by = |session: &Session| if let Place::Parked(parking) = session.place { parking } else { usize::MAX };
-            if let Some(oldest) = self.least(parked, by) {
+            let uncalled = |session: &Session| parked(session) && !session.called;
+            if let Some(oldest) = self.least(uncalled, by).or_else(|| self.least(parked, by)) {
                 self.sessions[oldest].place = Place::Dead;
             }
         }
@@ -245,7 +252,16 @@ impl Model {
     fn open(&mut self, id: String, place: Place) {
         let now = Instant::now();
         let who = Who { came: self.events, used: self.events };
-        self.sessions.push(Session { id, place, opened: now, created: now, seen: now, who, calls: Vec::new() });
+        self.sessions.push(Session {
+            id,
+            place,
+            opened: now,
+            created: now,
+            seen: now,
+            called: false,
+            who,
+            calls: Vec::new(),
+        });
     }
 
     fn touch(&mut self, nth: usize) {
@@ -263,14 +279,17 @@ impl Model {
                 self.sessions[nth].place = Place::Dead;
                 return Ok(Told::NotFound);
             }
-            Place::Parked(_) if !self.make_room(here)? => return Ok(Told::Refused),
-            // Whoever made room may have pushed it out from among the parked; but its restore was under way.
             Place::Parked(_) => {
+                self.sessions[nth].place = Place::ComingBack;
+                if !self.make_room(here)? {
+                    self.park(nth);
+                    return Ok(Told::Refused);
+                }
                 self.sessions[nth].place = Place::Ready;
                 self.sessions[nth].created = Instant::now();
                 self.sessions[nth].who.came = self.events;
             }
-            Place::Opening | Place::Ready => {}
+            Place::Opening | Place::Ready | Place::ComingBack => {}
         }
         self.touch(nth);
         Ok(Told::Answer)
@@ -283,7 +302,7 @@ impl Model {
             Place::Opening => (session.created + INIT, false),
             Place::Ready if session.calls.is_empty() => (session.seen + IDLE, true),
             Place::Ready => return Some((lifetime, false)),
-            Place::Parked(_) | Place::Dead => return None,
+            Place::Parked(_) | Place::ComingBack | Place::Dead => return None,
         };
         Some(if lifetime <= other.0 { (lifetime, false) } else { other })
     }
@@ -327,9 +346,9 @@ impl ServerHandler for Tools {
     }
 }
 
-/// Counts the leases that are held.
+/// Counts the leases that are held, and notes the ends that it is told of.
 #[derive(Clone, Debug, Default)]
-struct Leases(Arc<AtomicUsize>);
+struct Leases(Arc<AtomicUsize>, Arc<Mutex<Vec<SessionOrigin>>>);
 
 struct Lease(Arc<AtomicUsize>);
 
@@ -344,6 +363,10 @@ impl AdmissionPolicy for Leases {
     async fn admit(&self, _: &Arrival<'_>) -> Result<Permit, Rejection> {
         self.0.fetch_add(1, SeqCst);
         Ok(Permit::holding(Lease(Arc::clone(&self.0))))
+    }
+
+    fn on_session_end(&self, session: SessionOrigin) {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).push(session);
     }
 }
 
@@ -543,7 +566,10 @@ impl Both {
                 server.inner.set(Call::Restore, Act::Ok);
                 let session = &model.sessions[nth];
                 let should = if fails && matches!(session.place, Place::Parked(_)) && !session.is_over_age() {
+                    // What made room for it is parked before it is again.
+                    model.sessions[nth].place = Place::ComingBack;
                     model.make_room(&server.here())?;
+                    model.park(nth);
                     Told::Refused
                 } else {
                     model.reach(nth, &server.here())?
@@ -558,6 +584,7 @@ impl Both {
                 let should = model.reach(nth, &server.here())?;
                 hold!(told == should, "a call was told {told:?}, not {should:?}");
                 if told == Told::Answer {
+                    model.sessions[nth].called = true;
                     model.sessions[nth].calls.push((number, Some(answer)));
                 }
             }
@@ -605,6 +632,7 @@ impl Both {
     async fn agree(&mut self) -> Result<(), String> {
         let Self { model, server } = self;
         let stats = server.sessions.stats();
+        let told = server.leases.1.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let should = [
             ("live", stats.live, model.count(Session::is_live)),
             ("opening", stats.opening, model.count(|session| session.place == Place::Opening)),
@@ -615,6 +643,8 @@ impl Both {
             ("stuck", stats.stuck, 0),
             ("existing in the inner manager", server.inner.existing(), stats.live),
             ("held leases", server.leases.0.load(SeqCst), stats.live),
+            ("told to have ended", told.len(), model.count(|session| session.place == Place::Dead)),
+            ("told so once", told.iter().collect::<BTreeSet<_>>().len(), told.len()),
         ];
         if let Some((what, are, should)) = should.into_iter().find(|(_, are, should)| are != should) {
             return Err(format!("{are} are {what}, not {should}: {stats:?}"));

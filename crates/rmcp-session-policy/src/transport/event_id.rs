@@ -6,7 +6,6 @@ use std::hash::{BuildHasher, RandomState};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rmcp::model::RequestId;
-use sha2::{Digest, Sha256};
 
 use super::seal::{SEAL_CHARS, SealKey};
 use crate::registry::SessionKey;
@@ -86,7 +85,7 @@ fn name(id: &RequestId) -> Box<str> {
     if text.len() <= LONGEST_REQUEST_ID {
         return URL_SAFE_NO_PAD.encode(text).into();
     }
-    format!("~{}", URL_SAFE_NO_PAD.encode(Sha256::digest(text))).into()
+    format!("~{}", URL_SAFE_NO_PAD.encode(blake3::hash(text.as_bytes()).as_bytes())).into()
 }
 
 /// An event id that was sealed for the session.

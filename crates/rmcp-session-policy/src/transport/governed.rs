@@ -143,6 +143,7 @@ impl<T: Transport<RoleServer> + 'static> Governed<T> {
 /// How a request counts.
 pub(crate) fn kind_of(request: &ClientRequest) -> Kind {
     match request {
+        ClientRequest::CallToolRequest(_) => Kind::Call,
         ClientRequest::PingRequest(_) => Kind::Ping,
         ClientRequest::InitializeRequest(_) => Kind::Handshake,
         // One with parameters that rmcp does not understand is custom to it, whatever its method.
