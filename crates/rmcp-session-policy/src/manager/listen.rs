@@ -169,7 +169,8 @@ impl<I: SessionManager> Shared<I> {
 }
 
 /// What comes between two calls of one GET, which rmcp makes one after the other.
-#[cfg(all(test, feature = "http", feature = "testing"))]
+#[cfg(test)]
+#[cfg(all(feature = "http", feature = "testing"))]
 mod tests {
     use std::pin::pin;
 
