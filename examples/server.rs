@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::HeaderName;
+use axum::http::{HeaderName, StatusCode};
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
@@ -64,6 +64,12 @@ pub(crate) struct Args {
     /// Most requests within one session in any window
     #[arg(long, value_name = "N/SECS")]
     request_rate: Option<Rate>,
+    /// Most requests of one client without a session (protocol 2026-07-28) in any window
+    #[arg(long, value_name = "N/SECS")]
+    sessionless_rate: Option<Rate>,
+    /// Once told to stop, refuse newcomers and serve sessions on for so long
+    #[arg(long, value_name = "SECS", default_value_t = 1)]
+    drain_grace: u64,
     /// A proxy whose X-Forwarded-For is believed: an address or a network; may be given more than once
     #[arg(long, value_name = "CIDR")]
     trusted_proxy: Vec<String>,
@@ -137,19 +143,25 @@ pub(crate) fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
 
 /// The layer: who is asking, and the right answers.
 pub(crate) fn layer(args: &Args, sessions: &Sessions) -> Result<PolicyLayer<LocalSessionManager>, ConfigError> {
-    let layer = sessions.layer().trusted_proxies(&args.trusted_proxy)?;
+    let mut layer = sessions.layer().trusted_proxies(&args.trusted_proxy)?;
+    if let Some(rate) = args.sessionless_rate {
+        layer = layer.sessionless(SlidingWindow::from(rate).per_client())?;
+    }
     let Some(name) = args.principal_header.clone() else { return Ok(layer) };
     tracing::warn!(header = %name, "principals are taken from a header that anybody can send: this is no authentication");
     Ok(layer.principal(move |request| request.headers.get(&name)?.to_str().ok().map(str::to_owned)))
 }
 
-async fn healthz(State(sessions): State<Arc<Sessions>>) -> Json<Value> {
+async fn healthz(State(sessions): State<Arc<Sessions>>) -> (StatusCode, Json<Value>) {
     let stats = sessions.stats();
+    // So that a load balancer sends newcomers elsewhere.
+    let status = if stats.draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let closed: Map<_, _> = stats.closed.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect();
     let refused = |counts: &[(RefusalReason, u64)]| -> Map<_, _> {
         counts.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect()
     };
-    Json(json!({
+    let health = json!({
+        "draining": stats.draining,
         "live": stats.live,
         "opening": stats.opening,
         "busy": stats.busy,
@@ -164,7 +176,8 @@ async fn healthz(State(sessions): State<Arc<Sessions>>) -> Json<Value> {
         "requests": stats.requests,
         "sessionless": stats.sessionless,
         "refused_requests": refused(&stats.refused_requests),
-    }))
+    });
+    (status, Json(health))
 }
 
 async fn serve(args: Args, sessions: Arc<Sessions>, layer: PolicyLayer<LocalSessionManager>) -> std::io::Result<()> {
@@ -198,9 +211,12 @@ async fn serve(args: Args, sessions: Arc<Sessions>, layer: PolicyLayer<LocalSess
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
+    // The listener stays open: load balancers must hear that the server is about to stop.
+    sessions.refuse_newcomers();
+    tokio::time::sleep(Duration::from_secs(args.drain_grace)).await;
     let report = sessions.drain(5 * SECOND).await;
     tracing::info!(?report, "stopped");
-    // The last answers are on their way; a client that does not read them is not waited for.
+    // The last bytes are on their way; a client that does not read them is not waited for.
     stopped.cancel();
     tokio::time::timeout(SECOND, server).await.ok();
     Ok(())

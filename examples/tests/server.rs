@@ -297,6 +297,34 @@ async fn a_refused_call_leaves_its_session_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_requests_and_limits_those_without_a_session() {
+    let server = Server::start(&["--sessionless-rate", "2/3600", "--request-rate", "1/3600"]).await;
+    let alice = server.connect().await;
+    alice.call("count", json!({})).await.expect("within the rate");
+    alice.call("count", json!({})).await.expect_err("one too many");
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": { "name": "by hand", "version": "1" },
+        "io.modelcontextprotocol/clientCapabilities": {}
+    });
+    let params = json!({ "name": "count", "arguments": {}, "_meta": meta });
+    let request = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        let http = reqwest::Client::new().post(&server.url).header("accept", "application/json, text/event-stream");
+        let http = http.header("mcp-protocol-version", "2026-07-28").header("mcp-method", "tools/call");
+        let response = http.header("mcp-name", "count").json(&request).send().await.expect("answers");
+        statuses.push(response.status().as_u16());
+        response.text().await.expect("a body");
+    }
+    assert_eq!(statuses, [200, 200, 429]);
+    let health = server.health().await;
+    assert!(health["requests"].as_u64() >= Some(3), "{health}");
+    assert_eq!((&health["sessionless"], &health["opened"]), (&json!(3), &json!(1)), "{health}");
+    assert_eq!((&health["refused"]["quota"], &health["refused_requests"]["quota"]), (&json!(0), &json!(2)), "{health}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ends_sessions_in_time() {
     let server = Server::start(&["--init-timeout", "1", "--idle-timeout", "1", "--max-lifetime", "2"]).await;
     let _listening = server.connect().await;
@@ -309,10 +337,14 @@ async fn ends_sessions_in_time() {
     server.health_until(ended).await;
 }
 
+/// `DRAIN_RUNS=2000 cargo test -p rmcp-session-policy-examples --test server under_way` makes it that often.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lets_a_call_under_way_finish_before_it_stops() {
-    for signal in ["INT", "TERM"] {
-        let server = Server::start(&[]).await;
+    const AT_ONCE: usize = 4;
+    let runs = std::env::var("DRAIN_RUNS").map_or(12, |runs| runs.parse().expect("a number of runs"));
+    let run = |run: usize| async move {
+        let signal = ["INT", "TERM"][run % 2];
+        let server = Server::start(&["--drain-grace", "0"]).await;
         let alice = server.connect().await;
         let _idle = server.connect().await;
         // What the handshakes left to do is not the call.
@@ -320,16 +352,34 @@ async fn lets_a_call_under_way_finish_before_it_stops() {
         let call = tokio::spawn(async move { alice.call("sleep", json!({ "millis": 300 })).await });
         server.health_until(|health| health["busy"] == 1).await;
         server.signal(signal);
-        assert_eq!(call.await.expect("runs").expect("its answer"), "slept 300 ms", "{signal}");
+        assert_eq!(call.await.expect("runs").expect("its answer"), "slept 300 ms", "{signal} in run {run}");
         let (status, logs) = server.end().await;
-        assert_eq!(status.code(), Some(0), "{signal}: {logs}");
-    }
+        assert_eq!(status.code(), Some(0), "{signal} in run {run}: {logs}");
+    };
+    stream::iter(0..runs).for_each_concurrent(AT_ONCE, run).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serves_its_sessions_on_while_it_refuses_newcomers_and_then_stops() {
+    let server = Server::start(&["--drain-grace", "3"]).await;
+    let alice = server.connect().await;
+    assert_eq!(server.health().await["draining"], false);
+    server.signal("TERM");
+    server.health_until(|health| health["draining"] == true).await;
+    let health = reqwest::get(server.url.replace("/mcp", "/healthz")).await.expect("answers");
+    assert_eq!(health.status().as_u16(), 503, "load balancers go by that");
+    assert_eq!(server.initialize([127, 0, 0, 1]).await, (503, None));
+    assert_eq!(alice.count().await.expect("served on"), "1");
+    assert_eq!(alice.count().await.expect("served on"), "2");
+    let (status, logs) = server.end().await;
+    assert_eq!(status.code(), Some(0), "{logs}");
+    assert!(logs.contains("finished: 1"), "{logs}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn may_be_stopped_as_soon_as_it_has_said_where_it_listens() {
     for _ in 0..30 {
-        let server = Server::start(&[]).await;
+        let server = Server::start(&["--drain-grace", "0"]).await;
         server.signal("INT");
         let (status, logs) = server.end().await;
         assert_eq!(status.code(), Some(0), "{logs}");
@@ -376,6 +426,7 @@ async fn says_in_one_line_what_is_wrong_with_a_flag() {
         ["--listen", "nowhere"],
         ["--parked", "some"],
         ["--request-rate", "0/1"],
+        ["--sessionless-rate", "0/60"],
         ["--trusted-proxy", "my-proxy"],
         ["--principal-header", "no header"],
         ["--surprise", "me"],

@@ -116,12 +116,36 @@ impl Refusal {
         ErrorData::new(ErrorCode(i32::from(self.status())), self.text.clone(), Some(data))
     }
 
+    /// Because there are as many listening streams without a session as there may be.
+    #[cfg(feature = "http")]
+    pub(crate) fn too_many_listeners(most: usize) -> Self {
+        Self {
+            kind: ArrivalKind::Request,
+            reason: RefusalReason::AtCapacity,
+            policy: Cow::Borrowed("listeners"),
+            retry: Retry::Unknown,
+            limit: Some(most as u64),
+            remaining: Some(0),
+            text: Cow::Owned(format!("all {most} listening streams without a session are taken")),
+        }
+    }
+
     /// Because what keeps the sessions failed.
     pub(crate) fn backend(kind: ArrivalKind) -> Self {
         Self {
             reason: RefusalReason::Backend,
             policy: Cow::Borrowed("backend"),
             text: Cow::Borrowed("the server cannot reach its sessions now"),
+            ..Self::draining(kind)
+        }
+    }
+
+    /// Because the session ended while `initialize` was being answered.
+    pub(crate) fn cut_off(kind: ArrivalKind) -> Self {
+        Self {
+            reason: RefusalReason::CutOff,
+            policy: Cow::Borrowed("cut_off"),
+            text: Cow::Borrowed("the session was closed before this request was answered"),
             ..Self::draining(kind)
         }
     }

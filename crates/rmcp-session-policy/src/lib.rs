@@ -15,6 +15,7 @@ mod stamp;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tracker;
 mod transport;
 
 use std::time::Duration;

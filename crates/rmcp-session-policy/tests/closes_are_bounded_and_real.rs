@@ -261,8 +261,8 @@ async fn three_wedged_victims_are_the_most_a_newcomer_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_initialize_ends_with_the_init_timeout_and_its_place_is_free() {
-    let sessions = manager(|b| b.max_sessions(1).init_timeout(10 * SECOND));
+async fn an_initialize_that_is_answered_too_slowly_ends_after_max_busy_and_its_place_is_free() {
+    let sessions = manager(|b| b.max_sessions(1).init_timeout(SECOND).max_busy(10 * SECOND));
     let before = tasks_without_sessions(&sessions).await;
     let alice = Driver::open_with(&sessions, SlowToInitialize(MINUTE)).await.expect("room");
     let begun = Instant::now();

@@ -8,7 +8,7 @@ use super::Arrival;
 use crate::context::ClientContext;
 
 /// By what clients are told apart: the principal, else the address, else nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ClientKey {
     /// The authenticated subject.

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
 
+use super::tracked::TrackedBody;
 use crate::admission::Lease;
 
 /// What stands between the end of a request's body and rmcp, which acts once it has seen that end.
@@ -131,13 +132,13 @@ pin_project! {
     enum Kind<B> {
         // What the request holds of its admission is held until the body ends. Behind a lock only so that the body is `Sync`
         // where the service's is: nothing ever waits for it.
-        Service { #[pin] inner: B, lease: Mutex<Option<Lease>> },
+        Service { #[pin] inner: TrackedBody<B>, lease: Mutex<Option<Lease>> },
         Own { #[pin] inner: Full<Bytes> },
     }
 }
 
 impl<B> PolicyBody<B> {
-    pub(super) const fn service(inner: B, lease: Option<Lease>) -> Self {
+    pub(super) const fn service(inner: TrackedBody<B>, lease: Option<Lease>) -> Self {
         Self { kind: Kind::Service { inner, lease: Mutex::new(lease) } }
     }
 

@@ -81,6 +81,7 @@ pub(super) struct Settings {
     pub(super) without_sessions: bool,
     pub(super) sessionless: Option<Arc<dyn AdmissionPolicy>>,
     pub(super) discard: Discard,
+    pub(super) max_listeners: Option<usize>,
     contradiction_told: Arc<AtomicBool>,
     forgotten_proxy: Arc<ForgottenProxy>,
 }
@@ -210,6 +211,14 @@ impl<I: SessionManager> PolicyLayer<I> {
         self.settings.discard.time = time;
         self
     }
+
+    /// Sets how many listening streams without a session there may be at one time, those of all layers of the manager
+    /// counted: `subscriptions/listen`, and streams that are replayed. Beyond it 503. Defaults to as many as
+    /// [`max_sessions`](crate::Builder::max_sessions).
+    pub const fn max_listeners(mut self, streams: usize) -> Self {
+        self.settings.max_listeners = Some(streams);
+        self
+    }
 }
 
 impl Settings {
@@ -296,6 +305,7 @@ impl fmt::Debug for Settings {
             .field("restores_from_elsewhere", &self.elsewhere)
             .field("without_sessions", &self.without_sessions)
             .field("sessionless", &self.sessionless)
+            .field("max_listeners", &self.max_listeners)
             .finish_non_exhaustive()
     }
 }

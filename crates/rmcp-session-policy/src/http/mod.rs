@@ -11,6 +11,7 @@ mod forwarded;
 mod layer;
 mod request;
 mod service;
+mod tracked;
 mod visit;
 
 pub use body::{BodyError, PolicyBody, RequestBody};

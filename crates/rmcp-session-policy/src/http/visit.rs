@@ -12,11 +12,13 @@ use super::body::{Decision, Gate, PolicyBody};
 use super::discard::{Discarded, KEPT_BYTES};
 use super::layer::Settings;
 use super::request::{Chunks, Envelope, Head, RequestTarget, SESSION_ID};
+use super::tracked::{self, TrackedBody};
 use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind, Lease};
 use crate::context::{ClientContext, Outcome, note_ping, observe};
 use crate::error::Refusal;
 use crate::manager::{Owner, Shared};
 use crate::observe::RefusalReason;
+use crate::tracker::Tracked;
 
 /// One request on its way through the layer: what is known of it, what was decided, and what that needs.
 pub(super) struct Visit<I: SessionManager> {
@@ -42,11 +44,13 @@ pub(super) struct Progress {
     envelope: Option<Envelope>,
     /// What a request without a session holds of its admission.
     lease: Option<Lease>,
+    /// What has a drain know of a request that no session accounts for.
+    pub(super) tracked: Option<Tracked>,
     refusal: Option<Refusal>,
 }
 
 impl<I: SessionManager> Visit<I> {
-    fn lock(&self) -> MutexGuard<'_, Progress> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -54,7 +58,7 @@ impl<I: SessionManager> Visit<I> {
         Arrival::new(Instant::now(), kind).with_context(&self.context)
     }
 
-    fn turn_away(&self, refusal: Refusal) -> Refusal {
+    pub(super) fn turn_away(&self, refusal: Refusal) -> Refusal {
         self.shared.turn_away(refusal, Some(&self.context))
     }
 
@@ -66,8 +70,10 @@ impl<I: SessionManager> Visit<I> {
 
     /// Refuses, before its body is read, what the headers show to be a newcomer or a request without a session.
     pub(super) fn refuse_by_head(&self) -> Result<(), Refusal> {
-        if self.head.is_decided() { self.may_begin(self.head.target) } else { Ok(()) }
-            .inspect_err(|_| self.count(self.head.target))
+        let begins = || if self.head.is_decided() { self.may_begin(self.head.target) } else { Ok(()) };
+        // What has no body is tracked at once.
+        let tracks = || if self.method == Method::POST { Ok(()) } else { self.track(self.head.target, &[]) };
+        begins().and_then(|()| tracks()).inspect_err(|_| self.count(self.head.target))
     }
 
     /// Whether a request of that kind may begin: nothing is consumed.
@@ -77,7 +83,7 @@ impl<I: SessionManager> Visit<I> {
             RequestTarget::Sessionless | RequestTarget::Replay => ArrivalKind::Request,
             _ => return Ok(()),
         };
-        if self.shared.is_draining() {
+        if self.shared.stops_taking(kind) {
             return Err(self.turn_away(Refusal::draining(kind)));
         }
         match self.shared.admission() {
@@ -128,23 +134,29 @@ impl<I: SessionManager> Visit<I> {
         self: Arc<Self>,
         response: impl Future<Output = Result<Response<R>, E>>,
     ) -> Result<Response<PolicyBody<R>>, E> {
-        let (response, outcome) = observe(Arc::clone(&self.context), response).await;
-        let response = response?;
-        let Progress { mut chunks, target, envelope, lease, refusal } = std::mem::take(&mut *self.lock());
+        let (response, outcome) = observe(Arc::clone(&self.context), self.until_cut(response)).await;
+        let Progress { chunks, target, envelope, lease, tracked, refusal } = std::mem::take(&mut *self.lock());
         let target = target.unwrap_or(self.head.target);
-        let envelope = || envelope.or_else(|| Envelope::of(&chunks.join()));
+        let mut request = tracked::Request::new(chunks, envelope);
         let answered = |refusal: &Refusal, envelope: Option<&Envelope>| {
             answer::refused(refusal, Answered { target, envelope, version: self.version, closes: false })
         };
+        let Some(response) = response else {
+            return Ok(answered(&self.turn_away(Refusal::draining(ArrivalKind::Request)), request.envelope()));
+        };
+        let response = response?;
         if let Some(refusal) = refusal {
-            return Ok(answered(&refusal, envelope().as_ref()));
+            if let Some(tracked) = tracked {
+                tracked.refuse();
+            }
+            return Ok(answered(&refusal, request.envelope()));
         }
         let is_absent = match outcome {
             Some(Outcome::Refused(refusal)) => {
-                let envelope = envelope();
-                return Ok(match self.pong(&refusal, envelope.as_ref()) {
+                let envelope = request.envelope();
+                return Ok(match self.pong(&refusal, envelope) {
                     Some(pong) => pong,
-                    None => answered(&refusal, envelope.as_ref()),
+                    None => answered(&refusal, envelope),
                 });
             }
             Some(Outcome::StreamOver) => return Ok(answer::stream_over(self.version)),
@@ -159,13 +171,18 @@ impl<I: SessionManager> Visit<I> {
             if !self.session.as_ref().is_some_and(is_known) {
                 return Ok(answer::not_found(self.version, false));
             }
-            return Ok(answered(&answer::still_parked(self.shared.max_sessions()), envelope().as_ref()));
+            return Ok(answered(&answer::still_parked(self.shared.max_sessions()), request.envelope()));
         }
         let opens = target == RequestTarget::Open && self.method == Method::POST;
         if opens && response.status().is_success() && !response.headers().contains_key(SESSION_ID) {
             self.shared.warn_of_no_sessions();
         }
-        Ok(response.map(|body| PolicyBody::service(body, lease)))
+        let (parts, body) = response.into_parts();
+        let body = match tracked {
+            Some(tracked) => TrackedBody::new(body, &parts.headers, tracked, request),
+            None => TrackedBody::untracked(body),
+        };
+        Ok(Response::from_parts(parts, PolicyBody::service(body, lease)))
     }
 
     /// The answer to the ping of a parked session that finds no free place: the session is there, and stays parked.
@@ -202,9 +219,8 @@ impl<I: SessionManager> Gate for Visit<I> {
             }
             return Decision::Pass;
         }
-        if !self.head.is_decided()
-            && let Err(refusal) = self.may_begin(target)
-        {
+        let begins = || if self.head.is_decided() { Ok(()) } else { self.may_begin(target) };
+        if let Err(refusal) = self.track(target, &body).and_then(|()| begins()) {
             self.lock().refusal = Some(refusal);
             return Decision::Refuse;
         }

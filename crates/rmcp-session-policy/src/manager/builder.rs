@@ -133,14 +133,16 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
-    /// Closes a session whose handshake is not finished so long after it was created. Defaults to 30 seconds.
+    /// Closes a session whose client does not finish its handshake in that time. It counts from the answer to `initialize`:
+    /// a handler that takes long to answer has up to [`max_busy`](Self::max_busy). If the answer was sent, the session is
+    /// parked. Defaults to 30 seconds.
     pub const fn init_timeout(mut self, timeout: Duration) -> Self {
         self.settings.init_timeout = timeout;
         self
     }
 
     /// Sets how many places half-open sessions may hold before a newcomer takes the oldest one's place. Defaults to a
-    /// quarter of the capacity, at least 1.
+    /// tenth of the capacity, but not under the lesser of 5 and a quarter of it, and at least 1.
     pub const fn max_opening(mut self, sessions: usize) -> Self {
         self.max_opening = Some(sessions);
         self
@@ -152,7 +154,8 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
-    /// Sets for how long a request in flight protects its session. Defaults to 10 minutes.
+    /// Sets for how long a request in flight protects its session, and how long the answer to `initialize` may take before
+    /// the session is closed and its client is told to come back. Defaults to 10 minutes.
     pub const fn max_busy(mut self, busy: Duration) -> Self {
         self.settings.max_busy = busy;
         self
@@ -243,7 +246,7 @@ impl<I: SessionManager> Builder<I> {
         if most > u32::MAX as usize {
             return Err(ConfigError::new("max_sessions", most, "allow at most 4,294,967,295 sessions"));
         }
-        let opening = self.max_opening.unwrap_or_else(|| (most / 4).max(1));
+        let opening = self.max_opening.unwrap_or_else(|| default_opening(most));
         if opening == 0 {
             return Err(ConfigError::new("max_opening", opening, "allow at least 1 half-open session"));
         }
@@ -300,6 +303,11 @@ impl<I: SessionManager> Builder<I> {
     }
 }
 
+/// How many of `most` places half-open sessions may hold.
+fn default_opening(most: usize) -> usize {
+    (most / 10).max((most / 4).min(5)).max(1)
+}
+
 impl<I> fmt::Debug for Builder<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
@@ -307,5 +315,16 @@ impl<I> fmt::Debug for Builder<I> {
             .field("admission", &self.admission)
             .field("eviction", &self.eviction)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_open_sessions_hold_a_tenth_of_the_places_but_not_under_the_lesser_of_5_and_a_quarter() {
+        let defaults = [1, 3, 4, 8, 19, 20, 49, 60, 100, 1_000].map(default_opening);
+        assert_eq!(defaults, [1, 1, 1, 2, 4, 5, 5, 6, 10, 100]);
     }
 }

@@ -65,7 +65,7 @@ impl<I: SessionManager> Shared<I> {
         context: Option<&ClientContext>,
         only_free: bool,
     ) -> Result<Option<(Permit, Place)>, Failed<I>> {
-        if self.draining.load(SeqCst) {
+        if self.stops_taking(kind) {
             return Err(self.refuse(kind, context, PolicyError::Draining));
         }
         let permit = match self.admission.as_deref() {
@@ -111,7 +111,7 @@ impl<I: SessionManager> Shared<I> {
             let key = session.record.key;
             core.look_at(key, self.first_deadline(&session, now));
             self.directory.insert(Arc::clone(&session));
-            place.settle();
+            place.settle(&mut core.places);
             // In one step with its coming, so that at no moment it is neither here nor parked, nor is room taken twice.
             let places = self.settings.max_sessions.saturating_sub(core.registry.len());
             let arrived = self.parking.arrive(&session.record.id, pin.as_ref(), places);

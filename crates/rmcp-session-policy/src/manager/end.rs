@@ -21,7 +21,7 @@ use crate::stamp::Stamp;
 use crate::transport::{Flag, Host, Session};
 
 /// How long the requests in flight have to be answered, and clients to come back to streams they stopped reading.
-const FAREWELL: Duration = Duration::from_millis(100);
+pub(super) const FAREWELL: Duration = Duration::from_millis(100);
 
 impl<T> Core<T> {
     pub(super) fn session(&self, key: SessionKey) -> Option<Arc<Session<T>>> {
@@ -110,7 +110,7 @@ impl<I: SessionManager> Shared<I> {
         let closed = Closed { shared: &self, session: &session };
         session.receiver.wake();
         let record = &session.record;
-        let quiet = |session: &Session<I::Transport>| session.is_answered() && !session.has_stalled_streams();
+        let quiet = |session: &Session<I::Transport>| session.is_answered() && session.is_taken();
         if !quiet(&session) {
             // A deadline that passes is part of the plan: then the streams are dropped.
             timeout(FAREWELL, session.until(quiet)).await.ok();
@@ -155,6 +155,8 @@ impl<I: SessionManager> Shared<I> {
         let reason = session.end().map(|(reason, _)| reason);
         match reason {
             Some(reason) if reason.is_restorable() => true,
+            // Its client has the id, and may have taken the answer for all there is to the handshake.
+            Some(CloseReason::InitTimeout) => session.has(Flag::Initialized),
             // The request that restored it was dropped in the middle: as if it had never been asked for.
             Some(CloseReason::Ended | CloseReason::InitFailed) => {
                 session.record.restored && !session.has(Flag::Replayed) && !session.has(Flag::InitFailed)
@@ -236,7 +238,7 @@ impl<I: SessionManager> Shared<I> {
             let places = self.settings.max_sessions.saturating_sub(core.registry.len());
             let gone = parked.map(|parked| self.parking.park(SessionId::clone(&record.id), parked, places, now));
             self.directory.remove(session);
-            core.hand_on(self);
+            core.places.put_back();
             (slot, gone)
         };
         if session.has(Flag::Barred) {

@@ -88,6 +88,17 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
+    /// Until when a half-open session has time: the client for its next step, the handler for its answer to `initialize`.
+    fn handshake_until(&self, session: &Session<I::Transport>) -> Instant {
+        let record = &session.record;
+        let is_being_answered = session.has(Flag::Initializing) && !session.has(Flag::Initialized);
+        // The handshake is the last use of a session that is new. A replay is no client's, and has the client's time.
+        if is_being_answered && !record.restored {
+            return record.last_used().instant() + self.settings.max_busy;
+        }
+        record.answered().instant() + self.settings.init_timeout
+    }
+
     fn due(&self, session: &Session<I::Transport>, seen: Reading, now: Instant) -> Due {
         let record = &session.record;
         let mut next = None;
@@ -101,11 +112,12 @@ impl<I: SessionManager> Shared<I> {
         }
         // A restored session has said all that is to be said once its handshake was replayed.
         if seen.phase() == Phase::Opening && !session.has(Flag::Replayed) {
-            let end = record.created.instant() + self.settings.init_timeout;
+            let end = self.handshake_until(session);
             if now >= end {
                 return Due::End(CloseReason::InitTimeout);
             }
-            at(end);
+            // Should `initialize` be answered this moment, the client's time starts now.
+            at(end.min(now + self.settings.init_timeout));
         }
         if let Some(timeout) = self.settings.idle_timeout {
             let silent_since = record.last_seen().instant() + timeout;

@@ -45,10 +45,13 @@ impl<I: SessionManager> Shared<I> {
     /// Opens a listening stream of a live session. If it has one from its earlier incarnation, that one gives way.
     pub(super) async fn open_stream(&self, session: Here<I>) -> Result<Opened<I>, Failed<I>> {
         if let Some(stream) = self.take_over(&session) {
+            session.record.ready();
             return Ok(GovernedStream::Listening(stream));
         }
         let stream = self.inner.create_standalone_stream(&session.record.id).await;
         let stream = stream.map_err(|error| self.failed_within(&session, error))?;
+        // What listens is a client, though its `initialized` never came.
+        session.record.ready();
         Ok(self.listening(&session, self.govern(&session, stream)))
     }
 

@@ -8,6 +8,7 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::time::{Instant, timeout_at};
 
 use super::PolicySessionManager;
+use super::end::FAREWELL;
 use super::lot::Parked;
 use super::shared::Shared;
 use crate::HOUR;
@@ -15,6 +16,7 @@ use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, DrainReport, SessionSnapshot, Stats};
 use crate::registry::{Phase, Record, SessionKey};
 use crate::stamp::Stamp;
+use crate::tracker::Waiting;
 use crate::transport::{Flag, Session};
 
 /// The longest wait for calls to finish: an instant reaches only so far.
@@ -62,11 +64,13 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 stats.busy += usize::from(seen.active() > 0 && seen.phase() != Phase::Closing);
             }
             stats.live = stats.opening + stats.ready + stats.closing;
-            stats.reserved = stats.max_sessions - core.free - stats.live;
+            stats.reserved = stats.max_sessions - core.places.free() - stats.live;
             stats.overruled = core.registry.overruled;
         }
         (stats.parked, stats.parked_bytes) = shared.parking.size(now);
         stats.parked_streams = shared.held.len();
+        stats.draining = self.is_draining();
+        stats.listeners = shared.tracker.listeners();
         shared.tally.fill(&mut stats);
         stats
     }
@@ -102,7 +106,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
             shared.sessions().into_iter().filter(|session| select.selects(&SessionInfo::of(&session.record))).collect();
         let (ended, ending): (Vec<_>, Vec<_>) = selected.into_iter().partition(|session| shared.close(session, reason));
         if !reason.is_restorable() {
-            for session in &ending {
+            for session in ended.iter().chain(&ending) {
                 session.raise(Flag::Barred);
             }
         }
@@ -130,6 +134,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         if !reason.is_restorable() {
             for session in shared.sessions() {
                 if select.selects(&SessionInfo::of(&session.record)) && shared.close(&session, reason) {
+                    session.raise(Flag::Barred);
                     shared.start_end(Arc::clone(&session));
                     ended.push(session);
                 }
@@ -139,24 +144,42 @@ impl<I: SessionManager> PolicySessionManager<I> {
         ended.len() + parked
     }
 
-    /// Whether a drain has begun.
+    /// Whether newcomers are refused: [`refuse_newcomers`](Self::refuse_newcomers) was called, or [`drain`](Self::drain).
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(SeqCst)
+        self.shared.refusing.load(SeqCst)
+    }
+
+    /// Refuses newcomers from now on, as [`drain`](Self::drain) does, while sessions are served on, parked ones too.
+    ///
+    /// Call it some time before `drain`, so that load balancers see that the server is about to stop
+    /// ([`is_draining`](Self::is_draining), [`Stats::draining`]) and send newcomers elsewhere. It cannot be taken back.
+    pub fn refuse_newcomers(&self) {
+        if !self.shared.refusing.swap(true, SeqCst) {
+            tracing::info!("newcomers are refused from now on");
+        }
     }
 
     /// Stops in order: refuses newcomers, closes idle sessions, lets calls under way finish until `deadline` has passed,
-    /// answers calls that come meanwhile with an error, then closes the rest.
+    /// answers calls that come meanwhile with an error, then closes the rest and ends what listens.
+    ///
+    /// It returns once what was answered has left: until then, as far as the deadline reaches, it waits for each answer to
+    /// be taken from its stream by the server, though not for a client that has stopped reading. Of requests without a
+    /// session it knows those that come through the layer: calls are waited for, and answered with an error at the deadline;
+    /// listening streams end when the calls are over.
     ///
     /// The manager takes no newcomers afterwards. Sessions that were drained stay parked, for nobody to restore here.
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
         let shared = &self.shared;
         let deadline = Instant::now() + deadline.min(LONGEST_DRAIN);
+        self.refuse_newcomers();
         shared.signals.draining.store(true, SeqCst);
         shared.draining.store(true, SeqCst);
         shared.held.close();
         tracing::info!("draining");
         let mut report = DrainReport::default();
+        // Those whose end began earlier, but that are not gone yet, are among them.
+        let all = shared.sessions();
         loop {
             let mut calm = std::pin::pin!(shared.signals.calm.notified());
             calm.as_mut().enable();
@@ -168,11 +191,15 @@ impl<I: SessionManager> PolicySessionManager<I> {
                     None => {}
                 }
             }
-            if busy == 0 || timeout_at(deadline, calm).await.is_err() {
+            let until = match (busy, shared.tracker.waiting()) {
+                (0, Waiting::Nothing) => break,
+                (0, Waiting::Unread) => deadline.min(Instant::now() + FAREWELL),
+                _ => deadline,
+            };
+            if timeout_at(until, calm).await.is_err() {
                 break;
             }
         }
-        // Those whose end began earlier, but that are not gone yet, are among them.
         let rest = shared.sessions();
         for session in &rest {
             if shared.close(session, CloseReason::Drained) {
@@ -180,9 +207,17 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 shared.start_end(Arc::clone(session));
             }
         }
-        Shared::<I>::wait_until_gone(&rest, Instant::now() + shared.settings.close_deadline).await;
+        report.listeners = shared.tracker.cut();
+        let calls = shared.tracker.settle(FAREWELL, deadline);
+        let gone = Shared::<I>::wait_until_gone(&rest, Instant::now() + shared.settings.close_deadline);
+        let (calls, ()) = tokio::join!(calls, gone);
+        (report.calls_finished, report.calls_cut_off) = (calls.finished, calls.cut_off);
         report.stuck = rest.iter().filter(|session| !session.has(Flag::Left)).count();
-        tracing::info!(report.finished, report.cut_off, report.stuck, "drained");
+        for session in &all {
+            // At the deadline each had its time for that when it was closed.
+            timeout_at(deadline, session.until(|session| !session.has_due_streams())).await.ok();
+        }
+        tracing::info!(?report, "drained");
         report
     }
 }

@@ -1,88 +1,68 @@
-//! Places: one unit of capacity each, owned by exactly one holder.
+//! How a request gets a place: one unit of capacity, owned by exactly one holder.
 
 use std::fmt;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use futures_util::future::select;
 use rmcp::transport::streamable_http_server::session::SessionManager;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::{Instant, timeout_at};
 
+use super::places::Places;
 use super::shared::{Core, Shared};
-use crate::admission::ArrivalKind;
+use crate::admission::{Arrival, ArrivalKind, ClientKey};
 use crate::context::ClientContext;
 use crate::observe::CloseReason;
-use crate::registry::{Choice, Signals};
+use crate::registry::Choice;
 use crate::transport::Session;
 
-/// How long a newcomer waits for one victim to be gone before it takes another.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a request waits for its victim to be gone before it takes another.
+const VICTIM_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long a newcomer waits for anybody to become idle when nobody may go: somebody may only just have been answered.
-const BREATH: Duration = Duration::from_millis(20);
+/// How many victims a request takes at most.
+const MAX_VICTIMS: u32 = 3;
 
-/// How long a newcomer waits at most for half-open sessions to finish their handshakes, before it takes a victim at all.
-const HANDSHAKES: Duration = Duration::from_secs(1);
+/// For how long no session may go before the requests that wait are refused: one may only just have been answered.
+const IDLE_GRACE: Duration = Duration::from_millis(20);
 
-/// How many victims a newcomer takes at most.
-const VICTIMS: u32 = 3;
+/// How long a request waits at most for its turn.
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Where places come from.
-pub(super) trait Capacity: Send + Sync {
-    /// Takes a place back.
-    fn release(self: Arc<Self>);
-    /// Forgets a newcomer that waits no longer.
-    fn leave(&self, ticket: u64);
+trait Capacity: Send + Sync {
+    /// Takes a place back from a request that becomes no session.
+    fn release(&self, kind: ArrivalKind);
 }
 
-/// A reserved place; its drop gives it back.
+impl<I: SessionManager> Capacity for Shared<I> {
+    fn release(&self, kind: ArrivalKind) {
+        let mut core = self.lock();
+        core.places.give_up(kind);
+        core.places.put_back();
+    }
+}
+
+/// A place that a request holds; its drop gives it back.
 pub(super) struct Place {
     capacity: Option<Arc<dyn Capacity>>,
-    arriving: Option<Arriving>,
+    kind: ArrivalKind,
 }
 
 impl Place {
-    fn reserved(capacity: Arc<dyn Capacity>) -> Self {
-        Self { capacity: Some(capacity), arriving: None }
-    }
-
-    fn for_newcomer(mut self, arriving: Option<Arriving>) -> Self {
-        self.arriving = arriving;
-        self
-    }
-
     /// The session has it from now on, and gives it back when it is gone.
-    pub(super) fn settle(mut self) {
+    pub(super) fn settle(mut self, places: &mut Places) {
         self.capacity = None;
-    }
-}
-
-/// A newcomer that will be a half-open session: it counts as one before it is, or a burst of newcomers would throw out
-/// everybody before the first of them is there.
-struct Arriving {
-    signals: Arc<Signals>,
-}
-
-impl Arriving {
-    fn count_in(signals: &Arc<Signals>) -> Self {
-        signals.arriving.fetch_add(1, SeqCst);
-        Self { signals: Arc::clone(signals) }
-    }
-}
-
-impl Drop for Arriving {
-    fn drop(&mut self) {
-        self.signals.arriving.fetch_sub(1, SeqCst);
-        // It is a session now, or never will be: either way whoever waited for it looks again.
-        self.signals.handshake.notify_waiters();
+        places.arrived(self.kind);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(capacity) = self.capacity.take() {
-            capacity.release();
+            capacity.release(self.kind);
         }
     }
 }
@@ -93,157 +73,207 @@ impl fmt::Debug for Place {
     }
 }
 
-impl<T> Core<T> {
-    /// Hands a place that came free to the newcomer who waits longest, or keeps it.
-    pub(super) fn hand_on<C: Capacity + 'static>(&mut self, capacity: &Arc<C>) {
-        while let Some((_, newcomer)) = self.waiting.pop_first() {
-            match newcomer.send(Place::reserved(Arc::<C>::clone(capacity))) {
-                Ok(()) => return,
-                // That newcomer has given up. Its place must not come back here by its drop: we hold the lock.
-                Err(place) => place.settle(),
-            }
-        }
-        self.free += 1;
-    }
+/// A request that waits for a place; its drop leaves the queue.
+struct Waiting<'a, I: SessionManager> {
+    shared: &'a Arc<Shared<I>>,
+    number: u64,
+    wake: Arc<Notify>,
+    /// Whether it had its turn, and so has taken a victim.
+    expects: bool,
+    left: bool,
 }
 
-/// A newcomer in the queue; its drop leaves the queue.
-struct Waiter {
-    ticket: u64,
-    place: oneshot::Receiver<Place>,
-    capacity: Arc<dyn Capacity>,
-}
-
-impl Drop for Waiter {
+impl<I: SessionManager> Drop for Waiting<'_, I> {
     fn drop(&mut self) {
-        self.capacity.leave(self.ticket);
+        if !self.left {
+            self.shared.lock().places.leave(self.number);
+        }
     }
 }
 
-impl<I: SessionManager> Capacity for Shared<I> {
-    fn release(self: Arc<Self>) {
-        let this = &self;
-        this.lock().hand_on(this);
-    }
-
-    fn leave(&self, ticket: u64) {
-        let left = self.lock().waiting.remove(&ticket);
-        drop(left);
-    }
+/// A request on its way to a place.
+struct Search<'a, I: SessionManager> {
+    shared: &'a Arc<Shared<I>>,
+    kind: ArrivalKind,
+    context: Option<&'a ClientContext>,
+    began: Instant,
+    give_up: Instant,
+    /// When it takes another victim.
+    next_victim: Instant,
+    waiting: Option<Waiting<'a, I>>,
 }
 
-/// What a newcomer does next.
+/// What a request does next.
 enum Step<T> {
-    /// Waits for a place to come free, having taken this victim.
-    Victim(Arc<Session<T>>),
-    /// Waits for a place to come free: some session is closing that nobody else waits for.
-    Closing,
-    /// Waits for a half-open session to answer its `initialize`.
-    Handshakes,
-    /// Waits for a moment for anybody to become idle.
-    Idle,
+    Has(Place),
+    Refused,
+    /// Waits until it is woken, at most until this moment.
+    Waits(Instant),
+    /// The same, or until some session may go: it is its turn.
+    Listens(Instant),
+    /// Waits for a place, having taken this victim.
+    Takes(Arc<Session<T>>, Instant),
 }
 
 impl<I: SessionManager> Shared<I> {
-    /// Gets a place for a newcomer: a free one, or, unless only a free one will do, that of a victim.
+    /// Gets a place for a request: a free one, or, unless only a free one will do, that of a victim.
     ///
-    /// `None` if nobody may go.
+    /// `None` if no session may go.
     pub(super) async fn place(
         self: &Arc<Self>,
         kind: ArrivalKind,
         context: Option<&ClientContext>,
         only_free: bool,
     ) -> Option<Place> {
-        // Most newcomers need no clock.
-        let free = self.free_place(&mut self.lock(), kind);
-        if free.is_some() || only_free {
-            return free;
+        // Most requests need no clock.
+        let free = self.lock().places.take(kind);
+        if free || only_free {
+            return free.then(|| self.place_of(kind));
         }
-        let mut waiter: Option<Waiter> = None;
-        let mut arriving: Option<Arriving> = None;
-        let mut breath: Option<Instant> = None;
         let mut now = Instant::now();
-        let mut give_up = now + HANDSHAKES;
-        while now < give_up {
-            let mut handshake = std::pin::pin!(self.signals.handshake.notified());
-            let mut freed = std::pin::pin!(self.signals.freed.notified());
-            let step = {
-                let mut core = self.lock();
-                if let Some(place) = waiter.as_mut().and_then(|waiter| waiter.place.try_recv().ok()) {
-                    return Some(place.for_newcomer(arriving));
+        let mut search = Search {
+            shared: self,
+            kind,
+            context,
+            began: now,
+            give_up: now + MAX_WAIT,
+            next_victim: now,
+            waiting: None,
+        };
+        loop {
+            let mut change = pin!(self.signals.evictable.notified());
+            let step = search.next_step(&mut self.lock(), now, change.as_mut());
+            let (until, listens) = match step {
+                Step::Has(place) => return Some(place),
+                Step::Refused => return None,
+                Step::Waits(until) => (until, false),
+                Step::Listens(until) => (until, true),
+                Step::Takes(victim, until) => {
+                    self.announce_end(&victim);
+                    self.start_end(victim);
+                    (until, false)
                 }
-                if waiter.is_none()
-                    && let Some(place) = self.free_place(&mut core, kind)
-                {
-                    return Some(place);
-                }
-                handshake.as_mut().enable();
-                freed.as_mut().enable();
-                let others = self.signals.arriving.load(SeqCst) as usize - usize::from(arriving.is_some());
-                let step = match core.registry.choose(now, context, others) {
-                    Choice::Victim(session) => Some(Step::Victim(session)),
-                    Choice::Handshakes => Some(Step::Handshakes),
-                    Choice::Nobody => {
-                        let others = core.waiting.len()
-                            - usize::from(waiter.as_ref().is_some_and(|w| core.waiting.contains_key(&w.ticket)));
-                        if core.closing > others {
-                            Some(Step::Closing)
-                        } else {
-                            let waits = core.registry.evicts() && now < *breath.get_or_insert(now + BREATH);
-                            waits.then_some(Step::Idle)
-                        }
-                    }
-                }?;
-                if let Step::Victim(session) = &step {
-                    core.begin_end(session, CloseReason::Evicted, now);
-                }
-                if matches!(step, Step::Victim(_) | Step::Closing) && waiter.is_none() {
-                    waiter = Some(self.join_queue(&mut core));
-                    give_up = now + PATIENCE * VICTIMS;
-                    arriving = self.arriving(kind);
-                }
-                step
             };
-            let idle = matches!(step, Step::Idle);
-            if let Step::Victim(session) = step {
-                self.announce_end(&session);
-                self.start_end(session);
-            }
-            // Whether it rings or the time passes, the next round sees what has changed.
-            match &mut waiter {
-                Some(waiter) => {
-                    if let Ok(Ok(place)) = timeout(PATIENCE, &mut waiter.place).await {
-                        return Some(place.for_newcomer(arriving));
-                    }
-                }
-                None if idle => drop(timeout_at(breath.unwrap_or(now), freed).await),
-                None => drop(timeout_at(give_up.min(now + PATIENCE), handshake).await),
+            // Whatever ends the wait, the next step sees what has changed.
+            let woken = pin!(search.waiting.as_ref()?.wake.notified());
+            if listens {
+                timeout_at(until, select(woken, change)).await.ok();
+            } else {
+                timeout_at(until, woken).await.ok();
             }
             now = Instant::now();
         }
-        let mut waiter = waiter?;
-        let place = waiter.place.try_recv().ok()?;
-        Some(place.for_newcomer(arriving))
     }
 
-    fn free_place(self: &Arc<Self>, core: &mut Core<I::Transport>, kind: ArrivalKind) -> Option<Place> {
-        core.free = core.free.checked_sub(1)?;
-        Some(Place::reserved(self.as_capacity()).for_newcomer(self.arriving(kind)))
+    fn place_of(self: &Arc<Self>, kind: ArrivalKind) -> Place {
+        let capacity: Arc<dyn Capacity> = Arc::<Self>::clone(self);
+        Place { capacity: Some(capacity), kind }
+    }
+}
+
+impl<'a, I: SessionManager> Search<'a, I> {
+    /// Looks for a place and decides what comes next. `change` listens, from before the look, for the next session that may
+    /// go.
+    fn next_step(
+        &mut self,
+        core: &mut Core<I::Transport>,
+        now: Instant,
+        change: Pin<&mut Notified<'_>>,
+    ) -> Step<I::Transport> {
+        match &mut self.waiting {
+            Some(waiting) if core.places.collect(waiting.number) => {
+                waiting.left = true;
+                return Step::Has(self.shared.place_of(self.kind));
+            }
+            Some(_) if now >= self.give_up => return Step::Refused,
+            Some(waiting) if waiting.expects => {
+                if now < self.next_victim {
+                    return Step::Waits(self.next_victim);
+                }
+            }
+            Some(waiting) if !core.places.is_first(waiting.number) => return Step::Waits(self.give_up),
+            Some(_) => drop(change.enable()),
+            None if core.places.take(self.kind) => return Step::Has(self.shared.place_of(self.kind)),
+            None if !core.places.is_next(self.kind) => {
+                self.queue(core, now);
+                return Step::Waits(self.give_up);
+            }
+            None => drop(change.enable()),
+        }
+        let number = self.waiting.as_ref().map(|waiting| waiting.number);
+        let expects = self.waiting.as_ref().is_some_and(|waiting| waiting.expects);
+        let arriving = core.places.arriving_beside(number);
+        let choice = core.registry.choose(now, self.kind, self.context, arriving);
+        if expects && !matches!(choice, Choice::Victim(_)) {
+            self.next_victim = now + VICTIM_TIMEOUT;
+            return Step::Waits(self.next_victim);
+        }
+        match choice {
+            Choice::Victim(victim) => {
+                core.begin_end(&victim, CloseReason::Evicted, now);
+                core.places.stalled_since = None;
+                self.expect(core, now);
+                Step::Takes(victim, self.next_victim)
+            }
+            Choice::Handshakes => {
+                core.places.stalled_since = None;
+                self.queue(core, now);
+                Step::Listens(Self::look_again_at(core, now, self.give_up.min(now + VICTIM_TIMEOUT)))
+            }
+            // A session is closing, and no other request expects its place.
+            Choice::Nobody if core.closing > core.places.expecting() => {
+                self.expect(core, now);
+                Step::Waits(self.next_victim)
+            }
+            Choice::Nobody => {
+                let since = *core.places.stalled_since.get_or_insert(now);
+                let refused_at = self.began.max(since) + IDLE_GRACE;
+                if now >= refused_at || !core.registry.evicts() {
+                    if let Some(waiting) = &mut self.waiting {
+                        waiting.left = true;
+                        core.places.refuse(waiting.number);
+                    }
+                    return Step::Refused;
+                }
+                self.queue(core, now);
+                Step::Listens(Self::look_again_at(core, now, refused_at))
+            }
+        }
     }
 
-    /// Counts a newcomer in that will be half-open.
-    fn arriving(&self, kind: ArrivalKind) -> Option<Arriving> {
-        (kind == ArrivalKind::Create).then(|| Arriving::count_in(&self.signals))
+    /// Waits in the queue, if it does not yet.
+    fn queue(&mut self, core: &mut Core<I::Transport>, now: Instant) {
+        if self.waiting.is_none() {
+            let arrival = Arrival::new(now, self.kind);
+            let arrival = match self.context {
+                Some(context) => arrival.with_context(context),
+                None => arrival,
+            };
+            self.wait(core.places.queue(self.kind, ClientKey::of(&arrival)), false);
+        }
     }
 
-    fn as_capacity(self: &Arc<Self>) -> Arc<dyn Capacity> {
-        Arc::<Self>::clone(self)
+    /// Expects the place of a session whose end has begun.
+    fn expect(&mut self, core: &mut Core<I::Transport>, now: Instant) {
+        self.next_victim = now + VICTIM_TIMEOUT;
+        match &mut self.waiting {
+            Some(waiting) if waiting.expects => return,
+            Some(waiting) => {
+                waiting.expects = true;
+                core.places.expect(waiting.number);
+            }
+            None => self.wait(core.places.expect_at_once(self.kind), true),
+        }
+        self.give_up = now + VICTIM_TIMEOUT * MAX_VICTIMS;
     }
 
-    fn join_queue(self: &Arc<Self>, core: &mut Core<I::Transport>) -> Waiter {
-        let (sender, place) = oneshot::channel();
-        core.tickets += 1;
-        core.waiting.insert(core.tickets, sender);
-        Waiter { ticket: core.tickets, place, capacity: self.as_capacity() }
+    fn wait(&mut self, (number, wake): (u64, Arc<Notify>), expects: bool) {
+        self.waiting = Some(Waiting { shared: self.shared, number, wake, expects, left: false });
+    }
+
+    /// When the first of the queue looks again though nothing wakes it: some sessions may go once a moment has come.
+    fn look_again_at(core: &Core<I::Transport>, now: Instant, latest: Instant) -> Instant {
+        let moment = core.registry.next_moment().unwrap_or(latest);
+        moment.max(now + Duration::from_millis(1)).min(latest)
     }
 }

@@ -75,6 +75,7 @@ impl<I: SessionManager> Shared<I> {
             Poll::Pending => None,
         };
         let is_listening = source.is_listening();
+        session.record.ready();
         let stream = GovernedStream::live(Arc::clone(&session), stream::iter(first).chain(stream), true, source);
         Ok(if is_listening { self.listening(&session, stream) } else { stream })
     }

@@ -1,7 +1,6 @@
 //! rmcp's trait.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 
 use futures_core::Stream;
 use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ClientRequest, GetExtensions, ServerJsonRpcMessage};
@@ -14,7 +13,7 @@ use super::PolicySessionManager;
 use super::asking::Asking;
 use super::shared::{Shared, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
-use crate::context::{ClientContext, is_apart, let_go, take_kept};
+use crate::context::{ClientContext, Outcome, is_apart, let_go, note, take_kept};
 use crate::error::{PolicyError, Refusal};
 use crate::observe::CloseReason;
 use crate::registry::{Activity, Kind, Record, Software};
@@ -37,9 +36,10 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         id: &SessionId,
         mut message: ClientJsonRpcMessage,
     ) -> Result<ServerJsonRpcMessage, Self::Error> {
-        let session = self.shared.find_live(id)?;
         let kind = if is_replay(&message) { Kind::Replay } else { Kind::Handshake };
-        let activity = Activity::begin(&session, kind, Instant::now()).ok_or_else(not_found)?;
+        let session = self.shared.find(id).ok_or_else(|| self.shared.cut_off(kind, None))?;
+        let cut_off = || self.shared.cut_off(kind, session.end().map(|(reason, _)| reason));
+        let activity = Activity::begin(&session, kind, Instant::now()).ok_or_else(cut_off)?;
         note_software(&session, &message);
         session.raise(Flag::Initializing);
         session.record.progress.ring();
@@ -48,10 +48,14 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let answer = self.shared.inner.initialize_session(id, message).await;
         abandoned.session = None;
         let failed = !matches!(answer, Ok(ServerJsonRpcMessage::Response(_)));
-        if failed {
-            session.raise(Flag::InitFailed);
-        }
-        let answer = answer.map_err(|error| self.shared.failed_opening(&session, kind, error));
+        session.raise(if failed { Flag::InitFailed } else { Flag::Initialized });
+        let answer = match (answer, session.end()) {
+            // What answers may be the farewell.
+            (Ok(ServerJsonRpcMessage::Error(_)), Some((reason, _))) if !is_of_service(reason) => Err(cut_off()),
+            (Ok(answer), _) => Ok(answer),
+            (Err(_), _) if session.is_closing() => Err(cut_off()),
+            (Err(error), _) => Err(self.shared.failed_opening(kind, error)),
+        };
         if failed && self.shared.close(&session, CloseReason::InitFailed) {
             self.shared.start_end(session);
         }
@@ -102,7 +106,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         };
         let lease = match self.shared.admit_request(&session, kind).await {
             Ok(lease) => lease,
-            Err(refusal) => return Ok(GovernedStream::Once(refused(&refusal, message))),
+            Err(refusal) => return Ok(GovernedStream::once(&session, refused(&refusal, message))),
         };
         // Read after the admission, which may have waited.
         let activity = begin(&session, held, kind, Instant::now()).ok_or_else(not_found)?.holding(lease);
@@ -186,6 +190,11 @@ impl<I: SessionManager> Drop for Abandoned<'_, I> {
     }
 }
 
+/// Whether a session ended because its service did, after whatever the service answered.
+const fn is_of_service(reason: CloseReason) -> bool {
+    matches!(reason, CloseReason::Ended | CloseReason::InitFailed)
+}
+
 pub(super) fn begin_listening<I: SessionManager>(
     session: &Arc<Session<I::Transport>>,
 ) -> Result<Activity<Session<I::Transport>>, PolicyError<I::Error>> {
@@ -260,15 +269,29 @@ impl<I: SessionManager> Shared<I> {
         }
     }
 
+    /// An `initialize` whose session ended before it was answered: the client has no session yet that could be unknown, and
+    /// may try again.
+    fn cut_off(&self, kind: Kind, reason: Option<CloseReason>) -> PolicyError<I::Error> {
+        let draining = reason == Some(CloseReason::Drained) || self.stops_taking(ArrivalKind::Create);
+        let refusal = match kind {
+            // To the request that restores its session, that one is not there.
+            Kind::Replay => return not_found(),
+            _ if draining => Refusal::draining(ArrivalKind::Create),
+            _ => Refusal::cut_off(ArrivalKind::Create),
+        };
+        let error = if draining { PolicyError::Draining } else { PolicyError::NotFound };
+        note(Outcome::Refused(Box::new(self.turn_away(refusal, ClientContext::current().as_deref()))));
+        error
+    }
+
     /// An error of the inner manager about a session that ended meanwhile is no failure of it.
     pub(super) fn failed_within(&self, session: &Session<I::Transport>, error: I::Error) -> PolicyError<I::Error> {
         if session.is_closing() { not_found() } else { self.failed(ArrivalKind::Request, error) }
     }
 
     /// The same of a handshake, or of the replay of one: it is the session that is turned away.
-    fn failed_opening(&self, session: &Session<I::Transport>, kind: Kind, error: I::Error) -> PolicyError<I::Error> {
-        let kind = if kind == Kind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create };
-        if session.is_closing() { not_found() } else { self.failed(kind, error) }
+    fn failed_opening(&self, kind: Kind, error: I::Error) -> PolicyError<I::Error> {
+        self.failed(if kind == Kind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create }, error)
     }
 
     /// Asks whether a request may be made within a session.
@@ -278,7 +301,7 @@ impl<I: SessionManager> Shared<I> {
         }
         let current = ClientContext::current();
         let context = current.as_deref().or(session.record.context.as_deref());
-        if self.draining.load(SeqCst) {
+        if self.stops_taking(ArrivalKind::Request) {
             return Err(self.turn_away(Refusal::draining(ArrivalKind::Request), context));
         }
         let Some(policy) = self.requests.as_deref() else { return Ok(None) };

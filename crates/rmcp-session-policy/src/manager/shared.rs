@@ -1,15 +1,13 @@
 //! What all parts of a manager share.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 #[cfg(feature = "http")]
 use tokio::time::Instant;
@@ -20,7 +18,7 @@ use super::directory::Directory;
 use super::ends::Ends;
 use super::lot::Limits;
 use super::parking::Parking;
-use super::place::Place;
+use super::places::Places;
 use super::restore::UnderWay;
 use super::trailing::Trailing;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
@@ -29,17 +27,14 @@ use crate::error::{AtCapacity, PolicyError, Refusal};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, Signals};
+use crate::tracker::RequestTracker;
 use crate::transport::{HeldStreams, Incarnations, SealKey, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
 #[derive(Debug)]
 pub(super) struct Core<T> {
     pub(super) registry: Registry<Session<T>>,
-    /// Places nobody holds.
-    pub(super) free: usize,
-    /// Newcomers waiting for a place, in their order. While anybody waits, no place is free.
-    pub(super) waiting: BTreeMap<u64, oneshot::Sender<Place>>,
-    pub(super) tickets: u64,
+    pub(super) places: Places,
     /// How many sessions are there whose end has begun.
     pub(super) closing: usize,
     pub(super) deadlines: Deadlines,
@@ -70,6 +65,10 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) signals: Arc<Signals>,
     pub(super) tally: Tally,
     pub(super) draining: AtomicBool,
+    /// Whether newcomers are refused, by a drain or before one.
+    pub(super) refusing: AtomicBool,
+    /// The requests of the HTTP layer that no session accounts for.
+    pub(super) tracker: Arc<RequestTracker>,
     observer: Option<Arc<dyn SessionObserver>>,
     /// Where to finish what begins outside any runtime.
     pub(super) runtime: OnceLock<Handle>,
@@ -93,6 +92,7 @@ impl<I: SessionManager> Shared<I> {
         let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let trailing = Trailing::new(settings.max_sessions);
+        let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
         let deadlines = Deadlines::default();
         let held = Arc::new(HeldStreams::new(
             settings.max_parked_streams,
@@ -103,8 +103,7 @@ impl<I: SessionManager> Shared<I> {
         let policies = [&admission, &requests].into_iter().flatten().cloned();
         let ends = Ends::new(policies, Box::new(move |session| streams.end(session)));
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
-        let core =
-            Core { registry, free: settings.max_sessions, waiting: BTreeMap::new(), tickets: 0, closing: 0, deadlines };
+        let core = Core { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
         Ok(Self {
             inner,
             settings,
@@ -123,6 +122,8 @@ impl<I: SessionManager> Shared<I> {
             signals,
             tally: Tally::default(),
             draining: AtomicBool::new(false),
+            refusing: AtomicBool::new(false),
+            tracker,
             observer,
             runtime: OnceLock::new(),
             lifecycle: OnceLock::new(),
@@ -151,6 +152,12 @@ impl<I: SessionManager> Shared<I> {
         {
             tracing::warn!("the session observer panicked");
         }
+    }
+
+    /// Whether arrivals of that kind are refused because the server is about to stop.
+    pub(crate) fn stops_taking(&self, kind: ArrivalKind) -> bool {
+        let refuses = if kind == ArrivalKind::Create { &self.refusing } else { &self.draining };
+        refuses.load(SeqCst)
     }
 
     /// Counts and reports somebody who is turned away.
@@ -239,8 +246,8 @@ impl<I: SessionManager> Shared<I> {
         self.settings.max_sessions
     }
 
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(std::sync::atomic::Ordering::SeqCst)
+    pub(crate) const fn tracker(&self) -> &Arc<RequestTracker> {
+        &self.tracker
     }
 
     pub(crate) fn admission(&self) -> Option<&dyn AdmissionPolicy> {

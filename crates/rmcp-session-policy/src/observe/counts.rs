@@ -64,6 +64,10 @@ pub struct Stats {
     pub busy: usize,
     /// Places reserved for sessions that are being created.
     pub reserved: usize,
+    /// Whether newcomers are refused because the server is about to stop.
+    pub draining: bool,
+    /// Listening streams without a session.
+    pub listeners: usize,
     /// Sessions without a place whose next request restores them.
     pub parked: usize,
     /// What the parked ones hold, in bytes.
@@ -99,6 +103,8 @@ impl Stats {
             stuck: 0,
             busy: 0,
             reserved: 0,
+            draining: false,
+            listeners: 0,
             parked: 0,
             parked_bytes: 0,
             parked_streams: 0,
@@ -142,4 +148,10 @@ pub struct DrainReport {
     pub cut_off: usize,
     /// Sessions not gone when their close deadline passed.
     pub stuck: usize,
+    /// Requests without a session, through the layer, that were under way and ended by themselves.
+    pub calls_finished: usize,
+    /// Requests without a session that had to be answered with an error, or that nobody read to the end.
+    pub calls_cut_off: usize,
+    /// Listening streams without a session that were ended.
+    pub listeners: usize,
 }

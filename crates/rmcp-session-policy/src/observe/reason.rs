@@ -42,7 +42,8 @@ impl CloseReason {
         Self::Drained,
     ];
 
-    /// Whether the session is parked, so that its next request restores it.
+    /// Whether the session is parked, so that its next request restores it. After [`InitTimeout`](Self::InitTimeout) it is
+    /// only if the answer to its `initialize` was sent, which the reason does not tell: here that counts as no.
     #[must_use]
     pub const fn is_restorable(self) -> bool {
         matches!(self, Self::Evicted | Self::Idle | Self::Drained)
@@ -87,12 +88,14 @@ pub enum RefusalReason {
     AtCapacity,
     /// The server was draining.
     Draining,
+    /// Its session was closed while `initialize` was being answered: by an operator, or because the answer took too long.
+    CutOff,
 }
 
 impl RefusalReason {
     /// All reasons there are.
-    pub const ALL: [Self; 6] =
-        [Self::Quota, Self::Capacity, Self::Overload, Self::Backend, Self::AtCapacity, Self::Draining];
+    pub const ALL: [Self; 7] =
+        [Self::Quota, Self::Capacity, Self::Overload, Self::Backend, Self::AtCapacity, Self::Draining, Self::CutOff];
 
     /// The reason as one lower-case word, as logs and metrics show it.
     #[must_use]
@@ -104,6 +107,7 @@ impl RefusalReason {
             Self::Backend => "backend",
             Self::AtCapacity => "at_capacity",
             Self::Draining => "draining",
+            Self::CutOff => "cut_off",
         }
     }
 }

@@ -13,6 +13,7 @@ use super::roster::{Again, Roster};
 use super::rules::Verdict;
 use super::sessions::Registry;
 use super::state::Phase;
+use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::eviction::{Candidates, EvictionPolicy, Fifo, SessionInfo};
 use crate::stamp::Stamp;
@@ -37,7 +38,8 @@ const PROTECTED_AT_LAST: usize = 10_000;
 pub(crate) enum Choice<S> {
     /// This session's end has begun.
     Victim(Arc<S>),
-    /// The half-open sessions, and newcomers that will be, hold their share, and each is amid its handshake.
+    /// The half-open sessions, and newcomers that will be, hold their share, and each is amid its handshake. For a restore: nor
+    /// may any other session go.
     Handshakes,
     /// Nobody may go.
     Nobody,
@@ -45,7 +47,17 @@ pub(crate) enum Choice<S> {
 
 impl<S: Recorded> Registry<S> {
     /// Chooses a victim and begins its end. `arriving`: how many other newcomers are on their way to be half-open sessions.
-    pub(crate) fn choose(&mut self, now: Instant, newcomer: Option<&ClientContext>, arriving: usize) -> Choice<S> {
+    ///
+    /// Once half-open sessions hold their share the oldest of them goes. While none of them may, a newcomer waits, so that a
+    /// flood of handshakes evicts no session that finished its own; a restore, whose session did
+    /// so before, goes on to the policy.
+    pub(crate) fn choose(
+        &mut self,
+        now: Instant,
+        kind: ArrivalKind,
+        newcomer: Option<&ClientContext>,
+        arriving: usize,
+    ) -> Choice<S> {
         if self.policy.is_none() {
             return Choice::Nobody;
         }
@@ -57,11 +69,14 @@ impl<S: Recorded> Registry<S> {
         self.look_again(usize::MAX, |later| later.next_moment(moment));
         self.look_again(PROTECTED, |later| later.next_protected(now));
         self.look_again(HIDDEN, |later| later.next_hidden(now));
-        if self.signals.opening.load(SeqCst) as usize + arriving >= self.max_opening {
-            return match self.oldest_opening(now) {
-                Some(session) => Choice::Victim(session),
-                None => Choice::Handshakes,
-            };
+        let share_is_full = self.signals.opening.load(SeqCst) as usize + arriving >= self.max_opening;
+        if share_is_full {
+            if let Some(session) = self.oldest_opening(now) {
+                return Choice::Victim(session);
+            }
+            if kind != ArrivalKind::Restore {
+                return Choice::Handshakes;
+            }
         }
         let mut proposed = self.propose(now, newcomer);
         // Nobody is turned away while anybody may go, so here whoever was protected is looked at. What a policy's filter
@@ -79,7 +94,13 @@ impl<S: Recorded> Registry<S> {
         if let Some(why) = fault.or(missed.then_some("it named nobody while somebody might go")) {
             self.note_overruled(why);
         }
-        chosen.map_or(Choice::Nobody, Choice::Victim)
+        let none = if share_is_full { Choice::Handshakes } else { Choice::Nobody };
+        chosen.map_or(none, Choice::Victim)
+    }
+
+    /// When the next session that was set aside may go though nothing happens to it.
+    pub(crate) fn next_moment(&self) -> Option<Instant> {
+        self.later.first_moment().map(Stamp::instant)
     }
 
     /// Hears of those that told of themselves.
@@ -287,6 +308,28 @@ mod tests {
         let _four = stage.opening();
         drop(of_two);
         assert_eq!(stage.victim(), Some(2), "in its old order");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restore_takes_the_oldest_half_open_session_and_else_the_policy_s_choice() {
+        let mut stage = half_open(2);
+        let [_one, two, _three] = [stage.ready(), stage.opening(), stage.opening()];
+        let restore = |stage: &mut Stage| match stage.choose_for(ArrivalKind::Restore) {
+            Choice::Victim(record) => Ok(stage.registry.remove(record.key).unwrap().session.key.generation()),
+            choice => Err(matches!(choice, Choice::Handshakes)),
+        };
+        let handshake = begin(&two, Kind::Handshake);
+        assert_eq!(restore(&mut stage), Ok(3), "the other half-open one is answering");
+        let four = stage.opening();
+        let other = begin(&four, Kind::Handshake);
+        assert!(matches!(stage.choose(), Choice::Handshakes), "a newcomer waits");
+        assert_eq!(restore(&mut stage), Ok(1), "a restore does not");
+        assert_eq!(restore(&mut stage), Err(true), "unless there is nothing else");
+        drop(other);
+        assert_eq!(restore(&mut stage), Ok(4));
+        assert_eq!(restore(&mut stage), Err(false), "half-open sessions below their share stay");
+        drop(handshake);
+        assert_eq!(restore(&mut stage), Err(false));
     }
 
     #[tokio::test(start_paused = true)]

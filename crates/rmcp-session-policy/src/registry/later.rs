@@ -65,6 +65,11 @@ impl Later {
         Some((key, Again::At(at)))
     }
 
+    /// The first moment that is noted. Its note may have lost its meaning.
+    pub(super) fn first_moment(&self) -> Option<Stamp> {
+        self.moments.peek().map(|(at, _)| at)
+    }
+
     /// The next that is to be asked again whether it is still protected.
     pub(super) fn next_protected(&mut self, now: Instant) -> Option<(SessionKey, Again)> {
         Some((next_doubt(&mut self.protected, now)?, Again::Protected))

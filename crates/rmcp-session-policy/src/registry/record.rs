@@ -201,18 +201,23 @@ impl Record {
         let (reading, met) = self.state.end();
         if met {
             self.signals.idle.push(self.key);
-            self.signals.freed.notify_waiters();
+            self.signals.evictable.notify_waiters();
         }
         if reading.active() == 0 {
             match reading.phase() {
                 Phase::Closing => self.progress.ring(),
-                Phase::Opening => self.signals.handshake.notify_waiters(),
+                Phase::Opening => self.signals.evictable.notify_waiters(),
                 Phase::Ready => {}
             }
             if self.signals.draining.load(SeqCst) {
                 self.signals.calm.notify_waiters();
             }
         }
+    }
+
+    /// When `initialize` was answered; before that, when the session was created.
+    pub(crate) fn answered(&self) -> Stamp {
+        Stamp(self.answered.load(Relaxed))
     }
 
     /// Until when a half-open session is kept for what its client says to the answer to its `initialize`.
@@ -232,7 +237,7 @@ impl Record {
     pub(crate) fn left_opening(&self) {
         if !self.restored {
             self.signals.opening.fetch_sub(1, SeqCst);
-            self.signals.handshake.notify_waiters();
+            self.signals.evictable.notify_waiters();
         }
     }
 
@@ -451,10 +456,10 @@ mod loom_tests {
             let busy = call(&record);
             let mut end = Some(thread::spawn(move || drop(busy)));
             let signals = Arc::clone(&stage.signals);
-            let mut freed = pin!(signals.freed.notified());
+            let mut freed = pin!(signals.evictable.notified());
             freed.as_mut().enable();
             if stage.victim().is_none() {
-                wait(&signals.freed, freed, &mut end);
+                wait(&signals.evictable, freed, &mut end);
                 assert_eq!(stage.victim(), Some(1));
             }
             end.into_iter().for_each(|end| end.join().unwrap());
@@ -472,12 +477,12 @@ mod loom_tests {
             let busy = begin(&record, Kind::Handshake).unwrap();
             let mut end = Some(thread::spawn(move || drop(busy)));
             let signals = Arc::clone(&stage.signals);
-            let mut handshake = pin!(signals.handshake.notified());
+            let mut handshake = pin!(signals.evictable.notified());
             handshake.as_mut().enable();
             let choice = stage.choose();
             if !matches!(choice, Choice::Victim(_)) {
                 assert!(matches!(choice, Choice::Handshakes));
-                wait(&signals.handshake, handshake, &mut end);
+                wait(&signals.evictable, handshake, &mut end);
                 assert_eq!(stage.victim(), Some(1));
             }
             end.into_iter().for_each(|end| end.join().unwrap());
@@ -492,11 +497,11 @@ mod loom_tests {
             let record = stage.opening();
             let mut ready = Some(beside(&record, |record| record.ready()));
             let signals = Arc::clone(&stage.signals);
-            let mut handshake = pin!(signals.handshake.notified());
+            let mut handshake = pin!(signals.evictable.notified());
             handshake.as_mut().enable();
             if stage.victim().is_none() {
                 // It is half-open no longer, and counts as such a moment more.
-                wait(&signals.handshake, handshake, &mut ready);
+                wait(&signals.evictable, handshake, &mut ready);
                 assert_eq!(stage.victim(), Some(1));
             }
             ready.into_iter().for_each(|ready| ready.join().unwrap());

@@ -10,12 +10,9 @@ pub(crate) struct Signals {
     pub(crate) idle: SegQueue<SessionKey>,
     /// Sessions that are half-open, those that are being restored apart.
     pub(crate) opening: AtomicU32,
-    /// Newcomers that have a place, or wait for that of their victim, and will be half-open sessions.
-    pub(crate) arriving: AtomicU32,
-    /// Rung when a half-open session leaves that state, or is done answering `initialize`, and when a newcomer gives up.
-    pub(crate) handshake: Notify,
-    /// Rung when a session becomes idle that was met when it might not go.
-    pub(crate) freed: Notify,
+    /// Rung when a session may go that might not before: one that was met then became idle, a half-open one is done answering
+    /// `initialize`, or one is half-open no longer.
+    pub(crate) evictable: Notify,
     /// Whether somebody waits for the sessions to become idle.
     pub(crate) draining: AtomicBool,
     /// Rung when a session becomes idle while somebody waits for that.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Activity, Choice, Kind, Origin, Record, Registry, Rules, Signals};
+use crate::admission::ArrivalKind;
 use crate::eviction::EvictionPolicy;
 use crate::stamp::Stamp;
 
@@ -87,8 +88,12 @@ impl Stage {
         self.registry.insert(origin, Instant::now(), |record| record)
     }
 
+    pub(crate) fn choose_for(&mut self, kind: ArrivalKind) -> Choice<Record> {
+        self.registry.choose(Instant::now(), kind, None, 0)
+    }
+
     pub(crate) fn choose(&mut self) -> Choice<Record> {
-        self.registry.choose(Instant::now(), None, 0)
+        self.choose_for(ArrivalKind::Create)
     }
 
     /// Has a victim chosen and takes it out; returns which one it was, counted by arrival.

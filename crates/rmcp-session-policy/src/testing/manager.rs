@@ -35,7 +35,7 @@ use crate::{HOUR, MINUTE, PolicySessionManager};
 
 const PLACES: usize = 3;
 const PARKED: usize = 4;
-/// Half-open sessions that may hold places: a quarter of these, at least one.
+/// Half-open sessions that may hold places, by default.
 const OPENING: usize = 1;
 const IDLE: Duration = Duration::from_secs(30 * 60);
 const INIT: Duration = Duration::from_secs(20 * 60);

@@ -11,7 +11,7 @@ use slab::Slab;
 use super::cell::Cell;
 use super::listener::Listener;
 use super::seal::{LazySealKey, SealKey};
-use super::stream::Slot;
+use super::stream::{Delivery, Slot};
 use crate::admission::Lease;
 use crate::observe::CloseReason;
 use crate::registry::{Phase, Record, Recorded};
@@ -43,6 +43,8 @@ pub(crate) enum Flag {
     Barred = 512,
     /// The policies were told that it has ended for good.
     EndTold = 1024,
+    /// `initialize` was answered, and the answer was handed over to be sent.
+    Initialized = 1 << 13,
 }
 
 /// Above the flags, in the same word: why the session ends, as its place among all reasons counted from 1, or 0.
@@ -226,20 +228,23 @@ impl<T> Session<T> {
         quiet || self.has(Flag::Dropped)
     }
 
-    /// Whether a stream has something for a client that does not take it.
-    pub(crate) fn has_stalled_streams(&self) -> bool {
-        self.lock().streams.iter().any(|(_, slot)| slot.is_stalled())
+    fn streams(&self) -> Vec<Arc<Slot>> {
+        self.lock().streams.iter().map(|(_, slot)| Arc::clone(slot)).collect()
+    }
+
+    /// Whether the clients of all streams have taken what there is.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.streams().iter().all(|slot| slot.delivery() == Delivery::Done)
+    }
+
+    /// Whether a client is about to take what a stream has for it.
+    pub(crate) fn has_due_streams(&self) -> bool {
+        self.streams().iter().any(|slot| slot.delivery() == Delivery::Due)
     }
 
     /// Drops the streams that nobody polls; tells whether there were any.
     pub(crate) fn sever_stalled_streams(&self) -> bool {
-        let stalled: Vec<_> = self
-            .lock()
-            .streams
-            .iter()
-            .filter(|(_, slot)| slot.is_stalled())
-            .map(|(_, slot)| Arc::clone(slot))
-            .collect();
+        let stalled: Vec<_> = self.streams().into_iter().filter(|slot| slot.is_stalled()).collect();
         stalled.iter().for_each(|slot| slot.sever());
         !stalled.is_empty()
     }

@@ -19,6 +19,17 @@ const KEPT: usize = 16;
 
 type Inner = Pin<Box<dyn Stream<Item = ServerSseMessage> + Send + Sync>>;
 
+/// How far a client is with what a stream has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// It has taken everything, and asked for more.
+    Done,
+    /// It waits for what is there: its next poll takes it.
+    Due,
+    /// It has not asked for more since it was given something, or has never asked: it may have stopped reading.
+    Stalled,
+}
+
 /// The inner stream, where the end of the session can reach it: a client that has stopped reading never polls it again,
 /// and until it is dropped the inner worker waits.
 pub(crate) struct Slot {
@@ -27,11 +38,29 @@ pub(crate) struct Slot {
 
 struct Held {
     inner: Option<Inner>,
-    /// What was ready when the inner stream was dropped, for a client that is only slow.
+    /// What was ready when the inner stream was looked at or dropped, and that the client has not taken yet.
     kept: VecDeque<ServerSseMessage>,
     waker: Option<Waker>,
     /// The client has taken all there was.
     waiting: bool,
+}
+
+impl Held {
+    /// Takes over what the inner stream has ready, so that it shows what the client has not taken yet.
+    fn gather(&mut self) {
+        // Of all wakers the inner stream keeps the last one it was polled with.
+        let waker = self.waker.as_ref().unwrap_or_else(|| Waker::noop());
+        let mut cx = Context::from_waker(waker);
+        while self.kept.len() < KEPT
+            && let Some(inner) = &mut self.inner
+        {
+            match inner.as_mut().poll_next(&mut cx) {
+                Poll::Ready(Some(message)) => self.kept.push_back(message),
+                Poll::Ready(None) => self.inner = None,
+                Poll::Pending => break,
+            }
+        }
+    }
 }
 
 impl Slot {
@@ -44,16 +73,29 @@ impl Slot {
         held.inner.is_some() && !held.waiting
     }
 
+    /// How far the client is with what the stream has for it.
+    pub(crate) fn delivery(&self) -> Delivery {
+        let mut held = self.lock();
+        held.gather();
+        match (held.waiting, held.kept.is_empty()) {
+            (false, _) => Delivery::Stalled,
+            (true, true) => Delivery::Done,
+            (true, false) => {
+                let waker = held.waker.take();
+                drop(held);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                Delivery::Due
+            }
+        }
+    }
+
     /// Drops the inner stream, but keeps what it has ready: the answer may be among it.
     pub(crate) fn sever(&self) {
         let mut held = self.lock();
-        let (mut inner, waker) = (held.inner.take(), held.waker.take());
-        while let Some(inner) = &mut inner
-            && held.kept.len() < KEPT
-            && let Poll::Ready(Some(message)) = inner.as_mut().poll_next(&mut Context::from_waker(Waker::noop()))
-        {
-            held.kept.push_back(message);
-        }
+        held.gather();
+        let (inner, waker) = (held.inner.take(), held.waker.take());
         drop(held);
         drop(inner);
         if let Some(waker) = waker {
@@ -64,12 +106,10 @@ impl Slot {
 
 /// A stream of a session to its client.
 pub(crate) enum GovernedStream<T> {
-    /// From the inner manager.
+    /// From the inner manager, or of one message of ours.
     Live { slot: Arc<Slot>, session: Arc<Session<T>>, place: usize, listening: bool, source: EventSource },
     /// A listening stream, which may outlive its session's incarnation.
     Listening(Listening<T>),
-    /// One message of ours.
-    Once(Option<ServerSseMessage>),
 }
 
 impl<T> GovernedStream<T> {
@@ -87,6 +127,12 @@ impl<T> GovernedStream<T> {
             session.record.stream_opened();
         }
         Self::Live { slot, session, place, listening, source }
+    }
+
+    /// A stream of one message of ours. The session has it too, so that its end waits until the client has the message.
+    pub(crate) fn once(session: &Arc<Session<T>>, message: Option<ServerSseMessage>) -> Self {
+        // It carries no event id.
+        Self::live(Arc::clone(session), futures_util::stream::iter(message), false, EventSource::listening(0))
     }
 
     /// Whether what is behind it ends.
@@ -118,45 +164,40 @@ impl<T> Stream for GovernedStream<T> {
         let (slot, session, source) = match self.get_mut() {
             Self::Live { slot, session, source, .. } => (slot, session, source),
             Self::Listening(listening) => return Pin::new(listening).poll_next(cx),
-            Self::Once(message) => return Poll::Ready(message.take()),
         };
         let mut held = slot.lock();
-        let Some(inner) = &mut held.inner else {
-            let kept = held.kept.pop_front();
-            drop(held);
-            return Poll::Ready(seal(kept, session, source));
+        let next = match (held.kept.pop_front(), &mut held.inner) {
+            (Some(message), _) => Poll::Ready(Some(message)),
+            (None, Some(inner)) => inner.as_mut().poll_next(cx),
+            (None, None) => Poll::Ready(None),
         };
-        let next = inner.as_mut().poll_next(cx);
-        held.waiting = next.is_pending();
-        match next {
+        // Who asks for more has handed on what it was given: until then the last message may be anywhere.
+        held.waiting = !matches!(next, Poll::Ready(Some(_)));
+        match &next {
             Poll::Pending => match &mut held.waker {
                 Some(waker) => waker.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
             },
-            Poll::Ready(message @ Some(_)) => {
-                drop(held);
-                return Poll::Ready(seal(message, session, source));
-            }
+            Poll::Ready(Some(_)) => {}
             Poll::Ready(None) => held.inner = None,
         }
         drop(held);
         if session.is_closing() {
             session.record.progress.ring();
         }
-        next
+        next.map(|message| seal(message, session, source))
     }
 }
 
 impl<T> Drop for GovernedStream<T> {
     fn drop(&mut self) {
-        if let Self::Live { session, place, listening, .. } = self {
-            session.remove_stream(*place);
-            if *listening {
-                session.record.stream_closed(Instant::now());
-            }
-            if session.is_closing() {
-                session.record.progress.ring();
-            }
+        let Self::Live { session, place, listening, .. } = self else { return };
+        session.remove_stream(*place);
+        if *listening {
+            session.record.stream_closed(Instant::now());
+        }
+        if session.is_closing() {
+            session.record.progress.ring();
         }
     }
 }

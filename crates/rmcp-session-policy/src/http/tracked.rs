@@ -1,0 +1,362 @@
+//! Requests that a drain waits for and ends, since no session does: in the layer until there is a response, and then its body.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method};
+use http_body::{Body, Frame, SizeHint};
+use memchr::memmem;
+use pin_project_lite::pin_project;
+use rmcp::model::{RequestId, ServerJsonRpcMessage, ServerResult, SubscriptionsListenResult};
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use tokio::sync::futures::OwnedNotified;
+
+use super::request::{Chunks, Envelope, RequestTarget};
+use super::visit::Visit;
+use crate::admission::ArrivalKind;
+use crate::error::Refusal;
+use crate::tracker::{Class, Tracked};
+
+/// How many frames a body may still give once it is to end: the answer may be among them.
+const LAST_FRAMES: u8 = 16;
+
+const EVENT_END: &[u8] = b"\n\n";
+
+impl<I: SessionManager> Visit<I> {
+    /// Has a drain know of a request that no session accounts for.
+    pub(super) fn track(&self, target: RequestTarget, body: &[u8]) -> Result<(), Refusal> {
+        let class = match target {
+            RequestTarget::Replay => Class::Listener,
+            RequestTarget::Sessionless if listens(body) => Class::Listener,
+            RequestTarget::Sessionless => Class::Call,
+            RequestTarget::Open if self.method == Method::POST => Class::Opening,
+            _ => return Ok(()),
+        };
+        let most = match class {
+            Class::Listener => self.settings.max_listeners.unwrap_or_else(|| self.shared.max_sessions()),
+            Class::Call | Class::Opening => usize::MAX,
+        };
+        let Some(tracked) = self.shared.tracker().enter(class, most) else {
+            return Err(self.turn_away(Refusal::too_many_listeners(most)));
+        };
+        // Asked once more, now that a drain sees the request.
+        if class != Class::Opening && self.shared.stops_taking(ArrivalKind::Request) {
+            tracked.refuse();
+            return Err(self.turn_away(Refusal::draining(ArrivalKind::Request)));
+        }
+        self.lock().tracked = Some(tracked);
+        Ok(())
+    }
+
+    /// Waits for the response, unless a drain cuts the request off before: then `None`.
+    pub(super) async fn until_cut<F: Future>(&self, response: F) -> Option<F::Output> {
+        let (mut response, mut signal) = (pin!(response), pin!(None::<OwnedNotified>));
+        poll_fn(|cx| {
+            if let Poll::Ready(response) = response.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            // Tracked once its body is read, by the poll above.
+            let mut progress = self.lock();
+            let Some(tracked) = &mut progress.tracked else { return Poll::Pending };
+            if signal.is_none() {
+                signal.set(Some(tracked.signal()));
+            }
+            if !is_cut(tracked, signal.as_mut(), cx) {
+                return Poll::Pending;
+            }
+            tracked.note_cut();
+            Poll::Ready(None)
+        })
+        .await
+    }
+}
+
+/// Whether a drain cuts a request off; if not, the task is woken once it does.
+fn is_cut(tracked: &Tracked, signal: Pin<&mut Option<OwnedNotified>>, cx: &mut Context<'_>) -> bool {
+    let is_given = || signal.as_pin_mut().is_some_and(|signal| signal.poll(cx).is_ready());
+    // What the signal tells, the flag told before.
+    tracked.is_to_be_cut() || is_given() && tracked.is_to_be_cut()
+}
+
+/// Whether a body, of a request without a session, asks for a stream that ends only when somebody ends it.
+fn listens(body: &[u8]) -> bool {
+    let may_listen = memmem::find(body, b"subscriptions/listen").is_some() || memmem::find(body, b"\\u").is_some();
+    may_listen && Envelope::of(body).is_some_and(|envelope| &*envelope.method == "subscriptions/listen")
+}
+
+/// What is kept of a request, to answer it when its response is cut off.
+#[derive(Debug, Default)]
+pub(super) struct Request {
+    chunks: Chunks,
+    envelope: Option<Envelope>,
+}
+
+impl Request {
+    pub(super) const fn new(chunks: Chunks, envelope: Option<Envelope>) -> Self {
+        Self { chunks, envelope }
+    }
+
+    /// Its id and method, if it is a request.
+    pub(super) fn envelope(&mut self) -> Option<&Envelope> {
+        if self.envelope.is_none() {
+            self.envelope = Envelope::of(&std::mem::take(&mut self.chunks).join());
+        }
+        self.envelope.as_ref()
+    }
+}
+
+pin_project! {
+    /// The body of a response, of which a drain knows if the request is tracked.
+    #[derive(Debug)]
+    pub(super) struct TrackedBody<B> {
+        // Gone once the body is cut off.
+        #[pin]
+        inner: Option<B>,
+        tracking: Option<Tracking>,
+        #[pin]
+        signal: Option<OwnedNotified>,
+    }
+}
+
+#[derive(Debug)]
+struct Tracking {
+    tracked: Tracked,
+    request: Request,
+    is_event_stream: bool,
+    /// The last event, among whose data is the answer if there was one.
+    last: Bytes,
+    frames_left: u8,
+}
+
+impl<B> TrackedBody<B> {
+    pub(super) const fn untracked(inner: B) -> Self {
+        Self { inner: Some(inner), tracking: None, signal: None }
+    }
+
+    pub(super) fn new(inner: B, headers: &HeaderMap, mut tracked: Tracked, mut request: Request) -> Self {
+        let content_type = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+        let is_event_stream = content_type.is_some_and(|value| value.starts_with(b"text/event-stream"));
+        if tracked.is_listener() {
+            // It may last for days: all of its request is not kept for so long.
+            request.envelope();
+        }
+        tracked.gave();
+        let signal = is_event_stream.then(|| tracked.signal());
+        let tracking = Tracking { tracked, request, is_event_stream, last: Bytes::new(), frames_left: LAST_FRAMES };
+        Self { inner: Some(inner), tracking: Some(tracking), signal }
+    }
+}
+
+impl Tracking {
+    /// Notes what the body gave.
+    fn note(&mut self, frame: &Frame<Bytes>) {
+        self.tracked.gave();
+        // Comments only keep the connection alive.
+        if let Some(data) = frame.data_ref()
+            && self.is_event_stream
+            && !data.starts_with(b":")
+        {
+            self.last = data.clone();
+        }
+    }
+
+    /// The event that ends the request; `None` if it was answered, or nothing can be said in the middle of an event.
+    fn farewell(&mut self) -> Option<Bytes> {
+        let is_between_events = self.last.is_empty() || self.last.ends_with(EVENT_END);
+        let id = self.request.envelope().map(|envelope| envelope.id.clone())?;
+        if !is_between_events || answers(&self.last, &id) {
+            return None;
+        }
+        let message = if self.tracked.is_listener() {
+            // So MCP tells a client that the server stops.
+            let result = SubscriptionsListenResult::complete(id.clone());
+            ServerJsonRpcMessage::response(ServerResult::SubscriptionsListenResult(result), id)
+        } else {
+            ServerJsonRpcMessage::error(Refusal::draining(ArrivalKind::Request).answer(), Some(id))
+        };
+        let message = serde_json::to_string(&message).ok()?;
+        Some(format!("data: {message}\n\n").into())
+    }
+}
+
+/// Whether an event holds the answer to a request.
+fn answers(event: &[u8], id: &RequestId) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Message {
+        id: Option<RequestId>,
+        method: Option<serde::de::IgnoredAny>,
+    }
+    let lines = event.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"data:"));
+    lines
+        .filter_map(|line| serde_json::from_slice::<Message>(line).ok())
+        .any(|message| message.method.is_none() && message.id.as_ref() == Some(id))
+}
+
+impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            *this.tracking = None;
+            return Poll::Ready(None);
+        };
+        let Some(tracking) = this.tracking else { return inner.poll_frame(cx) };
+        tracking.tracked.asked();
+        if tracking.frames_left > 0 {
+            let frame = inner.poll_frame(cx);
+            match &frame {
+                Poll::Ready(Some(Ok(frame))) => {
+                    tracking.note(frame);
+                    tracking.frames_left -= u8::from(tracking.is_event_stream && tracking.tracked.is_to_be_cut());
+                }
+                Poll::Ready(_) => *this.tracking = None,
+                Poll::Pending => {}
+            }
+            if frame.is_ready() || !tracking_is_cut(this.tracking, this.signal, cx) {
+                return frame;
+            }
+        }
+        let farewell = this.tracking.as_mut().and_then(Tracking::farewell);
+        // This ends the handler too.
+        this.inner.set(None);
+        match (farewell, this.tracking) {
+            (Some(farewell), Some(tracking)) => {
+                tracking.tracked.note_cut();
+                tracking.tracked.gave();
+                Poll::Ready(Some(Ok(Frame::data(farewell))))
+            }
+            (_, tracking) => {
+                *tracking = None;
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(B::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), B::size_hint)
+    }
+}
+
+/// Whether the body of an event stream is to end.
+fn tracking_is_cut(tracking: &Option<Tracking>, signal: Pin<&mut Option<OwnedNotified>>, cx: &mut Context<'_>) -> bool {
+    let tracking = tracking.as_ref().filter(|tracking| tracking.is_event_stream);
+    tracking.is_some_and(|tracking| is_cut(&tracking.tracked, signal, cx))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::registry::Signals;
+    use crate::tracker::RequestTracker;
+
+    /// A body that gives its frames and then waits for more.
+    struct Waits(VecDeque<&'static str>);
+
+    impl Body for Waits {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.pop_front() {
+                Some(text) => Poll::Ready(Some(Ok(Frame::data(text.into())))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    fn tracker() -> Arc<RequestTracker> {
+        Arc::new(RequestTracker::new(Arc::new(Signals::default())))
+    }
+
+    /// All that a body gives until it ends or waits; and whether it has ended.
+    fn read(body: &mut Pin<Box<TrackedBody<Waits>>>) -> (String, bool) {
+        let mut text = String::new();
+        loop {
+            match body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Some(Ok(frame))) => text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap()),
+                Poll::Ready(None) => return (text, true),
+                Poll::Pending => return (text, false),
+                Poll::Ready(Some(Err(never))) => match never {},
+            }
+        }
+    }
+
+    /// What a body that gave these frames gives once it is cut off.
+    fn cut_off(frames: &[&'static str], content_type: &'static str) -> (String, bool) {
+        let tracker = tracker();
+        let tracked = tracker.enter(Class::Call, 1).unwrap();
+        let mut request = Chunks::default();
+        request.push(Bytes::from_static(br#"{"jsonrpc": "2.0", "id": "x", "method": "tools/call"}"#));
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        let inner = Waits(frames.iter().copied().collect());
+        let mut body = Box::pin(TrackedBody::new(inner, &headers, tracked, Request::new(request, None)));
+        assert_eq!(read(&mut body), (frames.concat(), false));
+        tracker.cut();
+        read(&mut body)
+    }
+
+    #[test]
+    fn a_body_that_is_cut_off_ends_with_the_error_unless_it_held_the_answer() {
+        let (progress, priming) = ("data: {\"jsonrpc\":\"2.0\",\"method\":\"p\",\"params\":{}}\n\n", "data:\n\n");
+        let asked = "data: {\"jsonrpc\":\"2.0\",\"id\":\"x\",\"method\":\"elicitation/create\"}\n\n";
+        let of_another = "data: {\"jsonrpc\":\"2.0\",\"id\":\"y\",\"result\":{}}\n\n";
+        for frames in [&[][..], &[priming], &[progress], &[asked], &[of_another], &[progress, ":\n\n"]] {
+            let (text, has_ended) = cut_off(frames, "text/event-stream");
+            let error: serde_json::Value =
+                serde_json::from_str(text.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap()).unwrap();
+            assert_eq!((&error["id"], &error["error"]["code"]), (&"x".into(), &503.into()), "{frames:?}");
+            assert!(has_ended, "{frames:?}");
+        }
+        let result = "id: 7\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"x\",\"result\":{\"method\":1}}\n\n";
+        let error = "data: {\"jsonrpc\":\"2.0\",\"id\":\"x\",\"error\":{\"code\":1,\"message\":\"m\"}}\n\n";
+        let half = "data: {\"jsonrpc\":";
+        for frames in [&[result][..], &[error], &[result, ":\n\n"], &[half]] {
+            assert_eq!(cut_off(frames, "text/event-stream"), (String::new(), true), "{frames:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_stream_is_not_cut_off() {
+        assert_eq!(cut_off(&["{"], "application/json"), (String::new(), false));
+    }
+
+    #[test]
+    fn a_body_that_never_waits_is_cut_off_nevertheless() {
+        let tracker = tracker();
+        let tracked = tracker.enter(Class::Call, 1).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        let inner = Waits(vec!["data: 1\n\n"; 1_000].into());
+        let mut body = Box::pin(TrackedBody::new(inner, &headers, tracked, Request::default()));
+        tracker.cut();
+        let (text, has_ended) = read(&mut body);
+        assert!(has_ended && text.lines().count() < 100, "{text}");
+    }
+
+    #[test]
+    fn no_more_of_a_class_are_tracked_than_there_may_be() {
+        let tracker = tracker();
+        let first = tracker.enter(Class::Listener, 1).unwrap();
+        assert!(tracker.enter(Class::Listener, 1).is_none());
+        assert_eq!(tracker.listeners(), 1);
+        drop(first);
+        assert!(tracker.enter(Class::Listener, 1).is_some());
+    }
+}

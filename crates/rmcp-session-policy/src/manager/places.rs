@@ -1,0 +1,500 @@
+//! The places of a manager, and what waits for one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::fair_queue::FairQueue;
+use crate::admission::{ArrivalKind, ClientKey};
+
+/// Counts the places, and hands each one that comes free to what has waited for it. It is kept under the manager's lock.
+///
+/// While anything waits, no place is free, so nothing that comes later slips in. Restores are served before newcomers; among
+/// each of these first what has its turn and expects the place of a victim, and then the rest, by client in turn.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: usize,
+    /// Newcomers that have a place, or expect one, and are no session yet.
+    arriving: usize,
+    waiters: BTreeMap<u64, Waiter>,
+    restores: Lane,
+    newcomers: Lane,
+    /// The number of the newest waiter, and of the newest turn.
+    last: u64,
+    /// What was first in the queues when its request was last told so.
+    first: Option<u64>,
+    /// Since when every look found no session that may go.
+    pub(super) stalled_since: Option<Instant>,
+}
+
+/// Waiters of one kind.
+#[derive(Debug, Default)]
+struct Lane {
+    queued: FairQueue,
+    /// Those that had their turn, by it.
+    expecting: BTreeMap<u64, u64>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    kind: ArrivalKind,
+    client: ClientKey,
+    stage: Stage,
+    wake: Arc<Notify>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Queued,
+    /// Had its turn, which this is.
+    Expecting(u64),
+    /// Has a place.
+    Served,
+}
+
+impl Places {
+    pub(super) fn new(all: usize) -> Self {
+        Self {
+            free: all,
+            arriving: 0,
+            waiters: BTreeMap::new(),
+            restores: Lane::default(),
+            newcomers: Lane::default(),
+            last: 0,
+            first: None,
+            stalled_since: None,
+        }
+    }
+
+    /// Places that nothing holds.
+    pub(super) const fn free(&self) -> usize {
+        self.free
+    }
+
+    /// Takes a free place.
+    pub(super) fn take(&mut self, kind: ArrivalKind) -> bool {
+        let Some(free) = self.free.checked_sub(1) else { return false };
+        self.free = free;
+        self.arriving += usize::from(is_newcomer(kind));
+        true
+    }
+
+    /// Takes a place back: of a session that is gone, or of a request that became none.
+    pub(super) fn put_back(&mut self) {
+        let number = [ArrivalKind::Restore, ArrivalKind::Create].into_iter().find_map(|kind| {
+            let lane = self.lane(kind);
+            lane.expecting.pop_first().map(|(_, number)| number).or_else(|| lane.queued.pop())
+        });
+        let Some(waiter) = number.and_then(|number| self.waiters.get_mut(&number)) else {
+            self.free += 1;
+            return;
+        };
+        if matches!(waiter.stage, Stage::Queued) {
+            self.arriving += usize::from(is_newcomer(waiter.kind));
+        }
+        waiter.stage = Stage::Served;
+        waiter.wake.notify_one();
+        self.tell_first();
+    }
+
+    /// A request with a place has become a session, or never will.
+    pub(super) fn arrived(&mut self, kind: ArrivalKind) {
+        self.arriving -= usize::from(is_newcomer(kind));
+    }
+
+    /// Newcomers, other than this waiter, that will be half-open sessions. They count as such before they are, or a burst of
+    /// newcomers would evict every session before the first of them is there.
+    pub(super) fn arriving_beside(&self, number: Option<u64>) -> usize {
+        let waiter = number.and_then(|number| self.waiters.get(&number));
+        let counts = waiter.is_some_and(|waiter| is_newcomer(waiter.kind) && !matches!(waiter.stage, Stage::Queued));
+        self.arriving - usize::from(counts)
+    }
+
+    /// How many waiters had their turn and have no place yet.
+    pub(super) fn expecting(&self) -> usize {
+        self.restores.expecting.len() + self.newcomers.expecting.len()
+    }
+
+    /// Whether a request that comes now has its turn at once.
+    pub(super) fn is_next(&self, kind: ArrivalKind) -> bool {
+        self.restores.queued.is_empty() && (kind == ArrivalKind::Restore || self.newcomers.queued.is_empty())
+    }
+
+    /// Whether it is a waiter's turn.
+    pub(super) fn is_first(&self, number: u64) -> bool {
+        self.first() == Some(number)
+    }
+
+    /// Queues a request. Gives its number, and what wakes it.
+    pub(super) fn queue(&mut self, kind: ArrivalKind, client: ClientKey) -> (u64, Arc<Notify>) {
+        let (number, wake) = self.add(kind, client, Stage::Queued);
+        let Self { waiters, restores, newcomers, .. } = self;
+        if let Some(waiter) = waiters.get(&number) {
+            let lane = if is_newcomer(kind) { newcomers } else { restores };
+            lane.queued.push(&waiter.client, number);
+        }
+        // If it is first itself it knows.
+        self.first = self.first();
+        (number, wake)
+    }
+
+    /// Has a request that has its turn at once expect a place.
+    pub(super) fn expect_at_once(&mut self, kind: ArrivalKind) -> (u64, Arc<Notify>) {
+        self.last += 1;
+        let turn = self.last;
+        let (number, wake) = self.add(kind, ClientKey::Anonymous, Stage::Expecting(turn));
+        self.lane(kind).expecting.insert(turn, number);
+        self.arriving += usize::from(is_newcomer(kind));
+        (number, wake)
+    }
+
+    /// Has the first of the queue expect a place.
+    pub(super) fn expect(&mut self, number: u64) {
+        self.last += 1;
+        let turn = self.last;
+        let Some(waiter) = self.waiters.get_mut(&number) else { return };
+        waiter.stage = Stage::Expecting(turn);
+        let kind = waiter.kind;
+        self.arriving += usize::from(is_newcomer(kind));
+        let lane = self.lane(kind);
+        let first = lane.queued.pop();
+        debug_assert_eq!(first, Some(number), "the first has its turn");
+        lane.expecting.insert(turn, number);
+        self.tell_first();
+    }
+
+    /// Uses the turn of the first of the queue up: no session may go for it.
+    pub(super) fn refuse(&mut self, number: u64) {
+        if let Some(waiter) = self.waiters.remove(&number) {
+            let first = self.lane(waiter.kind).queued.pop();
+            debug_assert_eq!(first, Some(number), "the first has its turn");
+            self.tell_first();
+        }
+    }
+
+    /// Takes the place that a waiter was handed, if it was. It waits no longer then.
+    pub(super) fn collect(&mut self, number: u64) -> bool {
+        let served = self.waiters.get(&number).is_some_and(|waiter| matches!(waiter.stage, Stage::Served));
+        if served {
+            self.waiters.remove(&number);
+        }
+        served
+    }
+
+    /// Forgets a waiter. The place that it was handed goes to the next.
+    pub(super) fn leave(&mut self, number: u64) {
+        let Some(waiter) = self.waiters.remove(&number) else { return };
+        let lane = self.lane(waiter.kind);
+        match waiter.stage {
+            Stage::Queued => {
+                lane.queued.remove(&waiter.client, number);
+                self.tell_first();
+            }
+            Stage::Expecting(turn) => {
+                lane.expecting.remove(&turn);
+                self.give_up(waiter.kind);
+            }
+            Stage::Served => {
+                self.give_up(waiter.kind);
+                self.put_back();
+            }
+        }
+    }
+
+    /// A request that had a place, or expected one, becomes no session.
+    pub(super) fn give_up(&mut self, kind: ArrivalKind) {
+        self.arrived(kind);
+        // Fewer sessions will be half-open, so it may be that one that may not go for the first of the queue now may.
+        if is_newcomer(kind)
+            && let Some(first) = self.first().and_then(|first| self.waiters.get(&first))
+        {
+            first.wake.notify_one();
+        }
+    }
+
+    fn add(&mut self, kind: ArrivalKind, client: ClientKey, stage: Stage) -> (u64, Arc<Notify>) {
+        self.last += 1;
+        let wake = Arc::<Notify>::default();
+        self.waiters.insert(self.last, Waiter { kind, client, stage, wake: Arc::clone(&wake) });
+        (self.last, wake)
+    }
+
+    const fn lane(&mut self, kind: ArrivalKind) -> &mut Lane {
+        if is_newcomer(kind) { &mut self.newcomers } else { &mut self.restores }
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.restores.queued.first().or_else(|| self.newcomers.queued.first())
+    }
+
+    /// Wakes the first of the queue if it has become so. Only the first looks for a victim, so of all that wait one is woken.
+    fn tell_first(&mut self) {
+        let first = self.first();
+        if first.is_none() {
+            self.stalled_since = None;
+        }
+        if first != std::mem::replace(&mut self.first, first)
+            && let Some(waiter) = first.and_then(|first| self.waiters.get(&first))
+        {
+            waiter.wake.notify_one();
+        }
+    }
+}
+
+const fn is_newcomer(kind: ArrivalKind) -> bool {
+    !matches!(kind, ArrivalKind::Restore)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use proptest::prelude::*;
+
+    use super::ArrivalKind::{Create, Restore};
+    use super::*;
+
+    fn address(last: u8) -> ClientKey {
+        ClientKey::Address([192, 0, 2, last].into())
+    }
+
+    /// Has all places taken.
+    fn full(all: usize) -> Places {
+        let mut places = Places::new(all);
+        assert!((0..all).all(|_| places.take(Create)) && !places.take(Create));
+        places
+    }
+
+    fn is_woken(wake: &Notify) -> bool {
+        wake.notified().now_or_never().is_some()
+    }
+
+    #[test]
+    fn a_place_goes_to_restores_before_newcomers_and_to_what_had_its_turn_before_the_rest() {
+        let mut places = full(9);
+        let expecting = places.expect_at_once(Create).0;
+        let (flood, other) = (places.queue(Create, address(1)).0, places.queue(Create, address(2)).0);
+        let more = places.queue(Create, address(1)).0;
+        let restore = places.queue(Restore, address(1)).0;
+        let restore_expecting = places.expect_at_once(Restore).0;
+        for number in [restore_expecting, restore, expecting, flood, other, more] {
+            assert!(!places.collect(number));
+            places.put_back();
+            assert!(places.collect(number) && !places.collect(number));
+            assert_eq!(places.free(), 0);
+        }
+        places.put_back();
+        assert_eq!(places.free(), 1);
+    }
+
+    #[test]
+    fn a_place_that_was_handed_to_a_request_that_left_goes_to_the_next() {
+        let mut places = full(2);
+        let (first, second) = (places.queue(Create, address(1)).0, places.queue(Create, address(1)).0);
+        places.put_back();
+        places.leave(first);
+        assert!(places.collect(second));
+        places.put_back();
+        assert_eq!((places.free(), places.waiters.len()), (1, 0));
+    }
+
+    #[test]
+    fn of_all_that_wait_only_the_first_is_woken_and_only_once_it_is_first() {
+        let mut places = full(2);
+        let waiting: Vec<_> = (0..100).map(|_| places.queue(Create, ClientKey::Anonymous)).collect();
+        let woken = |waiting: &[(u64, Arc<Notify>)]| -> Vec<_> {
+            (0..waiting.len()).filter(|nth| is_woken(&waiting[*nth].1)).collect()
+        };
+        assert!(woken(&waiting).is_empty(), "the first knows");
+        places.give_up(Create);
+        assert_eq!(woken(&waiting), [0], "one newcomer less is on its way");
+        places.expect(waiting[0].0);
+        assert_eq!(woken(&waiting), [1]);
+        places.leave(waiting[50].0);
+        assert!(woken(&waiting).is_empty());
+        places.leave(waiting[1].0);
+        assert_eq!(woken(&waiting), [2]);
+        places.refuse(waiting[2].0);
+        assert_eq!(woken(&waiting), [3]);
+        places.put_back();
+        assert_eq!(woken(&waiting), [0], "it has its place");
+        places.put_back();
+        assert_eq!(woken(&waiting), [3, 4], "one has its place, the other its turn");
+        let restore = places.queue(Restore, ClientKey::Anonymous);
+        assert!(woken(&waiting).is_empty());
+        places.leave(restore.0);
+        assert_eq!(woken(&waiting), [4], "its turn again");
+    }
+
+    #[test]
+    fn a_refusal_uses_the_turn_of_a_client_up() {
+        let mut places = full(1);
+        let numbers = [1, 1, 2].map(|client| places.queue(Create, address(client)).0);
+        places.refuse(numbers[0]);
+        assert!(places.is_first(numbers[2]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn since_when_no_session_may_go_is_forgotten_with_the_last_that_waits() {
+        let mut places = full(1);
+        let number = places.queue(Create, address(1)).0;
+        places.stalled_since = Some(Instant::now());
+        places.leave(number);
+        assert_eq!(places.stalled_since, None);
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Come(ArrivalKind, u8),
+        /// The first of the queue takes a victim.
+        Expect,
+        /// No session may go for the first of the queue.
+        Refuse,
+        /// One of those that wait, or have been handed a place, leaves.
+        Leave(u8),
+        /// One of those that have been handed a place takes it.
+        Collect(u8),
+        /// A place that was taken becomes that of a session.
+        Settle(u8),
+        /// Or is given back.
+        GiveBack(u8),
+        /// A session is gone.
+        End,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let kind = || prop_oneof![3 => Just(Create), 1 => Just(Restore)];
+        let step = prop_oneof![
+            6 => (kind(), 0..4_u8).prop_map(|(kind, client)| Step::Come(kind, client)),
+            2 => Just(Step::Expect),
+            1 => Just(Step::Refuse),
+            2 => any::<u8>().prop_map(Step::Leave),
+            3 => any::<u8>().prop_map(Step::Collect),
+            3 => any::<u8>().prop_map(Step::Settle),
+            1 => any::<u8>().prop_map(Step::GiveBack),
+            3 => Just(Step::End),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    /// What should be: what waits in which order, and what has a place.
+    #[derive(Default)]
+    struct Model {
+        /// By kind: restores, newcomers.
+        expecting: [Vec<u64>; 2],
+        queued: [FairQueue; 2],
+        waiting: Vec<(u64, ArrivalKind, ClientKey)>,
+        served: Vec<(u64, ArrivalKind)>,
+        holding: Vec<ArrivalKind>,
+        sessions: usize,
+    }
+
+    impl Model {
+        fn first(&self) -> Option<(u64, usize)> {
+            (0..2).find_map(|lane| Some((self.queued[lane].first()?, lane)))
+        }
+
+        /// A place comes free.
+        fn serve(&mut self) {
+            let next = (0..2).find_map(|lane| match self.expecting[lane].is_empty() {
+                true => self.queued[lane].pop(),
+                false => Some(self.expecting[lane].remove(0)),
+            });
+            if let Some(next) = next {
+                let nth = self.waiting.iter().position(|(number, ..)| *number == next).expect("it waits");
+                let (number, kind, _) = self.waiting.remove(nth);
+                self.served.push((number, kind));
+            }
+        }
+
+        fn arriving(&self) -> usize {
+            let served = self.served.iter().filter(|(_, kind)| *kind == Create).count();
+            let holding = self.holding.iter().filter(|kind| **kind == Create).count();
+            self.expecting[1].len() + served + holding
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_place_is_lost_or_made_and_each_goes_where_it_should(all in 1..6_usize, steps in steps()) {
+            let (mut places, mut model) = (Places::new(all), Model::default());
+            for step in steps {
+                match step {
+                    Step::Come(kind, _) if places.take(kind) => model.holding.push(kind),
+                    Step::Come(kind, client) => {
+                        let client = if client == 0 { ClientKey::Anonymous } else { address(client) };
+                        let lane = usize::from(kind == Create);
+                        let is_next = (0..=lane).all(|lane| model.queued[lane].is_empty());
+                        prop_assert_eq!(places.is_next(kind), is_next);
+                        // Every other one of those whose turn it is finds a victim at once.
+                        let number = if is_next && model.waiting.len() % 2 == 0 {
+                            let number = places.expect_at_once(kind).0;
+                            model.expecting[lane].push(number);
+                            number
+                        } else {
+                            let number = places.queue(kind, client.clone()).0;
+                            model.queued[lane].push(&client, number);
+                            number
+                        };
+                        model.waiting.push((number, kind, client));
+                    }
+                    Step::Expect => if let Some((first, lane)) = model.first() {
+                        places.expect(first);
+                        model.queued[lane].pop();
+                        model.expecting[lane].push(first);
+                    },
+                    Step::Refuse => if let Some((first, lane)) = model.first() {
+                        places.refuse(first);
+                        model.queued[lane].pop();
+                        model.waiting.retain(|(number, ..)| *number != first);
+                    },
+                    Step::Leave(which) => {
+                        let which = usize::from(which) % (model.waiting.len() + model.served.len()).max(1);
+                        if which < model.waiting.len() {
+                            let (number, kind, client) = model.waiting.remove(which);
+                            let lane = usize::from(kind == Create);
+                            model.expecting[lane].retain(|other| *other != number);
+                            model.queued[lane].remove(&client, number);
+                            places.leave(number);
+                        } else if which < model.waiting.len() + model.served.len() {
+                            let (number, _) = model.served.remove(which - model.waiting.len());
+                            model.serve();
+                            places.leave(number);
+                        }
+                    }
+                    Step::Collect(which) if !model.served.is_empty() => {
+                        let (number, kind) = model.served.remove(usize::from(which) % model.served.len());
+                        prop_assert!(places.collect(number));
+                        model.holding.push(kind);
+                    }
+                    Step::Settle(which) if !model.holding.is_empty() => {
+                        let kind = model.holding.swap_remove(usize::from(which) % model.holding.len());
+                        places.arrived(kind);
+                        model.sessions += 1;
+                    }
+                    Step::GiveBack(which) if !model.holding.is_empty() => {
+                        let kind = model.holding.swap_remove(usize::from(which) % model.holding.len());
+                        places.give_up(kind);
+                        places.put_back();
+                        model.serve();
+                    }
+                    Step::End if model.sessions > 0 => {
+                        model.sessions -= 1;
+                        places.put_back();
+                        model.serve();
+                    }
+                    _ => {}
+                }
+                let taken = model.served.len() + model.holding.len() + model.sessions;
+                prop_assert_eq!(places.free() + taken, all);
+                prop_assert!(places.free() == 0 || model.waiting.is_empty());
+                prop_assert_eq!(places.arriving_beside(None), model.arriving());
+                prop_assert_eq!(places.expecting(), model.expecting[0].len() + model.expecting[1].len());
+                prop_assert_eq!(places.first(), model.first().map(|(first, _)| first));
+                prop_assert!(!model.waiting.iter().any(|(number, ..)| places.collect(*number)));
+                prop_assert_eq!(places.waiters.len(), model.waiting.len() + model.served.len());
+            }
+        }
+    }
+}
