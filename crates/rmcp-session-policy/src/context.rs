@@ -80,7 +80,6 @@ pub(crate) fn is_passive() -> bool {
 }
 
 /// Whether the request of the running scope opens a listening stream (a GET), as the HTTP layer says.
-#[expect(dead_code, reason = "asked by what holds the streams of parked sessions")]
 pub(crate) fn is_listening() -> bool {
     in_scope(|scope| scope.context.listening).unwrap_or(false)
 }

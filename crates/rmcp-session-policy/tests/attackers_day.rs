@@ -255,6 +255,11 @@ async fn every_honest_call_is_answered_and_no_foreign_byte_read() {
     attacks.shutdown().await;
     let failures = day.failures.lock().expect("no panic");
     let (calls, attacks) = (day.calls.load(SeqCst), day.attacks.load(SeqCst));
-    assert!(failures.is_empty(), "{} of {calls}, at most {most:?} busy and half-open: {:#?}", failures.len(), &failures[..failures.len().min(10)]);
+    assert!(
+        failures.is_empty(),
+        "{} of {calls}, at most {most:?} busy and half-open: {:#?}",
+        failures.len(),
+        &failures[..failures.len().min(10)]
+    );
     assert!(calls >= HONEST && attacks >= 100, "{calls} honest calls beside {attacks} attacks");
 }

@@ -46,6 +46,15 @@ fn more_half_open_sessions_than_places_are_refused() {
     assert!(PolicySessionManager::local().max_sessions(10).max_opening(10).build().is_ok());
 }
 
+#[test]
+fn more_streams_of_parked_sessions_than_parked_sessions_are_refused() {
+    let error = refused(|b| b.max_parked(10).max_parked_streams(11));
+    assert_names(&error, "max_parked_streams", "11", "max_parked, which is 10");
+    assert!(PolicySessionManager::local().max_parked(10).max_parked_streams(10).build().is_ok());
+    assert!(PolicySessionManager::local().max_parked(0).max_parked_streams(0).build().is_ok());
+    assert!(PolicySessionManager::local().max_parked(1).build().is_ok(), "the default bound is no more than a bound");
+}
+
 type Setter = (&'static str, fn(Local, Duration) -> Local);
 
 const DURATIONS: [Setter; 6] = [

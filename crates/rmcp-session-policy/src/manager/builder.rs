@@ -22,6 +22,7 @@ use crate::{HOUR, MINUTE, SECOND};
 pub(crate) struct Settings {
     pub(crate) max_sessions: usize,
     pub(crate) max_opening: usize,
+    pub(crate) max_parked_streams: usize,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) init_timeout: Duration,
@@ -39,6 +40,7 @@ pub struct Builder<I> {
     inner: I,
     settings: Settings,
     max_opening: Option<usize>,
+    max_parked_streams: Option<usize>,
     min_idle: Duration,
     busy_may_go: bool,
     protect: Option<Predicate>,
@@ -57,6 +59,7 @@ impl<I: SessionManager> Builder<I> {
             settings: Settings {
                 max_sessions: 1_000,
                 max_opening: 0,
+                max_parked_streams: 0,
                 idle_timeout: Some(30 * MINUTE),
                 max_lifetime: None,
                 init_timeout: 30 * SECOND,
@@ -66,6 +69,7 @@ impl<I: SessionManager> Builder<I> {
                 call_rejection: CallRejection::Result,
             },
             max_opening: None,
+            max_parked_streams: None,
             min_idle: Duration::ZERO,
             busy_may_go: false,
             protect: None,
@@ -217,6 +221,14 @@ impl<I: SessionManager> Builder<I> {
         self
     }
 
+    /// Sets how many listening streams (GETs) stay open while their sessions are parked, one a session; 0 keeps none. A
+    /// stream that stays open goes on with its session's next incarnation, so its client misses nothing. It takes
+    /// [`layer`](PolicySessionManager::layer). Defaults to [`max_sessions`](Self::max_sessions).
+    pub const fn max_parked_streams(mut self, streams: usize) -> Self {
+        self.max_parked_streams = Some(streams);
+        self
+    }
+
     /// Sets who hears of what happens. Defaults to nobody.
     pub fn observer(mut self, observer: impl SessionObserver) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -258,6 +270,13 @@ impl<I: SessionManager> Builder<I> {
             return Err(ConfigError::new("max_opening", opening, &remedy));
         }
         settings.max_opening = opening;
+        if let Some(streams) = self.max_parked_streams
+            && streams > self.limits.entries
+        {
+            let remedy = format!("allow at most max_parked, which is {}; 0 keeps none", self.limits.entries);
+            return Err(ConfigError::new("max_parked_streams", streams, &remedy));
+        }
+        settings.max_parked_streams = self.max_parked_streams.unwrap_or(most);
         let durations = [
             ("idle_timeout", settings.idle_timeout, "allow more than zero, or None for no timeout"),
             ("max_lifetime", settings.max_lifetime, "allow more than zero, or None for no limit"),

@@ -48,12 +48,23 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Asks who may come in, and gets a place.
-    pub(super) async fn admit(
+    async fn admit(
         self: &Arc<Self>,
         kind: ArrivalKind,
         context: Option<&ClientContext>,
         only_free: bool,
     ) -> Result<(Permit, Place), Failed<I>> {
+        let admitted = self.try_admit(kind, context, only_free).await?;
+        admitted.ok_or_else(|| self.refuse(kind, context, self.at_capacity()))
+    }
+
+    /// Asks who may come in, and gets a place; `None` if there is none, of which nobody is told yet.
+    pub(super) async fn try_admit(
+        self: &Arc<Self>,
+        kind: ArrivalKind,
+        context: Option<&ClientContext>,
+        only_free: bool,
+    ) -> Result<Option<(Permit, Place)>, Failed<I>> {
         if self.stops_taking(kind) {
             return Err(self.refuse(kind, context, PolicyError::Draining));
         }
@@ -71,14 +82,8 @@ impl<I: SessionManager> Shared<I> {
                 }
             }
         };
-        match self.place(kind, context, only_free).await {
-            Some(place) => Ok((permit, place)),
-            None => {
-                // The quota is given back before anybody hears of the refusal.
-                drop(permit);
-                Err(self.refuse(kind, context, self.at_capacity()))
-            }
-        }
+        // Without a place the quota is given back, before anybody hears of the refusal.
+        Ok(self.place(kind, context, only_free).await.map(|place| (permit, place)))
     }
 
     /// Puts a session that exists in the inner manager into the registry. It waits for nothing, so it is never half done.

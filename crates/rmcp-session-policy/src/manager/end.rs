@@ -225,6 +225,8 @@ impl<I: SessionManager> Shared<I> {
         let record = &session.record;
         let parked = Self::is_parked_after(session).then(|| self.parking.keep(session, now)).flatten();
         let is_parked = parked.is_some();
+        // Held before it is parked: whatever ends the parking finds the stream.
+        self.settle_streams(session, is_parked);
         if !is_parked {
             self.parking.bury(session);
         }

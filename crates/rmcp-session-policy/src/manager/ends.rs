@@ -1,5 +1,6 @@
-//! Tells the policies of sessions that have ended for good.
+//! What happens when sessions have ended for good.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -7,24 +8,34 @@ use super::lot::Parked;
 use crate::admission::AdmissionPolicy;
 use crate::registry::SessionOrigin;
 
-/// The policies that are told when a session neither lives nor is parked any more.
-#[derive(Debug, Default)]
+/// What hears of it when a session neither lives nor is parked any more: the stream that is held for it, and the policies.
 pub(super) struct Ends {
     policies: Vec<Arc<dyn AdmissionPolicy>>,
+    end_stream: EndStream,
 }
 
+/// Ends the held stream of a session, if it has one.
+pub(super) type EndStream = Box<dyn Fn(SessionOrigin) + Send + Sync>;
+
 impl Ends {
-    pub(super) fn new(policies: impl IntoIterator<Item = Arc<dyn AdmissionPolicy>>) -> Self {
-        Self { policies: policies.into_iter().collect() }
+    pub(super) fn new(policies: impl IntoIterator<Item = Arc<dyn AdmissionPolicy>>, end_stream: EndStream) -> Self {
+        Self { policies: policies.into_iter().collect(), end_stream }
     }
 
     /// Tells of the end of a session. This runs code of the policies, so the caller holds no lock.
     pub(super) fn tell(&self, session: SessionOrigin) {
+        (self.end_stream)(session);
         for policy in &self.policies {
             if catch_unwind(AssertUnwindSafe(|| policy.on_session_end(session))).is_err() {
                 tracing::warn!("an admission policy panicked when it was told of the end of a session");
             }
         }
+    }
+}
+
+impl fmt::Debug for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ends").field("policies", &self.policies).finish_non_exhaustive()
     }
 }
 

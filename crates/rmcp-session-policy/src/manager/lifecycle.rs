@@ -29,7 +29,9 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
                 Err(at) => {
                     // Nobody may ever ask for a parked session again: that it is too old is noticed here.
                     shared.parking.expire(now);
-                    Err([at, shared.parking.next_expiry(), leases, handlers].into_iter().flatten().min())
+                    let streams = shared.end_overdue_streams(now);
+                    let others = [at, shared.parking.next_expiry(), streams, leases, handlers];
+                    Err(others.into_iter().flatten().min())
                 }
             }
         };

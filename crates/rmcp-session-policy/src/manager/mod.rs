@@ -13,6 +13,7 @@ mod fair_queue;
 mod handlers;
 mod leases;
 mod lifecycle;
+mod listen;
 mod lot;
 mod operate;
 mod parking;

@@ -68,6 +68,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
             stats.overruled = core.registry.overruled;
         }
         (stats.parked, stats.parked_bytes) = shared.parking.size(now);
+        stats.parked_streams = shared.held.len();
         stats.draining = self.is_draining();
         stats.listeners = shared.tracker.listeners();
         shared.tally.fill(&mut stats);
@@ -174,6 +175,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         self.refuse_newcomers();
         shared.signals.draining.store(true, SeqCst);
         shared.draining.store(true, SeqCst);
+        shared.held.close();
         tracing::info!("draining");
         let mut report = DrainReport::default();
         // Those whose end began earlier, but that are not gone yet, are among them.

@@ -49,6 +49,9 @@ impl<I: SessionManager> Drop for Right<I> {
     fn drop(&mut self) {
         if let Some(pin) = &self.pin {
             self.shared.parking.unpin(&self.id, pin);
+            if self.shared.find(&self.id).is_none() {
+                self.shared.held.stays(pin.serial());
+            }
         }
         self.shared.restoring.remove(&self.id);
         self.under_way.done.notify_waiters();
@@ -82,6 +85,7 @@ impl<I: SessionManager> Restoring<I> {
         let right = self.right.as_mut()?;
         if right.pin.is_none() && right.shared.may_come_back(&right.id) {
             right.pin = right.shared.parking.pin(&right.id);
+            right.pin.iter().for_each(|pin| right.shared.held.comes_back(pin.serial()));
         }
         right.pin.clone()
     }
@@ -161,10 +165,11 @@ impl<I: SessionManager> Shared<I> {
         if restoring.is_barred() || parked.is_none() && self.parking.is_dead(&id) {
             return Ok(RestoreOutcome::NotSupported);
         }
-        let (permit, place) = match restoring.admitted.take() {
-            Some(admitted) => admitted,
+        let admitted = match restoring.admitted.take() {
+            Some(admitted) => Some(admitted),
             None => self.admit_restore().await?,
         };
+        let (permit, place) = admitted.ok_or_else(|| self.refuse_restore())?;
         let transport = match self.inner_restore(&id).await? {
             Some(transport) => transport,
             None => return Ok(RestoreOutcome::NotSupported),
@@ -193,7 +198,7 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Whether a session is parked and may come back.
-    fn may_come_back(&self, id: &SessionId) -> bool {
+    pub(super) fn may_come_back(&self, id: &SessionId) -> bool {
         let now = Instant::now();
         let Some(parked) = self.parking.get(id, now) else { return false };
         let over_age = |lifetime| now >= parked.opened().instant() + lifetime;
@@ -204,14 +209,14 @@ impl<I: SessionManager> Shared<I> {
         true
     }
 
-    /// Asks for whoever is asking whether a session may come back.
-    async fn admit_restore(self: &Arc<Self>) -> Result<(Permit, Place), Failed<I>> {
+    /// Asks for whoever is asking whether a session may come back. `None` if there is no place.
+    async fn admit_restore(self: &Arc<Self>) -> Result<Option<(Permit, Place)>, Failed<I>> {
         let context = ClientContext::current();
-        self.admit(ArrivalKind::Restore, context.as_deref(), is_passive()).await
+        self.try_admit(ArrivalKind::Restore, context.as_deref(), is_passive()).await
     }
 
-    /// Turns a restore away that waited for too long.
-    fn refuse_restore(&self) -> Failed<I> {
+    /// Turns a restore away that found no place, or waited for too long.
+    pub(super) fn refuse_restore(&self) -> Failed<I> {
         self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), self.at_capacity())
     }
 
@@ -254,19 +259,23 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Keeps the right to restore a session, and all it needs to come back, until rmcp asks for it or the scope ends. Who
-    /// may not is told so now: rmcp would hold a restore that fails against whoever asks next.
-    async fn admit_reserved(self: &Arc<Self>, mut restoring: Restoring<I>) -> Result<(), Failed<I>> {
-        match self.admit_restore().await {
-            Ok(admitted) => {
-                restoring.admitted = Some(admitted);
-                keep_for_scope(|| Some(restoring));
-                Ok(())
-            }
-            Err(refused) => {
+    /// may not is told so now: rmcp would hold a restore that fails against whoever asks next. True for a GET whose session
+    /// stays parked: its stream is held.
+    async fn admit_reserved(self: &Arc<Self>, id: &SessionId, mut restoring: Restoring<I>) -> Result<bool, Failed<I>> {
+        let admitted = match self.admit_restore().await {
+            Ok(Some(admitted)) => admitted,
+            refused => {
+                let parked = restoring.pin();
                 restoring.done();
-                Err(refused)
+                return match (refused?, parked) {
+                    (None, Some(parked)) if self.reserve_stream(id, &parked) => Ok(true),
+                    _ => Err(self.refuse_restore()),
+                };
             }
-        }
+        };
+        restoring.admitted = Some(admitted);
+        keep_for_scope(|| Some(restoring));
+        Ok(false)
     }
 
     async fn inner_restore(&self, id: &SessionId) -> Result<Option<I::Transport>, Failed<I>> {
@@ -321,7 +330,7 @@ impl<I: SessionManager> Shared<I> {
                         reserved.into_iter().for_each(Restoring::done);
                         true
                     }
-                    Ok(Some(restoring)) => return self.admit_reserved(restoring).await.map(|()| false),
+                    Ok(Some(restoring)) => return self.admit_reserved(id, restoring).await,
                     Ok(None) => return Ok(false),
                 },
             };

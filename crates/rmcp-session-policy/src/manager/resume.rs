@@ -12,7 +12,7 @@ use super::session_manager::begin_listening;
 use super::shared::{Shared, not_found};
 use crate::context::{Outcome, let_go, note};
 use crate::error::PolicyError;
-use crate::transport::{EventId, EventSource, GovernedStream, Resumption, Session};
+use crate::transport::{EventId, GovernedStream, Resumption, Session};
 
 impl<I: SessionManager> Shared<I> {
     /// The number in the event ids of this incarnation.
@@ -27,10 +27,17 @@ impl<I: SessionManager> Shared<I> {
     /// An id of another session, or of none, and what the inner manager refuses are no failure to tell: rmcp answers with an
     /// empty stream, or the client would ask for the same event for ever.
     pub(super) async fn resume(
-        &self,
+        self: &Arc<Self>,
         id: &SessionId,
         last_event_id: &str,
     ) -> Result<GovernedStream<I::Transport>, PolicyError<I::Error>> {
+        if let Some(reserved) = self.take_reserved(id) {
+            return match Resumption::of(last_event_id, &self.seal_root.of_session(id), None) {
+                Resumption::Listen => self.listen(id, Some(reserved)).await,
+                Resumption::After(_) | Resumption::Over => Err(over()),
+                Resumption::Unknown => Err(PolicyError::UnknownEvent),
+            };
+        }
         let session = self.find_live(id)?;
         let listening = begin_listening::<I>(&session)?;
         let stream = match Resumption::of(last_event_id, session.seal_key(), Some(self.incarnation(&session))) {
@@ -43,19 +50,6 @@ impl<I: SessionManager> Shared<I> {
         stream
     }
 
-    /// Opens a listening stream of a live session.
-    pub(super) async fn open_stream(
-        &self,
-        session: Arc<Session<I::Transport>>,
-    ) -> Result<GovernedStream<I::Transport>, PolicyError<I::Error>> {
-        let stream = self.inner.create_standalone_stream(&session.record.id).await;
-        let stream = stream.map_err(|error| self.failed_within(&session, error))?;
-        let source = EventSource::listening(self.incarnation(&session));
-        // Who listens is a client, though its `initialized` never came.
-        session.record.ready();
-        Ok(GovernedStream::live(session, stream, true, source))
-    }
-
     async fn resume_after(
         &self,
         session: Arc<Session<I::Transport>>,
@@ -63,6 +57,10 @@ impl<I: SessionManager> Shared<I> {
     ) -> Result<GovernedStream<I::Transport>, PolicyError<I::Error>> {
         // Before the inner manager is asked: an answer that comes meanwhile is not missed.
         let answered = !source.is_listening() && is_quiet(&session);
+        if source.is_listening() && self.inner.event_store().is_none() {
+            // Ended first, so that the inner manager goes on with the one that is resumed. A store only gives what it has.
+            drop(self.take_over(&session));
+        }
         let stream = match self.inner.resume(&session.record.id, inner.to_owned()).await {
             Ok(stream) => stream,
             Err(_) if session.is_closing() => return Err(not_found()),
@@ -76,8 +74,10 @@ impl<I: SessionManager> Shared<I> {
             Poll::Ready(first) => first,
             Poll::Pending => None,
         };
+        let is_listening = source.is_listening();
         session.record.ready();
-        Ok(GovernedStream::live(session, stream::iter(first).chain(stream), true, source))
+        let stream = GovernedStream::live(Arc::clone(&session), stream::iter(first).chain(stream), true, source);
+        Ok(if is_listening { self.listening(&session, stream) } else { stream })
     }
 }
 

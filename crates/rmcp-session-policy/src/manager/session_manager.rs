@@ -169,6 +169,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
                 self.shared.watch_handler(request);
             }
         }
+        if replay && initialized {
+            self.shared.join_held(&session).await;
+        }
         let accepted = self.shared.inner.accept_message(id, message).await;
         if replay && initialized && accepted.is_ok() {
             session.raise(Flag::Replayed);
@@ -182,11 +185,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         &self,
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        let session = self.shared.find_live(id)?;
-        let listening = begin_listening::<I>(&session)?;
-        let stream = self.shared.open_stream(session).await;
-        drop(listening);
-        stream
+        self.shared.listen(id, self.shared.take_reserved(id)).await
     }
 
     async fn resume(
@@ -207,9 +206,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
 }
 
 /// Ends a session whose `initialize` nobody waits for any more: its id was never told to the client.
-struct Abandoned<'a, I: SessionManager> {
-    shared: &'a Arc<Shared<I>>,
-    session: Option<Arc<Session<I::Transport>>>,
+pub(super) struct Abandoned<'a, I: SessionManager> {
+    pub(super) shared: &'a Arc<Shared<I>>,
+    pub(super) session: Option<Arc<Session<I::Transport>>>,
 }
 
 impl<I: SessionManager> Drop for Abandoned<'_, I> {

@@ -35,7 +35,7 @@ use crate::registry::{Registry, Rules, Signals};
 use crate::tracker::RequestTracker;
 #[cfg(feature = "http")]
 use crate::transport::Flag;
-use crate::transport::{Incarnations, SealKey, Session};
+use crate::transport::{HeldStreams, Incarnations, SealKey, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ pub(crate) struct Shared<I: SessionManager> {
     pub(super) restoring: DashMap<SessionId, Arc<UnderWay>, RandomState>,
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
+    /// The listening streams of parked sessions.
+    pub(super) held: Arc<HeldStreams<I::Transport>>,
     pub(super) trailing: Trailing,
     pub(super) incarnations: Incarnations,
     /// What the keys of event ids are made of.
@@ -106,7 +108,10 @@ impl<I: SessionManager> Shared<I> {
         let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
         let deadlines = Deadlines::default();
         let sooner = Arc::clone(&deadlines.sooner);
-        let ends = Ends::new([&admission, &requests].into_iter().flatten().cloned());
+        let held = Arc::new(HeldStreams::new(settings.max_parked_streams, settings.max_sessions, Arc::clone(&sooner)));
+        let streams = Arc::clone(&held);
+        let policies = [&admission, &requests].into_iter().flatten().cloned();
+        let ends = Ends::new(policies, Box::new(move |session| streams.end(session)));
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
         let core = Core { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
         Ok(Self {
@@ -120,6 +125,7 @@ impl<I: SessionManager> Shared<I> {
             restoring: DashMap::with_hasher(RandomState::default()),
             restores: AtomicUsize::new(0),
             parking,
+            held,
             trailing,
             incarnations: Incarnations::default(),
             seal_root: Arc::new(SealKey::random()?),
@@ -311,6 +317,7 @@ pub(super) fn not_found<E: std::error::Error>() -> PolicyError<E> {
 
 impl<I: SessionManager> Drop for Shared<I> {
     fn drop(&mut self) {
+        self.held.close();
         if let Some(task) = self.lifecycle.get() {
             task.abort();
         }

@@ -72,6 +72,8 @@ pub struct Stats {
     pub parked: usize,
     /// What the parked ones hold, in bytes.
     pub parked_bytes: usize,
+    /// Listening streams that stay open while their sessions are parked.
+    pub parked_streams: usize,
     /// Sessions created.
     pub opened: u64,
     /// Sessions restored.
@@ -105,6 +107,7 @@ impl Stats {
             listeners: 0,
             parked: 0,
             parked_bytes: 0,
+            parked_streams: 0,
             opened: 0,
             restored: 0,
             requests: 0,

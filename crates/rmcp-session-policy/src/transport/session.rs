@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::task::AtomicWaker;
 use slab::Slab;
@@ -11,6 +11,7 @@ use slab::Slab;
 use super::cell::Cell;
 use super::ids::Ids;
 use super::in_flight::InFlight;
+use super::listener::Listener;
 use super::seal::{LazySealKey, SealKey};
 use super::stream::{Delivery, Slot};
 use crate::admission::Lease;
@@ -69,7 +70,7 @@ pub(crate) struct Session<T> {
     /// Wakes the transport's `receive`.
     pub(crate) receiver: AtomicWaker,
     pub(crate) ids: Ids<T>,
-    belongings: Mutex<Belongings>,
+    belongings: Mutex<Belongings<T>>,
     /// What the ids of its events are sealed with.
     seal_key: LazySealKey,
     /// The inner transport.
@@ -77,9 +78,10 @@ pub(crate) struct Session<T> {
 }
 
 /// What a session holds.
-#[derive(Default)]
-struct Belongings {
+struct Belongings<T> {
     streams: Slab<Arc<Slot>>,
+    /// The listening streams that may be held when the session is parked, the newest last; `None` once that is settled.
+    listeners: Option<Vec<Weak<Listener<T>>>>,
     /// Boxed, because most sessions hold nothing.
     lease: Option<Box<Lease>>,
     /// What parking keeps of the session, as serialized by the store.
@@ -113,14 +115,19 @@ impl<T> Session<T> {
             lingering: AtomicU32::new(0),
             ids: Ids::default(),
             receiver: AtomicWaker::new(),
-            belongings: Mutex::new(Belongings { parcel, ..Belongings::default() }),
+            belongings: Mutex::new(Belongings {
+                streams: Slab::new(),
+                listeners: Some(Vec::new()),
+                lease: None,
+                parcel,
+            }),
             seal_key: LazySealKey::new(root),
             cell: Cell::new(transport),
             on_their_way: AtomicU32::new(0),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Belongings> {
+    fn lock(&self) -> MutexGuard<'_, Belongings<T>> {
         self.belongings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -165,6 +172,29 @@ impl<T> Session<T> {
     pub(crate) fn remove_stream(&self, place: usize) {
         let slot = self.lock().streams.try_remove(place);
         drop(slot);
+    }
+
+    /// Has a listening stream; false if it has ended, and its streams were asked for.
+    pub(super) fn listen(&self, listener: &Arc<Listener<T>>) -> bool {
+        let mut belongings = self.lock();
+        let Some(listeners) = &mut belongings.listeners else { return false };
+        // Those that hung up are forgotten as often as the list would grow.
+        if listeners.len() == listeners.capacity() {
+            listeners.retain(|listener| listener.strong_count() > 0);
+        }
+        listeners.push(Arc::downgrade(listener));
+        true
+    }
+
+    /// The listening streams that are open, the newest last.
+    pub(super) fn listeners(&self) -> Vec<Arc<Listener<T>>> {
+        self.lock().listeners.iter().flatten().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The listening streams that are open at its end, the newest last. From now on it has none.
+    pub(crate) fn take_listeners(&self) -> Vec<Arc<Listener<T>>> {
+        let listeners = self.lock().listeners.take();
+        listeners.into_iter().flatten().filter_map(|listener| listener.upgrade()).collect()
     }
 
     /// Holds what its admission gave.

@@ -11,6 +11,7 @@ use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 use tokio::time::Instant;
 
 use super::event_id::EventSource;
+use super::listener::Listening;
 use super::session::Session;
 
 /// How many messages are kept for a client of a stream that was dropped; rmcp's own streams hold no more than 16.
@@ -107,6 +108,8 @@ impl Slot {
 pub(crate) enum GovernedStream<T> {
     /// From the inner manager, or of one message of ours.
     Live { slot: Arc<Slot>, session: Arc<Session<T>>, place: usize, listening: bool, source: EventSource },
+    /// A listening stream, which may outlive its session's incarnation.
+    Listening(Listening<T>),
 }
 
 impl<T> GovernedStream<T> {
@@ -131,6 +134,18 @@ impl<T> GovernedStream<T> {
         // It carries no event id.
         Self::live(Arc::clone(session), futures_util::stream::iter(message), false, EventSource::listening(0))
     }
+
+    /// Whether what is behind it ends.
+    pub(super) fn is_of_closing_session(&self) -> bool {
+        matches!(self, Self::Live { session, .. } if session.is_closing())
+    }
+
+    /// Drops the inner stream, but keeps what it has ready.
+    pub(super) fn sever(&self) {
+        if let Self::Live { slot, .. } = self {
+            slot.sever();
+        }
+    }
 }
 
 /// Seals the event id of a message that has one.
@@ -148,6 +163,7 @@ impl<T> Stream for GovernedStream<T> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let (slot, session, source) = match self.get_mut() {
             Self::Live { slot, session, source, .. } => (slot, session, source),
+            Self::Listening(listening) => return Pin::new(listening).poll_next(cx),
         };
         let mut held = slot.lock();
         let next = match (held.kept.pop_front(), &mut held.inner) {
@@ -175,7 +191,7 @@ impl<T> Stream for GovernedStream<T> {
 
 impl<T> Drop for GovernedStream<T> {
     fn drop(&mut self) {
-        let Self::Live { session, place, listening, .. } = self;
+        let Self::Live { session, place, listening, .. } = self else { return };
         session.remove_stream(*place);
         if *listening {
             session.record.stream_closed(Instant::now());

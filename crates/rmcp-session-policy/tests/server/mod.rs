@@ -19,11 +19,11 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
 use rmcp::handler::server::wrapper::Parameters;
-use rmcp::model::{CallToolRequestParams, CallToolResult};
-use rmcp::service::{RunningService, ServiceError};
+use rmcp::model::{CallToolRequestParams, CallToolResult, ResourceUpdatedNotificationParam};
+use rmcp::service::{Peer, RunningService, ServiceError};
 use rmcp::transport::streamable_http_server::session::{SessionManager, SessionStore};
 use rmcp::transport::{StreamableHttpClientTransport, StreamableHttpServerConfig, StreamableHttpService};
-use rmcp::{RoleClient, ServiceExt, schemars, tool, tool_router};
+use rmcp::{RoleClient, RoleServer, ServiceExt, schemars, tool, tool_router};
 use rmcp_session_policy::{ClientContext, PolicySessionManager};
 use tokio::sync::Notify;
 
@@ -35,6 +35,12 @@ pub struct Millis {
 #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
 pub struct Text {
     pub text: String,
+}
+
+#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+pub struct Changes {
+    pub of: String,
+    pub count: u32,
 }
 
 /// One per session.
@@ -66,6 +72,15 @@ impl Tools {
     #[tool(description = "panics")]
     fn explode(&self) -> String {
         panic!("as asked")
+    }
+
+    #[tool(description = "tells the listening stream of so many changes")]
+    async fn notify(&self, Parameters(Changes { of, count }): Parameters<Changes>, client: Peer<RoleServer>) -> String {
+        for change in 0..count {
+            let change = ResourceUpdatedNotificationParam::new(format!("{of}/{change}"));
+            client.notify_resource_updated(change).await.expect("the session is there");
+        }
+        "told".to_owned()
     }
 }
 

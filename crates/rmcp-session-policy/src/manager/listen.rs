@@ -1,0 +1,276 @@
+//! Listening streams: opened by GET, held while their session is parked, joined to its next incarnation.
+
+use std::sync::Arc;
+
+use futures_core::Stream;
+use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId, SessionManager};
+use tokio::time::{Instant, timeout_at};
+
+use super::lot::Parked;
+use super::session_manager::{Abandoned, begin_listening};
+use super::shared::{Shared, not_found};
+use crate::context::{apart, is_listening, keep_for_scope, take_kept};
+use crate::error::PolicyError;
+use crate::stamp::Stamp;
+use crate::transport::{EventSource, GovernedStream, Listening, ParkedSession, Reserved, Session};
+
+type Opened<I> = GovernedStream<<I as SessionManager>::Transport>;
+type Failed<I> = PolicyError<<I as SessionManager>::Error>;
+type Here<I> = Arc<Session<<I as SessionManager>::Transport>>;
+
+impl<I: SessionManager> Shared<I> {
+    /// What `has_session` reserved for the stream of a session that stays parked.
+    pub(super) fn take_reserved(&self, id: &SessionId) -> Option<Reserved<I::Transport>> {
+        take_kept::<Reserved<I::Transport>>().filter(|reserved| reserved.is_of(&self.held, id))
+    }
+
+    /// Opens a listening stream.
+    pub(super) async fn listen(
+        self: &Arc<Self>,
+        id: &SessionId,
+        reserved: Option<Reserved<I::Transport>>,
+    ) -> Result<Opened<I>, Failed<I>> {
+        if let Some(reserved) = reserved
+            && let Some(stream) = self.listen_parked(id, reserved).await?
+        {
+            return Ok(GovernedStream::Listening(stream));
+        }
+        let session = self.find_live(id)?;
+        let listening = begin_listening::<I>(&session)?;
+        let stream = self.open_stream(session).await;
+        drop(listening);
+        stream
+    }
+
+    /// Opens a listening stream of a live session. If it has one from its earlier incarnation, that one gives way.
+    pub(super) async fn open_stream(&self, session: Here<I>) -> Result<Opened<I>, Failed<I>> {
+        if let Some(stream) = self.take_over(&session) {
+            session.record.ready();
+            return Ok(GovernedStream::Listening(stream));
+        }
+        let stream = self.inner.create_standalone_stream(&session.record.id).await;
+        let stream = stream.map_err(|error| self.failed_within(&session, error))?;
+        // What listens is a client, though its `initialized` never came.
+        session.record.ready();
+        Ok(self.listening(&session, self.govern(&session, stream)))
+    }
+
+    /// Takes over what came to a session from its earlier incarnation, for the GET of the scope that is running.
+    pub(super) fn take_over(&self, session: &Here<I>) -> Option<Listening<I::Transport>> {
+        is_listening().then(|| Listening::take_over(session, &self.held)).flatten()
+    }
+
+    /// A listening stream of a live session. Behind the HTTP layer, which knows a GET, it may be held.
+    pub(super) fn listening(&self, session: &Here<I>, stream: Opened<I>) -> Opened<I> {
+        match is_listening() {
+            true => GovernedStream::Listening(Listening::open(session, stream, &self.held)),
+            false => stream,
+        }
+    }
+
+    /// Wraps a listening stream of the inner manager.
+    fn govern(
+        &self,
+        session: &Here<I>,
+        stream: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
+    ) -> Opened<I> {
+        let source = EventSource::listening(self.incarnation(session));
+        GovernedStream::live(Arc::clone(session), stream, true, source)
+    }
+
+    /// Reserves the stream of a session that stays parked, for the GET of the scope that is running; false if it is none, or
+    /// there is no room.
+    pub(super) fn reserve_stream(&self, id: &SessionId, parked: &Parked) -> bool {
+        let session = ParkedSession {
+            id: SessionId::clone(id),
+            origin: parked.serial(),
+            until: self.lifetime_ends(parked.opened()),
+        };
+        let reserved = is_listening().then(|| self.held.reserve(session)).flatten();
+        let is_reserved = reserved.is_some();
+        keep_for_scope(|| reserved);
+        is_reserved
+    }
+
+    fn lifetime_ends(&self, opened: Stamp) -> Option<Instant> {
+        self.settings.max_lifetime.map(|lifetime| opened.instant() + lifetime)
+    }
+
+    /// Opens a stream of a session that was parked when its client asked. `None` if it is back.
+    async fn listen_parked(
+        self: &Arc<Self>,
+        id: &SessionId,
+        reserved: Reserved<I::Transport>,
+    ) -> Result<Option<Listening<I::Transport>>, Failed<I>> {
+        let origin = reserved.session.origin;
+        let Some(stream) = reserved.open() else { return Err(self.refuse_restore()) };
+        // Looked at only now: a parking that ends, or a restore that comes to its join, after this finds the stream.
+        if self.parking.get(id, Instant::now()).is_some_and(|parked| parked.serial() == origin) {
+            return Ok(Some(stream));
+        }
+        if !stream.withdraw() {
+            return if stream.is_over() { Err(not_found()) } else { Ok(Some(stream)) };
+        }
+        if let Some(session) = self.find(id) {
+            let deadline = Instant::now() + self.settings.close_deadline;
+            let replayed = session.until(|session| session.is_closing() || !session.is_replaying());
+            // Should it take longer, the session is asked as it is.
+            timeout_at(deadline, replayed).await.ok();
+        }
+        Ok(None)
+    }
+
+    /// Joins the held stream of a session that comes back, before its handler hears that it is initialized: what the handler
+    /// says from then on, the client's stream carries.
+    pub(super) async fn join_held(self: &Arc<Self>, session: &Here<I>) {
+        if !self.held.has(session.record.serial) {
+            return;
+        }
+        // If the client of the request that restores the session hangs up now, the restore is given up.
+        let mut abandoned = Abandoned { shared: self, session: Some(Arc::clone(session)) };
+        let stream = apart(self.inner.create_standalone_stream(&session.record.id)).await;
+        abandoned.session = None;
+        match stream {
+            Ok(stream) => self.held.join(session, self.govern(session, stream)),
+            // If the session ends, that end decides.
+            Err(_) if session.is_closing() => {}
+            Err(_) => {
+                tracing::warn!(session = %session.record.fingerprint(), "the inner manager opens no stream for a session that came back; its held one ends");
+                self.held.end(session.record.serial);
+            }
+        }
+    }
+
+    /// The session is gone: holds its newest stream if it is about to be parked. Whatever ends the parking ends the stream.
+    pub(super) fn settle_streams(&self, session: &Session<I::Transport>, is_parked: bool) {
+        let listeners = session.take_listeners();
+        let record = &session.record;
+        if !is_parked {
+            Listening::end_all(&listeners);
+        } else if listeners.is_empty() {
+            // It may have come from the parking, and not come to the join.
+            self.held.stays(record.serial);
+        } else {
+            let parked = ParkedSession {
+                id: SessionId::clone(&record.id),
+                origin: record.serial,
+                until: self.lifetime_ends(record.opened),
+            };
+            self.held.hold(&parked, listeners);
+        }
+    }
+
+    /// Ends the parking of sessions with a stream whose lifetime has ended; tells when the next one's ends.
+    pub(super) fn end_overdue_streams(&self, now: Instant) -> Option<Instant> {
+        loop {
+            match self.held.next_overdue(now) {
+                Ok(id) => drop(self.may_come_back(&id)),
+                Err(next) => return next,
+            }
+        }
+    }
+}
+
+/// What comes between two calls of one GET, which rmcp makes one after the other.
+#[cfg(test)]
+#[cfg(all(feature = "http", feature = "testing"))]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::{StreamExt, poll};
+    use rmcp::model::ClientJsonRpcMessage;
+    use rmcp::transport::streamable_http_server::session::SessionState;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::context::ClientContext;
+    use crate::eviction::SessionInfo;
+    use crate::testing::inner::{Line, Scripted};
+    use crate::transport::Governed;
+    use crate::{CloseReason, PolicySessionManager};
+
+    type Sessions = PolicySessionManager<Scripted>;
+
+    fn sessions() -> Sessions {
+        PolicySessionManager::builder(Scripted::new()).max_sessions(1).build().unwrap()
+    }
+
+    fn message(message: Value) -> ClientJsonRpcMessage {
+        serde_json::from_value(message).unwrap()
+    }
+
+    async fn open(sessions: &Sessions) -> (SessionId, Governed<Line>) {
+        let params = json!({ "protocolVersion": "2025-06-18", "capabilities": {},
+            "clientInfo": { "name": "test", "version": "1" } });
+        let (id, transport) = sessions.create_session().await.unwrap();
+        let initialize = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
+        sessions.initialize_session(&id, message(initialize)).await.unwrap();
+        let state = SessionState::new(serde_json::from_value(params).unwrap());
+        sessions.parking().store(&id, &state).await.unwrap();
+        let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+        sessions.accept_message(&id, message(initialized)).await.unwrap();
+        (id, transport)
+    }
+
+    async fn park(sessions: &Sessions, transport: Governed<Line>) {
+        sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Evicted).await;
+        drop(transport);
+    }
+
+    /// A parked session, and the one that has its place.
+    async fn parked(sessions: &Sessions) -> (SessionId, Governed<Line>) {
+        let (id, transport) = open(sessions).await;
+        park(sessions, transport).await;
+        let (_other, other) = open(sessions).await;
+        (id, other)
+    }
+
+    async fn get<T>(steps: impl Future<Output = T>) -> T {
+        ClientContext::new().listening().scope(steps).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_deleted_before_its_stream_is_opened_has_none() {
+        let sessions = sessions();
+        let (id, _other) = parked(&sessions).await;
+        get(async {
+            assert!(sessions.has_session(&id).await.unwrap(), "its stream will be held");
+            apart(sessions.parking().delete(&id)).await.unwrap();
+            assert!(matches!(sessions.create_standalone_stream(&id).await, Err(PolicyError::NotFound)));
+        })
+        .await;
+        assert_eq!(sessions.stats().parked_streams, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_comes_back_before_its_stream_is_opened_has_one_as_ever() {
+        let sessions = sessions();
+        let (id, other) = parked(&sessions).await;
+        let (stream, _restored) = get(async {
+            assert!(sessions.has_session(&id).await.unwrap(), "its stream will be held");
+            park(&sessions, other).await;
+            let restored = apart(sessions.restore_session(SessionId::clone(&id))).await.unwrap();
+            (sessions.create_standalone_stream(&id).await.unwrap(), restored)
+        })
+        .await;
+        assert_eq!((sessions.stats().parked_streams, sessions.list()[0].open_streams), (0, 1));
+        drop(stream);
+        assert_eq!(sessions.list()[0].open_streams, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_not_joined_to_an_incarnation_that_has_ended() {
+        let sessions = sessions();
+        let (id, transport) = open(&sessions).await;
+        let ended = sessions.shared.find(&id).unwrap();
+        let mut stream = pin!(get(sessions.create_standalone_stream(&id)).await.unwrap());
+        park(&sessions, transport).await;
+        // The inner manager may give a stream at the moment at which the session ends.
+        let late = sessions.shared.govern(&ended, futures_util::stream::empty());
+        sessions.shared.held.join(&ended, late);
+        assert!(poll!(stream.next()).is_pending());
+        assert_eq!(sessions.stats().parked_streams, 1);
+        apart(sessions.parking().delete(&id)).await.unwrap();
+        assert!(poll!(stream.next()).is_ready());
+    }
+}

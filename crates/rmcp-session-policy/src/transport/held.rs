@@ -1,0 +1,295 @@
+//! The listening streams of parked sessions: bounded, one a session.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use rmcp::transport::streamable_http_server::session::SessionId;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::listener::{Listener, Listening, Rest};
+use super::session::Session;
+use super::stream::GovernedStream;
+use crate::registry::SessionOrigin;
+
+/// The streams that stay open while their sessions are parked, until the next incarnation or the end of the parking.
+///
+/// A stream is here from the moment its session is parked, or it is opened, until it is joined to an incarnation, its
+/// client hangs up, or the parking ends. To be here is to have a slot, with one exception: if a session is parked and no slot
+/// is free, the stream of a session that is being restored gives it its own. That one is *in transit* then, from one to the
+/// other: its session is on its way into a place. So as many clients as there are places and slots together keep their
+/// streams.
+pub(crate) struct HeldStreams<T> {
+    most: usize,
+    /// How many sessions may be live, and so how many streams may be in transit.
+    places: usize,
+    list: Mutex<List<T>>,
+    /// Rung when there is an earlier deadline than the earliest so far.
+    sooner: Arc<Notify>,
+}
+
+struct List<T> {
+    streams: HashMap<SessionOrigin, Held<T>>,
+    /// How many of these are in transit.
+    in_transit: usize,
+    /// Those with a slot whose sessions are being restored.
+    coming_back: BTreeSet<SessionOrigin>,
+    /// Slots of streams that are about to be opened.
+    reserved: usize,
+    /// The sessions whose lifetime ends while they are parked, earliest first.
+    deadlines: BTreeMap<(Instant, SessionOrigin), SessionId>,
+    /// Whether no stream is held any more.
+    closed: bool,
+}
+
+struct Held<T> {
+    listener: Weak<Listener<T>>,
+    until: Option<Instant>,
+    in_transit: bool,
+}
+
+/// A session without a place.
+#[derive(Clone)]
+pub(crate) struct ParkedSession {
+    pub(crate) id: SessionId,
+    pub(crate) origin: SessionOrigin,
+    /// When its lifetime ends.
+    pub(crate) until: Option<Instant>,
+}
+
+impl<T> List<T> {
+    fn has_room(&self, most: usize) -> bool {
+        !self.closed && self.len() + self.reserved < most
+    }
+
+    fn len(&self) -> usize {
+        self.streams.len() - self.in_transit
+    }
+
+    /// Takes the slot of a stream whose session is on its way into a place.
+    fn make_room(&mut self, places: usize) {
+        if self.in_transit < places
+            && let Some(session) = self.coming_back.pop_first()
+            && let Some(held) = self.streams.get_mut(&session)
+        {
+            held.in_transit = true;
+            self.in_transit += 1;
+        }
+    }
+
+    fn remove(&mut self, session: SessionOrigin) -> Option<Arc<Listener<T>>> {
+        let Held { listener, until, in_transit } = self.streams.remove(&session)?;
+        self.in_transit -= usize::from(in_transit);
+        self.coming_back.remove(&session);
+        if let Some(until) = until {
+            self.deadlines.remove(&(until, session));
+        }
+        listener.upgrade()
+    }
+
+    fn has(&self, session: SessionOrigin, listener: &Arc<Listener<T>>) -> bool {
+        self.streams.get(&session).is_some_and(|held| ptr::eq(held.listener.as_ptr(), Arc::as_ptr(listener)))
+    }
+}
+
+impl<T> HeldStreams<T> {
+    pub(crate) fn new(most: usize, places: usize, sooner: Arc<Notify>) -> Self {
+        let list = List {
+            streams: HashMap::new(),
+            in_transit: 0,
+            coming_back: BTreeSet::new(),
+            reserved: 0,
+            deadlines: BTreeMap::new(),
+            closed: false,
+        };
+        Self { most, places, list: Mutex::new(list), sooner }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, List<T>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many slots are taken.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub(crate) fn has(&self, session: SessionOrigin) -> bool {
+        self.lock().streams.contains_key(&session)
+    }
+
+    /// Holds the newest of the streams of a session that is being parked, if there is room for it. The others end.
+    pub(crate) fn hold(&self, session: &ParkedSession, listeners: Vec<Arc<Listener<T>>>) {
+        let mut is_held = false;
+        for listener in listeners.into_iter().rev() {
+            listener.sever();
+            let rest = if is_held { None } else { self.insert(session, &listener, self.places) };
+            is_held |= rest.is_some();
+            drop(rest.unwrap_or_else(|| (listener.release(), None)));
+        }
+    }
+
+    /// Puts a stream on the list, in place of the session's present one. `None` if there is no room, or the stream is over.
+    fn insert(
+        &self,
+        session: &ParkedSession,
+        listener: &Arc<Listener<T>>,
+        places: usize,
+    ) -> Option<(Rest<T>, Option<Rest<T>>)> {
+        let ParkedSession { id, origin, until } = session;
+        let mut list = self.lock();
+        let has_slot = list.streams.get(origin).is_some_and(|held| !held.in_transit);
+        if !has_slot && !list.has_room(self.most) {
+            list.make_room(places);
+            if !list.has_room(self.most) {
+                return None;
+            }
+        }
+        let rest = listener.hold()?;
+        let older = list.remove(*origin).map(|older| older.release());
+        list.streams.insert(*origin, Held { listener: Arc::downgrade(listener), until: *until, in_transit: false });
+        if let Some(until) = *until {
+            let is_sooner = list.deadlines.first_key_value().is_none_or(|((earliest, _), _)| until < *earliest);
+            list.deadlines.insert((until, *origin), SessionId::clone(id));
+            if is_sooner {
+                self.sooner.notify_one();
+            }
+        }
+        Some((rest, older))
+    }
+
+    /// Ends the stream of a session that has ended for good, or whose stream cannot go on.
+    pub(crate) fn end(&self, session: SessionOrigin) {
+        let ended = self.lock().remove(session);
+        drop(ended.map(|listener| listener.release()));
+    }
+
+    /// Ends all of them, and holds none from now on.
+    pub(crate) fn close(&self) {
+        let ended: Vec<_> = {
+            let mut list = self.lock();
+            list.closed = true;
+            list.deadlines.clear();
+            list.coming_back.clear();
+            list.in_transit = 0;
+            list.streams.drain().filter_map(|(_, held)| held.listener.upgrade()).collect()
+        };
+        ended.iter().for_each(|listener| drop(listener.release()));
+    }
+
+    /// Notes that a session with a stream is being restored.
+    pub(crate) fn comes_back(&self, session: SessionOrigin) {
+        let mut list = self.lock();
+        if list.streams.get(&session).is_some_and(|held| !held.in_transit) {
+            list.coming_back.insert(session);
+        }
+    }
+
+    /// Notes that a session stays parked. If its stream was in transit and there is no room for it any more, it ends.
+    pub(crate) fn stays(&self, session: SessionOrigin) {
+        let mut list = self.lock();
+        list.coming_back.remove(&session);
+        let has_room = list.has_room(self.most);
+        let List { streams, in_transit, .. } = &mut *list;
+        let Some(held) = streams.get_mut(&session).filter(|held| held.in_transit) else { return };
+        let ended = if has_room {
+            held.in_transit = false;
+            *in_transit -= 1;
+            None
+        } else {
+            list.remove(session)
+        };
+        drop(list);
+        drop(ended.map(|listener| listener.release()));
+    }
+
+    /// Joins the stream of a session that comes back to its new incarnation. Its slot is free from then on.
+    pub(crate) fn join(&self, session: &Session<T>, stream: GovernedStream<T>) {
+        let origin = session.record.serial;
+        let mut list = self.lock();
+        let listener = list.streams.get(&origin).and_then(|held| held.listener.upgrade());
+        let joined = match &listener {
+            // Noted in the session under this lock. Should the session end meanwhile, its end either finds the stream there,
+            // and holds it again once it is joined, or has been before, and left it here.
+            Some(listener) if session.listen(listener) => {
+                drop(list.remove(origin));
+                listener.join(stream)
+            }
+            _ => Err(stream),
+        };
+        drop(list);
+        drop((joined, listener));
+    }
+
+    /// Reserves the slot for the stream of a parked session, which may be that of its present stream.
+    pub(crate) fn reserve(self: &Arc<Self>, session: ParkedSession) -> Option<Reserved<T>> {
+        let mut list = self.lock();
+        let takes_slot = list.streams.get(&session.origin).is_none_or(|held| held.in_transit);
+        if takes_slot && !list.has_room(self.most) {
+            return None;
+        }
+        list.reserved += usize::from(takes_slot);
+        drop(list);
+        Some(Reserved { held: Arc::clone(self), session, takes_slot })
+    }
+
+    /// Takes a session whose lifetime has ended, or tells when the next one's ends.
+    pub(crate) fn next_overdue(&self, now: Instant) -> Result<SessionId, Option<Instant>> {
+        let mut list = self.lock();
+        let List { streams, deadlines, .. } = &mut *list;
+        let Some(earliest) = deadlines.first_entry() else { return Err(None) };
+        let (until, origin) = *earliest.key();
+        if now < until {
+            return Err(Some(until));
+        }
+        if let Some(held) = streams.get_mut(&origin) {
+            held.until = None;
+        }
+        Ok(earliest.remove())
+    }
+
+    /// Takes a stream off the list; false if it is not on it.
+    pub(super) fn remove(&self, session: SessionOrigin, listener: &Arc<Listener<T>>) -> bool {
+        let mut list = self.lock();
+        let is_here = list.has(session, listener);
+        let removed = if is_here { list.remove(session) } else { None };
+        drop(list);
+        drop(removed);
+        is_here
+    }
+}
+
+/// A slot for the stream of a parked session; its drop gives it back.
+pub(crate) struct Reserved<T> {
+    held: Arc<HeldStreams<T>>,
+    pub(crate) session: ParkedSession,
+    takes_slot: bool,
+}
+
+impl<T> Reserved<T> {
+    pub(crate) fn is_of(&self, held: &Arc<HeldStreams<T>>, id: &SessionId) -> bool {
+        Arc::ptr_eq(&self.held, held) && self.session.id == *id
+    }
+
+    /// Opens the stream, in place of the session's present one. `None` if that has gone meanwhile, and the stream of another
+    /// session has its slot.
+    pub(crate) fn open(mut self) -> Option<Listening<T>> {
+        let listener = Listener::held();
+        self.give_back();
+        drop(self.held.insert(&self.session, &listener, 0)?);
+        Some(Listening::new(listener, Arc::clone(&self.held), self.session.origin))
+    }
+
+    fn give_back(&mut self) {
+        if std::mem::take(&mut self.takes_slot) {
+            self.held.lock().reserved -= 1;
+        }
+    }
+}
+
+impl<T> Drop for Reserved<T> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
