@@ -100,8 +100,13 @@ impl Places {
     }
 
     /// A request with a place has become a session, or never will.
+    ///
+    /// The first of the queue looks again: what keeps a session that it has not met yet ends without a word.
     pub(super) fn arrived(&mut self, kind: ArrivalKind) {
         self.arriving -= usize::from(is_newcomer(kind));
+        if let Some(first) = self.first().and_then(|first| self.waiters.get(&first)) {
+            first.wake.notify_one();
+        }
     }
 
     /// Newcomers, other than this waiter, that will be half-open sessions. They count as such before they are, or a burst of
@@ -204,14 +209,10 @@ impl Places {
     }
 
     /// A request that had a place, or expected one, becomes no session.
+    ///
+    /// Fewer sessions will be half-open, so it may be that one that may not go for the first of the queue now may.
     pub(super) fn give_up(&mut self, kind: ArrivalKind) {
         self.arrived(kind);
-        // Fewer sessions will be half-open, so it may be that one that may not go for the first of the queue now may.
-        if is_newcomer(kind)
-            && let Some(first) = self.first().and_then(|first| self.waiters.get(&first))
-        {
-            first.wake.notify_one();
-        }
     }
 
     fn add(&mut self, kind: ArrivalKind, client: ClientKey, stage: Stage) -> (u64, Arc<Notify>) {

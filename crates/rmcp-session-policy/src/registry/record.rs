@@ -254,10 +254,12 @@ impl Record {
         self.may_go_again();
     }
 
-    /// Tells the policies that met this session as one that may not go to look at it again.
+    /// Tells the policies that met this session as one that may not go to look at it again, and what waits for a place to ask
+    /// them: if it may not go yet, it is met again, and the end of what keeps it is told.
     fn may_go_again(&self) {
         if self.state.take_met() {
             self.signals.idle.push(self.key);
+            self.signals.evictable.notify_waiters();
         }
     }
 
