@@ -50,9 +50,9 @@ impl Worker {
 }
 
 async fn ready<M: SessionManager>(sessions: &Arc<M>, worker: &Worker) -> Driver<M> {
-    let driver = Driver::open_with(sessions, worker.clone()).await.ok().expect("room");
-    driver.initialize().await.ok().expect("answers");
-    driver.initialized().await.ok().expect("lives");
+    let driver = Driver::open_with(sessions, worker.clone()).await.expect("room");
+    driver.initialize().await.expect("answers");
+    driver.initialized().await.expect("lives");
     driver
 }
 
@@ -164,7 +164,7 @@ async fn stacked_managers_are_both_kept_busy_and_the_outer_one_is_shown() {
     let outer = Arc::new(PolicySessionManager::builder(inner).build().expect("valid"));
     let worker = Worker::default();
     let alice = ready(&outer, &worker).await;
-    assert_eq!(alice.call("begin", json!({})).await.ok().expect("lives").text().await, "begun");
+    assert_eq!(alice.call("begin", json!({})).await.expect("lives").text().await, "begun");
     settle().await;
     let in_flight = || (outer.list()[0].in_flight, outer.inner().list()[0].in_flight);
     assert_eq!(in_flight(), (1, 1));

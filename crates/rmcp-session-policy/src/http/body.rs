@@ -184,8 +184,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_body_of_a_response_is_sync_where_the_service_s_is() {
-        const fn is_sync<T: Sync>() {}
+    fn the_body_of_a_response_is_sync_and_unpin_where_the_service_s_is() {
+        const fn is_sync<T: Sync + Unpin>() {}
         is_sync::<PolicyBody<Full<Bytes>>>();
     }
 }

@@ -64,7 +64,7 @@ impl<I: SessionManager> Visit<I> {
             if signal.is_none() {
                 signal.set(Some(tracked.signal()));
             }
-            if !is_cut(tracked, signal.as_mut(), cx) {
+            if !is_cut(tracked, signal.as_mut().as_pin_mut(), cx) {
                 return Poll::Pending;
             }
             tracked.note_cut();
@@ -75,8 +75,8 @@ impl<I: SessionManager> Visit<I> {
 }
 
 /// Whether a drain cuts a request off; if not, the task is woken once it does.
-fn is_cut(tracked: &Tracked, signal: Pin<&mut Option<OwnedNotified>>, cx: &mut Context<'_>) -> bool {
-    let is_given = || signal.as_pin_mut().is_some_and(|signal| signal.poll(cx).is_ready());
+fn is_cut(tracked: &Tracked, signal: Option<Pin<&mut OwnedNotified>>, cx: &mut Context<'_>) -> bool {
+    let is_given = || signal.is_some_and(|signal| signal.poll(cx).is_ready());
     // What the signal tells, the flag told before.
     tracked.is_to_be_cut() || is_given() && tracked.is_to_be_cut()
 }
@@ -116,8 +116,8 @@ pin_project! {
         #[pin]
         inner: Option<B>,
         tracking: Option<Tracking>,
-        #[pin]
-        signal: Option<OwnedNotified>,
+        // Boxed, so that the body is `Unpin` where the service's is.
+        signal: Option<Pin<Box<OwnedNotified>>>,
     }
 }
 
@@ -171,7 +171,7 @@ impl<B> TrackedBody<B> {
             request.envelope();
         }
         tracked.gave();
-        let signal = is_event_stream.then(|| tracked.signal());
+        let signal = is_event_stream.then(|| Box::pin(tracked.signal()));
         let tracking =
             Tracking { tracked, request, is_event_stream, last: Bytes::new(), frames_left: LAST_FRAMES, unheard: None };
         Self { inner: Some(inner), tracking: Some(tracking), signal }
@@ -256,7 +256,7 @@ impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
                 Poll::Ready(_) => *this.tracking = None,
                 Poll::Pending => {}
             }
-            if frame.is_ready() || !tracking_is_cut(this.tracking, this.signal, cx) {
+            if frame.is_ready() || !tracking_is_cut(this.tracking, this.signal.as_mut().map(Pin::as_mut), cx) {
                 return frame;
             }
         }
@@ -286,7 +286,7 @@ impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
 }
 
 /// Whether the body of an event stream is to end.
-fn tracking_is_cut(tracking: &Option<Tracking>, signal: Pin<&mut Option<OwnedNotified>>, cx: &mut Context<'_>) -> bool {
+fn tracking_is_cut(tracking: &Option<Tracking>, signal: Option<Pin<&mut OwnedNotified>>, cx: &mut Context<'_>) -> bool {
     let tracking = tracking.as_ref().filter(|tracking| tracking.is_event_stream);
     tracking.is_some_and(|tracking| is_cut(&tracking.tracked, signal, cx))
 }
