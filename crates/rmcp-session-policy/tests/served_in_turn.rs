@@ -277,6 +277,30 @@ async fn a_session_whose_initialize_is_being_answered_goes_for_no_restore() {
     slow.await.expect("no panic").expect("it kept its place");
 }
 
+/// A session that has its place, but is not there yet, is met by no policy: its coming must wake what waits.
+#[tokio::test(start_paused = true)]
+async fn a_restore_waits_for_no_longer_than_a_session_that_was_coming_back_when_it_came_is_at_work() {
+    let sessions = manager(|b| b.max_sessions(1));
+    let [first, second] = [parked(&sessions).await, parked(&sessions).await];
+    let began = Instant::now();
+    let comes_back = async {
+        assert!(!sessions.has_session(&first.id).await.expect("a free place"));
+        let waits = tokio::spawn({
+            let (sessions, id) = (Arc::clone(&sessions), Arc::clone(&second.id));
+            ClientContext::new().scope(async move { sessions.has_session(&id).await })
+        });
+        settle().await;
+        let restored = sessions.restore_session(Arc::clone(&first.id)).await.expect("its place");
+        settle().await;
+        (waits, restored)
+    };
+    let (waits, _restored) = ClientContext::new().scope(comes_back).await;
+    // What came back is used, and idle again.
+    first.notify("notifications/initialized", json!({})).await.expect("lives");
+    assert!(!waits.await.expect("no panic").expect("let in"));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
 #[tokio::test(start_paused = true)]
 async fn restores_are_served_before_newcomers() {
     let sessions = manager(|b| b.max_sessions(1));
