@@ -56,7 +56,7 @@ async fn an_idle_one_goes_before_a_busy_one_and_a_busy_one_before_a_newcomer_is_
     assert!(!oldest.is_finished());
     let fourth = service.open().await;
     let said = (&mut oldest).await.expect("no panic");
-    assert!(said.contains("\"error\"") && said.contains("evicted"), "{said}");
+    assert!(said.contains("\"isError\":true") && said.contains("evicted"), "{said}");
     assert_eq!(service.echo(&fourth).await, WELL);
 }
 

@@ -220,7 +220,7 @@ async fn no_id_is_shown_during_a_busy_day() {
     let refused = Driver::open_with(&sessions, Refuses).await.expect("room");
     ids.insert(SessionId::clone(&refused.id));
     paper.note(refused.initialize().await.expect("answered"));
-    let slow = Driver::open_with(&sessions, SlowToInitialize(MINUTE)).await.expect("room");
+    let slow = Driver::open_with(&sessions, SlowToInitialize(20 * MINUTE)).await.expect("room");
     ids.insert(SessionId::clone(&slow.id));
     paper.error(&slow.initialize().await.expect_err("too slow"));
 

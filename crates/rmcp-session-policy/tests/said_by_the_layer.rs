@@ -27,7 +27,12 @@ fn layer() -> PolicyLayer<LocalSessionManager> {
 
 /// Sends requests from a peer through one layer around a service that answers everything.
 async fn send(layer: &PolicyLayer<LocalSessionManager>, requests: usize, peer: IpAddr, header: Option<&'static str>) {
-    let answer = |_| async { Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new())) };
+    // As rmcp answers what is no request.
+    let answer = |_| async {
+        let mut response = Response::new(Empty::<bytes::Bytes>::new());
+        *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Ok::<_, Infallible>(response)
+    };
     let mut service = layer.layer(service_fn(answer));
     for _ in 0..requests {
         let mut request = Request::post("/").extension(peer);

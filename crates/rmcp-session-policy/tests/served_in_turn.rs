@@ -298,7 +298,7 @@ async fn a_restore_waits_for_no_longer_than_a_session_that_was_coming_back_when_
     // What came back is used, and idle again.
     first.notify("notifications/initialized", json!({})).await.expect("lives");
     assert!(!waits.await.expect("no panic").expect("let in"));
-    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert!(began.elapsed() < 100 * MILLI, "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
