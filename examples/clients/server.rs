@@ -51,7 +51,9 @@ impl ServerHandler for News {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
-    let sessions = Arc::new(PolicySessionManager::local().max_sessions(args.max_sessions).build()?);
+    // mcp-remote opens two sessions, and listens in each.
+    let sessions =
+        Arc::new(PolicySessionManager::local().max_sessions(args.max_sessions).max_parked_streams(10).build()?);
     let mut config = StreamableHttpServerConfig::default();
     config.session_store = Some(sessions.parking());
     let layer = sessions.layer();

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::request::{Chunks, Envelope, Head};
+use super::request::{Chunks, Envelope};
 
 /// The most of a body that is kept to find the id of its request in, in bytes.
 pub(super) const KEPT_BYTES: usize = 8 << 10;
@@ -54,9 +54,9 @@ impl Discarded {
 
 impl Discard {
     /// Reads a body and drops it.
-    pub(super) async fn read<B: Body>(&self, head: Head, body: B) -> Discarded {
+    pub(super) async fn read<B: Body>(&self, body: B, expects_continue: bool) -> Discarded {
         // A client that waits to be told to send its body hears the answer instead.
-        let is_sent = !head.expects_continue && body.size_hint().lower() <= self.bytes as u64;
+        let is_sent = !expects_continue && body.size_hint().lower() <= self.bytes as u64;
         let Some(_slot) = is_sent.then(|| self.bodies.try_acquire().ok()).flatten() else {
             return Discarded { is_complete: body.is_end_stream(), envelope: None };
         };

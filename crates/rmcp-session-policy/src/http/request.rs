@@ -3,11 +3,13 @@
 //! rmcp decides that by its headers and its body together, so its headers alone cannot tell: a client sets them as it likes.
 //! [`Head`] holds what the headers say for certain, [`Head::judge`] decides with the body, by rmcp's own parser.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use http::Method;
 use http::header::{EXPECT, HeaderName};
 use http::request::Parts;
-use memchr::memmem;
+use memchr::memmem::Finder;
 use rmcp::model::{ClientJsonRpcMessage, ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion, RequestId};
 
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -17,6 +19,11 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The first revision of MCP whose requests belong to no session.
 const SESSIONLESS: &str = "2026-07-28";
+
+/// What bodies are searched for. A search is quick, but to prepare one is not.
+static METADATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("io.modelcontextprotocol"));
+static ESCAPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u"));
+static PING: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("ping"));
 
 /// What rmcp does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,14 +53,11 @@ pub(super) struct Head {
     by_body: bool,
     /// Whether the protocol version that the headers name has no sessions.
     is_late: bool,
-    /// Whether the client sends its body only once it is told to.
-    pub(super) expects_continue: bool,
 }
 
 impl Head {
     /// Reads the headers. `without_sessions`: rmcp was told to keep none.
-    pub(super) fn of(parts: &Parts, without_sessions: bool) -> Self {
-        let has_session = session_named_by(parts).is_some();
+    pub(super) fn of(parts: &Parts, has_session: bool, without_sessions: bool) -> Self {
         let version = text(parts, &PROTOCOL_VERSION);
         let is_late = version.is_some_and(|version| version >= SESSIONLESS);
         let (target, by_body) = match parts.method {
@@ -73,9 +77,7 @@ impl Head {
             Method::DELETE if has_session && !without_sessions && !is_late => (RequestTarget::Close, false),
             _ => (RequestTarget::Other, false),
         };
-        let expect = parts.headers.get(EXPECT);
-        let expects_continue = expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        Self { target, by_body, is_late, expects_continue }
+        Self { target, by_body, is_late }
     }
 
     /// Whether the headers alone tell what the request is.
@@ -119,6 +121,11 @@ pub(super) fn session_named_by(parts: &Parts) -> Option<&str> {
     text(parts, &SESSION_ID)
 }
 
+/// Whether the client sends its body only once it is told to.
+pub(super) fn expects_continue(parts: &Parts) -> bool {
+    parts.headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 fn text<'a>(parts: &'a Parts, name: &HeaderName) -> Option<&'a str> {
     parts.headers.get(name)?.to_str().ok()
 }
@@ -130,7 +137,7 @@ fn names_another_method(parts: &Parts) -> bool {
 
 /// Whether a body may hold the keys of a request without a session: written out, or escaped.
 fn may_have_metadata(body: &[u8]) -> bool {
-    memmem::find(body, b"io.modelcontextprotocol").is_some() || memmem::find(body, b"\\u").is_some()
+    METADATA.find(body).is_some() || ESCAPE.find(body).is_some()
 }
 
 /// What an answer to a request must know of it.
@@ -165,7 +172,7 @@ impl Envelope {
 
     /// Whether a body may hold the word, written out or escaped.
     pub(super) fn may_be_ping(body: &[u8]) -> bool {
-        memmem::find(body, b"ping").is_some() || memmem::find(body, b"\\u").is_some()
+        PING.find(body).is_some() || ESCAPE.find(body).is_some()
     }
 
     /// Whether a body may be a request, other than `server/discover`.

@@ -16,7 +16,7 @@ use super::answer;
 use super::body::{Gate, PolicyBody, RequestBody};
 use super::discard::Discarded;
 use super::layer::Settings;
-use super::request::{Head, RequestTarget, SESSION_ID, session_named_by};
+use super::request::{Head, RequestTarget, SESSION_ID, expects_continue, session_named_by};
 use super::visit::{Progress, Visit};
 use crate::error::Refusal;
 use crate::manager::{Owner, Shared};
@@ -98,7 +98,7 @@ where
 
 /// A request that is answered before its body is read.
 struct TurnedAway<I: SessionManager> {
-    head: Head,
+    expects_continue: bool,
     version: http::Version,
     why: Why<I>,
 }
@@ -114,9 +114,10 @@ enum Why<I: SessionManager> {
 impl<S, I: SessionManager> PolicyService<S, I> {
     /// Looks at the headers: who asks, for what, and whether the session is theirs.
     fn enter(&self, parts: &Parts) -> Result<Visit<I>, TurnedAway<I>> {
-        let head = Head::of(parts, self.settings.without_sessions);
+        let named = session_named_by(parts);
+        let head = Head::of(parts, named.is_some(), self.settings.without_sessions);
         let version = parts.version;
-        let turned_away = |why| TurnedAway { head, version, why };
+        let turned_away = |why| TurnedAway { expects_continue: expects_continue(parts), version, why };
         let mut context = self.settings.context(parts);
         if head.target == RequestTarget::Listen {
             context = context.listening();
@@ -124,7 +125,7 @@ impl<S, I: SessionManager> PolicyService<S, I> {
         if self.settings.refuse_anonymous && context.peer().is_none() && context.principal().is_none() {
             return Err(turned_away(Why::Anonymous));
         }
-        let session = match session_named_by(parts).filter(|_| head.is_in_session()) {
+        let session = match named.filter(|_| head.is_in_session()) {
             None => None,
             // One look tells whether the id is anybody's; to whom it does not belong it does not exist.
             Some(id) => match self.shared.owner(id, Some(&context)) {
@@ -164,8 +165,8 @@ impl<S, I: SessionManager> PolicyService<S, I> {
     {
         let settings = Arc::clone(&self.settings);
         Box::pin(async move {
-            let TurnedAway { head, version, why } = turned_away;
-            let discarded = settings.discard.read(head, body).await;
+            let TurnedAway { expects_continue, version, why } = turned_away;
+            let discarded = settings.discard.read(body, expects_continue).await;
             Ok(match why {
                 Why::NotFound => answer::not_found(version, !discarded.is_complete),
                 Why::Anonymous => answer::anonymous(version, !discarded.is_complete),

@@ -1,6 +1,5 @@
 //! Event ids as clients see them: the inner manager's, and what they belong to, under the seal of their session.
 
-use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
 
 use base64::Engine as _;
@@ -67,9 +66,9 @@ impl EventSource {
     pub(crate) fn seal(&self, inner: &str, key: &SealKey) -> String {
         // Two dots, a seal with its own, and a number of up to 20 digits.
         let mut text = String::with_capacity(inner.len() + self.request.len() + SEAL_CHARS + 23);
-        text.push_str(inner);
-        // A string takes whatever it is given.
-        write!(text, ".{}.{}", self.incarnation, self.request).ok();
+        for part in [inner, ".", itoa::Buffer::new().format(self.incarnation), ".", &self.request] {
+            text.push_str(part);
+        }
         key.seal(&mut text);
         text
     }
@@ -79,13 +78,17 @@ impl EventSource {
 /// name is empty.
 fn name(id: &RequestId) -> Box<str> {
     let text = match id {
-        RequestId::Number(number) => number.to_string(),
+        RequestId::Number(number) => return encode(itoa::Buffer::new().format(*number)),
         RequestId::String(text) => format!("\"{text}"),
     };
     if text.len() <= LONGEST_REQUEST_ID {
-        return URL_SAFE_NO_PAD.encode(text).into();
+        return encode(&text);
     }
     format!("~{}", URL_SAFE_NO_PAD.encode(blake3::hash(text.as_bytes()).as_bytes())).into()
+}
+
+fn encode(text: &str) -> Box<str> {
+    URL_SAFE_NO_PAD.encode(text).into()
 }
 
 /// An event id that was sealed for the session.

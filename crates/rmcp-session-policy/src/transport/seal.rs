@@ -62,9 +62,11 @@ impl SealKey {
 
     /// Appends the seal.
     pub(crate) fn seal(&self, text: &mut String) {
-        let seal = self.hash(text);
+        let mut seal = [0; SEAL_CHARS];
+        // It is exactly as long.
+        URL_SAFE_NO_PAD.encode_slice(self.hash(text), &mut seal).ok();
         text.push('.');
-        URL_SAFE_NO_PAD.encode_string(seal, text);
+        text.push_str(std::str::from_utf8(&seal).unwrap_or_default());
     }
 
     /// Gives the text back that this key has sealed. Compares in constant time.
