@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::stream;
 use reqwest::{Client, Method, RequestBuilder, Response};
@@ -13,6 +14,8 @@ use rmcp::transport::streamable_http_server::session::{
 };
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{Peer, RoleServer, schemars, tool, tool_router};
+use rmcp_session_policy::admission::{AdmissionPolicyExt, SlidingWindow};
+use rmcp_session_policy::http::PolicyLayer;
 use rmcp_session_policy::{Builder, PolicySessionManager};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -98,6 +101,10 @@ impl Drop for Server {
 
 impl Server {
     async fn start<I: SessionManager>(builder: Builder<I>) -> Self {
+        Self::with(builder, |layer| layer).await
+    }
+
+    async fn with<I: SessionManager>(builder: Builder<I>, set: impl FnOnce(PolicyLayer<I>) -> PolicyLayer<I>) -> Self {
         let sessions = Arc::new(builder.build().expect("valid"));
         let gate = Arc::new(Semaphore::new(0));
         let mut config = StreamableHttpServerConfig::default();
@@ -107,7 +114,7 @@ impl Server {
         let user = |parts: &http::request::Parts| {
             parts.headers.get("x-user").and_then(|user| user.to_str().ok()).map(str::to_owned)
         };
-        let app = axum::Router::new().nest_service("/mcp", sessions.layer().principal(user).layer(mcp));
+        let app = axum::Router::new().nest_service("/mcp", set(sessions.layer().principal(user)).layer(mcp));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/mcp", listener.local_addr().expect("bound"));
         let listener = axum::serve::ListenerExt::tap_io(listener, |tcp| tcp.set_nodelay(true).expect("nodelay"));
@@ -304,6 +311,19 @@ async fn what_is_replayed_has_ids_to_go_on_from() {
     let asked = alice.call(1, "echo", "one").await;
     let again = alice.resume(&asked[0].id).await;
     assert_eq!(again.iter().map(|event| &event.id).collect::<Vec<_>>(), [&asked[1].id]);
+}
+
+#[tokio::test]
+async fn to_replay_a_stream_without_a_session_takes_the_quota_of_requests_without_one() {
+    let limit = SlidingWindow::new(2, Duration::from_secs(3_600)).per_client();
+    let server = Server::with(local(true), |layer| layer.sessionless(limit).expect("valid")).await;
+    let asked = server.ask(Some("alice"), "one").await;
+    let replay = || {
+        let request = server.request(Method::GET, Some("alice")).header("mcp-protocol-version", "2026-07-28");
+        request.header("last-event-id", &asked[0].id).send()
+    };
+    let statuses = [replay().await, replay().await].map(|response| response.expect("answers").status().as_u16());
+    assert_eq!(statuses, [200, 429]);
 }
 
 #[tokio::test]
