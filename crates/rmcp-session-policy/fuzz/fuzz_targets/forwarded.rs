@@ -46,7 +46,9 @@ fuzz_target!(|request: Request<'_>| -> Corpus {
         assert_eq!(fuzzing::client(peer, &more, header, &trusted), client);
         // On the same line too, behind a quotation mark that is never closed. Only a proxy that itself writes half a
         // quoted string cannot be told from its client.
-        let Some(first) = lines.first().filter(|line| !by_standard || !line.contains(&b'"')) else { return Corpus::Keep };
+        let Some(first) = lines.first().filter(|line| !by_standard || !line.contains(&b'"')) else {
+            return Corpus::Keep;
+        };
         let hearsay: &[u8] = if by_standard { b"for=192.0.2.99;host=\", " } else { b"\xff, 192.0.2.99, " };
         let Ok(first) = HeaderValue::from_bytes(&[hearsay, first].concat()) else { return Corpus::Keep };
         more.clear();
