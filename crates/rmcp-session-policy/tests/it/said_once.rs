@@ -1,0 +1,36 @@
+//! What an operator should hear of is said once, not for each client.
+
+use crate::log::listen;
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent};
+use rmcp_session_policy::eviction::victim_fn;
+use rmcp_session_policy::{ClientContext, PolicySessionManager};
+use crate::scripted::{Scripted, initialized};
+
+#[tokio::test]
+async fn that_clients_without_a_context_share_a_limit_is_said_once() {
+    let (log, _listening) = listen();
+    let sessions = PolicySessionManager::local().admission(Concurrent::new(9).per_client()).build().expect("valid");
+    let known = ClientContext::new().with_peer([192, 0, 2, 1].into());
+    let _one = known.scope(sessions.create_session()).await.expect("a place");
+    assert_eq!(log.says("share one limit"), 0, "who is known shares nothing");
+    for _ in 0..3 {
+        sessions.create_session().await.expect("a place");
+    }
+    assert_eq!(log.says("share one limit"), 1);
+}
+
+#[tokio::test]
+async fn that_a_policy_is_overruled_is_said_once() {
+    let (log, _listening) = listen();
+    let policy = victim_fn(|_| None);
+    let sessions =
+        PolicySessionManager::builder(Scripted::new()).max_sessions(1).eviction(policy).build().expect("valid");
+    let mut held = Vec::new();
+    for newcomers in 0..4 {
+        let (id, transport) = sessions.create_session().await.expect("a victim's place");
+        sessions.accept_message(&id, initialized()).await.expect("accepts");
+        held.push(transport);
+        assert_eq!(log.says("is overruled"), usize::from(newcomers > 0));
+    }
+}
