@@ -8,6 +8,7 @@ use rmcp::model::{ClientJsonRpcMessage, ClientNotification};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
 use rmcp_session_policy::{Builder, PolicySessionManager};
+use rmcp_session_policy_benches::sizes;
 use rmcp_session_policy_benches::stub::{Held, StubManager};
 use tokio::runtime::Runtime;
 
@@ -46,7 +47,7 @@ async fn create_and_close(sessions: &impl SessionManager, iterations: u64) -> Du
 fn below_capacity(c: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let mut group = c.benchmark_group("create + close");
-    for live in LIVE {
+    for &live in sizes(&LIVE) {
         group.bench_with_input(BenchmarkId::new("stub alone", live), &live, |b, _| {
             let bare = <StubManager>::default();
             b.iter_custom(|iterations| runtime.block_on(create_and_close(&bare, iterations)));
@@ -67,7 +68,7 @@ fn at_capacity(c: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let mut group = c.benchmark_group("create at capacity");
     let mut bench = |name: &str, policy: fn() -> Box<dyn EvictionPolicy>| {
-        for live in LIVE {
+        for &live in sizes(&LIVE) {
             group.bench_with_input(BenchmarkId::new(name, live), &live, |b, &live| {
                 let _guard = runtime.enter();
                 let sessions = builder(live).max_opening(live).eviction(policy()).build().expect("valid");

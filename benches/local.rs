@@ -16,6 +16,7 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use rmcp_old::transport::streamable_http_server::session::SessionManager as _;
 use rmcp_session_policy::bounded::BoundedSessionManager;
 use rmcp_session_policy::{HOUR, PolicySessionManager};
+use rmcp_session_policy_benches::sizes;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
 
@@ -74,7 +75,7 @@ fn create_and_close<M: SessionManager>(group: &mut Group<'_>, name: &str, live: 
 /// With places free: create a session and close it.
 fn below_capacity(c: &mut Criterion) {
     let mut group = c.benchmark_group("create + close over LocalSessionManager");
-    for live in LIVE {
+    for &live in sizes(&LIVE) {
         create_and_close(&mut group, "alone", live, bare);
         create_and_close(&mut group, "under the default policy", live, || policies(live + 1));
     }
@@ -117,7 +118,7 @@ fn take_a_place<M: SessionManager>(
 fn at_capacity(c: &mut Criterion) {
     let mut group = c.benchmark_group("create at capacity over LocalSessionManager");
     group.sample_size(20);
-    for live in LIVE {
+    for &live in sizes(&LIVE) {
         take_a_place(&mut group, "alone, closing the oldest by hand", live, true, bare);
         take_a_place(&mut group, "bounded", live, false, || BoundedSessionManager::new(bare().session_config, live));
         // Filling it takes time that grows with the square of its size: 100,000 take the better part of an hour.
@@ -167,7 +168,7 @@ fn known<M: SessionManager>(group: &mut Group<'_>, name: &str, live: usize, make
 /// Whether an id that is known is known.
 fn look_up(c: &mut Criterion) {
     let mut group = c.benchmark_group("has_session");
-    for live in LIVE {
+    for &live in sizes(&LIVE) {
         known(&mut group, "LocalSessionManager alone", live, bare);
         known(&mut group, "under the default policy", live, || policies(live));
     }

@@ -3,10 +3,11 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
 use rmcp_session_policy::testing::eviction::Crowd;
+use rmcp_session_policy_benches::sizes;
 
 fn choices<P: EvictionPolicy>(c: &mut Criterion, name: &str, make: impl Fn() -> P) {
     let mut group = c.benchmark_group(format!("a victim by {name}"));
-    for sessions in [1_000, 100_000, 1_000_000] {
+    for &sessions in sizes(&[1_000, 100_000, 1_000_000]) {
         for busy in [0, 50, 99] {
             let mut crowd = Crowd::new(make(), sessions, sessions / 100 * busy);
             group.bench_function(BenchmarkId::new(format!("{busy} % busy"), sessions), |b| {

@@ -16,7 +16,7 @@ use crate::transport::{EventId, GovernedStream, Resumption, Session};
 
 impl<I: SessionManager> Shared<I> {
     /// The number in the event ids of this incarnation.
-    pub(super) fn incarnation(&self, session: &Session<I::Transport>) -> u64 {
+    pub(super) fn incarnation(&self, session: &Session<I::Transport>) -> u32 {
         self.incarnations.number(session.record.key)
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_core::Stream;
+use futures_util::FutureExt;
 use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ClientRequest, GetExtensions, ServerJsonRpcMessage};
 use rmcp::transport::streamable_http_server::session::{
     EventStore, RestoreOutcome, ServerSseMessage, SessionId, SessionManager, SessionRestoreMarker,
@@ -120,12 +121,10 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
                 return Ok(GovernedStream::once(&session, Some(ServerSseMessage::from_message(*refused))));
             }
         };
-        let lease = match self.shared.admit_request(&session, kind).await {
-            Ok(lease) => lease,
+        let (lease, now) = match self.shared.admit_request(&session, kind).await {
+            Ok(admitted) => admitted,
             Err(refusal) => return Ok(GovernedStream::once(&session, self.shared.refused(&refusal, message))),
         };
-        // Read after the admission, which may have waited.
-        let now = Instant::now();
         let activity = begin(&session, held, kind, now).ok_or_else(not_found)?;
         if kind.is_use() && self.shared.sees_uses {
             self.shared.lock().registry.used(&session.record);
@@ -350,33 +349,42 @@ impl<I: SessionManager> Shared<I> {
         self.failed(if kind == Kind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create }, error)
     }
 
-    /// Asks whether a request may be made within a session.
-    async fn admit_request(&self, session: &Session<I::Transport>, kind: Kind) -> Result<Option<Lease>, Refusal> {
+    /// Asks whether a request may be made within a session. Tells what it holds of that, and since when.
+    async fn admit_request(
+        &self,
+        session: &Session<I::Transport>,
+        kind: Kind,
+    ) -> Result<(Option<Lease>, Instant), Refusal> {
+        let now = Instant::now();
         if !kind.is_use() {
-            return Ok(None);
+            return Ok((None, now));
         }
         let current = ClientContext::current();
         let context = current.as_deref().or(session.record.context.as_deref());
         if self.stops_taking(ArrivalKind::Request) {
             return Err(self.turn_away(Refusal::draining(ArrivalKind::Request), context));
         }
-        let Some(policy) = self.requests.as_deref() else { return Ok(None) };
+        let Some(policy) = self.requests.as_deref() else { return Ok((None, now)) };
         let record = &session.record;
-        let arrival =
-            Arrival::new(Instant::now(), ArrivalKind::Request).with_session(record.key).with_origin(record.serial);
+        let arrival = Arrival::new(now, ArrivalKind::Request).with_session(record.key).with_origin(record.serial);
         let arrival = match context {
             Some(context) => arrival.with_context(context),
             None => arrival,
         };
         let asking = Asking { shared: self, session };
-        let mut admitted = policy.admit(&arrival).await;
+        let mut asked = policy.admit(&arrival);
+        // Most policies answer at once: the clock is not read again.
+        let (mut admitted, now) = match (&mut asked).now_or_never() {
+            Some(admitted) => (admitted, now),
+            None => (asked.await, Instant::now()),
+        };
         // Handlers that are done without an answer are looked for now and then: their leases may be free.
         if admitted.is_err() && (self.end_done() | session.ids.end_panicked()) {
             admitted = policy.admit(&arrival).await;
         }
         drop(asking);
         match admitted {
-            Ok(permit) => Ok(Some(permit.commit()).filter(|lease| !lease.is_free())),
+            Ok(permit) => Ok((Some(permit.commit()).filter(|lease| !lease.is_free()), now)),
             Err(rejection) => Err(self.turn_away(Refusal::rejected(ArrivalKind::Request, &rejection), context)),
         }
     }

@@ -12,13 +12,14 @@ pub(crate) struct Cell<T> {
 
 #[derive(Debug)]
 struct Held<T> {
-    transport: Option<T>,
+    /// Boxed: it changes hands twice for each message.
+    transport: Option<Box<T>>,
     hung_up: bool,
 }
 
 impl<T> Cell<T> {
     pub(crate) fn new(transport: T) -> Self {
-        Self { held: Mutex::new(Held { transport: Some(transport), hung_up: false }) }
+        Self { held: Mutex::new(Held { transport: Some(Box::new(transport)), hung_up: false }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Held<T>> {
@@ -26,12 +27,12 @@ impl<T> Cell<T> {
     }
 
     /// Takes the transport out for a while; `None` once it is gone.
-    pub(crate) fn lend(&self) -> Option<T> {
+    pub(crate) fn lend(&self) -> Option<Box<T>> {
         self.lock().transport.take()
     }
 
     /// Puts the transport back. Gives it back to be dropped if the session has hung up meanwhile.
-    pub(crate) fn give_back(&self, transport: T) -> Option<T> {
+    pub(crate) fn give_back(&self, transport: Box<T>) -> Option<Box<T>> {
         let mut held = self.lock();
         if held.hung_up {
             return Some(transport);
@@ -41,7 +42,7 @@ impl<T> Cell<T> {
     }
 
     /// Takes the transport away for good, now or, if it is lent out, when it comes back.
-    pub(crate) fn take(&self) -> Option<T> {
+    pub(crate) fn take(&self) -> Option<Box<T>> {
         let mut held = self.lock();
         held.hung_up = true;
         held.transport.take()
@@ -57,7 +58,7 @@ mod tests {
         let cell = Cell::new("transport");
         let lent = cell.lend().expect("there");
         assert_eq!(cell.take(), None, "it is out");
-        assert_eq!(cell.give_back(lent), Some("transport"));
+        assert_eq!(cell.give_back(lent), Some(Box::new("transport")));
         assert_eq!(cell.lend(), None);
     }
 }

@@ -18,77 +18,98 @@ const LONGEST_REQUEST_ID: usize = 64;
 
 /// Numbers the incarnations of a session id, so that those of another process have other numbers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Incarnations(u64);
+pub(crate) struct Incarnations(u32);
 
 impl Default for Incarnations {
     fn default() -> Self {
-        Self(RandomState::new().hash_one(()))
+        Self(RandomState::new().hash_one(()) as u32)
     }
 }
 
 impl Incarnations {
-    pub(crate) const fn number(self, key: SessionKey) -> u64 {
-        self.0.wrapping_add(key.generation() as u64)
+    pub(crate) const fn number(self, key: SessionKey) -> u32 {
+        self.0.wrapping_add(key.generation())
     }
 }
 
 /// The stream that an event belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EventSource {
-    incarnation: u64,
-    /// Names the request whose stream it is; empty for a listening stream.
-    request: Box<str>,
+    incarnation: u32,
+    of: Name,
+}
+
+/// Names the request whose stream it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Name {
+    /// A listening stream, which no request has.
+    None,
+    Number(i64),
+    /// The text in base64url, which begins with an `I`; of a long one its hash, after a `~`.
+    Text(Box<str>),
+}
+
+impl Name {
+    fn of(id: &RequestId) -> Self {
+        let text = match id {
+            RequestId::Number(number) => return Self::Number(*number),
+            RequestId::String(text) => format!("\"{text}"),
+        };
+        Self::Text(if text.len() <= LONGEST_REQUEST_ID {
+            URL_SAFE_NO_PAD.encode(text).into()
+        } else {
+            format!("~{}", URL_SAFE_NO_PAD.encode(blake3::hash(text.as_bytes()).as_bytes())).into()
+        })
+    }
+
+    fn read(name: &str) -> Self {
+        match name.parse() {
+            _ if name.is_empty() => Self::None,
+            Ok(number) => Self::Number(number),
+            Err(_) => Self::Text(name.into()),
+        }
+    }
 }
 
 impl EventSource {
     /// A listening stream.
-    pub(crate) fn listening(incarnation: u64) -> Self {
-        Self { incarnation, request: Box::default() }
+    pub(crate) const fn listening(incarnation: u32) -> Self {
+        Self { incarnation, of: Name::None }
     }
 
     /// The stream of a request.
-    pub(crate) fn request(incarnation: u64, id: &RequestId) -> Self {
-        Self { incarnation, request: name(id) }
+    pub(crate) fn request(incarnation: u32, id: &RequestId) -> Self {
+        Self { incarnation, of: Name::of(id) }
     }
 
-    pub(crate) fn is_listening(&self) -> bool {
-        self.request.is_empty()
+    pub(crate) const fn is_listening(&self) -> bool {
+        matches!(self.of, Name::None)
     }
 
     /// Whether it is the stream of this request.
     #[cfg_attr(not(test), expect(dead_code, reason = "asked once requests in flight are known by their ids"))]
     pub(crate) fn is_of(&self, id: &RequestId) -> bool {
-        *self.request == *name(id)
+        self.of == Name::of(id)
     }
 
     /// Makes the id that the client sees of the inner manager's:
     /// `<inner id>.<incarnation>.<request id>.<seal>`, to be read from the right.
     pub(crate) fn seal(&self, inner: &str, key: &SealKey) -> String {
-        // Two dots, a seal with its own, and a number of up to 20 digits.
-        let mut text = String::with_capacity(inner.len() + self.request.len() + SEAL_CHARS + 23);
-        for part in [inner, ".", itoa::Buffer::new().format(self.incarnation), ".", &self.request] {
+        let (mut incarnation, mut number) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let incarnation = incarnation.format(self.incarnation);
+        let name = match &self.of {
+            Name::None => "",
+            Name::Number(id) => number.format(*id),
+            Name::Text(name) => name,
+        };
+        // Two dots, and a seal with its own.
+        let mut text = String::with_capacity(inner.len() + incarnation.len() + name.len() + SEAL_CHARS + 3);
+        for part in [inner, ".", incarnation, ".", name] {
             text.push_str(part);
         }
         key.seal(&mut text);
         text
     }
-}
-
-/// The name of a request in event ids: its id in base64url, or the hash of a long one. Numbers and strings differ, and no
-/// name is empty.
-fn name(id: &RequestId) -> Box<str> {
-    let text = match id {
-        RequestId::Number(number) => return encode(itoa::Buffer::new().format(*number)),
-        RequestId::String(text) => format!("\"{text}"),
-    };
-    if text.len() <= LONGEST_REQUEST_ID {
-        return encode(&text);
-    }
-    format!("~{}", URL_SAFE_NO_PAD.encode(blake3::hash(text.as_bytes()).as_bytes())).into()
-}
-
-fn encode(text: &str) -> Box<str> {
-    URL_SAFE_NO_PAD.encode(text).into()
 }
 
 /// An event id that was sealed for the session.
@@ -104,7 +125,7 @@ impl<'a> EventId<'a> {
     pub(crate) fn open(id: &'a str, key: &SealKey) -> Option<Self> {
         let (text, request) = key.open(id)?.rsplit_once('.')?;
         let (inner, incarnation) = text.rsplit_once('.')?;
-        let source = EventSource { incarnation: incarnation.parse().ok()?, request: request.into() };
+        let source = EventSource { incarnation: incarnation.parse().ok()?, of: Name::read(request) };
         Some(Self { inner, source })
     }
 }
@@ -124,7 +145,7 @@ pub(crate) enum Resumption<'a> {
 
 impl<'a> Resumption<'a> {
     /// Reads a `Last-Event-ID`. The session has no `incarnation` while it is parked.
-    pub(crate) fn of(last_event_id: &'a str, key: &SealKey, incarnation: Option<u64>) -> Self {
+    pub(crate) fn of(last_event_id: &'a str, key: &SealKey, incarnation: Option<u32>) -> Self {
         if last_event_id == PRIMING {
             return Self::Listen;
         }
@@ -161,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_comes_back_as_it_was(inner: String, incarnation: u64, request in proptest::option::of(request_id())) {
+        fn an_id_comes_back_as_it_was(inner: String, incarnation: u32, request in proptest::option::of(request_id())) {
             let source = match &request {
                 Some(id) => EventSource::request(incarnation, id),
                 None => EventSource::listening(incarnation),
@@ -184,7 +205,7 @@ mod tests {
 
         #[test]
         fn two_requests_have_two_names(one in request_id(), other in request_id()) {
-            prop_assert_eq!(name(&one) == name(&other), one == other);
+            prop_assert_eq!(Name::of(&one) == Name::of(&other), one == other);
         }
     }
 
@@ -213,12 +234,15 @@ mod tests {
     #[test]
     fn a_number_and_the_same_digits_as_a_string_are_two_requests() {
         let text = |text: &str| RequestId::String(text.into());
-        let names = [RequestId::Number(1), text("1"), text(""), text("\"1"), text(&"1".repeat(64))].map(|id| name(&id));
+        let names =
+            [RequestId::Number(1), text("1"), text(""), text("\"1"), text(&"1".repeat(64))].map(|id| Name::of(&id));
         for (place, one) in names.iter().enumerate() {
-            assert!(!one.is_empty() && !names[place + 1..].contains(one), "{names:?}");
+            assert!(*one != Name::None && !names[place + 1..].contains(one), "{names:?}");
         }
-        let long = name(&text(&"1".repeat(1_000_000)));
-        assert_eq!(long.len(), 44, "a long id costs no more");
+        match Name::of(&text(&"1".repeat(1_000_000))) {
+            Name::Text(long) => assert_eq!(long.len(), 44, "a long id costs no more"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

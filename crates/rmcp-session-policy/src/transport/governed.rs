@@ -49,7 +49,7 @@ impl<T> Governed<T> {
 
 /// The inner transport while `receive` has it.
 struct Lent<'a, T> {
-    transport: Option<T>,
+    transport: Option<Box<T>>,
     session: &'a Arc<Session<T>>,
     host: &'a Arc<dyn Host<T>>,
 }

@@ -14,6 +14,9 @@ use rmcp::service::OriginatingRequestId;
 /// What the ids begin with. No client may use it.
 const PREFIX: &str = "request-id:";
 
+/// How many characters a number has at most: a sign and 19 digits.
+const LONGEST_NUMBER: usize = 20;
+
 /// Whether a client's id looks like one of these.
 pub(super) fn is_reserved(id: &RequestId) -> bool {
     matches!(id, RequestId::String(id) if id.starts_with(PREFIX))
@@ -30,23 +33,20 @@ pub(super) fn share(id: &mut RequestId) -> Weak<str> {
         RequestId::String(text) if text.starts_with(PREFIX) => return Arc::downgrade(text),
         RequestId::String(text) => format!("{PREFIX}\"{text}").into(),
         RequestId::Number(number) => {
-            let mut digits = [0; PREFIX.len() + 20];
-            write(&mut digits, *number).map_or_else(|| format!("{PREFIX}{number}").into(), Arc::from)
+            // Without an allocation of its own.
+            let mut text = [0; PREFIX.len() + LONGEST_NUMBER];
+            let (prefix, rest) = text.split_at_mut(PREFIX.len());
+            prefix.copy_from_slice(PREFIX.as_bytes());
+            let mut digits = itoa::Buffer::new();
+            let digits = digits.format(*number).as_bytes();
+            rest[..digits.len()].copy_from_slice(digits);
+            // Both are ASCII.
+            std::str::from_utf8(&text[..PREFIX.len() + digits.len()]).unwrap_or_default().into()
         }
     };
     let weak = Arc::downgrade(&shared);
     *id = RequestId::String(shared);
     weak
-}
-
-/// Writes the id of a number, without an allocation of its own.
-fn write(buffer: &mut [u8], number: i64) -> Option<&str> {
-    use std::io::Write;
-    let room = buffer.len();
-    let mut rest = &mut *buffer;
-    write!(rest, "{PREFIX}{number}").ok()?;
-    let written = room - rest.len();
-    std::str::from_utf8(&buffer[..written]).ok()
 }
 
 /// The id that the client gave a request, by the one that the service sees.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::scripted::{Act, Call, Scripted};
 use axum::body::{Body, to_bytes};
 use http::{Method, Request, Response, StatusCode};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::{PolicySessionManager, RefusalReason};
-use crate::scripted::{Act, Call, Scripted};
 use serde_json::{Value, json};
 use tower_service::Service;
 
@@ -25,7 +25,8 @@ impl Server {
     async fn send(&self, method: Method, session: Option<&str>, message: Value) -> (StatusCode, Response<Body>) {
         let mut config = StreamableHttpServerConfig::default();
         config.session_store = Some(self.sessions.parking());
-        let mcp = StreamableHttpService::new(|| Ok(crate::server::Tools::default()), Arc::clone(&self.sessions), config);
+        let mcp =
+            StreamableHttpService::new(|| Ok(crate::server::Tools::default()), Arc::clone(&self.sessions), config);
         let mut request = Request::builder().method(method).uri("/").header("host", "localhost");
         request = request.header("content-type", "application/json");
         request = request.header("accept", "application/json, text/event-stream");

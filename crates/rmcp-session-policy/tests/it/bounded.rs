@@ -4,12 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::service::{NOT_FOUND, Service, WELL};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp_session_policy::bounded::{
     BoundedSessionError, BoundedSessionManager, BoundedSessionManagerBuilder, CloseReason, SessionConfig,
 };
 use serde_json::json;
-use crate::service::{NOT_FOUND, Service, WELL};
 use tokio::time::{advance, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -65,7 +65,8 @@ async fn a_thousand_at_once_never_exceed_the_bound() {
         .map(|_| {
             let (service, sessions) = (service.clone(), Arc::clone(&sessions));
             tokio::spawn(async move {
-                crate::service::read(service.send(http::Method::POST, None, Some(crate::service::initialize())).await).await;
+                crate::service::read(service.send(http::Method::POST, None, Some(crate::service::initialize())).await)
+                    .await;
                 existing(&sessions).await
             })
         })

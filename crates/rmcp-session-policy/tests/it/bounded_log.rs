@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rmcp_session_policy::bounded::{BoundedSessionManagerBuilder, SessionConfig};
 use crate::service::Service;
+use rmcp_session_policy::bounded::{BoundedSessionManagerBuilder, SessionConfig};
 use tokio::time::sleep;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::session::{Driver, settle};
 use async_trait::async_trait;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Concurrent, Permit, Rejection};
 use rmcp_session_policy::eviction::{Lru, SessionInfo, victim_fn};
 use rmcp_session_policy::{Builder, ClientContext, CloseReason, MINUTE, PolicyError, PolicySessionManager, SECOND};
 use serde_json::json;
-use crate::session::{Driver, settle};
 use tokio::time::{Instant, advance, sleep};
 
 type Manager = PolicySessionManager<LocalSessionManager>;

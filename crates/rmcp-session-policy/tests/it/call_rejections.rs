@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::session::{Driver, settle};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::admission::{Arrival, Rejection, RejectionClass, Retry, admit_fn};
 use rmcp_session_policy::eviction::SessionInfo;
 use rmcp_session_policy::{Builder, CallRejection, CloseReason, MINUTE, PolicySessionManager};
 use serde_json::{Value, json};
-use crate::session::{Driver, settle};
 
 type Manager = PolicySessionManager<LocalSessionManager>;
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::session::{Driver, SlowToInitialize, Wedge, alive_tasks, settle};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::{Lru, SessionInfo};
 use rmcp_session_policy::{Builder, CloseReason, MINUTE, PolicyError, PolicySessionManager, SECOND};
 use serde_json::json;
-use crate::session::{Driver, SlowToInitialize, Wedge, alive_tasks, settle};
 use tokio::time::{Instant, sleep};
 
 type Manager = PolicySessionManager<LocalSessionManager>;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::session::{Driver, settle};
 use rmcp::handler::server::tool::Extension;
 use rmcp::service::RequestContext;
 use rmcp::transport::streamable_http_server::session::SessionManager;
@@ -13,7 +14,6 @@ use rmcp_session_policy::{
     Builder, BusyGuard, CloseReason, CurrentSession, CurrentSessionError, MINUTE, PolicySessionManager, SECOND,
 };
 use serde_json::json;
-use crate::session::{Driver, settle};
 use tokio::time::{Instant, sleep};
 
 type Manager = PolicySessionManager<LocalSessionManager>;

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::session::{Driver, initialize_params, settle};
 use axum::body::{Body, BodyDataStream, Bytes};
 use futures_util::{FutureExt, StreamExt};
 use http::{Request, Response};
@@ -22,7 +23,6 @@ use rmcp_session_policy::{
     Builder, CloseReason, DrainReport, HOUR, MINUTE, PolicySessionManager, RefusalReason, SECOND,
 };
 use serde_json::{Value, json};
-use crate::session::{Driver, initialize_params, settle};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;

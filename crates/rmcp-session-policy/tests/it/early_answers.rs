@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use crate::web::{Server, call, initialize};
 use reqwest::{Method, StatusCode};
 use rmcp_session_policy::admission::SlidingWindow;
 use rmcp_session_policy::{HOUR, PolicySessionManager};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use crate::web::{Server, call, initialize};
 
 const SIZES: [usize; 5] = [100, 9_000, 100_000, 1_000_000, 4_000_000];
 

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::scripted::{Act, Call, Line, Scripted, initialize, initialize_params, initialized, list_tools};
 use futures_core::Stream;
 use futures_util::{FutureExt, StreamExt};
 use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
@@ -20,7 +21,6 @@ use rmcp::transport::streamable_http_server::session::{
 };
 use rmcp_session_policy::admission::{Arrival, Permit, admit_fn};
 use rmcp_session_policy::{Builder, ClientContext, CloseReason, Governed, PolicySessionManager};
-use crate::scripted::{Act, Call, Line, Scripted, initialize, initialize_params, initialized, list_tools};
 use tokio::time::Instant;
 
 type M<I> = Arc<PolicySessionManager<I>>;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use axum::http::StatusCode;
 use crate::edge::{Ear, Edge, ended, heard};
+use axum::http::StatusCode;
 use futures_util::future::join_all;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::session::{

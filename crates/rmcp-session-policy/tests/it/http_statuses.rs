@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::web::{Server, call, header, initialize};
 use reqwest::{Client, Method, StatusCode};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent, SlidingWindow};
 use rmcp_session_policy::{CallRejection, CloseReason, PolicySessionManager, RefusalReason};
 use serde_json::{Value, json};
-use crate::web::{Server, call, header, initialize};
 
 #[tokio::test]
 async fn a_quota_is_429_with_the_request_s_own_id() {

@@ -6,6 +6,7 @@ use std::fmt::{Debug, Display};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use crate::session::{Driver, Http, Refuses, SlowToInitialize, Wedge, settle};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Permit, Rejection};
@@ -15,7 +16,6 @@ use rmcp_session_policy::{
     SessionObserver,
 };
 use serde_json::json;
-use crate::session::{Driver, Http, Refuses, SlowToInitialize, Wedge, settle};
 use tokio::time::sleep;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::session::{Driver, Http, Millis, Replies, error_code, message, settle};
 use async_trait::async_trait;
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::ClientJsonRpcMessage;
@@ -17,7 +18,6 @@ use rmcp::{RoleServer, tool, tool_router};
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, Permit, Rejection};
 use rmcp_session_policy::{Builder, ClientContext, MINUTE, PolicySessionManager, SECOND};
 use serde_json::{Value, json};
-use crate::session::{Driver, Http, Millis, Replies, error_code, message, settle};
 use tokio::time::sleep;
 
 type Manager = PolicySessionManager<LocalSessionManager>;
@@ -294,8 +294,7 @@ async fn ids_are_bounded_in_length_and_number() {
     assert_eq!(sessions.list()[0].in_flight, 1_024);
     assert_eq!(running.swap_remove(0).text().await, "worked");
     assert_eq!(work(&alice, json!("one more"), 1).await.text().await, "worked");
-    let endless =
-        json!({ "jsonrpc": "2.0", "id": id(257), "method": "initialize", "params": crate::session::initialize_params() });
+    let endless = json!({ "jsonrpc": "2.0", "id": id(257), "method": "initialize", "params": crate::session::initialize_params() });
     let bob = Driver::open_with(&sessions, worker).await.expect("room");
     let answer = sessions.initialize_session(&bob.id, message(endless)).await.expect("answered");
     assert_eq!(error_code(&serde_json::to_value(&answer).expect("json")), Some(-32600));

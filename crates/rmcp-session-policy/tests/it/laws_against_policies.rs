@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
+use crate::scripted::{Line, Scripted, initialize, initialized, list_tools, ping};
+use crate::witness::Witness;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use rmcp_session_policy::admission::{Lease, Permit, Reservation, admit_fn};
 use rmcp_session_policy::eviction::{Candidates, EvictionPolicy, Lru, SessionInfo, victim_fn};
@@ -10,8 +12,6 @@ use rmcp_session_policy::{
     Builder, ClientContext, CloseReason, Governed, PolicyError, PolicySessionManager, SECOND, SessionEvent, SessionKey,
     SessionObserver,
 };
-use crate::scripted::{Line, Scripted, initialize, initialized, list_tools, ping};
-use crate::witness::Witness;
 
 const PLACES: usize = 4;
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::session::{Driver, Http, Silent, alive_tasks, initialize_params, settle};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::{Builder, ClientContext, CloseReason, HOUR, MINUTE, Phase, PolicySessionManager, SECOND};
 use serde_json::json;
-use crate::session::{Driver, Http, Silent, alive_tasks, initialize_params, settle};
 use tokio::time::{Instant, sleep, sleep_until};
 
 type Manager = PolicySessionManager<LocalSessionManager>;

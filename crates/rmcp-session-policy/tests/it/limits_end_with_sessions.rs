@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::scripted::{Act, Call, Scripted};
+use crate::service::{NOT_FOUND, Service, WELL};
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use rmcp::transport::streamable_http_server::session::SessionManager;
@@ -13,8 +15,6 @@ use rmcp_session_policy::eviction::SessionInfo;
 use rmcp_session_policy::{
     Builder, ClientContext, CloseReason, HOUR, MINUTE, PolicySessionManager, SECOND, SessionOrigin,
 };
-use crate::scripted::{Act, Call, Scripted};
-use crate::service::{NOT_FOUND, Service, WELL};
 use tokio::sync::Semaphore;
 
 /// Notes which sessions it is asked about, and which ends it is told of.

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::server::Server;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::SessionInfo;
 use rmcp_session_policy::{Builder, CloseReason, PolicySessionManager};
 use serde_json::{Value, json};
-use crate::server::Server;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::session::{Driver, SlowToInitialize, Wedge, settle};
 use futures_util::future::join_all;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
@@ -11,7 +12,6 @@ use rmcp_session_policy::{
     Builder, ClientContext, CloseReason, Fingerprint, Phase, PolicyError, PolicySessionManager, RefusalReason, SECOND,
     SessionKey,
 };
-use crate::session::{Driver, SlowToInitialize, Wedge, settle};
 use tokio::time::{Instant, sleep};
 
 type Manager = PolicySessionManager<LocalSessionManager>;

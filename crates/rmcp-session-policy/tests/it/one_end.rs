@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::scripted::{Act, Call, Scripted};
+use crate::service::{NOT_FOUND, Service, WELL, read};
+use crate::witness::{Heard, Witness};
 use axum::http::{Method, StatusCode};
 use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager, SessionState};
 use rmcp_session_policy::{ClientContext, CloseReason, MINUTE, PolicySessionManager, SECOND};
-use crate::scripted::{Act, Call, Scripted};
-use crate::service::{NOT_FOUND, Service, WELL, read};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use crate::witness::{Heard, Witness};
 
 type Local = PolicySessionManager<LocalSessionManager>;
 type Sessions = PolicySessionManager<Scripted>;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::session::{Diary, Driver, Http, Refuses, Wedge, error_code, settle};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::{Lru, SessionInfo};
@@ -11,7 +12,6 @@ use rmcp_session_policy::{
     SECOND, SessionEvent, SessionObserver,
 };
 use serde_json::json;
-use crate::session::{Diary, Driver, Http, Refuses, Wedge, error_code, settle};
 use tokio::time::{Instant, sleep};
 
 type Manager = PolicySessionManager<LocalSessionManager>;

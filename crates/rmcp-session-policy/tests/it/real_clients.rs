@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use rmcp_session_policy::PolicySessionManager;
 use crate::server::Server;
+use rmcp_session_policy::PolicySessionManager;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn evicted_without_parking_a_client_initializes_anew_and_goes_on() {

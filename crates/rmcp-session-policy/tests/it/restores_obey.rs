@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::scripted::{Act, Call, Line, Scripted, initialize, initialize_params, initialized, list_tools};
+use crate::server::Server;
+use crate::service::{NOT_FOUND, Service, WELL};
+use crate::witness::Witness;
 use axum::http::StatusCode;
 use futures_util::StreamExt;
 use rmcp::transport::Transport;
@@ -14,11 +18,7 @@ use rmcp_session_policy::{
     Builder, ClientContext, CloseReason, Governed, HOUR, MINUTE, PolicyError, PolicySessionManager, RefusalReason,
     SECOND, Stats,
 };
-use crate::scripted::{Act, Call, Line, Scripted, initialize, initialize_params, initialized, list_tools};
-use crate::server::Server;
-use crate::service::{NOT_FOUND, Service, WELL};
 use tokio::time::{Instant, timeout};
-use crate::witness::Witness;
 
 type Manager<I> = Arc<PolicySessionManager<I>>;
 

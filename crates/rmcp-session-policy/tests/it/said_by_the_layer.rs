@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::log::listen;
 use axum::body::Body;
 use axum::http::{Request, Response};
 use http::request::Parts;
 use http_body_util::Empty;
-use crate::log::listen;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::PolicySessionManager;
 use rmcp_session_policy::http::PolicyLayer;

@@ -1,11 +1,11 @@
 //! What an operator should hear of is said once, not for each client.
 
 use crate::log::listen;
+use crate::scripted::{Scripted, initialized};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent};
 use rmcp_session_policy::eviction::victim_fn;
 use rmcp_session_policy::{ClientContext, PolicySessionManager};
-use crate::scripted::{Scripted, initialized};
 
 #[tokio::test]
 async fn that_clients_without_a_context_share_a_limit_is_said_once() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::session::{Driver, Http, SlowToInitialize, initialize_params, settle};
 use futures_util::future::join_all;
 use rmcp::transport::streamable_http_server::session::local::{LocalSessionManager, SessionTransport};
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionManager};
@@ -15,7 +16,6 @@ use rmcp_session_policy::{
     Builder, ClientContext, CloseReason, Governed, PolicyError, PolicySessionManager, RefusalReason, SECOND,
 };
 use serde_json::json;
-use crate::session::{Driver, Http, SlowToInitialize, initialize_params, settle};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, sleep, timeout};
 

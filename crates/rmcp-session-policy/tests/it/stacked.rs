@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use rmcp_session_policy::{CloseReason, PolicySessionManager};
 use crate::service::{NOT_FOUND, Service, WELL};
+use rmcp_session_policy::{CloseReason, PolicySessionManager};
 
 #[tokio::test]
 async fn what_the_outer_one_parks_comes_back_through_both() {

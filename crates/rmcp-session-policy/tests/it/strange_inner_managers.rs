@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::scripted::{Failed, Line, Scripted};
 use futures_core::Stream;
 use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use rmcp::transport::streamable_http_server::session::{
     EventId, EventStore, EventStoreError, EventStream, RestoreOutcome, ServerSseMessage, SessionId, SessionManager,
 };
 use rmcp_session_policy::{PolicyError, PolicySessionManager};
-use crate::scripted::{Failed, Line, Scripted};
 
 /// Gives each session the same id, and has a store of events.
 struct Strange {

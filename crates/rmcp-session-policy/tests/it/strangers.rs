@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::web::{Server, call, initialize};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use rmcp_session_policy::admission::{
     AdmissionPolicyExt, Arrival, Permit, Rejection, SlidingWindow, TokenBucket, admit_fn,
@@ -11,7 +12,6 @@ use rmcp_session_policy::admission::{
 use rmcp_session_policy::eviction::SessionInfo;
 use rmcp_session_policy::{CloseReason, HOUR, PolicySessionManager};
 use serde_json::{Value, json};
-use crate::web::{Server, call, initialize};
 
 const LATE: &str = "2026-07-28";
 

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::scripted::{Act, Call, Line, Scripted, initialize, initialize_params, initialized, list_tools};
+use crate::witness::{Account, Accountant, Gate, Verdict, Witness};
 use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager, SessionState};
 use rmcp_session_policy::{CloseReason, Governed, PolicyError, PolicySessionManager, SECOND, SessionKey};
-use crate::scripted::{Act, Call, Line, Scripted, initialize, initialize_params, initialized, list_tools};
 use tokio::time::timeout;
-use crate::witness::{Account, Accountant, Gate, Verdict, Witness};
 
 type Manager = PolicySessionManager<Scripted>;
 

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::web::{Server, call, initialize};
 use reqwest::{Client, Method, RequestBuilder};
 use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent, SlidingWindow};
 use rmcp_session_policy::{HOUR, PolicySessionManager};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use crate::web::{Server, call, initialize};
 
 const HONEST: usize = 200;
 const NEWCOMERS: usize = 20;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::service::{Service, WELL};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::PolicySessionManager;
-use crate::service::{Service, WELL};
 
 type Sessions = PolicySessionManager<LocalSessionManager>;
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::scripted::{Act, Call, Scripted, initialize, initialize_params, initialized, list_tools};
+use crate::server::Tools;
 use futures_util::poll;
 use rmcp::ServiceExt;
 use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager, SessionState};
 use rmcp_session_policy::{CloseReason, Governed, PolicySessionManager};
-use crate::scripted::{Act, Call, Scripted, initialize, initialize_params, initialized, list_tools};
-use crate::server::Tools;
 use tokio::task::yield_now;
 
 const TASKS: u64 = 64;

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::server::Tools;
 use futures_util::future::join_all;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::PolicySessionManager;
 use serde_json::{Value, json};
-use crate::server::Tools;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::service::{NOT_FOUND, Service, WELL, initialize, initialized, read};
 use axum::http::{Method, StatusCode};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::SessionInfo;
 use rmcp_session_policy::{Builder, CloseReason, PolicySessionManager};
 use serde_json::{Value, json};
-use crate::service::{NOT_FOUND, Service, WELL, initialize, initialized, read};
 
 type Sessions = PolicySessionManager<LocalSessionManager>;
 

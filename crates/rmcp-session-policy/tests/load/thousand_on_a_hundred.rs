@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
+use crate::server::{Client, Server};
 use futures_util::stream::{self, StreamExt};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::PolicySessionManager;
-use crate::server::{Client, Server};
 
 const CLIENTS: usize = 1_000;
 const PLACES: usize = 100;
