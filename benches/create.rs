@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use rmcp::model::{ClientJsonRpcMessage, ClientNotification};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
-use rmcp_session_policy::{Builder, PolicySessionManager};
+use rmcp_session_policy::{PolicySessionManager, PolicySessionManagerBuilder};
 use rmcp_session_policy_benches::sizes;
 use rmcp_session_policy_benches::stub::{Held, StubManager};
 use tokio::runtime::Runtime;
@@ -29,7 +29,7 @@ async fn fill<M: SessionManager>(sessions: &M, live: usize) -> Held<M::Transport
     held
 }
 
-fn builder(most: usize) -> Builder<StubManager> {
+fn builder(most: usize) -> PolicySessionManagerBuilder<StubManager> {
     PolicySessionManager::builder(StubManager::default()).max_sessions(most)
 }
 

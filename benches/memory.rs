@@ -4,7 +4,7 @@ use std::io::Write;
 
 use rmcp::model::{ClientJsonRpcMessage, ClientNotification, InitializeRequestParams};
 use rmcp::transport::streamable_http_server::session::{SessionManager, SessionState};
-use rmcp_session_policy::{Governed, PolicySessionManager};
+use rmcp_session_policy::{PolicySessionManager, PolicyTransport};
 use rmcp_session_policy_benches::stub::{StubManager, StubTransport};
 
 #[global_allocator]
@@ -56,7 +56,7 @@ async fn main() -> std::io::Result<()> {
 async fn open(
     sessions: &PolicySessionManager<StubManager>,
     params: &InitializeRequestParams,
-    held: &mut Vec<Governed<StubTransport>>,
+    held: &mut Vec<PolicyTransport<StubTransport>>,
 ) {
     for _ in 0..SESSIONS {
         let (id, transport) = sessions.create_session().await.expect("a place");

@@ -7,7 +7,7 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp_session_policy::admission::{
     AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, Permit, Rejection, RejectionClass, Retry,
 };
-use rmcp_session_policy::{ClientContext, PolicyError, PolicySessionManager, RefusalReason};
+use rmcp_session_policy::{ClientContext, PolicyError, PolicySessionManager, RejectionReason};
 use tokio::time::Instant;
 
 /// Lets only the operator in until a moment.
@@ -43,7 +43,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (_operator, _transport) = operator.scope(sessions.create_session()).await?;
 
     let alice = || ClientContext::new().with_principal("alice");
-    let Err(PolicyError::Refused(rejection)) = alice().scope(sessions.create_session()).await else {
+    let Err(PolicyError::Rejected(rejection)) = alice().scope(sessions.create_session()).await else {
         panic!("too early for alice");
     };
     let Retry::After(wait) = rejection.retry() else { panic!("the policy knows when") };
@@ -53,7 +53,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (_second, _transport) = alice().scope(sessions.create_session()).await?;
     let third = alice().scope(sessions.create_session()).await.map(drop).expect_err("one too many");
     assert_eq!(third.to_string(), "refused by concurrent");
-    assert_eq!(sessions.stats().refused(RefusalReason::Quota), 1);
-    assert_eq!(sessions.stats().refused(RefusalReason::Overload), 1);
+    assert_eq!(sessions.stats().rejected(RejectionReason::Quota), 1);
+    assert_eq!(sessions.stats().rejected(RejectionReason::Overload), 1);
     Ok(())
 }

@@ -22,7 +22,7 @@ use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Open, SlidingWindow};
 use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
 use rmcp_session_policy::http::PolicyLayer;
-use rmcp_session_policy::{ConfigError, PolicySessionManager, RefusalReason, SECOND};
+use rmcp_session_policy::{CloseReason, ConfigError, PolicySessionManager, RejectionReason, SECOND};
 use rmcp_session_policy_examples::Tools;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -156,9 +156,10 @@ async fn healthz(State(sessions): State<Arc<Sessions>>) -> (StatusCode, Json<Val
     let stats = sessions.stats();
     // So that a load balancer sends newcomers elsewhere.
     let status = if stats.draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    let closed: Map<_, _> = stats.closed.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect();
-    let refused = |counts: &[(RefusalReason, u64)]| -> Map<_, _> {
-        counts.iter().map(|(reason, n)| (reason.to_string(), json!(n))).collect()
+    let closed: Map<_, _> =
+        CloseReason::ALL.iter().map(|reason| (reason.to_string(), json!(stats.closed(*reason)))).collect();
+    let rejected = |count: &dyn Fn(RejectionReason) -> u64| -> Map<_, _> {
+        RejectionReason::ALL.iter().map(|reason| (reason.to_string(), json!(count(*reason)))).collect()
     };
     let health = json!({
         "draining": stats.draining,
@@ -172,10 +173,10 @@ async fn healthz(State(sessions): State<Arc<Sessions>>) -> (StatusCode, Json<Val
         "opened": stats.opened,
         "restored": stats.restored,
         "closed": closed,
-        "refused": refused(&stats.refused),
+        "refused": rejected(&|reason| stats.rejected(reason)),
         "requests": stats.requests,
         "sessionless": stats.sessionless,
-        "refused_requests": refused(&stats.refused_requests),
+        "refused_requests": rejected(&|reason| stats.rejected_requests(reason)),
     });
     (status, Json(health))
 }

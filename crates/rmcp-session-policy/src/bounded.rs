@@ -30,7 +30,7 @@ use rmcp::transport::streamable_http_server::session::local::{LocalSessionManage
 use rmcp::transport::streamable_http_server::session::{EventStore, RestoreOutcome, ServerSseMessage, SessionManager};
 
 use crate::admission::SlidingWindow;
-use crate::error::AtCapacity;
+use crate::error::ServerFull;
 use crate::eviction::{EvictionPolicyExt, Fifo, SessionInfo};
 use crate::{HOUR, PolicyError, PolicySessionManager, SessionEvent, SessionObserver};
 
@@ -46,7 +46,7 @@ pub enum BoundedSessionError {
     RateLimited,
     /// Every place is taken, and no session may go now.
     #[error("{0}")]
-    AtCapacity(AtCapacity),
+    ServerFull(ServerFull),
     /// There is no such session (any more).
     #[error("session not found")]
     NotFound,
@@ -65,8 +65,8 @@ impl fmt::Debug for BoundedSessionError {
 impl From<PolicyError<LocalSessionManagerError>> for BoundedSessionError {
     fn from(error: PolicyError<LocalSessionManagerError>) -> Self {
         match error {
-            PolicyError::Refused(_) => Self::RateLimited,
-            PolicyError::AtCapacity(full) => Self::AtCapacity(full),
+            PolicyError::Rejected(_) => Self::RateLimited,
+            PolicyError::ServerFull(full) => Self::ServerFull(full),
             PolicyError::Draining => Self::Draining,
             PolicyError::Inner(error) => Self::Inner(error),
             // `LocalSessionManager` makes random ids.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::error::Refusal;
+use crate::error::Rejected;
 
 tokio::task_local! {
     /// `None` within a scope: what runs there is no part of the request.
@@ -35,7 +35,7 @@ pub(crate) enum Outcome {
     /// rmcp was told that the session is not there; it may restore it yet.
     Absent,
     /// A newcomer, or a session that wanted to come back, was turned away.
-    Refused(Box<Refusal>),
+    Rejected(Box<Rejected>),
 }
 
 fn in_scope<R>(f: impl FnOnce(&Scope) -> R) -> Option<R> {

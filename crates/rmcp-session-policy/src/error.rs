@@ -5,9 +5,9 @@ use std::fmt;
 
 use rmcp::model::{ErrorCode, ErrorData, RequestId, ServerJsonRpcMessage};
 
-use crate::admission::{ArrivalKind, InvalidSetting, Rejection, Retry};
+use crate::admission::{ArrivalKind, Rejection, Retry};
 use crate::call_rejection::CallRejection;
-use crate::observe::RefusalReason;
+use crate::observe::RejectionReason;
 
 /// Why the manager did not do what it was asked for. `E` is the error of the inner session manager.
 ///
@@ -15,12 +15,12 @@ use crate::observe::RefusalReason;
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError<E: std::error::Error + 'static> {
-    /// An admission policy refused.
+    /// An admission policy rejected it.
     #[error("{0}")]
-    Refused(Rejection),
+    Rejected(Rejection),
     /// Every place is taken and no session may go.
     #[error("{0}")]
-    AtCapacity(AtCapacity),
+    ServerFull(ServerFull),
     /// The server is about to stop and takes no newcomers.
     #[error("the server is draining")]
     Draining,
@@ -42,8 +42,8 @@ pub enum PolicyError<E: std::error::Error + 'static> {
 impl<E: std::error::Error + 'static> fmt::Debug for PolicyError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(rejection) => f.debug_tuple("Refused").field(rejection).finish(),
-            Self::AtCapacity(full) => f.debug_tuple("AtCapacity").field(full).finish(),
+            Self::Rejected(rejection) => f.debug_tuple("Rejected").field(rejection).finish(),
+            Self::ServerFull(full) => f.debug_tuple("ServerFull").field(full).finish(),
             Self::Draining => f.write_str("Draining"),
             Self::NotFound => f.write_str("NotFound"),
             Self::UnknownEvent => f.write_str("UnknownEvent"),
@@ -53,11 +53,11 @@ impl<E: std::error::Error + 'static> fmt::Debug for PolicyError<E> {
     }
 }
 
-/// A refusal, as whoever answers the client needs it.
+/// A rejected arrival, with what its answer needs.
 #[derive(Clone, Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct Rejected {
     pub(crate) kind: ArrivalKind,
-    pub(crate) reason: RefusalReason,
+    pub(crate) reason: RejectionReason,
     pub(crate) policy: Cow<'static, str>,
     pub(crate) retry: Retry,
     pub(crate) limit: Option<u64>,
@@ -65,9 +65,9 @@ pub(crate) struct Refusal {
     pub(crate) text: Cow<'static, str>,
 }
 
-impl Refusal {
+impl Rejected {
     /// By an admission policy.
-    pub(crate) fn rejected(kind: ArrivalKind, rejection: &Rejection) -> Self {
+    pub(crate) fn by_policy(kind: ArrivalKind, rejection: &Rejection) -> Self {
         Self {
             kind,
             reason: rejection.class().into(),
@@ -80,10 +80,10 @@ impl Refusal {
     }
 
     /// For want of a place.
-    pub(crate) fn at_capacity(kind: ArrivalKind, full: &AtCapacity) -> Self {
+    pub(crate) fn at_capacity(kind: ArrivalKind, full: &ServerFull) -> Self {
         Self {
             kind,
-            reason: RefusalReason::AtCapacity,
+            reason: RejectionReason::ServerFull,
             policy: "capacity".into(),
             retry: full.retry,
             limit: Some(full.max_sessions as u64),
@@ -95,7 +95,7 @@ impl Refusal {
     /// The HTTP status, which is also the code of the JSON-RPC error: MCP keeps -32000..=-32099 for itself.
     pub(crate) const fn status(&self) -> u16 {
         match self.reason {
-            RefusalReason::Quota => 429,
+            RejectionReason::Quota => 429,
             _ => 503,
         }
     }
@@ -144,7 +144,7 @@ impl Refusal {
     pub(crate) const fn too_many_in_flight(limit: usize) -> Self {
         Self {
             kind: ArrivalKind::Request,
-            reason: RefusalReason::Quota,
+            reason: RejectionReason::Quota,
             policy: Cow::Borrowed("in_flight"),
             retry: Retry::Unknown,
             limit: Some(limit as u64),
@@ -158,7 +158,7 @@ impl Refusal {
     pub(crate) fn too_many_listeners(most: usize) -> Self {
         Self {
             kind: ArrivalKind::Request,
-            reason: RefusalReason::AtCapacity,
+            reason: RejectionReason::ServerFull,
             policy: Cow::Borrowed("listeners"),
             retry: Retry::Unknown,
             limit: Some(most as u64),
@@ -170,7 +170,7 @@ impl Refusal {
     /// Because what keeps the sessions failed.
     pub(crate) fn backend(kind: ArrivalKind) -> Self {
         Self {
-            reason: RefusalReason::Backend,
+            reason: RejectionReason::Backend,
             policy: Cow::Borrowed("backend"),
             text: Cow::Borrowed("the server cannot reach its sessions now"),
             ..Self::draining(kind)
@@ -180,7 +180,7 @@ impl Refusal {
     /// Because the session ended while `initialize` was being answered.
     pub(crate) fn cut_off(kind: ArrivalKind) -> Self {
         Self {
-            reason: RefusalReason::CutOff,
+            reason: RejectionReason::CutOff,
             policy: Cow::Borrowed("cut_off"),
             text: Cow::Borrowed("the session was closed before this request was answered"),
             ..Self::draining(kind)
@@ -191,7 +191,7 @@ impl Refusal {
     pub(crate) const fn draining(kind: ArrivalKind) -> Self {
         Self {
             kind,
-            reason: RefusalReason::Draining,
+            reason: RejectionReason::Draining,
             policy: Cow::Borrowed("draining"),
             retry: Retry::Unknown,
             limit: None,
@@ -205,38 +205,9 @@ impl Refusal {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("all {max_sessions} places are taken and no session may go")]
 #[non_exhaustive]
-pub struct AtCapacity {
+pub struct ServerFull {
     /// The capacity that is used up.
     pub max_sessions: usize,
     /// When to come back.
     pub retry: Retry,
-}
-
-/// A setting that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{setting} is {value}: {remedy}")]
-#[non_exhaustive]
-pub struct ConfigError {
-    /// The name of the setting, as the builder or the policy calls it.
-    pub setting: String,
-    /// The value it was given.
-    pub value: String,
-    /// What would do.
-    pub remedy: String,
-}
-
-impl ConfigError {
-    pub(crate) fn new(setting: &str, value: impl fmt::Debug, remedy: &str) -> Self {
-        Self { setting: setting.to_owned(), value: format!("{value:?}"), remedy: remedy.to_owned() }
-    }
-}
-
-impl From<InvalidSetting> for ConfigError {
-    fn from(invalid: InvalidSetting) -> Self {
-        Self {
-            setting: invalid.setting.to_string(),
-            value: invalid.value.to_string(),
-            remedy: invalid.remedy.to_string(),
-        }
-    }
 }

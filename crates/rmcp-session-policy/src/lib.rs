@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod bounded;
 mod call_rejection;
+mod config_error;
 mod context;
 mod error;
 pub mod eviction;
@@ -22,12 +23,15 @@ mod transport;
 use std::time::Duration;
 
 pub use call_rejection::CallRejection;
+pub use config_error::ConfigError;
 pub use context::ClientContext;
-pub use error::{AtCapacity, ConfigError, PolicyError};
-pub use manager::{Builder, BusyGuard, CurrentSession, CurrentSessionError, PolicySessionManager, Select};
-pub use observe::{CloseReason, DrainReport, RefusalReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
+pub use error::{PolicyError, ServerFull};
+pub use manager::{
+    BusyGuard, CurrentSession, CurrentSessionError, PolicySessionManager, PolicySessionManagerBuilder, SessionSelector,
+};
+pub use observe::{CloseReason, DrainReport, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
 pub use registry::{Fingerprint, Phase, SessionKey, SessionOrigin};
-pub use transport::Governed;
+pub use transport::PolicyTransport;
 
 /// The guide's code, compiled and run with the doctests.
 #[cfg(all(doctest, feature = "testing"))]

@@ -15,7 +15,7 @@ use rmcp::model::CallToolRequestParams;
 use rmcp::service::ServiceError;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::admission::{AdmissionPolicy, Permit, Rejection, Retry, admit_fn};
-use rmcp_session_policy::{Builder, CloseReason, HOUR, MINUTE, PolicySessionManager};
+use rmcp_session_policy::{CloseReason, HOUR, MINUTE, PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 use server::Server;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -169,7 +169,11 @@ impl Client {
 
 type Sessions = Arc<PolicySessionManager<LocalSessionManager>>;
 
-fn sessions(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>) -> Sessions {
+fn sessions(
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+) -> Sessions {
     Arc::new(configure(PolicySessionManager::local().max_sessions(1)).build().expect("valid"))
 }
 

@@ -32,7 +32,8 @@ fuzz_target!(|typed: &str| {
     let tasks = RUNTIME.metrics();
     RUNTIME.block_on(async {
         let created = sessions.create_session().await;
-        assert!(created.is_ok() || sessions.stats().refused.iter().any(|(_, refused)| *refused > 0));
+        let stats = sessions.stats();
+        assert!(created.is_ok() || rmcp_session_policy::RejectionReason::ALL.iter().any(|reason| stats.rejected(*reason) > 0));
         drop(created);
         sessions.drain(Duration::ZERO).await;
         assert_eq!((sessions.stats().live, sessions.stats().reserved), (0, 0));

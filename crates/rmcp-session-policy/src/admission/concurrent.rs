@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection, Replicate};
+use super::{AdmissionPolicy, Arrival, Permit, Rejection, Replicate};
+use crate::config_error::ConfigError;
 
 /// Lets so many in at once: a session counts until it is gone.
 ///
@@ -54,9 +55,9 @@ impl AdmissionPolicy for Concurrent {
         if self.there.load(SeqCst) < self.most { Ok(()) } else { Err(self.refusal()) }
     }
 
-    fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), ConfigError> {
         if self.most == 0 {
-            return Err(InvalidSetting::new("the limit of Concurrent", self.most, "allow at least 1 at once"));
+            return Err(ConfigError::new("the limit of Concurrent", self.most, "allow at least 1 at once"));
         }
         Ok(())
     }

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use hashlink::LinkedHashMap;
 use tokio::time::Instant;
 
-use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection};
+use super::{AdmissionPolicy, Arrival, Permit, Rejection};
+use crate::config_error::ConfigError;
 use crate::registry::SessionOrigin;
 
 /// How many of the longest known keys are looked at to make room for a new one.
@@ -128,9 +129,9 @@ where
         }
     }
 
-    fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), ConfigError> {
         if self.max_keys == 0 {
-            return Err(InvalidSetting::new("max_keys", self.max_keys, "allow at least 1 key"));
+            return Err(ConfigError::new("max_keys", self.max_keys, "allow at least 1 key"));
         }
         self.template.validate()
     }

@@ -34,7 +34,7 @@ pub use only::Only;
 pub use open::Open;
 pub use or::Or;
 pub use permit::{Lease, Permit, Reservation};
-pub use policy::{AdmissionPolicy, AdmissionPolicyExt, InvalidSetting};
+pub use policy::{AdmissionPolicy, AdmissionPolicyExt};
 pub use rejection::{Rejection, RejectionClass, Retry};
 pub use shadow::Shadow;
 pub use sliding_window::SlidingWindow;

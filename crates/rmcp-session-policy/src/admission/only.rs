@@ -4,7 +4,8 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection};
+use super::{AdmissionPolicy, Arrival, Permit, Rejection};
+use crate::config_error::ConfigError;
 use crate::registry::SessionOrigin;
 
 /// Asks a policy about some arrivals, and lets the others in; made by [`only`](super::AdmissionPolicyExt::only).
@@ -38,7 +39,7 @@ where
         self.policy.on_session_end(session);
     }
 
-    fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), ConfigError> {
         self.policy.validate()
     }
 }

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection, Replicate};
+use super::{AdmissionPolicy, Arrival, Permit, Rejection, Replicate};
+use crate::config_error::ConfigError;
 use crate::registry::SessionOrigin;
 
 /// Lets in whom either lets in; made by [`or`](super::AdmissionPolicyExt::or).
@@ -43,7 +44,7 @@ impl<A: AdmissionPolicy, B: AdmissionPolicy> AdmissionPolicy for Or<A, B> {
         self.second.on_session_end(session);
     }
 
-    fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), ConfigError> {
         self.first.validate()?;
         self.second.validate()
     }

@@ -1,6 +1,5 @@
 //! The trait of a policy, and what can be made of one.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -8,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{And, Arrival, CallerKey, ClientKey, Keyed, Only, Or, Permit, Rejection, Replicate, Shadow};
+use crate::config_error::ConfigError;
 use crate::registry::SessionOrigin;
 
 /// Decides who may come in.
@@ -78,33 +78,8 @@ pub trait AdmissionPolicy: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// The first setting that makes no sense.
-    fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), ConfigError> {
         Ok(())
-    }
-}
-
-/// A setting of a policy that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{setting} is {value}: {remedy}")]
-#[non_exhaustive]
-pub struct InvalidSetting {
-    /// The setting, with its policy.
-    pub setting: Cow<'static, str>,
-    /// The value it was given.
-    pub value: Cow<'static, str>,
-    /// What would do.
-    pub remedy: Cow<'static, str>,
-}
-
-impl InvalidSetting {
-    /// Names a setting, its value, and what would do.
-    #[must_use]
-    pub fn new(
-        setting: impl Into<Cow<'static, str>>,
-        value: impl fmt::Debug,
-        remedy: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        Self { setting: setting.into(), value: format!("{value:?}").into(), remedy: remedy.into() }
     }
 }
 
@@ -122,7 +97,7 @@ impl<P: AdmissionPolicy + ?Sized> AdmissionPolicy for Box<P> {
         (**self).on_session_end(session);
     }
 
-    fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), ConfigError> {
         (**self).validate()
     }
 }
@@ -141,7 +116,7 @@ impl<P: AdmissionPolicy + ?Sized> AdmissionPolicy for Arc<P> {
         (**self).on_session_end(session);
     }
 
-    fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), ConfigError> {
         (**self).validate()
     }
 }

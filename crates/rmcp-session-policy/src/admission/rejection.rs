@@ -11,7 +11,7 @@ pub enum RejectionClass {
     /// The client used up what it is given; HTTP 429.
     Quota,
     /// The server has no room; HTTP 503.
-    Capacity,
+    NoCapacity,
     /// The server has too much to do; HTTP 503.
     Overload,
     /// What the policy depends on failed; HTTP 503.

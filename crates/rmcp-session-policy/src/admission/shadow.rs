@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use async_trait::async_trait;
 
-use super::{AdmissionPolicy, Arrival, InvalidSetting, Permit, Rejection};
+use super::{AdmissionPolicy, Arrival, Permit, Rejection};
+use crate::config_error::ConfigError;
 use crate::registry::SessionOrigin;
 
 /// Asks a policy, reports what it would have refused, and refuses nobody; made by
@@ -21,7 +22,7 @@ impl<P> Shadow<P> {
     }
 
     /// How many the policy would have refused.
-    pub fn would_have_refused(&self) -> u64 {
+    pub fn would_have_rejected(&self) -> u64 {
         self.refused.load(Relaxed)
     }
 }
@@ -43,7 +44,7 @@ impl<P: AdmissionPolicy> AdmissionPolicy for Shadow<P> {
         self.policy.on_session_end(session);
     }
 
-    fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), ConfigError> {
         self.policy.validate()
     }
 }
@@ -61,9 +62,9 @@ mod tests {
         let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
         let first = policy.admit(&arrival).await.expect("lets in");
         let second = policy.admit(&arrival).await.expect("lets in");
-        assert_eq!(policy.would_have_refused(), 1);
+        assert_eq!(policy.would_have_rejected(), 1);
         let third = policy.admit(&arrival).await.expect("lets in");
-        assert_eq!(policy.would_have_refused(), 2);
+        assert_eq!(policy.would_have_rejected(), 2);
         drop((first, second, third));
     }
 }

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::log::{Log, Token};
-use super::{AdmissionPolicy, Arrival, InvalidSetting, Lease, Permit, Rejection, Replicate, Reservation, Retry};
+use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection, Replicate, Reservation, Retry};
+use crate::config_error::ConfigError;
 
 /// Lets at most so many in within any window of time: exact, by a log of the admissions.
 ///
@@ -115,15 +116,15 @@ impl AdmissionPolicy for SlidingWindow {
         self.room(&mut state, now)
     }
 
-    fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), ConfigError> {
         if self.limit == 0 {
-            return Err(InvalidSetting::new("the limit of SlidingWindow", self.limit, "allow at least 1 per window"));
+            return Err(ConfigError::new("the limit of SlidingWindow", self.limit, "allow at least 1 per window"));
         }
         if self.limit > i32::MAX as usize {
-            return Err(InvalidSetting::new("the limit of SlidingWindow", self.limit, "allow at most 2,147,483,647"));
+            return Err(ConfigError::new("the limit of SlidingWindow", self.limit, "allow at most 2,147,483,647"));
         }
         if self.window.is_zero() {
-            return Err(InvalidSetting::new("the window of SlidingWindow", self.window, "allow more than zero"));
+            return Err(ConfigError::new("the window of SlidingWindow", self.window, "allow more than zero"));
         }
         Ok(())
     }

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::gcra::{Quota, interval};
-use super::{AdmissionPolicy, Arrival, InvalidSetting, Lease, Permit, Rejection, Replicate, Reservation, Retry};
+use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection, Replicate, Reservation, Retry};
+use crate::config_error::ConfigError;
 
 /// Lets a burst in, then so many per unit of time, evenly.
 ///
@@ -205,21 +206,21 @@ impl AdmissionPolicy for TokenBucket {
         admitted.map_err(|wait| self.refusal(Retry::After(Duration::from_nanos(wait))))
     }
 
-    fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), ConfigError> {
         if !self.tokens.is_finite() || self.tokens <= 0.0 {
-            return Err(InvalidSetting::new("the rate of TokenBucket", self.tokens, "allow more than zero"));
+            return Err(ConfigError::new("the rate of TokenBucket", self.tokens, "allow more than zero"));
         }
         if self.per.is_zero() {
-            return Err(InvalidSetting::new("the period of TokenBucket", self.per, "allow more than zero"));
+            return Err(ConfigError::new("the period of TokenBucket", self.per, "allow more than zero"));
         }
         if self.size() == 0 {
-            return Err(InvalidSetting::new("the burst of TokenBucket", self.size(), "allow at least 1"));
+            return Err(ConfigError::new("the burst of TokenBucket", self.size(), "allow at least 1"));
         }
         if self.quota.is_none() {
             let remedy = "an empty bucket must fill within 36,500 days: allow a higher rate or a smaller burst";
             return Err(match self.burst {
-                Some(burst) if burst > 1 => InvalidSetting::new("the burst of TokenBucket", burst, remedy),
-                _ => InvalidSetting::new("the rate of TokenBucket", self.tokens, remedy),
+                Some(burst) if burst > 1 => ConfigError::new("the burst of TokenBucket", burst, remedy),
+                _ => ConfigError::new("the rate of TokenBucket", self.tokens, remedy),
             });
         }
         Ok(())

@@ -62,14 +62,14 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
         let _: &SessionInfo<'_> = session;
     }
 
-    /// Whether to be told of every use, by [`on_use`](Self::on_use). Asked once, when the manager is built.
-    fn sees_uses(&self) -> bool {
+    /// Whether to be told of every use, by [`on_access`](Self::on_access). Asked once, when the manager is built.
+    fn tracks_access(&self) -> bool {
         false
     }
 
-    /// Hears of a request other than `ping`, as it begins, if [`sees_uses`](Self::sees_uses) says so. Each request then
+    /// Hears of a request other than `ping`, as it begins, if [`tracks_access`](Self::tracks_access) says so. Each request then
     /// takes the lock under which sessions are created and chosen.
-    fn on_use(&mut self, session: &SessionInfo<'_>) {
+    fn on_access(&mut self, session: &SessionInfo<'_>) {
         let _: &SessionInfo<'_> = session;
     }
 
@@ -91,12 +91,12 @@ impl EvictionPolicy for Box<dyn EvictionPolicy> {
         (**self).on_idle(session);
     }
 
-    fn sees_uses(&self) -> bool {
-        (**self).sees_uses()
+    fn tracks_access(&self) -> bool {
+        (**self).tracks_access()
     }
 
-    fn on_use(&mut self, session: &SessionInfo<'_>) {
-        (**self).on_use(session);
+    fn on_access(&mut self, session: &SessionInfo<'_>) {
+        (**self).on_access(session);
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
@@ -170,10 +170,10 @@ mod tests {
         fn on_idle(&mut self, session: &SessionInfo<'_>) {
             self.hears("idle", session);
         }
-        fn sees_uses(&self) -> bool {
+        fn tracks_access(&self) -> bool {
             true
         }
-        fn on_use(&mut self, session: &SessionInfo<'_>) {
+        fn on_access(&mut self, session: &SessionInfo<'_>) {
             self.hears("use", session);
         }
         fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
@@ -194,7 +194,7 @@ mod tests {
             let heard = Arc::clone(&policy.heard);
             // A box within the box that the registry keeps.
             let policy = wrap(policy);
-            assert!(policy.sees_uses());
+            assert!(policy.tracks_access());
             let mut stage = Stage::new(policy);
             let session = stage.ready();
             let busy = call(&session);
@@ -207,6 +207,6 @@ mod tests {
             assert_eq!(heard, ["insert", "use", "idle", "remove"]);
         }
         // To hear of uses costs a lock for each.
-        assert!(!Lru::new().only(|_: &SessionInfo<'_>| true).sees_uses());
+        assert!(!Lru::new().only(|_: &SessionInfo<'_>| true).tracks_access());
     }
 }

@@ -44,12 +44,12 @@ where
         self.policies().for_each(|policy| policy.on_idle(session));
     }
 
-    fn sees_uses(&self) -> bool {
-        self.rest.sees_uses()
+    fn tracks_access(&self) -> bool {
+        self.rest.tracks_access()
     }
 
-    fn on_use(&mut self, session: &SessionInfo<'_>) {
-        self.policies().for_each(|policy| policy.on_use(session));
+    fn on_access(&mut self, session: &SessionInfo<'_>) {
+        self.policies().for_each(|policy| policy.on_access(session));
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
@@ -93,15 +93,15 @@ mod tests {
     #[test]
     fn it_sees_uses_if_its_policy_does() {
         let holds_none: fn(&SessionInfo<'_>) -> bool = |session| session.open_streams() == 0;
-        assert!(!Lru::new().tiers([holds_none]).sees_uses());
-        assert!(Watches.tiers([holds_none]).sees_uses());
+        assert!(!Lru::new().tiers([holds_none]).tracks_access());
+        assert!(Watches.tiers([holds_none]).tracks_access());
     }
 
     #[derive(Clone, Debug)]
     struct Watches;
 
     impl EvictionPolicy for Watches {
-        fn sees_uses(&self) -> bool {
+        fn tracks_access(&self) -> bool {
             true
         }
 

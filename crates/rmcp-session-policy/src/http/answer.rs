@@ -8,8 +8,8 @@ use super::body::PolicyBody;
 use super::request::{Envelope, RequestTarget};
 use crate::admission::{ArrivalKind, Retry};
 use crate::call_rejection::CallRejection;
-use crate::error::Refusal;
-use crate::observe::RefusalReason;
+use crate::error::Rejected;
+use crate::observe::RejectionReason;
 
 /// The request that an answer is for.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ fn finish<B>(response: &mut Response<B>, content_type: &'static str) {
 }
 
 /// The answer to a request that was refused.
-pub(super) fn refused<B>(refusal: &Refusal, request: Answered<'_>) -> Response<PolicyBody<B>> {
+pub(super) fn refused<B>(refusal: &Rejected, request: Answered<'_>) -> Response<PolicyBody<B>> {
     let mut response = match request.envelope {
         Some(envelope) => {
             let is_call = request.target == RequestTarget::Within && envelope.is_call();
@@ -103,13 +103,13 @@ pub(super) fn refused<B>(refusal: &Refusal, request: Answered<'_>) -> Response<P
     for (name, value) in rate_limit(refusal) {
         headers.insert(name, value);
     }
-    let closes = request.closes || refusal.reason == RefusalReason::Draining;
+    let closes = request.closes || refusal.reason == RejectionReason::Draining;
     close_if(closes, request.version, &mut response);
     response
 }
 
 /// `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10.
-fn rate_limit(refusal: &Refusal) -> Vec<(HeaderName, HeaderValue)> {
+fn rate_limit(refusal: &Rejected) -> Vec<(HeaderName, HeaderValue)> {
     let (Some(limit), Some(remaining)) = (refusal.limit, refusal.remaining) else { return Vec::new() };
     // The name goes into a structured-field string.
     let name: String = refusal.policy.chars().filter(|c| (' '..='~').contains(c) && !matches!(c, '"' | '\\')).collect();
@@ -125,10 +125,10 @@ fn rate_limit(refusal: &Refusal) -> Vec<(HeaderName, HeaderValue)> {
 }
 
 /// How a restore that was refused shows where rmcp says 404: the session is still parked.
-pub(super) fn still_parked(max_sessions: usize) -> Refusal {
-    Refusal {
+pub(super) fn still_parked(max_sessions: usize) -> Rejected {
+    Rejected {
         kind: ArrivalKind::Restore,
-        reason: RefusalReason::AtCapacity,
+        reason: RejectionReason::ServerFull,
         policy: "capacity".into(),
         retry: Retry::Unknown,
         limit: Some(max_sessions as u64),
@@ -147,9 +147,9 @@ mod tests {
 
     #[test]
     fn the_refusing_policy_is_the_same_in_body_and_headers() {
-        let refusal = Refusal {
+        let refusal = Rejected {
             kind: ArrivalKind::Create,
-            reason: RefusalReason::Quota,
+            reason: RejectionReason::Quota,
             policy: "sliding_window".into(),
             retry: Retry::After(Duration::from_millis(1_500)),
             limit: Some(5),

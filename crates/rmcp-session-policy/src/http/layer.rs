@@ -17,8 +17,8 @@ use super::forgotten_proxy::ForgottenProxy;
 use super::forwarded;
 use super::service::PolicyService;
 use crate::admission::AdmissionPolicy;
+use crate::config_error::ConfigError;
 use crate::context::ClientContext;
-use crate::error::ConfigError;
 use crate::manager::{PolicySessionManager, Shared};
 
 /// In which header trusted proxies say for whom they ask.
@@ -214,7 +214,7 @@ impl<I: SessionManager> PolicyLayer<I> {
 
     /// Sets how many listening streams without a session there may be at one time, those of all layers of the manager
     /// counted: `subscriptions/listen`, and streams that are replayed. Beyond it 503. Defaults to as many as
-    /// [`max_sessions`](crate::Builder::max_sessions).
+    /// [`max_sessions`](crate::PolicySessionManagerBuilder::max_sessions).
     pub const fn max_listeners(mut self, streams: usize) -> Self {
         self.settings.max_listeners = Some(streams);
         self

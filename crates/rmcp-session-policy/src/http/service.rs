@@ -18,7 +18,7 @@ use super::discard::Discarded;
 use super::layer::Settings;
 use super::request::{Head, RequestTarget, SESSION_ID, expects_continue, session_named_by};
 use super::visit::{Progress, Visit};
-use crate::error::Refusal;
+use crate::error::Rejected;
 use crate::manager::{Owner, Shared};
 
 /// rmcp's service under policies; made by [`PolicyLayer`](super::PolicyLayer).
@@ -108,7 +108,7 @@ enum Why<I: SessionManager> {
     NotFound,
     /// Nothing is known of the client.
     Anonymous,
-    Refused(Box<(Visit<I>, Refusal)>),
+    Rejected(Box<(Visit<I>, Rejected)>),
 }
 
 impl<S, I: SessionManager> PolicyService<S, I> {
@@ -146,7 +146,7 @@ impl<S, I: SessionManager> PolicyService<S, I> {
         };
         match visit.refuse_by_head() {
             Ok(()) => Ok(visit),
-            Err(refusal) => Err(turned_away(Why::Refused(Box::new((visit, refusal))))),
+            Err(refusal) => Err(turned_away(Why::Rejected(Box::new((visit, refusal))))),
         }
     }
 
@@ -170,7 +170,7 @@ impl<S, I: SessionManager> PolicyService<S, I> {
             Ok(match why {
                 Why::NotFound => answer::not_found(version, !discarded.is_complete),
                 Why::Anonymous => answer::anonymous(version, !discarded.is_complete),
-                Why::Refused(refused) => {
+                Why::Rejected(refused) => {
                     let (visit, refusal) = *refused;
                     visit.refused(&refusal, &discarded)
                 }

@@ -17,7 +17,7 @@ use tokio::sync::futures::OwnedNotified;
 use super::request::{Chunks, Envelope, RequestTarget};
 use super::visit::Visit;
 use crate::admission::ArrivalKind;
-use crate::error::Refusal;
+use crate::error::Rejected;
 use crate::tracker::{Class, Tracked};
 
 /// How many frames a body may still give once it is to end: the answer may be among them.
@@ -27,7 +27,7 @@ const EVENT_END: &[u8] = b"\n\n";
 
 impl<I: SessionManager> Visit<I> {
     /// Has a drain know of a request that no session accounts for.
-    pub(super) fn track(&self, target: RequestTarget, body: &[u8]) -> Result<(), Refusal> {
+    pub(super) fn track(&self, target: RequestTarget, body: &[u8]) -> Result<(), Rejected> {
         let class = match target {
             RequestTarget::Replay => Class::Listener,
             RequestTarget::Sessionless if listens(body) => Class::Listener,
@@ -40,12 +40,12 @@ impl<I: SessionManager> Visit<I> {
             Class::Call | Class::Opening => usize::MAX,
         };
         let Some(tracked) = self.shared.tracker().enter(class, most) else {
-            return Err(self.turn_away(Refusal::too_many_listeners(most)));
+            return Err(self.turn_away(Rejected::too_many_listeners(most)));
         };
         // Asked once more, now that a drain sees the request.
         if class != Class::Opening && self.shared.stops_taking(ArrivalKind::Request) {
             tracked.refuse();
-            return Err(self.turn_away(Refusal::draining(ArrivalKind::Request)));
+            return Err(self.turn_away(Rejected::draining(ArrivalKind::Request)));
         }
         self.lock().tracked = Some(tracked);
         Ok(())
@@ -214,7 +214,7 @@ impl Tracking {
             let result = SubscriptionsListenResult::complete(id.clone());
             ServerJsonRpcMessage::response(ServerResult::SubscriptionsListenResult(result), id)
         } else {
-            ServerJsonRpcMessage::error(Refusal::draining(ArrivalKind::Request).answer(), Some(id))
+            ServerJsonRpcMessage::error(Rejected::draining(ArrivalKind::Request).answer(), Some(id))
         };
         let message = serde_json::to_string(&message).ok()?;
         Some(format!("data: {message}\n\n").into())

@@ -15,9 +15,9 @@ use super::request::{Chunks, Envelope, Head, RequestTarget, SESSION_ID};
 use super::tracked::{self, TrackedBody};
 use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind, Lease};
 use crate::context::{ClientContext, Outcome, note_ping, observe};
-use crate::error::Refusal;
+use crate::error::Rejected;
 use crate::manager::{Owner, Shared};
-use crate::observe::RefusalReason;
+use crate::observe::RejectionReason;
 use crate::tracker::Tracked;
 
 /// One request on its way through the layer: what is known of it, what was decided, and what that needs.
@@ -46,7 +46,7 @@ pub(super) struct Progress {
     lease: Option<Lease>,
     /// What has a drain know of a request that no session accounts for.
     pub(super) tracked: Option<Tracked>,
-    refusal: Option<Refusal>,
+    refusal: Option<Rejected>,
 }
 
 impl<I: SessionManager> Visit<I> {
@@ -58,7 +58,7 @@ impl<I: SessionManager> Visit<I> {
         Arrival::new(Instant::now(), kind).with_context(&self.context)
     }
 
-    pub(super) fn turn_away(&self, refusal: Refusal) -> Refusal {
+    pub(super) fn turn_away(&self, refusal: Rejected) -> Rejected {
         self.shared.turn_away(refusal, Some(&self.context))
     }
 
@@ -69,7 +69,7 @@ impl<I: SessionManager> Visit<I> {
     }
 
     /// Refuses, before its body is read, what the headers show to be a newcomer or a request without a session.
-    pub(super) fn refuse_by_head(&self) -> Result<(), Refusal> {
+    pub(super) fn refuse_by_head(&self) -> Result<(), Rejected> {
         let begins = || if self.head.is_decided() { self.may_begin(self.head.target) } else { Ok(()) };
         // What has no body is tracked at once.
         let tracks = || if self.method == Method::POST { Ok(()) } else { self.track(self.head.target, &[]) };
@@ -77,19 +77,19 @@ impl<I: SessionManager> Visit<I> {
     }
 
     /// Whether a request of that kind may begin: nothing is consumed.
-    fn may_begin(&self, target: RequestTarget) -> Result<(), Refusal> {
+    fn may_begin(&self, target: RequestTarget) -> Result<(), Rejected> {
         let kind = match target {
             RequestTarget::Open => ArrivalKind::Create,
             RequestTarget::Sessionless | RequestTarget::Replay => ArrivalKind::Request,
             _ => return Ok(()),
         };
         if self.shared.stops_taking(kind) {
-            return Err(self.turn_away(Refusal::draining(kind)));
+            return Err(self.turn_away(Rejected::draining(kind)));
         }
         match self.shared.admission() {
             Some(policy) if kind == ArrivalKind::Create => policy
                 .peek(&self.arrival(kind))
-                .map_err(|rejection| self.turn_away(Refusal::rejected(kind, &rejection))),
+                .map_err(|rejection| self.turn_away(Rejected::by_policy(kind, &rejection))),
             _ => Ok(()),
         }
     }
@@ -109,17 +109,17 @@ impl<I: SessionManager> Visit<I> {
     }
 
     /// Asks whether a request without a session is let in, and keeps what it holds of its admission.
-    pub(super) async fn ask(&self) -> Result<(), Refusal> {
+    pub(super) async fn ask(&self) -> Result<(), Rejected> {
         let Some(policy) = self.sessionless_policy() else { return Ok(()) };
         let kind = ArrivalKind::Request;
         let admitted = policy.admit(&self.arrival(kind)).await;
-        let permit = admitted.map_err(|rejection| self.turn_away(Refusal::rejected(kind, &rejection)))?;
+        let permit = admitted.map_err(|rejection| self.turn_away(Rejected::by_policy(kind, &rejection)))?;
         self.lock().lease = Some(permit.commit());
         Ok(())
     }
 
     /// The answer to a request that the service has not seen, or whose answer is of no use.
-    pub(super) fn refused<R>(&self, refusal: &Refusal, discarded: &Discarded) -> Response<PolicyBody<R>> {
+    pub(super) fn refused<R>(&self, refusal: &Rejected, discarded: &Discarded) -> Response<PolicyBody<R>> {
         let answered = Answered {
             target: self.head.target,
             envelope: discarded.envelope.as_ref(),
@@ -139,12 +139,12 @@ impl<I: SessionManager> Visit<I> {
         let Progress { chunks, target, envelope, lease, tracked, refusal } = std::mem::take(&mut *self.lock());
         let target = target.unwrap_or(self.head.target);
         let mut request = tracked::Request::new(chunks, envelope);
-        let answered = |refusal: &Refusal, envelope: Option<&Envelope>| {
+        let answered = |refusal: &Rejected, envelope: Option<&Envelope>| {
             let rejection = self.shared.call_rejection();
             answer::refused(refusal, Answered { target, envelope, rejection, version: self.version, closes: false })
         };
         let Some(response) = response else {
-            return Ok(answered(&self.turn_away(Refusal::draining(ArrivalKind::Request)), request.envelope()));
+            return Ok(answered(&self.turn_away(Rejected::draining(ArrivalKind::Request)), request.envelope()));
         };
         let response = response?;
         if let Some(refusal) = refusal {
@@ -154,7 +154,7 @@ impl<I: SessionManager> Visit<I> {
             return Ok(answered(&refusal, request.envelope()));
         }
         let is_absent = match outcome {
-            Some(Outcome::Refused(refusal)) => {
+            Some(Outcome::Rejected(refusal)) => {
                 let envelope = request.envelope();
                 return Ok(match self.pong(&refusal, envelope) {
                     Some(pong) => pong,
@@ -196,9 +196,9 @@ impl<I: SessionManager> Visit<I> {
     }
 
     /// The answer to the ping of a parked session that finds no free place: the session is there, and stays parked.
-    fn pong<R>(&self, refusal: &Refusal, envelope: Option<&Envelope>) -> Option<Response<PolicyBody<R>>> {
+    fn pong<R>(&self, refusal: &Rejected, envelope: Option<&Envelope>) -> Option<Response<PolicyBody<R>>> {
         let ping = envelope.filter(|envelope| envelope.is_ping())?;
-        let is_full = refusal.kind == ArrivalKind::Restore && refusal.reason == RefusalReason::AtCapacity;
+        let is_full = refusal.kind == ArrivalKind::Restore && refusal.reason == RejectionReason::ServerFull;
         let is_parked = is_full && self.session.as_ref().is_some_and(|id| self.shared.touch_parked(id));
         is_parked.then(|| answer::pong(ping.id.clone()))
     }

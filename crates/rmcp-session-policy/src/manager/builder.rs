@@ -11,7 +11,7 @@ use super::lot::Limits;
 use super::shared::Shared;
 use crate::admission::AdmissionPolicy;
 use crate::call_rejection::CallRejection;
-use crate::error::ConfigError;
+use crate::config_error::ConfigError;
 use crate::eviction::{EvictionPolicy, EvictionPolicyExt, Lru, SessionInfo};
 use crate::observe::SessionObserver;
 use crate::registry::{Predicate, Rules};
@@ -36,7 +36,7 @@ pub(crate) struct Settings {
 
 /// Settings of a [`PolicySessionManager`] to be.
 #[must_use]
-pub struct Builder<I> {
+pub struct PolicySessionManagerBuilder<I> {
     inner: I,
     settings: Settings,
     max_opening: Option<usize>,
@@ -51,7 +51,7 @@ pub struct Builder<I> {
     observer: Option<Arc<dyn SessionObserver>>,
 }
 
-impl<I: SessionManager> Builder<I> {
+impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     pub(super) fn new(inner: I) -> Self {
         let without_stream: fn(&SessionInfo<'_>) -> bool = |session| session.open_streams() == 0;
         Self {
@@ -267,14 +267,14 @@ impl<I: SessionManager> Builder<I> {
         }
         if opening > most {
             let remedy = format!("allow at most max_sessions, which is {most}");
-            return Err(ConfigError::new("max_opening", opening, &remedy));
+            return Err(ConfigError::new("max_opening", opening, remedy));
         }
         settings.max_opening = opening;
         if let Some(streams) = self.max_parked_streams
             && streams > self.limits.entries
         {
             let remedy = format!("allow at most max_parked, which is {}; 0 keeps none", self.limits.entries);
-            return Err(ConfigError::new("max_parked_streams", streams, &remedy));
+            return Err(ConfigError::new("max_parked_streams", streams, remedy));
         }
         settings.max_parked_streams = self.max_parked_streams.unwrap_or(most);
         let durations = [
@@ -323,9 +323,9 @@ fn default_opening(most: usize) -> usize {
     (most / 10).max((most / 4).min(5)).max(1)
 }
 
-impl<I> fmt::Debug for Builder<I> {
+impl<I> fmt::Debug for PolicySessionManagerBuilder<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
+        f.debug_struct("PolicySessionManagerBuilder")
             .field("settings", &self.settings)
             .field("admission", &self.admission)
             .field("eviction", &self.eviction)

@@ -18,9 +18,9 @@ use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
 use crate::registry::{Activity, Kind, Origin};
 use crate::stamp::Stamp;
-use crate::transport::{Flag, Governed, Host, Session};
+use crate::transport::{Flag, Host, PolicyTransport, Session};
 
-type Created<I> = (SessionId, Governed<<I as SessionManager>::Transport>);
+type Created<I> = (SessionId, PolicyTransport<<I as SessionManager>::Transport>);
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 
 /// What a session brings with it.
@@ -43,8 +43,8 @@ impl<I: SessionManager> Shared<I> {
         let now = Instant::now();
         let opened = Stamp::of(now);
         let luggage = Luggage { origin: Origin::new(SessionId::clone(&id), context, opened), parcel: None, pin: None };
-        let governed = self.register(luggage, transport, place, permit, now)?;
-        Ok((id, governed))
+        let transport = self.register(luggage, transport, place, permit, now)?;
+        Ok((id, transport))
     }
 
     /// Asks who may come in, and gets a place.
@@ -78,7 +78,7 @@ impl<I: SessionManager> Shared<I> {
                 };
                 match policy.admit(&arrival).await {
                     Ok(permit) => permit,
-                    Err(rejection) => return Err(self.refuse(kind, context, PolicyError::Refused(rejection))),
+                    Err(rejection) => return Err(self.refuse(kind, context, PolicyError::Rejected(rejection))),
                 }
             }
         };
@@ -94,7 +94,7 @@ impl<I: SessionManager> Shared<I> {
         place: Place,
         permit: Permit,
         now: Instant,
-    ) -> Result<Governed<I::Transport>, Failed<I>> {
+    ) -> Result<PolicyTransport<I::Transport>, Failed<I>> {
         self.runtime.get_or_init(Handle::current);
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
         let Luggage { origin, parcel, pin } = luggage;
@@ -127,7 +127,7 @@ impl<I: SessionManager> Shared<I> {
         };
         drop(gone);
         let host: Arc<dyn Host<I::Transport>> = Arc::<Self>::clone(self);
-        let governed = Governed::new(Arc::clone(&session), host);
+        let transport = PolicyTransport::new(Arc::clone(&session), host);
         let info = SessionInfo::of(&session.record);
         if restored {
             self.tally.restored.fetch_add(1, Relaxed);
@@ -152,6 +152,6 @@ impl<I: SessionManager> Shared<I> {
             return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Draining));
         }
         keep_for_scope(|| newborn);
-        Ok(governed)
+        Ok(transport)
     }
 }

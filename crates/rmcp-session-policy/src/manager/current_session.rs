@@ -120,7 +120,7 @@ impl CurrentSession {
 
     /// Holds the session busy until the guard is dropped: it counts as one more request in flight.
     ///
-    /// [`max_busy`](crate::Builder::max_busy) bounds it, as it bounds a request: longer work has to
+    /// [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) bounds it, as it bounds a request: longer work has to
     /// [`renew`](BusyGuard::renew) it. The end of a session does not wait for it, a drain does, within its deadline.
     ///
     /// # Errors
@@ -154,7 +154,7 @@ pub struct BusyGuard {
 }
 
 impl BusyGuard {
-    /// Counts as a request that begins now, so that [`max_busy`](crate::Builder::max_busy) runs anew.
+    /// Counts as a request that begins now, so that [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) runs anew.
     ///
     /// # Errors
     ///

@@ -12,9 +12,9 @@ use super::shared::{Shared, not_found};
 use crate::context::{apart, is_listening, keep_for_scope, take_kept};
 use crate::error::PolicyError;
 use crate::stamp::Stamp;
-use crate::transport::{EventSource, GovernedStream, Listening, ParkedSession, Reserved, Session};
+use crate::transport::{EventSource, Listening, ParkedSession, PolicyStream, Reserved, Session};
 
-type Opened<I> = GovernedStream<<I as SessionManager>::Transport>;
+type Opened<I> = PolicyStream<<I as SessionManager>::Transport>;
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 type Here<I> = Arc<Session<<I as SessionManager>::Transport>>;
 
@@ -33,7 +33,7 @@ impl<I: SessionManager> Shared<I> {
         if let Some(reserved) = reserved
             && let Some(stream) = self.listen_parked(id, reserved).await?
         {
-            return Ok(GovernedStream::Listening(stream));
+            return Ok(PolicyStream::Listening(stream));
         }
         let session = self.find_live(id)?;
         let listening = begin_listening::<I>(&session)?;
@@ -46,7 +46,7 @@ impl<I: SessionManager> Shared<I> {
     pub(super) async fn open_stream(&self, session: Here<I>) -> Result<Opened<I>, Failed<I>> {
         if let Some(stream) = self.take_over(&session) {
             session.record.ready();
-            return Ok(GovernedStream::Listening(stream));
+            return Ok(PolicyStream::Listening(stream));
         }
         let stream = self.inner.create_standalone_stream(&session.record.id).await;
         let stream = stream.map_err(|error| self.failed_within(&session, error))?;
@@ -63,7 +63,7 @@ impl<I: SessionManager> Shared<I> {
     /// A listening stream of a live session. Behind the HTTP layer, which knows a GET, it may be held.
     pub(super) fn listening(&self, session: &Here<I>, stream: Opened<I>) -> Opened<I> {
         match is_listening() {
-            true => GovernedStream::Listening(Listening::open(session, stream, &self.held)),
+            true => PolicyStream::Listening(Listening::open(session, stream, &self.held)),
             false => stream,
         }
     }
@@ -75,7 +75,7 @@ impl<I: SessionManager> Shared<I> {
         stream: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
     ) -> Opened<I> {
         let source = EventSource::listening(self.incarnation(session));
-        GovernedStream::live(Arc::clone(session), stream, true, source)
+        PolicyStream::live(Arc::clone(session), stream, true, source)
     }
 
     /// Reserves the stream of a session that stays parked, for the GET of the scope that is running; false if it is none, or
@@ -186,7 +186,7 @@ mod tests {
     use crate::context::ClientContext;
     use crate::eviction::SessionInfo;
     use crate::testing::inner::{Line, Scripted};
-    use crate::transport::Governed;
+    use crate::transport::PolicyTransport;
     use crate::{CloseReason, PolicySessionManager};
 
     type Sessions = PolicySessionManager<Scripted>;
@@ -199,7 +199,7 @@ mod tests {
         serde_json::from_value(message).unwrap()
     }
 
-    async fn open(sessions: &Sessions) -> (SessionId, Governed<Line>) {
+    async fn open(sessions: &Sessions) -> (SessionId, PolicyTransport<Line>) {
         let params = json!({ "protocolVersion": "2025-06-18", "capabilities": {},
             "clientInfo": { "name": "test", "version": "1" } });
         let (id, transport) = sessions.create_session().await.unwrap();
@@ -212,13 +212,13 @@ mod tests {
         (id, transport)
     }
 
-    async fn park(sessions: &Sessions, transport: Governed<Line>) {
+    async fn park(sessions: &Sessions, transport: PolicyTransport<Line>) {
         sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Evicted).await;
         drop(transport);
     }
 
     /// A parked session, and the one that has its place.
-    async fn parked(sessions: &Sessions) -> (SessionId, Governed<Line>) {
+    async fn parked(sessions: &Sessions) -> (SessionId, PolicyTransport<Line>) {
         let (id, transport) = open(sessions).await;
         park(sessions, transport).await;
         let (_other, other) = open(sessions).await;

@@ -25,9 +25,9 @@ mod session_manager;
 mod shared;
 mod trailing;
 
-pub use builder::Builder;
+pub use builder::PolicySessionManagerBuilder;
 pub use current_session::{BusyGuard, CurrentSession, CurrentSessionError};
-pub use operate::Select;
+pub use operate::SessionSelector;
 
 use std::fmt;
 use std::sync::Arc;
@@ -69,11 +69,11 @@ pub struct PolicySessionManager<I: SessionManager> {
 
 impl PolicySessionManager<LocalSessionManager> {
     /// Starts to build a manager over rmcp's own, whose idle timer and handshake timer are off: this manager owns both.
-    pub fn local() -> Builder<LocalSessionManager> {
+    pub fn local() -> PolicySessionManagerBuilder<LocalSessionManager> {
         let mut inner = LocalSessionManager::default();
         inner.session_config.keep_alive = None;
         inner.session_config.init_timeout = None;
-        Builder::new(inner)
+        PolicySessionManagerBuilder::new(inner)
     }
 }
 
@@ -82,8 +82,8 @@ impl<I: SessionManager> PolicySessionManager<I> {
     ///
     /// If `inner` is rmcp's `LocalSessionManager`, switch its `keep_alive` off: it cuts running calls.
     /// [`local`](PolicySessionManager::local) does so.
-    pub fn builder(inner: I) -> Builder<I> {
-        Builder::new(inner)
+    pub fn builder(inner: I) -> PolicySessionManagerBuilder<I> {
+        PolicySessionManagerBuilder::new(inner)
     }
 
     #[cfg(feature = "http")]

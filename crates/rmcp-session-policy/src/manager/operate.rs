@@ -23,18 +23,18 @@ use crate::transport::{Flag, Session};
 const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * HOUR.as_secs());
 
 /// Which sessions to terminate: one by its key, or all for which a closure holds.
-pub trait Select {
+pub trait SessionSelector {
     /// Whether to terminate this session.
     fn selects(&self, session: &SessionInfo<'_>) -> bool;
 }
 
-impl Select for SessionKey {
+impl SessionSelector for SessionKey {
     fn selects(&self, session: &SessionInfo<'_>) -> bool {
         session.key() == *self
     }
 }
 
-impl<F: Fn(&SessionInfo<'_>) -> bool> Select for F {
+impl<F: Fn(&SessionInfo<'_>) -> bool> SessionSelector for F {
     fn selects(&self, session: &SessionInfo<'_>) -> bool {
         self(session)
     }
@@ -99,7 +99,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// assert_eq!(sessions.terminate(of_mallory, CloseReason::Revoked).await, 0);
     /// # Ok(()) }
     /// ```
-    pub async fn terminate(&self, select: impl Select, reason: CloseReason) -> usize {
+    pub async fn terminate(&self, select: impl SessionSelector, reason: CloseReason) -> usize {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.settings.close_deadline;
         let selected: Vec<_> =

@@ -189,7 +189,6 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// The bounds are the builder's `max_parked`, `max_parked_bytes`, `max_parked_entry_bytes` and `max_parked_age`.
     #[must_use]
     pub fn parking(&self) -> Arc<dyn SessionStore> {
-        self.shared.parking.ours.store(true, Relaxed);
         Arc::new(ParkingStore(Arc::clone(&self.shared)))
     }
 }
@@ -197,6 +196,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
 #[async_trait]
 impl<I: SessionManager> SessionStore for ParkingStore<I> {
     async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
+        self.0.parking.ours.store(true, Relaxed);
         match self.0.parking.get(id, Instant::now()) {
             Some(parked) => Ok(Some(SessionState::new(serde_json::from_slice(&parked.parcel)?))),
             None => Ok(None),
@@ -205,6 +205,7 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
 
     /// Called after every `initialize`, while the session lives: only its end parks it.
     async fn store(&self, id: &str, state: &SessionState) -> Result<(), SessionStoreError> {
+        self.0.parking.ours.store(true, Relaxed);
         let limits = &self.0.parking.limits;
         let Some(session) = self.0.find(id).filter(|session| !session.is_closing()) else { return Ok(()) };
         if limits.entries == 0 {

@@ -20,7 +20,7 @@ use crate::error::PolicyError;
 use crate::observe::CloseReason;
 use crate::registry::{Activity, Kind, Origin};
 use crate::stamp::Stamp;
-use crate::transport::{Flag, Governed, Session};
+use crate::transport::{Flag, PolicyTransport, Session};
 
 /// How long a session that was just restored is given until its handshake is replayed.
 const REPLAY_BEGINS: Duration = Duration::from_millis(100);
@@ -110,7 +110,7 @@ impl<I: SessionManager> Drop for Restoring<I> {
     }
 }
 
-type Restored<I> = RestoreOutcome<Governed<<I as SessionManager>::Transport>>;
+type Restored<I> = RestoreOutcome<PolicyTransport<<I as SessionManager>::Transport>>;
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 
 impl<I: SessionManager> Shared<I> {
@@ -186,15 +186,15 @@ impl<I: SessionManager> Shared<I> {
             }
         };
         // It leaves the parking in there: had this future been dropped before, the session would still be parked.
-        let governed = self.register(luggage, transport, place, permit, now)?;
-        if restoring.is_barred() || governed.session().has(Flag::Barred) {
+        let transport = self.register(luggage, transport, place, permit, now)?;
+        if restoring.is_barred() || transport.session().has(Flag::Barred) {
             // Deleted or revoked while it was being restored: it is ended the one way there is.
-            if self.close(governed.session(), CloseReason::Client) {
-                self.start_end(Arc::clone(governed.session()));
+            if self.close(transport.session(), CloseReason::Client) {
+                self.start_end(Arc::clone(transport.session()));
             }
             return Ok(RestoreOutcome::NotSupported);
         }
-        Ok(RestoreOutcome::Restored(governed))
+        Ok(RestoreOutcome::Restored(transport))
     }
 
     /// Whether a session is parked and may come back.

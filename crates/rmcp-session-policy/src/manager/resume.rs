@@ -12,7 +12,7 @@ use super::session_manager::begin_listening;
 use super::shared::{Shared, not_found};
 use crate::context::{Outcome, let_go, note};
 use crate::error::PolicyError;
-use crate::transport::{EventId, GovernedStream, Resumption, Session};
+use crate::transport::{EventId, PolicyStream, Resumption, Session};
 
 impl<I: SessionManager> Shared<I> {
     /// The number in the event ids of this incarnation.
@@ -30,7 +30,7 @@ impl<I: SessionManager> Shared<I> {
         self: &Arc<Self>,
         id: &SessionId,
         last_event_id: &str,
-    ) -> Result<GovernedStream<I::Transport>, PolicyError<I::Error>> {
+    ) -> Result<PolicyStream<I::Transport>, PolicyError<I::Error>> {
         if let Some(reserved) = self.take_reserved(id) {
             return match Resumption::of(last_event_id, &self.seal_root.of_session(id), None) {
                 Resumption::Listen => self.listen(id, Some(reserved)).await,
@@ -54,7 +54,7 @@ impl<I: SessionManager> Shared<I> {
         &self,
         session: Arc<Session<I::Transport>>,
         EventId { inner, source }: EventId<'_>,
-    ) -> Result<GovernedStream<I::Transport>, PolicyError<I::Error>> {
+    ) -> Result<PolicyStream<I::Transport>, PolicyError<I::Error>> {
         // Before the inner manager is asked: an answer that comes meanwhile is not missed.
         let answered = !source.is_listening() && is_quiet(&session);
         if source.is_listening() && self.inner.event_store().is_none() {
@@ -76,7 +76,7 @@ impl<I: SessionManager> Shared<I> {
         };
         let is_listening = source.is_listening();
         session.record.ready();
-        let stream = GovernedStream::live(Arc::clone(&session), stream::iter(first).chain(stream), true, source);
+        let stream = PolicyStream::live(Arc::clone(&session), stream::iter(first).chain(stream), true, source);
         Ok(if is_listening { self.listening(&session, stream) } else { stream })
     }
 }

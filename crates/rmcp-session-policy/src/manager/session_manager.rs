@@ -16,11 +16,11 @@ use super::current_session::CurrentSession;
 use super::shared::{Shared, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
 use crate::context::{ClientContext, Outcome, is_apart, let_go, note, take_kept};
-use crate::error::{PolicyError, Refusal};
+use crate::error::{PolicyError, Rejected};
 use crate::observe::CloseReason;
 use crate::registry::{Activity, Kind, Record, Software};
 use crate::transport::{
-    EventSource, Flag, Governed, GovernedStream, IdRefused, MAX_IN_FLIGHT, Seat, Session, is_call, kind_of,
+    EventSource, Flag, IdRefused, MAX_IN_FLIGHT, PolicyStream, PolicyTransport, Seat, Session, is_call, kind_of,
 };
 
 /// The longest name and version of a client's software that is kept, in bytes.
@@ -29,7 +29,7 @@ const SOFTWARE_BYTES: usize = 128;
 #[deny(clippy::missing_trait_methods)]
 impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     type Error = PolicyError<I::Error>;
-    type Transport = Governed<I::Transport>;
+    type Transport = PolicyTransport<I::Transport>;
 
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), Self::Error> {
         self.shared.create().await
@@ -118,15 +118,15 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let seat = match self.shared.take_seat(&session, &message) {
             Ok(seat) => seat,
             Err(refused) => {
-                return Ok(GovernedStream::once(&session, Some(ServerSseMessage::from_message(*refused))));
+                return Ok(PolicyStream::once(&session, Some(ServerSseMessage::from_message(*refused))));
             }
         };
         let (lease, now) = match self.shared.admit_request(&session, kind).await {
             Ok(admitted) => admitted,
-            Err(refusal) => return Ok(GovernedStream::once(&session, self.shared.refused(&refusal, message))),
+            Err(refusal) => return Ok(PolicyStream::once(&session, self.shared.refused(&refusal, message))),
         };
         let activity = begin(&session, held, kind, now).ok_or_else(not_found)?;
-        if kind.is_use() && self.shared.sees_uses {
+        if kind.is_use() && self.shared.tracks_access {
             self.shared.lock().registry.used(&session.record);
         }
         CurrentSession::attach(&mut message, &session);
@@ -142,7 +142,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         };
         let stream = self.shared.inner.create_stream(id, message).await;
         let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
-        Ok(GovernedStream::live(session, stream, false, source))
+        Ok(PolicyStream::live(session, stream, false, source))
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
@@ -296,20 +296,20 @@ impl<I: SessionManager> Shared<I> {
                 tracing::debug!(session = %session.record.fingerprint(), ?refused, "refused the id of a request");
                 return Box::new(ServerJsonRpcMessage::error(error, Some(request.id.clone())));
             }
-            let refusal = self.turn_away_request(session, Refusal::too_many_in_flight(MAX_IN_FLIGHT));
+            let refusal = self.turn_away_request(session, Rejected::too_many_in_flight(MAX_IN_FLIGHT));
             Box::new(refusal.answer_to(is_call, self.settings.call_rejection, request.id.clone()))
         })
     }
 
     /// The answer to a request that is refused.
-    fn refused(&self, refusal: &Refusal, message: ClientJsonRpcMessage) -> Option<ServerSseMessage> {
+    fn refused(&self, refusal: &Rejected, message: ClientJsonRpcMessage) -> Option<ServerSseMessage> {
         let (request, id) = message.into_request()?;
         let answer = refusal.answer_to(is_call(&request), self.settings.call_rejection, id);
         Some(ServerSseMessage::from_message(answer))
     }
 
     /// Counts and reports a request within a session that is turned away.
-    fn turn_away_request(&self, session: &Session<I::Transport>, refusal: Refusal) -> Refusal {
+    fn turn_away_request(&self, session: &Session<I::Transport>, refusal: Rejected) -> Rejected {
         let current = ClientContext::current();
         self.turn_away(refusal, current.as_deref().or(session.record.context.as_deref()))
     }
@@ -331,11 +331,11 @@ impl<I: SessionManager> Shared<I> {
         let refusal = match kind {
             // To the request that restores its session, that one is not there.
             Kind::Replay => return not_found(),
-            _ if draining => Refusal::draining(ArrivalKind::Create),
-            _ => Refusal::cut_off(ArrivalKind::Create),
+            _ if draining => Rejected::draining(ArrivalKind::Create),
+            _ => Rejected::cut_off(ArrivalKind::Create),
         };
         let error = if draining { PolicyError::Draining } else { PolicyError::NotFound };
-        note(Outcome::Refused(Box::new(self.turn_away(refusal, ClientContext::current().as_deref()))));
+        note(Outcome::Rejected(Box::new(self.turn_away(refusal, ClientContext::current().as_deref()))));
         error
     }
 
@@ -354,7 +354,7 @@ impl<I: SessionManager> Shared<I> {
         &self,
         session: &Session<I::Transport>,
         kind: Kind,
-    ) -> Result<(Option<Lease>, Instant), Refusal> {
+    ) -> Result<(Option<Lease>, Instant), Rejected> {
         let now = Instant::now();
         if !kind.is_use() {
             return Ok((None, now));
@@ -362,7 +362,7 @@ impl<I: SessionManager> Shared<I> {
         let current = ClientContext::current();
         let context = current.as_deref().or(session.record.context.as_deref());
         if self.stops_taking(ArrivalKind::Request) {
-            return Err(self.turn_away(Refusal::draining(ArrivalKind::Request), context));
+            return Err(self.turn_away(Rejected::draining(ArrivalKind::Request), context));
         }
         let Some(policy) = self.requests.as_deref() else { return Ok((None, now)) };
         let record = &session.record;
@@ -385,7 +385,7 @@ impl<I: SessionManager> Shared<I> {
         drop(asking);
         match admitted {
             Ok(permit) => Ok((Some(permit.commit()).filter(|lease| !lease.is_free()), now)),
-            Err(rejection) => Err(self.turn_away(Refusal::rejected(ArrivalKind::Request, &rejection), context)),
+            Err(rejection) => Err(self.turn_away(Rejected::by_policy(ArrivalKind::Request, &rejection), context)),
         }
     }
 }

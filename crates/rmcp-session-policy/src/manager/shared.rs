@@ -28,7 +28,7 @@ use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
 #[cfg(feature = "http")]
 use crate::call_rejection::CallRejection;
 use crate::context::{self as context_of, ClientContext, Outcome};
-use crate::error::{AtCapacity, PolicyError, Refusal};
+use crate::error::{PolicyError, Rejected, ServerFull};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
 use crate::registry::{Registry, Rules, Signals};
@@ -71,7 +71,7 @@ pub(crate) struct Shared<I: SessionManager> {
     /// What the keys of event ids are made of.
     pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of every use.
-    pub(super) sees_uses: bool,
+    pub(super) tracks_access: bool,
     pub(super) admission: Option<Arc<dyn AdmissionPolicy>>,
     /// Who may make requests within a session.
     pub(super) requests: Option<Arc<dyn AdmissionPolicy>>,
@@ -102,7 +102,7 @@ impl<I: SessionManager> Shared<I> {
         observer: Option<Arc<dyn SessionObserver>>,
     ) -> Result<Self, getrandom::Error> {
         let signals = Arc::<Signals>::default();
-        let sees_uses = eviction.as_ref().is_some_and(|policy| policy.sees_uses());
+        let tracks_access = eviction.as_ref().is_some_and(|policy| policy.tracks_access());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let trailing = Trailing::new(settings.max_sessions);
         let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
@@ -129,7 +129,7 @@ impl<I: SessionManager> Shared<I> {
             trailing,
             incarnations: Incarnations::default(),
             seal_root: Arc::new(SealKey::random()?),
-            sees_uses,
+            tracks_access,
             admission,
             requests,
             signals,
@@ -182,11 +182,11 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Counts and reports somebody who is turned away.
-    pub(crate) fn turn_away(&self, refusal: Refusal, context: Option<&ClientContext>) -> Refusal {
-        let Refusal { kind, reason, retry, .. } = refusal;
-        self.tally.count_refused(kind, reason);
+    pub(crate) fn turn_away(&self, refusal: Rejected, context: Option<&ClientContext>) -> Rejected {
+        let Rejected { kind, reason, retry, .. } = refusal;
+        self.tally.count_rejected(kind, reason);
         tracing::debug!(?kind, %reason, "refused");
-        self.observe(&SessionEvent::Refused { kind, reason, retry, context });
+        self.observe(&SessionEvent::Rejected { kind, reason, retry, context });
         refusal
     }
 
@@ -203,18 +203,18 @@ impl<I: SessionManager> Shared<I> {
         error: PolicyError<I::Error>,
     ) -> PolicyError<I::Error> {
         let refusal = match &error {
-            PolicyError::Refused(rejection) => Refusal::rejected(kind, rejection),
-            PolicyError::AtCapacity(full) => Refusal::at_capacity(kind, full),
-            PolicyError::Draining => Refusal::draining(kind),
-            PolicyError::Inner(_) | PolicyError::DuplicateId => Refusal::backend(kind),
+            PolicyError::Rejected(rejection) => Rejected::by_policy(kind, rejection),
+            PolicyError::ServerFull(full) => Rejected::at_capacity(kind, full),
+            PolicyError::Draining => Rejected::draining(kind),
+            PolicyError::Inner(_) | PolicyError::DuplicateId => Rejected::backend(kind),
             PolicyError::NotFound | PolicyError::UnknownEvent => return error,
         };
-        context_of::note(Outcome::Refused(Box::new(self.turn_away(refusal, context))));
+        context_of::note(Outcome::Rejected(Box::new(self.turn_away(refusal, context))));
         error
     }
 
     pub(super) fn at_capacity(&self) -> PolicyError<I::Error> {
-        PolicyError::AtCapacity(AtCapacity { max_sessions: self.settings.max_sessions, retry: Retry::Unknown })
+        PolicyError::ServerFull(ServerFull { max_sessions: self.settings.max_sessions, retry: Retry::Unknown })
     }
 }
 

@@ -1,8 +1,8 @@
-//! How often.
+//! Counts of what the manager has done, and the numbers that operators read.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::reason::{CloseReason, RefusalReason};
+use super::reason::{CloseReason, RejectionReason};
 use crate::admission::ArrivalKind;
 
 /// Counts since the manager was built.
@@ -15,8 +15,8 @@ pub(crate) struct Tally {
     /// POSTs that came through the HTTP layer and belong to no session.
     pub(crate) sessionless: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
-    refused: [AtomicU64; RefusalReason::ALL.len()],
-    refused_requests: [AtomicU64; RefusalReason::ALL.len()],
+    rejected: [AtomicU64; RejectionReason::ALL.len()],
+    rejected_requests: [AtomicU64; RejectionReason::ALL.len()],
 }
 
 impl Tally {
@@ -24,12 +24,12 @@ impl Tally {
         self.closed[reason as usize].fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn count_refused(&self, kind: ArrivalKind, reason: RefusalReason) {
-        let refused = match kind {
-            ArrivalKind::Create | ArrivalKind::Restore => &self.refused,
-            ArrivalKind::Request => &self.refused_requests,
+    pub(crate) fn count_rejected(&self, kind: ArrivalKind, reason: RejectionReason) {
+        let rejected = match kind {
+            ArrivalKind::Create | ArrivalKind::Restore => &self.rejected,
+            ArrivalKind::Request => &self.rejected_requests,
         };
-        refused[reason as usize].fetch_add(1, Relaxed);
+        rejected[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn fill(&self, stats: &mut Stats) {
@@ -37,10 +37,9 @@ impl Tally {
         stats.restored = self.restored.load(Relaxed);
         stats.requests = self.requests.load(Relaxed);
         stats.sessionless = self.sessionless.load(Relaxed);
-        stats.closed = CloseReason::ALL.map(|reason| (reason, self.closed[reason as usize].load(Relaxed)));
-        stats.refused = RefusalReason::ALL.map(|reason| (reason, self.refused[reason as usize].load(Relaxed)));
-        stats.refused_requests =
-            RefusalReason::ALL.map(|reason| (reason, self.refused_requests[reason as usize].load(Relaxed)));
+        stats.closed = self.closed.each_ref().map(|count| count.load(Relaxed));
+        stats.rejected = self.rejected.each_ref().map(|count| count.load(Relaxed));
+        stats.rejected_requests = self.rejected_requests.each_ref().map(|count| count.load(Relaxed));
     }
 }
 
@@ -82,12 +81,10 @@ pub struct Stats {
     pub requests: u64,
     /// POSTs that came through the HTTP layer and belong to no session (protocol 2026-07-28).
     pub sessionless: u64,
-    /// Sessions ended, by reason.
-    pub closed: [(CloseReason, u64); CloseReason::ALL.len()],
-    /// Sessions refused, by reason: newcomers, and parked sessions that were to be restored.
-    pub refused: [(RefusalReason, u64); RefusalReason::ALL.len()],
-    /// Requests refused, by reason: within a session, and without one.
-    pub refused_requests: [(RefusalReason, u64); RefusalReason::ALL.len()],
+    // By the place of each reason in `ALL`. Private: a new reason must not change the type.
+    closed: [u64; CloseReason::ALL.len()],
+    rejected: [u64; RejectionReason::ALL.len()],
+    rejected_requests: [u64; RejectionReason::ALL.len()],
     /// Choices in which the eviction policy panicked or was overruled.
     pub overruled: u64,
 }
@@ -112,29 +109,38 @@ impl Stats {
             restored: 0,
             requests: 0,
             sessionless: 0,
-            closed: CloseReason::ALL.map(|reason| (reason, 0)),
-            refused: RefusalReason::ALL.map(|reason| (reason, 0)),
-            refused_requests: RefusalReason::ALL.map(|reason| (reason, 0)),
+            closed: [0; CloseReason::ALL.len()],
+            rejected: [0; RejectionReason::ALL.len()],
+            rejected_requests: [0; RejectionReason::ALL.len()],
             overruled: 0,
         }
     }
 
-    /// How many sessions ended for a reason.
+    /// The number of sessions that ended for a reason.
+    ///
+    /// ```
+    /// use rmcp_session_policy::{CloseReason, PolicySessionManager};
+    ///
+    /// let stats = PolicySessionManager::local().build()?.stats();
+    /// let ended: u64 = CloseReason::ALL.iter().map(|reason| stats.closed(*reason)).sum();
+    /// assert_eq!(ended, 0);
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
     #[must_use]
-    pub fn closed(&self, reason: CloseReason) -> u64 {
-        self.closed[reason as usize].1
+    pub const fn closed(&self, reason: CloseReason) -> u64 {
+        self.closed[reason as usize]
     }
 
-    /// How many sessions were refused for a reason: newcomers, and parked ones that were to be restored.
+    /// The number of sessions that were rejected for a reason: newcomers, and parked sessions that were to be restored.
     #[must_use]
-    pub fn refused(&self, reason: RefusalReason) -> u64 {
-        self.refused[reason as usize].1
+    pub const fn rejected(&self, reason: RejectionReason) -> u64 {
+        self.rejected[reason as usize]
     }
 
-    /// How many requests were refused for a reason, within a session or without one.
+    /// The number of requests that were rejected for a reason, within a session or without one.
     #[must_use]
-    pub fn refused_requests(&self, reason: RefusalReason) -> u64 {
-        self.refused_requests[reason as usize].1
+    pub const fn rejected_requests(&self, reason: RejectionReason) -> u64 {
+        self.rejected_requests[reason as usize]
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::reason::{CloseReason, RefusalReason};
+use super::reason::{CloseReason, RejectionReason};
 use crate::admission::{ArrivalKind, Retry};
 use crate::context::ClientContext;
 use crate::eviction::SessionInfo;
@@ -26,11 +26,11 @@ pub enum SessionEvent<'a> {
     },
     /// A newcomer, a session that was to be restored, or a request was turned away.
     #[non_exhaustive]
-    Refused {
+    Rejected {
         /// What it asked for.
         kind: ArrivalKind,
         /// Why it was turned away.
-        reason: RefusalReason,
+        reason: RejectionReason,
         /// When it may come back.
         retry: Retry,
         /// Who it was, if that is known.

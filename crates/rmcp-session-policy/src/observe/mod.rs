@@ -8,5 +8,5 @@ mod snapshot;
 pub(crate) use counts::Tally;
 pub use counts::{DrainReport, Stats};
 pub use event::{SessionEvent, SessionObserver};
-pub use reason::{CloseReason, RefusalReason};
+pub use reason::{CloseReason, RejectionReason};
 pub use snapshot::SessionSnapshot;

@@ -30,7 +30,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons there are.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: &[Self] = &[
         Self::Client,
         Self::Evicted,
         Self::Idle,
@@ -75,55 +75,55 @@ impl fmt::Display for CloseReason {
 /// Why a newcomer was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
-pub enum RefusalReason {
+pub enum RejectionReason {
     /// An admission policy: the client used up its quota.
     Quota,
     /// An admission policy: the server has no room by its reckoning.
-    Capacity,
+    NoCapacity,
     /// An admission policy: the server has too much to do.
     Overload,
     /// What an admission policy depends on failed, or the inner session manager did.
     Backend,
     /// Every place was taken and no session might go.
-    AtCapacity,
+    ServerFull,
     /// The server was draining.
     Draining,
     /// Its session was closed while `initialize` was being answered: by an operator, or because the answer took too long.
     CutOff,
 }
 
-impl RefusalReason {
+impl RejectionReason {
     /// All reasons there are.
-    pub const ALL: [Self; 7] =
-        [Self::Quota, Self::Capacity, Self::Overload, Self::Backend, Self::AtCapacity, Self::Draining, Self::CutOff];
+    pub const ALL: &[Self] =
+        &[Self::Quota, Self::NoCapacity, Self::Overload, Self::Backend, Self::ServerFull, Self::Draining, Self::CutOff];
 
     /// The reason as one lower-case word, as logs and metrics show it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Quota => "quota",
-            Self::Capacity => "capacity",
+            Self::NoCapacity => "capacity",
             Self::Overload => "overload",
             Self::Backend => "backend",
-            Self::AtCapacity => "at_capacity",
+            Self::ServerFull => "at_capacity",
             Self::Draining => "draining",
             Self::CutOff => "cut_off",
         }
     }
 }
 
-impl From<RejectionClass> for RefusalReason {
+impl From<RejectionClass> for RejectionReason {
     fn from(class: RejectionClass) -> Self {
         match class {
             RejectionClass::Quota => Self::Quota,
-            RejectionClass::Capacity => Self::Capacity,
+            RejectionClass::NoCapacity => Self::NoCapacity,
             RejectionClass::Overload => Self::Overload,
             RejectionClass::Backend => Self::Backend,
         }
     }
 }
 
-impl fmt::Display for RefusalReason {
+impl fmt::Display for RejectionReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }

@@ -166,7 +166,7 @@ impl<S: Recorded> Registry<S> {
     /// Tells the policy of a use, which it asked for.
     pub(crate) fn used(&mut self, record: &Record) {
         if self.get(record.key).is_some_and(|slot| slot.listed) {
-            self.tell(record, |policy, session| policy.on_use(session));
+            self.tell(record, |policy, session| policy.on_access(session));
         }
     }
 
@@ -290,10 +290,10 @@ mod tests {
         #[derive(Debug, Default)]
         struct MostRecent(Vec<SessionKey>);
         impl EvictionPolicy for MostRecent {
-            fn sees_uses(&self) -> bool {
+            fn tracks_access(&self) -> bool {
                 true
             }
-            fn on_use(&mut self, session: &SessionInfo<'_>) {
+            fn on_access(&mut self, session: &SessionInfo<'_>) {
                 self.0.push(session.key());
             }
             fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {

@@ -302,12 +302,12 @@ impl<P: EvictionPolicy> EvictionPolicy for Watched<P> {
         self.watch(|policy| policy.on_idle(session));
     }
 
-    fn sees_uses(&self) -> bool {
-        self.policy.sees_uses()
+    fn tracks_access(&self) -> bool {
+        self.policy.tracks_access()
     }
 
-    fn on_use(&mut self, session: &SessionInfo<'_>) {
-        self.watch(|policy| policy.on_use(session));
+    fn on_access(&mut self, session: &SessionInfo<'_>) {
+        self.watch(|policy| policy.on_access(session));
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {

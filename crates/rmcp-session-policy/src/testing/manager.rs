@@ -390,7 +390,7 @@ impl SessionObserver for Ends {
                 Some(nth) => drop(heard.0.swap_remove(nth)),
                 None => heard.1 = Some("a session ended twice"),
             },
-            SessionEvent::Refused { .. } => {}
+            SessionEvent::Rejected { .. } => {}
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::listener::{Listener, Listening, Rest};
 use super::session::Session;
-use super::stream::GovernedStream;
+use super::stream::PolicyStream;
 use crate::registry::SessionOrigin;
 
 /// The streams that stay open while their sessions are parked, until the next incarnation or the end of the parking.
@@ -205,7 +205,7 @@ impl<T> HeldStreams<T> {
     }
 
     /// Joins the stream of a session that comes back to its new incarnation. Its slot is free from then on.
-    pub(crate) fn join(&self, session: &Session<T>, stream: GovernedStream<T>) {
+    pub(crate) fn join(&self, session: &Session<T>, stream: PolicyStream<T>) {
         let origin = session.record.serial;
         let mut list = self.lock();
         let listener = list.streams.get(&origin).and_then(|held| held.listener.upgrade());

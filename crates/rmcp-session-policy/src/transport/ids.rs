@@ -10,7 +10,7 @@ use rmcp::model::{
 };
 use tokio::time::Instant;
 
-use super::governed::kind_of;
+use super::policy_transport::kind_of;
 use super::in_flight::{Carrier, InFlight};
 use super::service_id;
 use super::session::Session;

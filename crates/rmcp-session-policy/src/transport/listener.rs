@@ -11,7 +11,7 @@ use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 
 use super::held::HeldStreams;
 use super::session::Session;
-use super::stream::GovernedStream;
+use super::stream::PolicyStream;
 use crate::registry::SessionOrigin;
 
 /// How many messages of earlier incarnations are kept for a client that is slow to take them.
@@ -38,7 +38,7 @@ struct State<T> {
 }
 
 enum Stage<T> {
-    Live(GovernedStream<T>),
+    Live(PolicyStream<T>),
     /// The session is parked.
     Held,
     Over,
@@ -103,7 +103,7 @@ impl<T> Listener<T> {
     }
 
     /// It goes on with a new incarnation, unless it is over: then it gives the stream back.
-    pub(super) fn join(&self, stream: GovernedStream<T>) -> Result<Rest<T>, GovernedStream<T>> {
+    pub(super) fn join(&self, stream: PolicyStream<T>) -> Result<Rest<T>, PolicyStream<T>> {
         let mut state = self.lock();
         if !matches!(state.stage, Stage::Held) {
             return Err(stream);
@@ -191,7 +191,7 @@ impl<T> Listening<T> {
     }
 
     /// Opens one over a stream of a live session. It is held when the session is parked, if it is the newest one then.
-    pub(crate) fn open(session: &Session<T>, stream: GovernedStream<T>, held: &Arc<HeldStreams<T>>) -> Self {
+    pub(crate) fn open(session: &Session<T>, stream: PolicyStream<T>, held: &Arc<HeldStreams<T>>) -> Self {
         Self::of(session, Listener::new(Stage::Live(stream), VecDeque::new()), held)
     }
 

@@ -105,14 +105,14 @@ impl Slot {
 }
 
 /// A stream of a session to its client.
-pub(crate) enum GovernedStream<T> {
+pub(crate) enum PolicyStream<T> {
     /// From the inner manager, or of one message of ours.
     Live { slot: Arc<Slot>, session: Arc<Session<T>>, place: usize, listening: bool, source: EventSource },
     /// A listening stream, which may outlive its session's incarnation.
     Listening(Listening<T>),
 }
 
-impl<T> GovernedStream<T> {
+impl<T> PolicyStream<T> {
     /// Wraps a stream of the inner manager. `listening`: the client opened it by GET. `source` goes into its event ids.
     pub(crate) fn live(
         session: Arc<Session<T>>,
@@ -157,7 +157,7 @@ fn seal<T>(message: Option<ServerSseMessage>, session: &Session<T>, source: &Eve
     Some(message)
 }
 
-impl<T> Stream for GovernedStream<T> {
+impl<T> Stream for PolicyStream<T> {
     type Item = ServerSseMessage;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -189,7 +189,7 @@ impl<T> Stream for GovernedStream<T> {
     }
 }
 
-impl<T> Drop for GovernedStream<T> {
+impl<T> Drop for PolicyStream<T> {
     fn drop(&mut self) {
         let Self::Live { session, place, listening, .. } = self else { return };
         session.remove_stream(*place);
@@ -202,8 +202,8 @@ impl<T> Drop for GovernedStream<T> {
     }
 }
 
-impl<T> fmt::Debug for GovernedStream<T> {
+impl<T> fmt::Debug for PolicyStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GovernedStream").finish_non_exhaustive()
+        f.debug_struct("PolicyStream").finish_non_exhaustive()
     }
 }

@@ -27,7 +27,7 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use rmcp_session_policy::http::PolicyService;
-use rmcp_session_policy::{Builder, PolicySessionManager};
+use rmcp_session_policy::{PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tower_service::Service;
@@ -70,13 +70,17 @@ impl<I: SessionManager> Clone for Edge<I> {
 }
 
 impl Edge {
-    pub fn local(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>) -> Self {
+    pub fn local(
+        configure: impl FnOnce(
+            PolicySessionManagerBuilder<LocalSessionManager>,
+        ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> Self {
         Self::new(configure(PolicySessionManager::local()))
     }
 }
 
 impl<I: SessionManager> Edge<I> {
-    pub fn new(builder: Builder<I>) -> Self {
+    pub fn new(builder: PolicySessionManagerBuilder<I>) -> Self {
         let sessions = Arc::new(builder.build().expect("valid"));
         let mut config = StreamableHttpServerConfig::default();
         config.session_store = Some(sessions.parking());

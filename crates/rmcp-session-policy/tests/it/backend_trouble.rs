@@ -6,7 +6,7 @@ use crate::scripted::{Act, Call, Scripted};
 use axum::body::{Body, to_bytes};
 use http::{Method, Request, Response, StatusCode};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
-use rmcp_session_policy::{PolicySessionManager, RefusalReason};
+use rmcp_session_policy::{PolicySessionManager, RejectionReason};
 use serde_json::{Value, json};
 use tower_service::Service;
 
@@ -98,7 +98,7 @@ async fn a_newcomer_is_told_503() {
     assert_eq!(server.told(Call::Create, Method::POST, None, initialize()).await, (503, error(&json!(1))));
     assert_eq!(server.told(Call::Initialize, Method::POST, None, initialize()).await, (503, error(&json!(1))));
     let stats = server.sessions.stats();
-    assert_eq!((stats.refused(RefusalReason::Backend), stats.reserved), (2, 0), "{stats:?}");
+    assert_eq!((stats.rejected(RejectionReason::Backend), stats.reserved), (2, 0), "{stats:?}");
     server.open().await;
 }
 
@@ -111,7 +111,7 @@ async fn within_a_session_the_error_is_in_the_answer() {
     assert_eq!(server.told(Call::Accept, Method::POST, Some(&id), initialized()).await, (503, TEXT.into()));
     assert_eq!(server.told(Call::Listen, Method::GET, Some(&id), Value::Null).await, (503, TEXT.into()));
     let stats = server.sessions.stats();
-    assert_eq!((stats.refused(RefusalReason::Backend), stats.refused_requests(RefusalReason::Backend)), (0, 3));
+    assert_eq!((stats.rejected(RejectionReason::Backend), stats.rejected_requests(RejectionReason::Backend)), (0, 3));
     let (status, response) = server.send(Method::POST, Some(&id), call()).await;
     assert_eq!(status, 200);
     let body = to_bytes(response.into_body(), 1 << 20).await.expect("a body");

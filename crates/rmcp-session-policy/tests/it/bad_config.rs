@@ -7,9 +7,9 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp_session_policy::admission::{
     AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, Open, SlidingWindow, TokenBucket,
 };
-use rmcp_session_policy::{Builder, ConfigError, HOUR, MINUTE, PolicySessionManager, SECOND};
+use rmcp_session_policy::{ConfigError, HOUR, MINUTE, PolicySessionManager, PolicySessionManagerBuilder, SECOND};
 
-type Local = Builder<LocalSessionManager>;
+type Local = PolicySessionManagerBuilder<LocalSessionManager>;
 
 const DAY: Duration = Duration::from_secs(24 * HOUR.as_secs());
 
@@ -18,7 +18,7 @@ fn refused(configure: impl FnOnce(Local) -> Local) -> ConfigError {
 }
 
 fn assert_names(error: &ConfigError, setting: &str, value: &str, remedy: &str) {
-    assert_eq!((error.setting.as_str(), error.value.as_str()), (setting, value));
+    assert_eq!((&*error.setting, &*error.value), (setting, value));
     assert!(error.remedy.contains(remedy), "{setting}: {}", error.remedy);
     assert_eq!(error.to_string(), format!("{setting} is {value}: {}", error.remedy));
 }
@@ -153,7 +153,7 @@ fn an_admission_policy_that_makes_no_sense_is_refused_wherever_it_stands() {
     for (setting, value, make) in senseless() {
         for (nth, wrap) in wraps.iter().enumerate() {
             let error = refused(|b| b.admission(wrap(make())));
-            assert_eq!((error.setting.as_str(), &error.value), (setting, &value), "wrapped in way {nth}");
+            assert_eq!((&*error.setting, &*error.value), (setting, &*value), "wrapped in way {nth}");
             assert_eq!(refused(|b| b.requests(wrap(make()))), error);
         }
     }

@@ -8,18 +8,24 @@ use async_trait::async_trait;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Concurrent, Permit, Rejection};
 use rmcp_session_policy::eviction::{Lru, SessionInfo, victim_fn};
-use rmcp_session_policy::{Builder, ClientContext, CloseReason, MINUTE, PolicyError, PolicySessionManager, SECOND};
+use rmcp_session_policy::{
+    ClientContext, CloseReason, MINUTE, PolicyError, PolicySessionManager, PolicySessionManagerBuilder, SECOND,
+};
 use serde_json::json;
 use tokio::time::{Instant, advance, sleep};
 
 type Manager = PolicySessionManager<LocalSessionManager>;
 
-fn manager(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>) -> Arc<Manager> {
+fn manager(
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+) -> Arc<Manager> {
     Arc::new(configure(PolicySessionManager::local().eviction(Lru::new())).build().expect("valid"))
 }
 
 async fn is_refused(sessions: &Arc<Manager>) -> bool {
-    matches!(Driver::open(sessions).await.map(drop), Err(PolicyError::AtCapacity(_)))
+    matches!(Driver::open(sessions).await.map(drop), Err(PolicyError::ServerFull(_)))
 }
 
 #[tokio::test(start_paused = true)]

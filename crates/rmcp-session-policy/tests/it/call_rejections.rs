@@ -6,12 +6,12 @@ use crate::session::{Driver, settle};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::admission::{Arrival, Rejection, RejectionClass, Retry, admit_fn};
 use rmcp_session_policy::eviction::SessionInfo;
-use rmcp_session_policy::{Builder, CallRejection, CloseReason, MINUTE, PolicySessionManager};
+use rmcp_session_policy::{CallRejection, CloseReason, MINUTE, PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 
 type Manager = PolicySessionManager<LocalSessionManager>;
 
-fn refusing(retry: Retry) -> Builder<LocalSessionManager> {
+fn refusing(retry: Retry) -> PolicySessionManagerBuilder<LocalSessionManager> {
     let gate = move |_: &Arrival<'_>| {
         let rejection = Rejection::new("gate").with_class(RejectionClass::Quota);
         Err(rejection.with_limit(7, 0).with_retry(retry))
@@ -19,7 +19,7 @@ fn refusing(retry: Retry) -> Builder<LocalSessionManager> {
     PolicySessionManager::local().requests(admit_fn(gate))
 }
 
-async fn answer(builder: Builder<LocalSessionManager>, method: &str, params: Value) -> Value {
+async fn answer(builder: PolicySessionManagerBuilder<LocalSessionManager>, method: &str, params: Value) -> Value {
     let sessions: Arc<Manager> = Arc::new(builder.build().expect("valid"));
     let alice = Driver::ready(&sessions).await.expect("room");
     let request = json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params });

@@ -6,17 +6,25 @@ use crate::session::{Driver, SlowToInitialize, Wedge, alive_tasks, settle};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::{Lru, SessionInfo};
-use rmcp_session_policy::{Builder, CloseReason, MINUTE, PolicyError, PolicySessionManager, SECOND};
+use rmcp_session_policy::{
+    CloseReason, MINUTE, PolicyError, PolicySessionManager, PolicySessionManagerBuilder, SECOND,
+};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 type Manager = PolicySessionManager<LocalSessionManager>;
 
-fn manager(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>) -> Arc<Manager> {
+fn manager(
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+) -> Arc<Manager> {
     Arc::new(configure(PolicySessionManager::local().eviction(Lru::new())).build().expect("valid"))
 }
 
-fn wedge(configure: impl FnOnce(Builder<Wedge>) -> Builder<Wedge>) -> Arc<PolicySessionManager<Wedge>> {
+fn wedge(
+    configure: impl FnOnce(PolicySessionManagerBuilder<Wedge>) -> PolicySessionManagerBuilder<Wedge>,
+) -> Arc<PolicySessionManager<Wedge>> {
     Arc::new(configure(PolicySessionManager::builder(Wedge::new()).eviction(Lru::new())).build().expect("valid"))
 }
 
@@ -211,7 +219,7 @@ async fn a_wedged_session_keeps_its_place_shows_as_stuck_and_frees_the_place_whe
     assert_eq!(begun.elapsed().as_secs(), 5, "it waits for as long as the deadline");
     let stats = sessions.stats();
     assert_eq!((stats.live, stats.closing, stats.stuck), (2, 1, 1));
-    assert!(matches!(Driver::open(&sessions).await.map(drop), Err(PolicyError::AtCapacity(_))));
+    assert!(matches!(Driver::open(&sessions).await.map(drop), Err(PolicyError::ServerFull(_))));
     sleep(10 * MINUTE).await;
     assert_eq!(sessions.stats().stuck, 1, "however long it takes");
     sessions.inner().free(&alice.id);
@@ -246,7 +254,7 @@ async fn three_wedged_victims_are_the_most_a_newcomer_takes() {
         drivers.push(driver);
     }
     let begun = Instant::now();
-    assert!(matches!(Driver::open(&sessions).await.map(drop), Err(PolicyError::AtCapacity(_))));
+    assert!(matches!(Driver::open(&sessions).await.map(drop), Err(PolicyError::ServerFull(_))));
     assert!(begun.elapsed() <= SECOND / 2, "{:?}", begun.elapsed());
     let stats = sessions.stats();
     assert_eq!((stats.closing, stats.ready), (3, 2));

@@ -11,14 +11,19 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp::{ErrorData, RoleServer, tool, tool_router};
 use rmcp_session_policy::eviction::{Lru, SessionInfo};
 use rmcp_session_policy::{
-    Builder, BusyGuard, CloseReason, CurrentSession, CurrentSessionError, MINUTE, PolicySessionManager, SECOND,
+    BusyGuard, CloseReason, CurrentSession, CurrentSessionError, MINUTE, PolicySessionManager,
+    PolicySessionManagerBuilder, SECOND,
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 type Manager = PolicySessionManager<LocalSessionManager>;
 
-fn manager(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>) -> Arc<Manager> {
+fn manager(
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+) -> Arc<Manager> {
     Arc::new(configure(PolicySessionManager::local().eviction(Lru::new())).build().expect("valid"))
 }
 

@@ -20,7 +20,7 @@ use rmcp::{ErrorData, RoleServer, ServerHandler};
 use rmcp_session_policy::eviction::SessionInfo;
 use rmcp_session_policy::http::{PolicyLayer, PolicyService};
 use rmcp_session_policy::{
-    Builder, CloseReason, DrainReport, HOUR, MINUTE, PolicySessionManager, RefusalReason, SECOND,
+    CloseReason, DrainReport, HOUR, MINUTE, PolicySessionManager, PolicySessionManagerBuilder, RejectionReason, SECOND,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -29,7 +29,11 @@ use tower::ServiceExt;
 
 type Manager = PolicySessionManager<LocalSessionManager>;
 
-fn manager(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>) -> Arc<Manager> {
+fn manager(
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+) -> Arc<Manager> {
     Arc::new(configure(PolicySessionManager::local()).build().expect("valid"))
 }
 
@@ -92,14 +96,18 @@ struct Edge {
 impl Edge {
     fn new(
         handler: Handler,
-        configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>,
+        configure: impl FnOnce(
+            PolicySessionManagerBuilder<LocalSessionManager>,
+        ) -> PolicySessionManagerBuilder<LocalSessionManager>,
     ) -> Self {
         Self::with_layer(handler, configure, |layer| layer)
     }
 
     fn with_layer(
         handler: Handler,
-        configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>,
+        configure: impl FnOnce(
+            PolicySessionManagerBuilder<LocalSessionManager>,
+        ) -> PolicySessionManagerBuilder<LocalSessionManager>,
         set: impl FnOnce(PolicyLayer<LocalSessionManager>) -> PolicyLayer<LocalSessionManager>,
     ) -> Self {
         let sessions = manager(configure);
@@ -354,13 +362,13 @@ async fn an_initialize_that_is_cut_off_is_503_with_its_id() {
         let reason = match by {
             "drain" => {
                 assert_eq!(edge.sessions.drain(SECOND).await.cut_off, 1);
-                RefusalReason::Draining
+                RejectionReason::Draining
             }
             "terminate" => {
                 assert_eq!(edge.sessions.terminate(everybody, CloseReason::Revoked).await, 1);
-                RefusalReason::CutOff
+                RejectionReason::CutOff
             }
-            _ => RefusalReason::CutOff,
+            _ => RejectionReason::CutOff,
         };
         let answer = opening.await.expect("no panic");
         assert_eq!((answer.status, answer.retry_after, answer.session.is_some()), (503, true, false), "{by}");
@@ -368,7 +376,7 @@ async fn an_initialize_that_is_cut_off_is_503_with_its_id() {
         let error = &messages[0]["error"];
         assert_eq!((&messages[0]["id"], &error["code"]), (&json!("mine"), &json!(503)), "{by}: {messages:?}");
         assert_eq!(error["data"]["reason"], reason.as_str(), "{by}");
-        assert_eq!(edge.sessions.stats().refused(reason), 1, "{by}");
+        assert_eq!(edge.sessions.stats().rejected(reason), 1, "{by}");
     }
 }
 

@@ -20,18 +20,22 @@ use rmcp::transport::streamable_http_server::session::{
     RestoreOutcome, ServerSseMessage, SessionId, SessionManager, SessionState,
 };
 use rmcp_session_policy::admission::{Arrival, Permit, admit_fn};
-use rmcp_session_policy::{Builder, ClientContext, CloseReason, Governed, PolicySessionManager};
+use rmcp_session_policy::{
+    ClientContext, CloseReason, PolicySessionManager, PolicySessionManagerBuilder, PolicyTransport,
+};
 use tokio::time::Instant;
 
 type M<I> = Arc<PolicySessionManager<I>>;
 
-fn scripted(f: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>) -> (Scripted, M<Scripted>) {
+fn scripted(
+    f: impl FnOnce(PolicySessionManagerBuilder<Scripted>) -> PolicySessionManagerBuilder<Scripted>,
+) -> (Scripted, M<Scripted>) {
     let inner = Scripted::new();
     let s = f(PolicySessionManager::builder(inner.clone())).build().expect("valid");
     (inner, Arc::new(s))
 }
 
-async fn ready<I: SessionManager>(s: &M<I>) -> (SessionId, Governed<I::Transport>)
+async fn ready<I: SessionManager>(s: &M<I>) -> (SessionId, PolicyTransport<I::Transport>)
 where
     I::Transport: 'static,
 {

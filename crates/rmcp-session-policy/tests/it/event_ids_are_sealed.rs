@@ -16,7 +16,7 @@ use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{Peer, RoleServer, schemars, tool, tool_router};
 use rmcp_session_policy::admission::{AdmissionPolicyExt, SlidingWindow};
 use rmcp_session_policy::http::PolicyLayer;
-use rmcp_session_policy::{Builder, PolicySessionManager};
+use rmcp_session_policy::{PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -76,7 +76,7 @@ impl Tools {
     }
 }
 
-fn local(events: bool) -> Builder<LocalSessionManager> {
+fn local(events: bool) -> PolicySessionManagerBuilder<LocalSessionManager> {
     let mut inner = LocalSessionManager::default();
     inner.session_config.keep_alive = None;
     inner.session_config.init_timeout = None;
@@ -100,11 +100,14 @@ impl Drop for Server {
 }
 
 impl Server {
-    async fn start<I: SessionManager>(builder: Builder<I>) -> Self {
+    async fn start<I: SessionManager>(builder: PolicySessionManagerBuilder<I>) -> Self {
         Self::with(builder, |layer| layer).await
     }
 
-    async fn with<I: SessionManager>(builder: Builder<I>, set: impl FnOnce(PolicyLayer<I>) -> PolicyLayer<I>) -> Self {
+    async fn with<I: SessionManager>(
+        builder: PolicySessionManagerBuilder<I>,
+        set: impl FnOnce(PolicyLayer<I>) -> PolicyLayer<I>,
+    ) -> Self {
         let sessions = Arc::new(builder.build().expect("valid"));
         let gate = Arc::new(Semaphore::new(0));
         let mut config = StreamableHttpServerConfig::default();

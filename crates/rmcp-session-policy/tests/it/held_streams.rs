@@ -13,7 +13,7 @@ use rmcp::transport::streamable_http_server::session::{
 };
 use rmcp_session_policy::eviction::SessionInfo;
 use rmcp_session_policy::testing::inner::{Act, Call, Scripted};
-use rmcp_session_policy::{Builder, CloseReason, HOUR, MINUTE, PolicySessionManager, SECOND};
+use rmcp_session_policy::{CloseReason, HOUR, MINUTE, PolicySessionManager, PolicySessionManagerBuilder, SECOND};
 
 /// Ends a session so that it is parked.
 async fn park<I: SessionManager>(edge: &Edge<I>, id: &str, reason: CloseReason) {
@@ -431,7 +431,7 @@ async fn held_now(edge: &Edge) -> Ear {
 
 // Ends
 
-type Local = Builder<LocalSessionManager>;
+type Local = PolicySessionManagerBuilder<LocalSessionManager>;
 type Way = (&'static str, fn(Local) -> Local);
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use hyper_util::service::TowerToHyperService;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::SlidingWindow;
-use rmcp_session_policy::{Builder, PolicySessionManager, RefusalReason};
+use rmcp_session_policy::{PolicySessionManager, PolicySessionManagerBuilder, RejectionReason};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 type Sessions = PolicySessionManager<LocalSessionManager>;
 type Mcp = StreamableHttpService<crate::server::Tools, Sessions>;
 
-fn mcp(builder: Builder<LocalSessionManager>) -> (Arc<Sessions>, Mcp) {
+fn mcp(builder: PolicySessionManagerBuilder<LocalSessionManager>) -> (Arc<Sessions>, Mcp) {
     let sessions = Arc::new(builder.build().expect("valid"));
     let mut config = StreamableHttpServerConfig::default();
     config.session_store = Some(sessions.parking());
@@ -24,7 +24,7 @@ fn mcp(builder: Builder<LocalSessionManager>) -> (Arc<Sessions>, Mcp) {
     (sessions, mcp)
 }
 
-fn once_a_minute() -> Builder<LocalSessionManager> {
+fn once_a_minute() -> PolicySessionManagerBuilder<LocalSessionManager> {
     PolicySessionManager::local().admission(SlidingWindow::new(1, Duration::from_secs(60)))
 }
 
@@ -169,7 +169,7 @@ async fn a_body_that_does_not_come_is_waited_for_briefly() {
     let mut head = [0; 12];
     tcp.read_exact(&mut head).await.expect("answers though the body has not come");
     assert_eq!(&head, b"HTTP/1.1 429");
-    assert_eq!(sessions.stats().refused(RefusalReason::Quota), 1);
+    assert_eq!(sessions.stats().rejected(RejectionReason::Quota), 1);
 }
 
 #[tokio::test]

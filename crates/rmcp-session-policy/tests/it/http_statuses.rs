@@ -7,7 +7,7 @@ use crate::web::{Server, call, header, initialize};
 use reqwest::{Client, Method, StatusCode};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent, SlidingWindow};
-use rmcp_session_policy::{CallRejection, CloseReason, PolicySessionManager, RefusalReason};
+use rmcp_session_policy::{CallRejection, CloseReason, PolicySessionManager, RejectionReason};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -211,7 +211,7 @@ async fn a_call_refused_within_a_session_is_200_with_a_result_and_the_session_li
     assert!(pong.text().await.expect("text").contains(r#""id":5,"result""#));
     let stats = server.sessions.stats();
     assert_eq!(
-        (stats.live, stats.refused(RefusalReason::Quota), stats.refused_requests(RefusalReason::Quota)),
+        (stats.live, stats.rejected(RejectionReason::Quota), stats.rejected_requests(RejectionReason::Quota)),
         (2, 0, 1)
     );
 }
@@ -266,7 +266,7 @@ async fn a_request_without_a_session_holds_its_permit_until_its_body_ends() {
     assert_eq!(ask(3).await.expect("answers").status(), 200);
     let stats = server.sessions.stats();
     assert_eq!((stats.opened, stats.requests, stats.sessionless), (0, 0, 3));
-    assert_eq!((stats.refused(RefusalReason::Quota), stats.refused_requests(RefusalReason::Quota)), (0, 1));
+    assert_eq!((stats.rejected(RejectionReason::Quota), stats.rejected_requests(RejectionReason::Quota)), (0, 1));
 }
 
 #[tokio::test]

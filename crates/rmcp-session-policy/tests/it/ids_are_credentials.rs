@@ -245,7 +245,7 @@ async fn no_id_is_shown_during_a_busy_day() {
     paper.error(&sessions.create_session().await.map(drop).expect_err("draining"));
     look(&sessions);
     let stats = sessions.stats();
-    for reason in CloseReason::ALL {
+    for &reason in CloseReason::ALL {
         assert!(stats.closed(reason) > 0, "this day has seen no session {reason}");
     }
     assert!(stats.overruled > 0);

@@ -16,13 +16,17 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::{RoleServer, tool, tool_router};
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, Permit, Rejection};
-use rmcp_session_policy::{Builder, ClientContext, MINUTE, PolicySessionManager, SECOND};
+use rmcp_session_policy::{ClientContext, MINUTE, PolicySessionManager, PolicySessionManagerBuilder, SECOND};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 type Manager = PolicySessionManager<LocalSessionManager>;
 
-fn manager(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>) -> Arc<Manager> {
+fn manager(
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+) -> Arc<Manager> {
     Arc::new(configure(PolicySessionManager::local()).build().expect("valid"))
 }
 

@@ -9,22 +9,24 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use rmcp_session_policy::admission::{Lease, Permit, Reservation, admit_fn};
 use rmcp_session_policy::eviction::{Candidates, EvictionPolicy, Lru, SessionInfo, victim_fn};
 use rmcp_session_policy::{
-    Builder, ClientContext, CloseReason, Governed, PolicyError, PolicySessionManager, SECOND, SessionEvent, SessionKey,
-    SessionObserver,
+    ClientContext, CloseReason, PolicyError, PolicySessionManager, PolicySessionManagerBuilder, PolicyTransport,
+    SECOND, SessionEvent, SessionKey, SessionObserver,
 };
 
 const PLACES: usize = 4;
 
 type Manager = PolicySessionManager<Scripted>;
 
-fn manager(configure: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>) -> (Scripted, Witness, Manager) {
+fn manager(
+    configure: impl FnOnce(PolicySessionManagerBuilder<Scripted>) -> PolicySessionManagerBuilder<Scripted>,
+) -> (Scripted, Witness, Manager) {
     let (inner, witness) = (Scripted::new(), Witness::default());
     let builder = PolicySessionManager::builder(inner.clone()).max_sessions(PLACES).max_opening(PLACES);
     let sessions = configure(builder.observer(witness.clone())).build().expect("valid");
     (inner, witness, sessions)
 }
 
-async fn ready(sessions: &Manager) -> (SessionId, Governed<Line>) {
+async fn ready(sessions: &Manager) -> (SessionId, PolicyTransport<Line>) {
     let (id, transport) = sessions.create_session().await.expect("somebody may go");
     sessions.initialize_session(&id, initialize()).await.expect("answers");
     sessions.accept_message(&id, initialized()).await.expect("accepts");
@@ -122,7 +124,7 @@ async fn a_policy_that_panics_when_told_who_is_idle_does_no_harm() {
         held.push((transport, stream));
     }
     assert!(
-        matches!(sessions.create_session().await, Err(PolicyError::AtCapacity(_))),
+        matches!(sessions.create_session().await, Err(PolicyError::ServerFull(_))),
         "all are busy, and met as such"
     );
     // Each service takes its call, and drops it unanswered with the transport of another session.
@@ -252,7 +254,7 @@ async fn a_protection_that_panics_protects() {
         held.push(ready(&sessions).await);
     }
     for _ in 0..3 {
-        assert!(matches!(sessions.create_session().await, Err(PolicyError::AtCapacity(_))));
+        assert!(matches!(sessions.create_session().await, Err(PolicyError::ServerFull(_))));
     }
     assert_eq!((witness.reasons(), inner.most()), (vec![], PLACES));
     held.clear();
@@ -457,11 +459,11 @@ async fn a_policy_sees_whom_it_makes_room_for() {
 struct Sees(Arc<AtomicUsize>);
 
 impl EvictionPolicy for Sees {
-    fn sees_uses(&self) -> bool {
+    fn tracks_access(&self) -> bool {
         true
     }
 
-    fn on_use(&mut self, _: &SessionInfo<'_>) {
+    fn on_access(&mut self, _: &SessionInfo<'_>) {
         self.0.fetch_add(1, SeqCst);
     }
 

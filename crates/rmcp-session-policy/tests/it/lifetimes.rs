@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::session::{Driver, Http, Silent, alive_tasks, initialize_params, settle};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
-use rmcp_session_policy::{Builder, ClientContext, CloseReason, HOUR, MINUTE, Phase, PolicySessionManager, SECOND};
+use rmcp_session_policy::{
+    ClientContext, CloseReason, HOUR, MINUTE, Phase, PolicySessionManager, PolicySessionManagerBuilder, SECOND,
+};
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -14,7 +16,11 @@ type Manager = PolicySessionManager<LocalSessionManager>;
 
 const MILLI: Duration = Duration::from_millis(1);
 
-fn manager(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>) -> Arc<Manager> {
+fn manager(
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+) -> Arc<Manager> {
     Arc::new(configure(PolicySessionManager::local()).build().expect("valid"))
 }
 

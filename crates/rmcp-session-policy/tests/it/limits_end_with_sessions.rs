@@ -13,7 +13,7 @@ use rmcp_session_policy::admission::{
 };
 use rmcp_session_policy::eviction::SessionInfo;
 use rmcp_session_policy::{
-    Builder, ClientContext, CloseReason, HOUR, MINUTE, PolicySessionManager, SECOND, SessionOrigin,
+    ClientContext, CloseReason, HOUR, MINUTE, PolicySessionManager, PolicySessionManagerBuilder, SECOND, SessionOrigin,
 };
 use tokio::sync::Semaphore;
 
@@ -54,7 +54,9 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(configure: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>) -> Self {
+    fn new(
+        configure: impl FnOnce(PolicySessionManagerBuilder<Scripted>) -> PolicySessionManagerBuilder<Scripted>,
+    ) -> Self {
         let (ends, inner) = (Ends::default(), Scripted::relaying());
         let builder = configure(PolicySessionManager::builder(inner.clone()).max_sessions(3).requests(ends.clone()));
         let sessions = Arc::new(builder.build().expect("valid"));
@@ -120,7 +122,7 @@ async fn its_end_is_told_when_its_client_deletes_it() {
 
 #[tokio::test(start_paused = true)]
 async fn its_end_is_told_when_it_ends_for_a_reason_that_is_not_restorable() {
-    for reason in CloseReason::ALL.into_iter().filter(|reason| !reason.is_restorable()) {
+    for reason in CloseReason::ALL.iter().copied().filter(|reason| !reason.is_restorable()) {
         let stage = Stage::new(|b| b);
         stage.user().await;
         stage.terminate(reason).await;
@@ -131,7 +133,7 @@ async fn its_end_is_told_when_it_ends_for_a_reason_that_is_not_restorable() {
 
 #[tokio::test(start_paused = true)]
 async fn its_end_is_told_when_it_is_never_parked() {
-    let none: fn(Builder<Scripted>) -> Builder<Scripted> = |b| b.max_parked(0);
+    let none: fn(PolicySessionManagerBuilder<Scripted>) -> PolicySessionManagerBuilder<Scripted> = |b| b.max_parked(0);
     for configure in [none, |b| b.max_parked_entry_bytes(64), |b| b.max_parked_bytes(64)] {
         let stage = Stage::new(configure);
         stage.user().await;

@@ -7,7 +7,7 @@ use crate::server::Server;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::SessionInfo;
-use rmcp_session_policy::{Builder, CloseReason, PolicySessionManager};
+use rmcp_session_policy::{CloseReason, PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -15,7 +15,9 @@ use tokio::time::{sleep, timeout};
 type Sessions = PolicySessionManager<LocalSessionManager>;
 
 async fn start(
-    configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>,
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
 ) -> (Arc<Sessions>, Server) {
     let sessions = Arc::new(configure(PolicySessionManager::local()).build().expect("valid"));
     let server = Server::with_layer(Arc::clone(&sessions)).await;

@@ -9,19 +9,23 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Permit, Rejection};
 use rmcp_session_policy::eviction::{Lru, SessionInfo, victim_fn};
 use rmcp_session_policy::{
-    Builder, ClientContext, CloseReason, Fingerprint, Phase, PolicyError, PolicySessionManager, RefusalReason, SECOND,
-    SessionKey,
+    ClientContext, CloseReason, Fingerprint, Phase, PolicyError, PolicySessionManager, PolicySessionManagerBuilder,
+    RejectionReason, SECOND, SessionKey,
 };
 use tokio::time::{Instant, sleep};
 
 type Manager = PolicySessionManager<LocalSessionManager>;
 
-fn manager(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>) -> Arc<Manager> {
+fn manager(
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+) -> Arc<Manager> {
     Arc::new(configure(PolicySessionManager::local().eviction(Lru::new())).build().expect("valid"))
 }
 
 async fn is_refused(sessions: &Arc<Manager>) -> bool {
-    matches!(Driver::open(sessions).await.map(drop), Err(PolicyError::AtCapacity(_)))
+    matches!(Driver::open(sessions).await.map(drop), Err(PolicyError::ServerFull(_)))
 }
 
 async fn survivors(drivers: &[Driver<Manager>]) -> usize {
@@ -151,12 +155,12 @@ async fn if_nobody_may_go_the_newcomer_is_refused_and_nobody_pays() {
         drivers.push(driver);
     }
     let begun = Instant::now();
-    let Err(PolicyError::AtCapacity(full)) = Driver::open(&sessions).await.map(drop) else { panic!("not refused") };
+    let Err(PolicyError::ServerFull(full)) = Driver::open(&sessions).await.map(drop) else { panic!("not refused") };
     assert_eq!(full.max_sessions, 3);
     assert_eq!(survivors(&drivers).await, 3);
     assert!(begun.elapsed() < SECOND / 20, "there is nothing to wait for: {:?}", begun.elapsed());
     let stats = sessions.stats();
-    assert_eq!((stats.live, stats.reserved, stats.refused(RefusalReason::AtCapacity)), (3, 0, 1));
+    assert_eq!((stats.live, stats.reserved, stats.rejected(RejectionReason::ServerFull)), (3, 0, 1));
     for call in calls {
         assert_eq!(call.text().await, "slept 60000");
     }

@@ -8,15 +8,19 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::{Lru, SessionInfo};
 use rmcp_session_policy::{
-    Builder, ClientContext, CloseReason, Fingerprint, HOUR, Phase, PolicyError, PolicySessionManager, RefusalReason,
-    SECOND, SessionEvent, SessionObserver,
+    ClientContext, CloseReason, Fingerprint, HOUR, Phase, PolicyError, PolicySessionManager,
+    PolicySessionManagerBuilder, RejectionReason, SECOND, SessionEvent, SessionObserver,
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 type Manager = PolicySessionManager<LocalSessionManager>;
 
-fn manager(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>) -> Arc<Manager> {
+fn manager(
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+) -> Arc<Manager> {
     Arc::new(configure(PolicySessionManager::local().eviction(Lru::new())).build().expect("valid"))
 }
 
@@ -159,7 +163,7 @@ async fn drain_lets_calls_finish_and_closes_the_others_at_once() {
     assert_eq!((report.finished, report.cut_off, report.stuck), (3, 0, 0));
     assert_eq!(call.await.expect("no panic"), "slept 10000");
     let stats = sessions.stats();
-    assert_eq!((stats.live, stats.closed(CloseReason::Drained), stats.refused(RefusalReason::Draining)), (0, 3, 1));
+    assert_eq!((stats.live, stats.closed(CloseReason::Drained), stats.rejected(RejectionReason::Draining)), (0, 3, 1));
     assert!(matches!(Driver::open(&sessions).await.map(drop), Err(PolicyError::Draining)), "for good");
 }
 
@@ -231,7 +235,7 @@ async fn a_drained_session_is_parked_but_not_restored_here() {
     let reply = http.call(&alice, "count", json!({})).await;
     assert_ne!(reply.status, 200, "{reply:?}");
     let stats = sessions.stats();
-    assert_eq!((stats.live, stats.parked, stats.restored, stats.refused(RefusalReason::Draining)), (0, 1, 0, 1));
+    assert_eq!((stats.live, stats.parked, stats.restored, stats.rejected(RejectionReason::Draining)), (0, 1, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -294,7 +298,7 @@ async fn an_observer_hears_of_each_event_once() {
     assert!(Driver::open(&sessions).await.is_err());
     assert_eq!(diary.take(), ["opened", "closed drained", "refused draining"]);
     let stats = sessions.stats();
-    assert_eq!(stats.opened, stats.closed.iter().map(|(_, count)| count).sum::<u64>() - stats.restored);
+    assert_eq!(stats.opened, CloseReason::ALL.iter().map(|reason| stats.closed(*reason)).sum::<u64>() - stats.restored);
 }
 
 #[derive(Debug)]

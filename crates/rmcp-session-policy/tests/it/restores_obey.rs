@@ -15,15 +15,17 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager, SessionState};
 use rmcp_session_policy::admission::Concurrent;
 use rmcp_session_policy::{
-    Builder, ClientContext, CloseReason, Governed, HOUR, MINUTE, PolicyError, PolicySessionManager, RefusalReason,
-    SECOND, Stats,
+    ClientContext, CloseReason, HOUR, MINUTE, PolicyError, PolicySessionManager, PolicySessionManagerBuilder,
+    PolicyTransport, RejectionReason, SECOND, Stats,
 };
 use tokio::time::{Instant, timeout};
 
 type Manager<I> = Arc<PolicySessionManager<I>>;
 
 fn local(
-    configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>,
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
 ) -> Manager<LocalSessionManager> {
     Arc::new(configure(PolicySessionManager::local()).build().expect("valid"))
 }
@@ -33,18 +35,20 @@ fn parking<I: SessionManager>(sessions: &Manager<I>) -> Service<PolicySessionMan
     Service::new(Arc::clone(sessions), Some(sessions.parking()))
 }
 
-fn scripted(configure: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>) -> (Scripted, Manager<Scripted>) {
+fn scripted(
+    configure: impl FnOnce(PolicySessionManagerBuilder<Scripted>) -> PolicySessionManagerBuilder<Scripted>,
+) -> (Scripted, Manager<Scripted>) {
     let inner = Scripted::new();
     let sessions = configure(PolicySessionManager::builder(inner.clone())).build().expect("valid");
     (inner, Arc::new(sessions))
 }
 
 /// Creates a session over the scripted manager, ready and with something to park.
-async fn ready(sessions: &Manager<Scripted>) -> (SessionId, Governed<Line>) {
+async fn ready(sessions: &Manager<Scripted>) -> (SessionId, PolicyTransport<Line>) {
     ready_saying(sessions, initialize_params()).await
 }
 
-async fn ready_saying(sessions: &Manager<Scripted>, params: serde_json::Value) -> (SessionId, Governed<Line>) {
+async fn ready_saying(sessions: &Manager<Scripted>, params: serde_json::Value) -> (SessionId, PolicyTransport<Line>) {
     let (id, transport) = sessions.create_session().await.expect("room");
     sessions.initialize_session(&id, initialize()).await.expect("answers");
     let state = SessionState::new(serde_json::from_value(params).expect("valid"));
@@ -102,7 +106,7 @@ async fn a_restore_that_finds_no_place_is_refused_and_stays_parked() {
     let id = parked(&sessions).await;
     let (other, _transport) = ready(&sessions).await;
     let _busy = sessions.create_stream(&other, list_tools(1)).await.expect("a call under way");
-    assert!(matches!(sessions.restore_session(Arc::clone(&id)).await, Err(PolicyError::AtCapacity(_))));
+    assert!(matches!(sessions.restore_session(Arc::clone(&id)).await, Err(PolicyError::ServerFull(_))));
     assert!(knows(&sessions, &id).await);
     assert_eq!((inner.calls(Call::Restore), inner.most()), (0, 1));
 }
@@ -112,7 +116,7 @@ async fn a_restore_counts_against_admission() {
     let (_inner, sessions) = scripted(|b| b.max_sessions(5).admission(Concurrent::new(1)));
     let id = parked(&sessions).await;
     let (_other, _transport) = ready(&sessions).await;
-    assert!(matches!(sessions.restore_session(Arc::clone(&id)).await, Err(PolicyError::Refused(_))));
+    assert!(matches!(sessions.restore_session(Arc::clone(&id)).await, Err(PolicyError::Rejected(_))));
     assert!(knows(&sessions, &id).await);
 }
 
@@ -122,7 +126,7 @@ async fn a_passive_restore_takes_only_a_free_place() {
     let id = parked(&sessions).await;
     let (other, transport) = ready(&sessions).await;
     let get = || ClientContext::new().passive().scope(sessions.restore_session(Arc::clone(&id)));
-    assert!(matches!(get().await, Err(PolicyError::AtCapacity(_))), "nobody goes for a listener");
+    assert!(matches!(get().await, Err(PolicyError::ServerFull(_))), "nobody goes for a listener");
     assert!(sessions.has_session(&other).await.expect("asks"));
     assert!(knows(&sessions, &id).await);
     drop(transport);
@@ -209,7 +213,7 @@ async fn whoever_waits_for_a_restore_waits_no_longer_than_it_takes() {
 
 #[tokio::test(start_paused = true)]
 async fn what_ended_for_good_does_not_come_back() {
-    for reason in CloseReason::ALL {
+    for &reason in CloseReason::ALL {
         let (_inner, sessions) = scripted(|b| b.max_sessions(1));
         let (id, transport) = ready(&sessions).await;
         assert_eq!(sessions.terminate(sessions.list()[0].key, reason).await, 1);
@@ -750,7 +754,7 @@ async fn whoever_may_not_come_back_is_told_when_it_asks() {
     let (other, _transport) = ready(&sessions).await;
     let busy = sessions.create_stream(&other, list_tools(1)).await.expect("a call under way");
     let asked = ClientContext::new().scope(sessions.has_session(&id)).await;
-    assert!(matches!(asked, Err(PolicyError::AtCapacity(_))), "{asked:?}");
+    assert!(matches!(asked, Err(PolicyError::ServerFull(_))), "{asked:?}");
     assert!(!sessions.has_session(&id).await.expect("out of a scope it is only asked"));
     assert_eq!((inner.calls(Call::Restore), sessions.stats().parked), (0, 1));
     drop(busy);
@@ -862,7 +866,7 @@ async fn with_every_place_busy_restores_are_refused_and_nothing_worse() {
     let (mut bad, stats) = race(2, 12).await;
     let refused = come_again(&mut bad) as u64;
     assert!(bad.is_empty(), "{bad:#?} {stats:?}");
-    let honest = stats.refused(RefusalReason::AtCapacity);
+    let honest = stats.rejected(RejectionReason::ServerFull);
     assert!(honest <= refused && refused <= honest + 24, "{refused} told, {honest} counted");
 }
 

@@ -13,7 +13,8 @@ use rmcp::transport::streamable_http_server::session::local::{LocalSessionManage
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionManager};
 use rmcp_session_policy::eviction::{Lru, SessionInfo};
 use rmcp_session_policy::{
-    Builder, ClientContext, CloseReason, Governed, PolicyError, PolicySessionManager, RefusalReason, SECOND,
+    ClientContext, CloseReason, PolicyError, PolicySessionManager, PolicySessionManagerBuilder, PolicyTransport,
+    RejectionReason, SECOND,
 };
 use serde_json::json;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -23,7 +24,11 @@ type Manager = PolicySessionManager<LocalSessionManager>;
 
 const MILLI: Duration = Duration::from_millis(1);
 
-fn manager(configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>) -> Arc<Manager> {
+fn manager(
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+) -> Arc<Manager> {
     Arc::new(configure(PolicySessionManager::local().eviction(Lru::new())).build().expect("valid"))
 }
 
@@ -51,7 +56,7 @@ async fn is_let_in(driver: &Driver<Manager>) -> bool {
     let asks = async {
         match driver.manager.has_session(&driver.id).await {
             Ok(there) => !there,
-            Err(PolicyError::AtCapacity(_)) => false,
+            Err(PolicyError::ServerFull(_)) => false,
             Err(other) => panic!("{other}"),
         }
     };
@@ -59,7 +64,9 @@ async fn is_let_in(driver: &Driver<Manager>) -> bool {
 }
 
 /// Brings a parked session back.
-async fn restore(driver: &Driver<Manager>) -> Result<Governed<SessionTransport>, <Manager as SessionManager>::Error> {
+async fn restore(
+    driver: &Driver<Manager>,
+) -> Result<PolicyTransport<SessionTransport>, <Manager as SessionManager>::Error> {
     let restores = async {
         assert!(!driver.manager.has_session(&driver.id).await?);
         match driver.manager.restore_session(Arc::clone(&driver.id)).await? {
@@ -344,7 +351,7 @@ async fn where_no_session_may_go_all_that_wait_are_refused_in_a_moment() {
         assert!(!newcomer.task.await.expect("no panic"));
     }
     assert!((20 * MILLI..=22 * MILLI).contains(&began.elapsed()), "{:?}", began.elapsed());
-    assert_eq!(sessions.stats().refused(RefusalReason::AtCapacity), 256);
+    assert_eq!(sessions.stats().rejected(RejectionReason::ServerFull), 256);
     drop(call);
 }
 

@@ -9,7 +9,7 @@ use crate::scripted::{Act, Call, Line, Scripted, initialize, initialize_params, 
 use crate::witness::{Account, Accountant, Gate, Verdict, Witness};
 use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager, SessionState};
-use rmcp_session_policy::{CloseReason, Governed, PolicyError, PolicySessionManager, SECOND, SessionKey};
+use rmcp_session_policy::{CloseReason, PolicyError, PolicySessionManager, PolicyTransport, SECOND, SessionKey};
 use tokio::time::timeout;
 
 type Manager = PolicySessionManager<Scripted>;
@@ -69,7 +69,7 @@ impl Case {
     }
 
     /// Creates a session whose handshake is finished.
-    async fn ready(&self) -> (SessionId, Governed<Line>) {
+    async fn ready(&self) -> (SessionId, PolicyTransport<Line>) {
         let (id, transport) = self.sessions.create_session().await.expect("room");
         self.sessions.initialize_session(&id, initialize()).await.expect("answers");
         self.sessions.accept_message(&id, initialized()).await.expect("accepts");
@@ -400,7 +400,7 @@ async fn a_close_that_never_returns_keeps_its_place_and_shows_as_stuck() {
     case.sessions.close_session(&id).await.expect("bounded by the close deadline");
     let stats = case.sessions.stats();
     assert_eq!((stats.live, stats.closing, stats.stuck), (1, 1, 1));
-    assert!(matches!(case.sessions.create_session().await, Err(PolicyError::AtCapacity(_))));
+    assert!(matches!(case.sessions.create_session().await, Err(PolicyError::ServerFull(_))));
     assert_eq!(case.gate.out(), 1, "the refused newcomer's permit is back");
     assert_eq!(case.inner.most(), 1);
 }

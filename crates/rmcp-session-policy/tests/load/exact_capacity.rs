@@ -10,7 +10,7 @@ use rmcp::ServiceExt;
 use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager, SessionState};
-use rmcp_session_policy::{CloseReason, Governed, PolicySessionManager};
+use rmcp_session_policy::{CloseReason, PolicySessionManager, PolicyTransport};
 use tokio::task::yield_now;
 
 const TASKS: u64 = 64;
@@ -47,7 +47,7 @@ impl Counted for LocalSessionManager {
 type Manager<I> = Arc<PolicySessionManager<I>>;
 
 /// What a task holds at its end.
-type Held<I> = Vec<Governed<<I as SessionManager>::Transport>>;
+type Held<I> = Vec<PolicyTransport<<I as SessionManager>::Transport>>;
 
 fn manager<I: SessionManager>(inner: I, places: usize) -> Manager<I> {
     let builder = PolicySessionManager::builder(inner).max_sessions(places);
@@ -122,7 +122,7 @@ where
 }
 
 /// Serves a session as rmcp does, up to the close that trails it.
-async fn serve<I: Counted>(sessions: &Manager<I>, id: SessionId, transport: Governed<I::Transport>)
+async fn serve<I: Counted>(sessions: &Manager<I>, id: SessionId, transport: PolicyTransport<I::Transport>)
 where
     I::Transport: 'static,
 {
@@ -161,7 +161,7 @@ where
     come_to_rest(&sessions).await;
     let stats = sessions.stats();
     assert_eq!((stats.live, stats.reserved, sessions.inner().existing().await), (0, 0, 0), "{stats:?}");
-    let closed: u64 = stats.closed.iter().map(|(_, count)| count).sum();
+    let closed: u64 = CloseReason::ALL.iter().map(|reason| stats.closed(*reason)).sum();
     assert_eq!(stats.opened + stats.restored, closed, "each session ended once: {stats:?}");
     // All places are there still, and not one more.
     let mut all = Vec::new();

@@ -6,13 +6,15 @@ use crate::service::{NOT_FOUND, Service, WELL, initialize, initialized, read};
 use axum::http::{Method, StatusCode};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::SessionInfo;
-use rmcp_session_policy::{Builder, CloseReason, PolicySessionManager};
+use rmcp_session_policy::{CloseReason, PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 
 type Sessions = PolicySessionManager<LocalSessionManager>;
 
 fn start(
-    configure: impl FnOnce(Builder<LocalSessionManager>) -> Builder<LocalSessionManager>,
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
 ) -> (Arc<Sessions>, Service<Sessions>) {
     let sessions = Arc::new(configure(PolicySessionManager::local()).build().expect("valid"));
     let service = Service::new(Arc::clone(&sessions), Some(sessions.parking()));

@@ -8,15 +8,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
-use rmcp_session_policy::SessionKey;
 use rmcp_session_policy::admission::{
-    AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, InvalidSetting, Open, Permit, Rejection, Retry,
-    SlidingWindow, TokenBucket, admit_fn,
+    AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, Open, Permit, Rejection, Retry, SlidingWindow,
+    TokenBucket, admit_fn,
 };
 use rmcp_session_policy::eviction::{
     Candidates, EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo, victim_fn,
 };
 use rmcp_session_policy::testing::{admission, eviction, manager};
+use rmcp_session_policy::{ConfigError, SessionKey};
 use tokio::time::Instant;
 
 /// What a test of the kit says.
@@ -222,9 +222,9 @@ impl AdmissionPolicy for Quota {
         Ok(())
     }
 
-    fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), ConfigError> {
         match self.wrong {
-            Slip::Invalid => Err(InvalidSetting::new("quota", 3, "four would do")),
+            Slip::Invalid => Err(ConfigError::new("quota", 3, "four would do")),
             _ => Ok(()),
         }
     }

@@ -427,7 +427,7 @@ impl SessionObserver for Diary {
         let entry = match event {
             SessionEvent::Opened { .. } => "opened".to_owned(),
             SessionEvent::Restored { .. } => "restored".to_owned(),
-            SessionEvent::Refused { reason, .. } => format!("refused {reason}"),
+            SessionEvent::Rejected { reason, .. } => format!("refused {reason}"),
             SessionEvent::Closed { reason, .. } => Self::closed(*reason),
             _ => "something else".to_owned(),
         };

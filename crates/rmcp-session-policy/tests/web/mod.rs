@@ -18,7 +18,7 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::http::PolicyLayer;
-use rmcp_session_policy::{Builder, PolicySessionManager};
+use rmcp_session_policy::{PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 
 pub type Sessions = PolicySessionManager<LocalSessionManager>;
@@ -37,12 +37,12 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub async fn start(builder: Builder<LocalSessionManager>) -> Self {
+    pub async fn start(builder: PolicySessionManagerBuilder<LocalSessionManager>) -> Self {
         Self::with(builder, true, |layer| layer).await
     }
 
     pub async fn with(
-        builder: Builder<LocalSessionManager>,
+        builder: PolicySessionManagerBuilder<LocalSessionManager>,
         parking: bool,
         set: impl FnOnce(PolicyLayer<LocalSessionManager>) -> PolicyLayer<LocalSessionManager>,
     ) -> Self {

@@ -65,7 +65,7 @@ impl SessionObserver for Witness {
         let heard = match event {
             SessionEvent::Opened { session, .. } => Heard::Opened(session.key()),
             SessionEvent::Restored { session, .. } => Heard::Restored(session.key()),
-            SessionEvent::Refused { kind, .. } => Heard::Refused(*kind),
+            SessionEvent::Rejected { kind, .. } => Heard::Refused(*kind),
             SessionEvent::Closed { session, reason, .. } => Heard::Closed(session.key(), *reason),
             _ => return,
         };

@@ -27,7 +27,7 @@ use crate::registry::Kind;
 ///
 /// It knows which requests of the client are in flight. When the session ends, it answers each of them with a JSON-RPC
 /// error before the inner transport goes. Its drop is the end of the session.
-pub struct Governed<T> {
+pub struct PolicyTransport<T> {
     session: Arc<Session<T>>,
     host: Arc<dyn Host<T>>,
     /// Errors on their way to the clients of requests that were in flight when the end began. Its queue takes memory even
@@ -37,7 +37,7 @@ pub struct Governed<T> {
 
 type Farewells = FuturesUnordered<BoxFuture<'static, ()>>;
 
-impl<T> Governed<T> {
+impl<T> PolicyTransport<T> {
     pub(crate) fn new(session: Arc<Session<T>>, host: Arc<dyn Host<T>>) -> Self {
         Self { session, host, farewells: None }
     }
@@ -73,7 +73,7 @@ impl<T> Drop for Lent<'_, T> {
     }
 }
 
-impl<T: Transport<RoleServer> + 'static> Governed<T> {
+impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
     /// Notes what a message from the client begins or ends.
     fn note(session: &Arc<Session<T>>, host: &Arc<dyn Host<T>>, message: &mut ClientJsonRpcMessage) {
         match message {
@@ -173,7 +173,7 @@ fn farewell<T>(session: &Session<T>, waiting: &Waiting<T>, rejection: CallReject
     rejection.answer(waiting.is_call, waiting.id.clone(), error, told)
 }
 
-impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
+impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTransport<T> {
     type Error = T::Error;
 
     fn name() -> Cow<'static, str> {
@@ -268,7 +268,7 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for Governed<T> {
     }
 }
 
-impl<T> Drop for Governed<T> {
+impl<T> Drop for PolicyTransport<T> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.host.will_not_trail(&self.session);
@@ -282,9 +282,9 @@ impl<T> Drop for Governed<T> {
     }
 }
 
-impl<T> fmt::Debug for Governed<T> {
+impl<T> fmt::Debug for PolicyTransport<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Governed").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("PolicyTransport").field("session", &self.session).finish_non_exhaustive()
     }
 }
 
