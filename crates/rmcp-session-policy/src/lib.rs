@@ -1,5 +1,47 @@
-#![doc = include_str!("../README.md")]
+//! Session limits for MCP servers built with [rmcp](https://docs.rs/rmcp).
+//!
+//! [`PolicySessionManager`] wraps any rmcp [`SessionManager`](rmcp::transport::streamable_http_server::session::SessionManager)
+//! and is one itself. It bounds the number of sessions exactly, asks an [admission policy](admission) whether a session may
+//! be opened, and an [eviction policy](eviction) which session is closed when the server is full.
+//!
+//! ```
+//! use rmcp_session_policy::admission::{AdmissionPolicyExt, TokenBucket};
+//! use rmcp_session_policy::eviction::Lru;
+//! use rmcp_session_policy::{MINUTE, PolicySessionManager};
+//!
+//! let sessions = PolicySessionManager::local() // over rmcp's LocalSessionManager
+//!     .max_sessions(1_000)
+//!     .admission(TokenBucket::per_minute(10).burst(10).per_client())
+//!     .eviction(Lru::new())
+//!     .idle_timeout(30 * MINUTE)
+//!     .build()?;
+//! assert_eq!(sessions.stats().max_sessions, 1_000);
+//! # Ok::<(), rmcp_session_policy::ConfigError>(())
+//! ```
+//!
+//! # Concepts
+//!
+//! | concept | where |
+//! |---|---|
+//! | a session, as policies read it | [`SessionInfo`](eviction::SessionInfo), its [`Phase`], [`SessionKey`] and [`SessionOrigin`] |
+//! | the settings of a manager | [`PolicySessionManagerBuilder`], [`ConfigError`] |
+//! | which session is evicted | [`EvictionPolicy`](eviction::EvictionPolicy): [`Lru`](eviction::Lru), [`Lfu`](eviction::Lfu), [`Fifo`](eviction::Fifo), [`victim_fn`](eviction::victim_fn), and the combinators of [`EvictionPolicyExt`](eviction::EvictionPolicyExt) |
+//! | which arrival is admitted | [`AdmissionPolicy`](admission::AdmissionPolicy): [`TokenBucket`](admission::TokenBucket), [`SlidingWindow`](admission::SlidingWindow), [`Concurrent`](admission::Concurrent), [`admit_fn`](admission::admit_fn), and the combinators of [`AdmissionPolicyExt`](admission::AdmissionPolicyExt) |
+//! | the client of a request | [`ClientContext`] |
+//! | parking: evicted sessions that the next request restores | [`PolicySessionManager::parking`] |
+//! | the session of a request, in its handler | [`CurrentSession`], [`BusyGuard`] |
+//! | counts, lists and events | [`Stats`], [`SessionSnapshot`], [`SessionObserver`], [`SessionEvent`], [`CloseReason`], [`RejectionReason`] |
+//! | stopping | [`refuse_newcomers`](PolicySessionManager::refuse_newcomers), [`drain`](PolicySessionManager::drain), [`terminate`](PolicySessionManager::terminate) |
+//! | a preset with the API of the crate `mcp-session` | [`bounded`] |
+//!
+//! The module `http` (feature `http`, on by default) has the tower layer, which gives policies the client's address and
+//! principal and gives clients the right status. The module `testing` (feature `testing`) has a test kit for policies.
+//!
+//! The [guides](_guide) describe the layer's answers, how clients behave, how to write a policy, and how to move from
+//! `mcp-session`. The repository's README has the tables of policies and what each is good for.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod _guide;
 pub mod admission;
 pub mod bounded;
 mod call_rejection;
@@ -33,15 +75,10 @@ pub use observe::{CloseReason, DrainReport, RejectionReason, SessionEvent, Sessi
 pub use registry::{Fingerprint, Phase, SessionKey, SessionOrigin};
 pub use transport::PolicyTransport;
 
-/// The guide's code, compiled and run with the doctests.
-#[cfg(all(doctest, feature = "testing"))]
-#[doc = include_str!("../../../docs/writing-a-policy.md")]
-struct WritingAPolicy;
-
-/// The code of the page on moving, likewise.
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/moving-from-mcp-session.md")]
-struct Moving;
+/// The code of the README, compiled and run with the doctests.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// One second.
 pub const SECOND: Duration = Duration::from_secs(1);

@@ -10,8 +10,8 @@ use rmcp::model::{
 };
 use tokio::time::Instant;
 
-use super::policy_transport::kind_of;
 use super::in_flight::{Carrier, InFlight};
+use super::policy_transport::kind_of;
 use super::service_id;
 use super::session::Session;
 use crate::admission::Lease;

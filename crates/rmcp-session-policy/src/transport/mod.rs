@@ -6,23 +6,23 @@
 
 mod cell;
 mod event_id;
-mod policy_transport;
 mod held;
 mod ids;
 mod in_flight;
 mod listener;
+mod policy_transport;
 mod seal;
 mod service_id;
 mod session;
 mod stream;
 
 pub(crate) use event_id::{EventId, EventSource, Incarnations, Resumption};
-pub use policy_transport::PolicyTransport;
-pub(crate) use policy_transport::kind_of;
 pub(crate) use held::{HeldStreams, ParkedSession, Reserved};
 pub(crate) use ids::{IdRefused, MAX_IN_FLIGHT, Seat, is_call};
 pub(crate) use in_flight::{InFlight, Leased};
 pub(crate) use listener::Listening;
+pub use policy_transport::PolicyTransport;
+pub(crate) use policy_transport::kind_of;
 pub(crate) use seal::{LazySealKey, SealKey};
 pub(crate) use session::{Flag, Host, Session};
 pub(crate) use stream::PolicyStream;

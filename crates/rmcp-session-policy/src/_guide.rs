@@ -1,0 +1,18 @@
+//! Guides. These modules hold text only.
+
+/// What clients are told: the layer's answers, principals, proxies, requests without a session.
+#[doc = include_str!("../docs/http.md")]
+pub mod http {}
+
+/// How clients behave: what the official SDKs and common hosts do with each answer.
+#[doc = include_str!("../docs/clients.md")]
+pub mod clients {}
+
+/// Writing a policy: one of each kind, its tests, and its bench.
+#[cfg(feature = "testing")]
+#[doc = include_str!("../docs/writing-a-policy.md")]
+pub mod writing_a_policy {}
+
+/// Moving from the crate `mcp-session`.
+#[doc = include_str!("../docs/moving-from-mcp-session.md")]
+pub mod moving_from_mcp_session {}
