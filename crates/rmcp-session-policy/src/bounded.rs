@@ -32,7 +32,8 @@ use rmcp::transport::streamable_http_server::session::{EventStore, RestoreOutcom
 use crate::admission::SlidingWindow;
 use crate::error::ServerFull;
 use crate::eviction::{EvictionPolicyExt, Fifo, SessionInfo};
-use crate::{HOUR, PolicyError, PolicySessionManager, SessionEvent, SessionObserver};
+use crate::time::HOUR;
+use crate::{PolicyError, PolicySessionManager, SessionEvent, SessionObserver};
 
 /// Why a [`BoundedSessionManager`] did not do what it was asked for.
 #[derive(thiserror::Error)]

@@ -43,6 +43,7 @@
 
 pub mod _guide;
 pub mod admission;
+mod bell;
 pub mod bounded;
 mod call_rejection;
 mod config_error;
@@ -55,14 +56,15 @@ mod manager;
 mod observe;
 mod queue;
 mod registry;
-mod stamp;
+mod scope;
+mod session;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod time;
+mod timestamp;
 mod tracker;
 mod transport;
-
-use std::time::Duration;
 
 pub use call_rejection::CallRejection;
 pub use config_error::ConfigError;
@@ -72,17 +74,11 @@ pub use manager::{
     BusyGuard, CurrentSession, CurrentSessionError, PolicySessionManager, PolicySessionManagerBuilder, SessionSelector,
 };
 pub use observe::{CloseReason, DrainReport, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
-pub use registry::{Fingerprint, Phase, SessionKey, SessionOrigin};
+pub use session::{Fingerprint, Phase, SessionKey, SessionOrigin};
+pub use time::{HOUR, MINUTE, SECOND};
 pub use transport::PolicyTransport;
 
 /// The code of the README, compiled and run with the doctests.
 #[cfg(all(doctest, feature = "axum"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-/// One second.
-pub const SECOND: Duration = Duration::from_secs(1);
-/// One minute.
-pub const MINUTE: Duration = Duration::from_secs(60);
-/// One hour.
-pub const HOUR: Duration = Duration::from_secs(60 * 60);

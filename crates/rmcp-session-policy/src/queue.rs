@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::registry::SessionKey;
+use crate::session::SessionKey;
 
 /// So many entries without a meaning are kept whatever there is.
 pub(crate) const SPARE: usize = 64;

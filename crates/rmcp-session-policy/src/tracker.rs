@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, timeout_at};
 
-use crate::registry::Signals;
+use crate::session::Signals;
 
 /// How a tracked request counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

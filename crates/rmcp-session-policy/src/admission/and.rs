@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::{AdmissionPolicy, Arrival, Permit, Rejection, Replicate};
 use crate::config_error::ConfigError;
-use crate::registry::SessionOrigin;
+use crate::session::SessionOrigin;
 
 /// Lets in whom both let in; made by [`and`](super::AdmissionPolicyExt::and).
 ///

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
-use crate::registry::{SessionKey, SessionOrigin};
+use crate::session::{SessionKey, SessionOrigin};
 
 /// What an arrival asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,7 +1,7 @@
 //! By what requests are told apart.
 
 use super::{Arrival, ClientKey};
-use crate::registry::SessionOrigin;
+use crate::session::SessionOrigin;
 
 /// By what requests are told apart: the session, else the client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

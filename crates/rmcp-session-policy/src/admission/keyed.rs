@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{AdmissionPolicy, Arrival, Permit, Rejection};
 use crate::config_error::ConfigError;
-use crate::registry::SessionOrigin;
+use crate::session::SessionOrigin;
 
 /// How many of the longest known keys are looked at to make room for a new one.
 const LOOKS: usize = 8;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{AdmissionPolicy, Arrival, Permit, Rejection};
 use crate::config_error::ConfigError;
-use crate::registry::SessionOrigin;
+use crate::session::SessionOrigin;
 
 /// Asks a policy about some arrivals, and lets the others in; made by [`only`](super::AdmissionPolicyExt::only).
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::{And, Arrival, CallerKey, ClientKey, Keyed, Only, Or, Permit, Rejection, Replicate, Shadow};
 use crate::config_error::ConfigError;
-use crate::registry::SessionOrigin;
+use crate::session::SessionOrigin;
 
 /// Decides who may come in.
 ///

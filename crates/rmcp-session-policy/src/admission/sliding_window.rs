@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_is_in_a_window_beyond_the_reach_of_the_clock_counts_for_ever() {
-        let century = 36_500 * 24 * crate::HOUR;
+        let century = 36_500 * 24 * crate::time::HOUR;
         for window in [Duration::MAX, 10 * century] {
             let policy = SlidingWindow::new(1, window);
             let start = Instant::now();

@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn settings_beyond_the_reach_of_the_clock_are_named_and_refuse_every_arrival() {
-        let year = 365 * 24 * crate::HOUR;
+        let year = 365 * 24 * crate::time::HOUR;
         let text = |policy: TokenBucket| {
             assert_eq!(admit(&policy, Instant::now()).expect_err("nobody").retry(), Retry::Never);
             policy.validate().expect_err("refused").to_string()

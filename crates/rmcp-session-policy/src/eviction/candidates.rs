@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::info::SessionInfo;
 use crate::context::ClientContext;
-use crate::registry::{Roster, SessionKey};
+use crate::registry::Roster;
+use crate::session::SessionKey;
 
 /// The sessions that may go at this moment, as one choice of a victim sees them.
 ///

@@ -12,7 +12,7 @@ use tokio::time::advance;
 
 use super::{EvictionPolicy, Fifo, Lfu, Lru};
 use crate::registry::stage::{Stage, call};
-use crate::registry::{Activity, Record};
+use crate::session::{Activity, Record};
 
 /// What happens; the number picks a session that is there.
 #[derive(Clone, Debug)]

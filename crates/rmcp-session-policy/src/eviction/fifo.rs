@@ -2,7 +2,7 @@
 
 use super::ranking::Ranking;
 use super::{Candidates, EvictionPolicy, SessionInfo};
-use crate::registry::SessionKey;
+use crate::session::SessionKey;
 
 /// Throws out the session that came first.
 ///

@@ -5,7 +5,7 @@ use std::fmt;
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
-use crate::registry::{Fingerprint, Phase, Record, SessionKey, SessionOrigin};
+use crate::session::{Fingerprint, Phase, Record, SessionKey, SessionOrigin};
 
 /// What is known of a session at this moment. Reading it costs an atomic load at most.
 #[derive(Clone, Copy)]

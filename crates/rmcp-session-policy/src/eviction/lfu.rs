@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::ranking::Ranking;
 use super::{Candidates, EvictionPolicy, SessionInfo};
-use crate::registry::SessionKey;
+use crate::session::SessionKey;
 
 /// One session in this many is a newborn.
 const NEWBORN_SHARE: usize = 8;

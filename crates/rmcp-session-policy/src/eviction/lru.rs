@@ -2,7 +2,7 @@
 
 use super::ranking::Ranking;
 use super::{Candidates, EvictionPolicy, SessionInfo};
-use crate::registry::SessionKey;
+use crate::session::SessionKey;
 
 /// Throws out the least recently used session: the one whose last activity other than `ping` is longest ago.
 ///
@@ -51,8 +51,8 @@ mod tests {
     use tokio::time::{Instant, advance};
 
     use super::*;
-    use crate::registry::Kind;
     use crate::registry::stage::{Stage, begin, call, touch};
+    use crate::session::Kind;
 
     #[tokio::test(start_paused = true)]
     async fn the_least_recently_used_goes_first() {

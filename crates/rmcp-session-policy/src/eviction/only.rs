@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Candidates, EvictionPolicy, SessionInfo};
-use crate::registry::SessionKey;
+use crate::session::SessionKey;
 
 /// Chooses among the sessions for which a predicate holds; made by [`only`](super::EvictionPolicyExt::only).
 #[derive(Clone)]
@@ -97,7 +97,7 @@ mod tests {
     async fn whoever_changes_while_the_predicate_looks_is_not_lost() {
         use std::sync::{Arc, Mutex};
         // A stream that closes just after the predicate has seen it open.
-        let open = Arc::new(Mutex::new(None::<Arc<crate::registry::Record>>));
+        let open = Arc::new(Mutex::new(None::<Arc<crate::session::Record>>));
         let closing = Arc::clone(&open);
         let mut stage = Stage::new(Lru::new().only(move |session| {
             let free = session.open_streams() == 0;

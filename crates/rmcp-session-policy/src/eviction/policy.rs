@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Candidates, Only, SessionInfo, Tiers};
-use crate::registry::SessionKey;
+use crate::session::SessionKey;
 
 /// Decides which session goes when there is no room for a newcomer.
 ///

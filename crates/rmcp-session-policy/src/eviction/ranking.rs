@@ -2,7 +2,7 @@
 
 use super::{Candidates, SessionInfo};
 use crate::queue::Queue;
-use crate::registry::SessionKey;
+use crate::session::SessionKey;
 
 /// An order of sessions by a rank that may only grow while nobody looks, lowest first.
 ///

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Candidates, EvictionPolicy, SessionInfo};
-use crate::registry::SessionKey;
+use crate::session::SessionKey;
 
 /// Asks a policy once per tier; made by [`tiers`](super::EvictionPolicyExt::tiers).
 ///

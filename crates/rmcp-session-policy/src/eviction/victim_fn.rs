@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Candidates, EvictionPolicy};
-use crate::registry::SessionKey;
+use crate::session::SessionKey;
 
 /// Makes a policy of a closure that is asked for a victim.
 ///

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use http::HeaderMap;
 use ipnet::IpNet;
 
+use super::forwarded::ForwardedHeader;
 use super::forwarded::is_trusted;
-use super::layer::ForwardedHeader;
 
 /// How many forwarded requests of one peer, and of no other one, are no chance.
 const ENOUGH: u32 = 100;

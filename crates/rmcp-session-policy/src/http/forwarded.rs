@@ -1,4 +1,4 @@
-//! Who the client is when proxies stand between.
+//! The client's address behind trusted proxies, from `X-Forwarded-For` and `Forwarded`.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,25 @@ use std::str;
 use http::HeaderMap;
 use ipnet::{IpNet, Ipv4Net};
 
-use super::layer::ForwardedHeader;
+/// In which header trusted proxies say for whom they ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+impl ForwardedHeader {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::Forwarded => "forwarded",
+        }
+    }
+}
 
 /// The client's address: the right-most hop that is not a trusted proxy.
 ///

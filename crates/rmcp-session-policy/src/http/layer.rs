@@ -1,47 +1,24 @@
-//! The layer, and its settings.
+//! The layer, and the setters of its settings.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::header::HeaderName;
 use http::request::Parts;
-use ipnet::IpNet;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tower_layer::Layer;
 
-use super::discard::Discard;
-use super::forgotten_proxy::ForgottenProxy;
-use super::forwarded;
+use super::forwarded::{self, ForwardedHeader};
 use super::service::PolicyService;
+use super::settings::Settings;
 use crate::admission::AdmissionPolicy;
 use crate::config_error::ConfigError;
-use crate::context::ClientContext;
 use crate::manager::{PolicySessionManager, Shared};
 
-/// In which header trusted proxies say for whom they ask.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ForwardedHeader {
-    /// `X-Forwarded-For`.
-    #[default]
-    XForwardedFor,
-    /// `Forwarded` (RFC 7239).
-    Forwarded,
-}
-
-impl ForwardedHeader {
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::XForwardedFor => "x-forwarded-for",
-            Self::Forwarded => "forwarded",
-        }
-    }
-}
-
-/// Goes around rmcp's service: tells the policies who is asking, and clients the truth.
+/// A tower layer for rmcp's `StreamableHttpService`. It gives policies the client's address and principal, and maps the
+/// manager's decisions to HTTP statuses and JSON-RPC errors.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -62,28 +39,6 @@ impl ForwardedHeader {
 pub struct PolicyLayer<I: SessionManager> {
     shared: Arc<Shared<I>>,
     settings: Settings,
-}
-
-type PeerOf = Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
-type PrincipalOf = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
-
-/// How requests are read.
-#[derive(Clone, Default)]
-pub(super) struct Settings {
-    peer: Option<PeerOf>,
-    principal: Option<PrincipalOf>,
-    trusted: Arc<[IpNet]>,
-    forwarded: ForwardedHeader,
-    kept: Arc<[HeaderName]>,
-    name: Option<Arc<str>>,
-    pub(super) refuse_anonymous: bool,
-    elsewhere: bool,
-    pub(super) without_sessions: bool,
-    pub(super) sessionless: Option<Arc<dyn AdmissionPolicy>>,
-    pub(super) discard: Discard,
-    pub(super) max_listeners: Option<usize>,
-    contradiction_told: Arc<AtomicBool>,
-    forgotten_proxy: Arc<ForgottenProxy>,
 }
 
 impl<I: SessionManager> PolicySessionManager<I> {
@@ -221,59 +176,6 @@ impl<I: SessionManager> PolicyLayer<I> {
     }
 }
 
-impl Settings {
-    /// Whether rmcp may look for sessions that are neither live nor parked here.
-    pub(super) fn restores_from_elsewhere(&self) -> bool {
-        self.elsewhere && self.principal.is_none() && self.name.is_none()
-    }
-
-    /// Says, once, which settings cannot be obeyed.
-    fn warn_of_contradictions(&self) {
-        if self.elsewhere && !self.restores_from_elsewhere() && !self.contradiction_told.swap(true, Relaxed) {
-            tracing::error!(
-                "restores_from_elsewhere() is not obeyed together with principal() or named(): the other store does not \
-                 say whose a session is, so sessions that are neither live nor parked here are answered 404"
-            );
-        }
-    }
-
-    /// Who is asking.
-    pub(super) fn context(&self, parts: &Parts) -> ClientContext {
-        let mut context = ClientContext::new();
-        let peer = match &self.peer {
-            Some(peer) => peer(parts),
-            None => connected(parts),
-        };
-        if let Some(name) = &self.name {
-            context = context.with_service(Arc::clone(name));
-        }
-        if let Some(peer) = peer {
-            self.forgotten_proxy.look(peer, &parts.headers, &self.trusted);
-            context = context.with_peer(forwarded::client(peer, &parts.headers, self.forwarded, &self.trusted));
-        }
-        if let Some(principal) = self.principal.as_ref().and_then(|principal| principal(parts)) {
-            context = context.with_principal(principal);
-        }
-        for name in &*self.kept {
-            for value in parts.headers.get_all(name) {
-                context = context.with_header(name.clone(), value.clone());
-            }
-        }
-        context
-    }
-}
-
-#[cfg(feature = "axum")]
-fn connected(parts: &Parts) -> Option<IpAddr> {
-    use axum::extract::ConnectInfo;
-    parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>().map(|ConnectInfo(peer)| peer.ip())
-}
-
-#[cfg(not(feature = "axum"))]
-const fn connected(_: &Parts) -> Option<IpAddr> {
-    None
-}
-
 impl<S, I: SessionManager> Layer<S> for PolicyLayer<I> {
     type Service = PolicyService<S, I>;
 
@@ -291,21 +193,5 @@ impl<I: SessionManager> Clone for PolicyLayer<I> {
 impl<I: SessionManager> fmt::Debug for PolicyLayer<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PolicyLayer").field("settings", &self.settings).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("named", &self.name)
-            .field("trusted_proxies", &self.trusted)
-            .field("forwarded_header", &self.forwarded)
-            .field("keep_headers", &self.kept)
-            .field("refuse_anonymous", &self.refuse_anonymous)
-            .field("restores_from_elsewhere", &self.elsewhere)
-            .field("without_sessions", &self.without_sessions)
-            .field("sessionless", &self.sessionless)
-            .field("max_listeners", &self.max_listeners)
-            .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,7 @@
-//! The HTTP edge: policies learn who is asking, clients learn the truth.
+//! The HTTP layer: a tower layer for rmcp's `StreamableHttpService`.
 //!
-//! rmcp gives a session manager no request, and turns each of its errors into 500. [`PolicyLayer`] goes around the
-//! service: it tells the manager who is asking, and answers by what the manager decided.
+//! rmcp gives a session manager no request, and turns each of its errors into 500. [`PolicyLayer`] wraps the service: it
+//! gives the manager the client of each request, and answers by what the manager decided.
 
 mod answer;
 mod body;
@@ -11,11 +11,13 @@ mod forwarded;
 mod layer;
 mod request;
 mod service;
+mod settings;
 mod tracked;
 mod visit;
 
 pub use body::{BodyError, PolicyBody, RequestBody};
-pub use layer::{ForwardedHeader, PolicyLayer};
+pub use forwarded::ForwardedHeader;
+pub use layer::PolicyLayer;
 pub use service::PolicyService;
 
 /// What the fuzz targets call.

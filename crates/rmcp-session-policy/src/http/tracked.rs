@@ -301,7 +301,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::registry::Signals;
+    use crate::session::Signals;
     use crate::tracker::RequestTracker;
 
     /// A body that gives its frames and then waits for more.

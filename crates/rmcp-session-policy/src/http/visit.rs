@@ -10,14 +10,15 @@ use tokio::time::Instant;
 use super::answer::{self, Answered};
 use super::body::{Decision, Gate, PolicyBody};
 use super::discard::{Discarded, KEPT_BYTES};
-use super::layer::Settings;
 use super::request::{Chunks, Envelope, Head, RequestTarget, SESSION_ID};
+use super::settings::Settings;
 use super::tracked::{self, TrackedBody};
 use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind, Lease};
-use crate::context::{ClientContext, Outcome, note_ping, observe};
+use crate::context::ClientContext;
 use crate::error::Rejected;
 use crate::manager::{Owner, Shared};
 use crate::observe::RejectionReason;
+use crate::scope::{Outcome, note_ping, observe};
 use crate::tracker::Tracked;
 
 /// One request on its way through the layer: what is known of it, what was decided, and what that needs.

@@ -15,7 +15,7 @@ use crate::config_error::ConfigError;
 use crate::eviction::{EvictionPolicy, EvictionPolicyExt, Lru, SessionInfo};
 use crate::observe::SessionObserver;
 use crate::registry::{Predicate, Rules};
-use crate::{HOUR, MINUTE, SECOND};
+use crate::time::{HOUR, MINUTE, SECOND};
 
 /// Times that have to be kept.
 #[derive(Clone, Debug)]

@@ -12,12 +12,13 @@ use super::lot::{Came, Parked};
 use super::place::Place;
 use super::shared::Shared;
 use crate::admission::{Arrival, ArrivalKind, Permit};
-use crate::context::{ClientContext, keep_for_scope, let_go};
+use crate::context::ClientContext;
 use crate::error::PolicyError;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
-use crate::registry::{Activity, Kind, Origin};
-use crate::stamp::Stamp;
+use crate::scope::{keep_for_scope, let_go};
+use crate::session::{Activity, Kind, Origin};
+use crate::timestamp::Timestamp;
 use crate::transport::{Flag, Host, PolicyTransport, Session};
 
 type Created<I> = (SessionId, PolicyTransport<<I as SessionManager>::Transport>);
@@ -41,7 +42,7 @@ impl<I: SessionManager> Shared<I> {
         let (id, transport) =
             self.inner.create_session().await.map_err(|error| self.failed(ArrivalKind::Create, error))?;
         let now = Instant::now();
-        let opened = Stamp::of(now);
+        let opened = Timestamp::of(now);
         let luggage = Luggage { origin: Origin::new(SessionId::clone(&id), context, opened), parcel: None, pin: None };
         let transport = self.register(luggage, transport, place, permit, now)?;
         Ok((id, transport))

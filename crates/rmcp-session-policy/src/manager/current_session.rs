@@ -8,7 +8,7 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, model::Extensions};
 use tokio::time::Instant;
 
-use crate::registry::{Activity, Fingerprint, Kind, SessionKey};
+use crate::session::{Activity, Fingerprint, Kind, SessionKey};
 use crate::transport::Session;
 
 /// Names the session that a request came in, and lets its handler hold it busy for work of its own.

@@ -7,15 +7,15 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::queue::Queue;
-use crate::registry::SessionKey;
-use crate::stamp::Stamp;
+use crate::session::SessionKey;
+use crate::timestamp::Timestamp;
 
 /// The next deadline of each session, earliest first.
 ///
 /// The deadline of a session that ends stays until its time has come, or the queue is tidied.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
-    earliest: Queue<Stamp>,
+    earliest: Queue<Timestamp>,
     /// Rung when there is an earlier one than the earliest so far.
     pub(super) sooner: Arc<Notify>,
 }
@@ -30,7 +30,7 @@ impl Deadlines {
         is_here: impl Fn(SessionKey) -> bool,
     ) {
         // Rounded up: whoever is looked at too early is put back to the same moment, over and over until it comes.
-        let at = Stamp::at(at + Duration::from_nanos(999));
+        let at = Timestamp::at(at + Duration::from_nanos(999));
         if self.earliest.peek().is_none_or(|(earliest, _)| at < earliest) {
             self.sooner.notify_one();
         }
@@ -41,7 +41,7 @@ impl Deadlines {
     /// Takes the next session whose deadline has come, or tells when the next one comes.
     pub(super) fn next(&mut self, now: Instant) -> Result<SessionKey, Option<Instant>> {
         let Some((at, key)) = self.earliest.peek() else { return Err(None) };
-        if Stamp::at(now) < at {
+        if Timestamp::at(now) < at {
             return Err(Some(at.instant()));
         }
         self.earliest.pop();
@@ -55,7 +55,7 @@ mod tests {
 
     fn deadlines() -> (Deadlines, Instant) {
         // Of a full microsecond, as deadlines are.
-        (Deadlines::default(), Stamp::at(Instant::now() + Duration::from_secs(1)).instant())
+        (Deadlines::default(), Timestamp::at(Instant::now() + Duration::from_secs(1)).instant())
     }
 
     #[tokio::test(start_paused = true)]

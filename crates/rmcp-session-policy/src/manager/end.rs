@@ -14,11 +14,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::shared::{Core, Shared};
 use crate::call_rejection::CallRejection;
-use crate::context::apart;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
-use crate::registry::{Phase, SessionKey};
-use crate::stamp::Stamp;
+use crate::scope::apart;
+use crate::session::{Phase, SessionKey};
+use crate::timestamp::Timestamp;
 use crate::transport::{Flag, Host, InFlight, Session};
 
 /// How long the requests in flight have to be answered, and clients to come back to streams they stopped reading.
@@ -32,7 +32,7 @@ impl<T> Core<T> {
     /// Notes that the end of a session has begun. The caller won the one step that began it.
     pub(super) fn begin_end(&mut self, session: &Session<T>, reason: CloseReason, now: Instant) {
         let key = session.record.key;
-        session.ends(reason, Stamp::at(now));
+        session.ends(reason, Timestamp::at(now));
         self.registry.retire(key);
         self.closing += 1;
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::lot::Parked;
 use crate::admission::AdmissionPolicy;
-use crate::registry::SessionOrigin;
+use crate::session::SessionOrigin;
 
 /// What hears of it when a session neither lives nor is parked any more: the stream that is held for it, and the policies.
 pub(super) struct Ends {

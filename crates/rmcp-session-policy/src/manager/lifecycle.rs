@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use super::builder::Settings;
 use super::shared::Shared;
 use crate::observe::CloseReason;
-use crate::registry::{Phase, Reading, SessionKey};
+use crate::session::{Phase, Reading, SessionKey};
 use crate::transport::{Flag, Session};
 
 /// Ends sessions whose time has come, and forgets parked ones that are too old. A use of a session never touches a timer: when the session's deadline comes, it is

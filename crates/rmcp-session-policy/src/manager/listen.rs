@@ -9,9 +9,9 @@ use tokio::time::{Instant, timeout_at};
 use super::lot::Parked;
 use super::session_manager::{Abandoned, begin_listening};
 use super::shared::{Shared, not_found};
-use crate::context::{apart, is_listening, keep_for_scope, take_kept};
 use crate::error::PolicyError;
-use crate::stamp::Stamp;
+use crate::scope::{apart, is_listening, keep_for_scope, take_kept};
+use crate::timestamp::Timestamp;
 use crate::transport::{EventSource, Listening, ParkedSession, PolicyStream, Reserved, Session};
 
 type Opened<I> = PolicyStream<<I as SessionManager>::Transport>;
@@ -92,7 +92,7 @@ impl<I: SessionManager> Shared<I> {
         is_reserved
     }
 
-    fn lifetime_ends(&self, opened: Stamp) -> Option<Instant> {
+    fn lifetime_ends(&self, opened: Timestamp) -> Option<Instant> {
         self.settings.max_lifetime.map(|lifetime| opened.instant() + lifetime)
     }
 

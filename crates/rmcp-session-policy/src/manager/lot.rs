@@ -9,8 +9,8 @@ use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
-use crate::registry::{Origin, Record, SessionOrigin};
-use crate::stamp::Stamp;
+use crate::session::{Origin, Record, SessionOrigin};
+use crate::timestamp::Timestamp;
 
 /// How much may be parked.
 #[derive(Clone, Debug)]
@@ -29,12 +29,12 @@ pub(super) struct Parked {
     pub(super) parcel: Arc<[u8]>,
     context: Option<Arc<ClientContext>>,
     serial: SessionOrigin,
-    opened: Stamp,
-    last_used: Stamp,
-    last_seen: Stamp,
+    opened: Timestamp,
+    last_used: Timestamp,
+    last_seen: Timestamp,
     uses: u64,
     /// From when its age counts.
-    since: Stamp,
+    since: Timestamp,
     /// Tells this parking from another one of the same session.
     stay: u64,
     called: bool,
@@ -52,7 +52,7 @@ impl Parked {
             last_used: record.last_used(),
             last_seen: record.last_seen(),
             uses: record.uses(),
-            since: Stamp::at(now),
+            since: Timestamp::at(now),
             stay: 0,
             called: record.has_called(),
             barred: false,
@@ -78,7 +78,7 @@ impl Parked {
         self.serial
     }
 
-    pub(super) const fn opened(&self) -> Stamp {
+    pub(super) const fn opened(&self) -> Timestamp {
         self.opened
     }
 
@@ -303,13 +303,13 @@ impl Lot {
     /// From when the age of the oldest counts.
     pub(super) fn oldest(&self) -> Option<Instant> {
         let fronts = [self.called.front(), self.uncalled.front()];
-        fronts.into_iter().flatten().map(|(_, parked)| parked.since).min().map(Stamp::instant)
+        fronts.into_iter().flatten().map(|(_, parked)| parked.since).min().map(Timestamp::instant)
     }
 }
 
 impl Parked {
     fn seen(&mut self, now: Instant) {
-        let now = Stamp::at(now);
+        let now = Timestamp::at(now);
         self.since = self.since.max(now);
         self.last_seen = self.last_seen.max(now);
     }
@@ -336,7 +336,7 @@ mod tests {
     }
 
     fn parked(called: bool, said: usize, now: Instant) -> Parked {
-        let now = Stamp::at(now);
+        let now = Timestamp::at(now);
         Parked {
             parcel: vec![0; said].into(),
             context: None,
@@ -533,12 +533,16 @@ mod tests {
         let (mut lot, now) = full();
         let at = |secs| now + Duration::from_secs(secs);
         assert!(lot.touch("2", at(30)) && !lot.touch("7", at(30)));
-        assert_eq!(lot.oldest(), Some(Stamp::at(now).instant()));
+        assert_eq!(lot.oldest(), Some(Timestamp::at(now).instant()));
         let mut gone = Vec::new();
         lot.expire(at(60), limits().age, &mut gone);
         assert_eq!((ids(&lot.called), gone.len()), (vec!["2"], 3));
         let origin = lot.get("2").unwrap().origin("2".into());
-        assert_eq!((origin.last_seen, origin.last_used), (Stamp::at(at(30)), Stamp::at(now)), "seen, and not used");
+        assert_eq!(
+            (origin.last_seen, origin.last_used),
+            (Timestamp::at(at(30)), Timestamp::at(now)),
+            "seen, and not used"
+        );
         lot.expire(at(89), limits().age, &mut gone);
         assert_eq!(lot.size().0, 1);
         lot.expire(at(90), limits().age, &mut gone);

@@ -11,11 +11,11 @@ use super::PolicySessionManager;
 use super::end::FAREWELL;
 use super::lot::Parked;
 use super::shared::Shared;
-use crate::HOUR;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, DrainReport, SessionSnapshot, Stats};
-use crate::registry::{Phase, Record, SessionKey};
-use crate::stamp::Stamp;
+use crate::session::{Phase, Record, SessionKey};
+use crate::time::HOUR;
+use crate::timestamp::Timestamp;
 use crate::tracker::Waiting;
 use crate::transport::{Flag, Session};
 
@@ -57,7 +57,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
                     Phase::Closing => {
                         stats.closing += 1;
                         let is_stuck =
-                            |(_, since): (_, Stamp)| now.saturating_duration_since(since.instant()) >= deadline;
+                            |(_, since): (_, Timestamp)| now.saturating_duration_since(since.instant()) >= deadline;
                         stats.stuck += usize::from(session.end().is_some_and(is_stuck));
                     }
                 }
@@ -79,7 +79,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
     #[must_use]
     pub fn list(&self) -> Vec<SessionSnapshot> {
         // Of a full microsecond, as what is known of sessions.
-        let now = Stamp::at(Instant::now()).instant();
+        let now = Timestamp::at(Instant::now()).instant();
         self.shared.lock().registry.iter().map(|session| SessionSnapshot::of(&session.record, now)).collect()
     }
 

@@ -18,7 +18,7 @@ use super::shared::Shared;
 #[cfg(feature = "http")]
 use crate::context::ClientContext;
 use crate::observe::CloseReason;
-use crate::registry::SessionOrigin;
+use crate::session::SessionOrigin;
 use crate::transport::{Flag, Session};
 
 /// The parked sessions, and the ids that must not come back.

@@ -15,11 +15,12 @@ use super::lot::Parked;
 use super::place::Place;
 use super::shared::Shared;
 use crate::admission::{ArrivalKind, Permit};
-use crate::context::{ClientContext, Outcome, apart, is_passive, keep_for_scope, let_go, note, take_kept};
+use crate::context::ClientContext;
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
-use crate::registry::{Activity, Kind, Origin};
-use crate::stamp::Stamp;
+use crate::scope::{Outcome, apart, is_passive, keep_for_scope, let_go, note, take_kept};
+use crate::session::{Activity, Kind, Origin};
+use crate::timestamp::Timestamp;
 use crate::transport::{Flag, PolicyTransport, Session};
 
 /// How long a session that was just restored is given until its handshake is replayed.
@@ -181,7 +182,7 @@ impl<I: SessionManager> Shared<I> {
                 Luggage { origin: parked.origin(id), parcel, pin: Some(parked) }
             }
             None => {
-                let origin = Origin::new(id, ClientContext::current(), Stamp::of(now));
+                let origin = Origin::new(id, ClientContext::current(), Timestamp::of(now));
                 Luggage { origin: Origin { restored: true, ..origin }, parcel: None, pin: None }
             }
         };

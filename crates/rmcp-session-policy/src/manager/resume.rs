@@ -10,8 +10,8 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 
 use super::session_manager::begin_listening;
 use super::shared::{Shared, not_found};
-use crate::context::{Outcome, let_go, note};
 use crate::error::PolicyError;
+use crate::scope::{Outcome, let_go, note};
 use crate::transport::{EventId, PolicyStream, Resumption, Session};
 
 impl<I: SessionManager> Shared<I> {

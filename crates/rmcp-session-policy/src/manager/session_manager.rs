@@ -15,10 +15,11 @@ use super::asking::Asking;
 use super::current_session::CurrentSession;
 use super::shared::{Shared, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
-use crate::context::{ClientContext, Outcome, is_apart, let_go, note, take_kept};
+use crate::context::ClientContext;
 use crate::error::{PolicyError, Rejected};
 use crate::observe::CloseReason;
-use crate::registry::{Activity, Kind, Record, Software};
+use crate::scope::{Outcome, is_apart, let_go, note, take_kept};
+use crate::session::{Activity, Kind, Record, Software};
 use crate::transport::{
     EventSource, Flag, IdRefused, MAX_IN_FLIGHT, PolicyStream, PolicyTransport, Seat, Session, is_call, kind_of,
 };

@@ -27,11 +27,13 @@ use super::trailing::Trailing;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
 #[cfg(feature = "http")]
 use crate::call_rejection::CallRejection;
-use crate::context::{self as context_of, ClientContext, Outcome};
+use crate::context::ClientContext;
 use crate::error::{PolicyError, Rejected, ServerFull};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{SessionEvent, SessionObserver, Tally};
-use crate::registry::{Registry, Rules, Signals};
+use crate::registry::{Registry, Rules};
+use crate::scope::{Outcome, note};
+use crate::session::Signals;
 use crate::tracker::RequestTracker;
 #[cfg(feature = "http")]
 use crate::transport::Flag;
@@ -209,7 +211,7 @@ impl<I: SessionManager> Shared<I> {
             PolicyError::Inner(_) | PolicyError::DuplicateId => Rejected::backend(kind),
             PolicyError::NotFound | PolicyError::UnknownEvent => return error,
         };
-        context_of::note(Outcome::Rejected(Box::new(self.turn_away(refusal, context))));
+        note(Outcome::Rejected(Box::new(self.turn_away(refusal, context))));
         error
     }
 
@@ -311,7 +313,7 @@ impl<I: SessionManager> Shared<I> {
 
 /// The session is not there (any more), and whoever answers the client is told so.
 pub(super) fn not_found<E: std::error::Error>() -> PolicyError<E> {
-    context_of::note(Outcome::NotFound);
+    note(Outcome::NotFound);
     PolicyError::NotFound
 }
 

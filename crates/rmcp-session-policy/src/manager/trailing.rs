@@ -6,7 +6,7 @@ use hashlink::LinkedHashMap;
 use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::task::{self, Id};
 
-use crate::registry::{Record, SessionKey};
+use crate::session::{Record, SessionKey};
 
 /// How many services of sessions that are gone are remembered, beyond as many as there may be sessions.
 const LATE: usize = 1_000;

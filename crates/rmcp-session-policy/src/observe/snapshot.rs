@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::context::ClientContext;
 use crate::eviction::SessionInfo;
-use crate::registry::{Fingerprint, Phase, Record, SessionKey};
+use crate::session::{Fingerprint, Phase, Record, SessionKey};
 
 /// A session at one moment, for the eyes of operators.
 #[derive(Clone, Debug)]

@@ -6,17 +6,17 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use tokio::time::Instant;
 
-use super::key::SessionKey;
 use super::later::Later;
-use super::record::Recorded;
 use super::roster::{Again, Roster};
 use super::rules::Verdict;
 use super::sessions::Registry;
-use super::state::Phase;
 use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::eviction::{Candidates, EvictionPolicy, Fifo, SessionInfo};
-use crate::stamp::Stamp;
+use crate::session::Phase;
+use crate::session::Recorded;
+use crate::session::SessionKey;
+use crate::timestamp::Timestamp;
 
 /// How often a policy is asked for one place before the manager chooses by itself.
 const PROPOSALS: usize = 4;
@@ -63,7 +63,7 @@ impl<S: Recorded> Registry<S> {
         }
         self.hear();
         // What was put off to a known moment comes back in time; each note was made by a look that is paid for.
-        let moment = Stamp::at(now);
+        let moment = Timestamp::at(now);
         // Of a full microsecond, as all moments are that policies see: what lasted a second has lasted one exactly.
         let now = moment.instant();
         self.look_again(usize::MAX, |later| later.next_moment(moment));
@@ -100,7 +100,7 @@ impl<S: Recorded> Registry<S> {
 
     /// When the next session that was set aside may go though nothing happens to it.
     pub(crate) fn next_moment(&self) -> Option<Instant> {
-        self.later.first_moment().map(Stamp::instant)
+        self.later.first_moment().map(Timestamp::instant)
     }
 
     /// Hears of those that told of themselves.
@@ -158,7 +158,7 @@ impl<S: Recorded> Registry<S> {
                 let until = record.next_step_until();
                 if let Some(until) = until.filter(|until| now < *until) {
                     slot.answering = true;
-                    self.later.note(key, Again::At(Stamp::at(until)), &mut slot.noted, now);
+                    self.later.note(key, Again::At(Timestamp::at(until)), &mut slot.noted, now);
                     break;
                 }
                 match record.state.close_if(seen) {
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
     use crate::eviction::{Lru, victim_fn};
     use crate::registry::stage::{Stage, begin, call, lenient, looks, touch};
-    use crate::registry::{Kind, SessionKey};
+    use crate::session::{Kind, SessionKey};
 
     fn half_open(max_opening: usize) -> Stage {
         Stage::with(Lru::new(), lenient(), max_opening)

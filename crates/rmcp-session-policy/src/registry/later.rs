@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::key::SessionKey;
 use super::roster::Again;
 use crate::queue::{Queue, SPARE};
-use crate::stamp::Stamp;
+use crate::session::SessionKey;
+use crate::timestamp::Timestamp;
 
 /// So many sessions that a predicate keeps from going are looked at again each second: every one of them each second
 /// up to this many, and each of a million every hundred seconds.
@@ -17,15 +17,15 @@ const DOUBTS_PER_SECOND: usize = 10_000;
 /// What is noted of one session, so that it is noted once.
 #[derive(Debug)]
 pub(super) struct Noted {
-    /// [`Stamp::NEVER`] if no moment is noted.
-    at: Stamp,
+    /// [`Timestamp::NEVER`] if no moment is noted.
+    at: Timestamp,
     protected: bool,
     hidden: bool,
 }
 
 impl Default for Noted {
     fn default() -> Self {
-        Self { at: Stamp::NEVER, protected: false, hidden: false }
+        Self { at: Timestamp::NEVER, protected: false, hidden: false }
     }
 }
 
@@ -35,7 +35,7 @@ impl Default for Noted {
 /// or when there are twice as many notes as sessions.
 #[derive(Debug, Default)]
 pub(super) struct Later {
-    moments: Queue<Stamp>,
+    moments: Queue<Timestamp>,
     protected: Doubts,
     hidden: Doubts,
 }
@@ -59,14 +59,14 @@ impl Later {
     }
 
     /// The next whose moment has come. Its note may have lost its meaning: ask [`Again::is_noted`].
-    pub(super) fn next_moment(&mut self, now: Stamp) -> Option<(SessionKey, Again)> {
+    pub(super) fn next_moment(&mut self, now: Timestamp) -> Option<(SessionKey, Again)> {
         let (at, key) = self.moments.peek().filter(|(at, _)| *at <= now)?;
         self.moments.pop();
         Some((key, Again::At(at)))
     }
 
     /// The first moment that is noted. Its note may have lost its meaning.
-    pub(super) fn first_moment(&self) -> Option<Stamp> {
+    pub(super) fn first_moment(&self) -> Option<Timestamp> {
         self.moments.peek().map(|(at, _)| at)
     }
 
@@ -113,7 +113,7 @@ impl Again {
         let counts = self.is_noted(noted);
         if counts {
             match self {
-                Self::At(_) => noted.at = Stamp::NEVER,
+                Self::At(_) => noted.at = Timestamp::NEVER,
                 Self::Protected => noted.protected = false,
                 Self::Hidden => noted.hidden = false,
             }
@@ -142,7 +142,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_two_moments_the_earlier_counts_and_each_is_noted_once() {
         let (key, now) = (SessionKey::new(0, 1), Instant::now());
-        let [near, far] = [1, 2].map(Stamp);
+        let [near, far] = [1, 2].map(Timestamp);
         let (mut later, mut noted) = (Later::default(), Noted::default());
         for again in [far, far, near, near, far].map(Again::At).into_iter().chain([Again::Protected; 2]) {
             later.note(key, again, &mut noted, now);
@@ -155,7 +155,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn notes_without_a_meaning_are_forgotten_once_there_are_more_than_told() {
         let now = Instant::now();
-        for again in [Again::At(Stamp(1)), Again::Protected, Again::Hidden] {
+        for again in [Again::At(Timestamp(1)), Again::Protected, Again::Hidden] {
             let mut later = Later::default();
             for nth in 0..SPARE as u32 + 10 {
                 later.note(SessionKey::new(nth, 1), again, &mut Noted::default(), now);

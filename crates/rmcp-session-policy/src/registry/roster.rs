@@ -4,13 +4,13 @@ use std::cell::RefCell;
 
 use tokio::time::Instant;
 
-use super::key::SessionKey;
-use super::record::Record;
 use super::rules::{Rules, Verdict};
 use super::sessions::Slots;
 use crate::context::ClientContext;
 use crate::eviction::SessionInfo;
-use crate::stamp::Stamp;
+use crate::session::Record;
+use crate::session::SessionKey;
+use crate::timestamp::Timestamp;
 
 /// The sessions at one moment, and which of them may go.
 pub(crate) struct Roster<'a> {
@@ -26,7 +26,7 @@ pub(crate) struct Roster<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     /// At this moment it may go.
-    At(Stamp),
+    At(Timestamp),
     /// The author's predicate keeps it, until it says otherwise.
     Protected,
     /// A policy's filter hides it, until it says otherwise.
@@ -62,7 +62,7 @@ impl<'a> Roster<'a> {
         }
         let again = match verdict {
             Verdict::MayGo => return Some(SessionInfo::of(record)),
-            Verdict::Not(until) => until.map(|until| Again::At(Stamp::at(until))),
+            Verdict::Not(until) => until.map(|until| Again::At(Timestamp::at(until))),
             Verdict::Protected => Some(Again::Protected),
         };
         self.again.borrow_mut().extend(again.map(|again| (key, again)));

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::record::Record;
-use super::state::{Phase, Reading};
 use crate::eviction::SessionInfo;
+use crate::session::Record;
+use crate::session::{Phase, Reading};
 
 /// A question about a session.
 pub(crate) type Predicate = Arc<dyn Fn(&SessionInfo<'_>) -> bool + Send + Sync>;
@@ -156,7 +156,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_notification_that_hangs_protects_no_longer_than_a_request() {
-        use crate::registry::Kind;
+        use crate::session::Kind;
         let mut stage = Stage::with(Lru::new(), Rules { max_busy: secs(60), ..lenient() }, usize::MAX);
         let one = stage.ready();
         let _hung = begin(&one, Kind::Message);

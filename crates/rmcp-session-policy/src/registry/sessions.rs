@@ -7,16 +7,16 @@ use std::sync::atomic::Ordering::SeqCst;
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::key::SessionKey;
 use super::later::{Later, Noted};
-use super::origin::Origin;
-use super::record::{Record, Recorded};
 use super::rules::Rules;
-use super::signals::Signals;
-use super::state::Phase;
 use crate::eviction::{EvictionPolicy, Fifo, SessionInfo};
 use crate::queue::Queue;
-use crate::stamp::Stamp;
+use crate::session::Origin;
+use crate::session::Phase;
+use crate::session::SessionKey;
+use crate::session::Signals;
+use crate::session::{Record, Recorded};
+use crate::timestamp::Timestamp;
 
 /// A session, and what the registry notes of it.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ pub(crate) struct Registry<S> {
     pub(super) deputy: Option<Fifo>,
     /// Half-open sessions, oldest first, those apart that are restored, or answering. What has become ready, or has ended,
     /// may still be listed.
-    pub(super) opening: Queue<Stamp>,
+    pub(super) opening: Queue<Timestamp>,
     pub(super) max_opening: usize,
     pub(super) later: Later,
     /// Times the policy panicked, or was overruled.
@@ -128,7 +128,7 @@ impl<S: Recorded> Registry<S> {
         }
         let entry = self.slots.vacant_entry();
         let key = SessionKey::new(entry.key() as u32, self.generation);
-        let created = Stamp::of(now);
+        let created = Timestamp::of(now);
         let session = Arc::new(make(Record::new(key, origin, created, Arc::clone(&self.signals))));
         entry.insert(Slot {
             session: Arc::clone(&session),
@@ -231,7 +231,7 @@ mod tests {
 
         use super::EvictionPolicy;
         use crate::eviction::{Candidates, SessionInfo};
-        use crate::registry::SessionKey;
+        use crate::session::SessionKey;
 
         #[derive(Debug, Default)]
         struct Counts(Arc<AtomicI64>);
@@ -284,7 +284,7 @@ mod tests {
     async fn a_policy_that_sees_uses_orders_by_them() {
         use super::EvictionPolicy;
         use crate::eviction::{Candidates, SessionInfo};
-        use crate::registry::SessionKey;
+        use crate::session::SessionKey;
 
         /// Throws out whoever was used last.
         #[derive(Debug, Default)]

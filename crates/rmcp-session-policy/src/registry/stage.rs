@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Activity, Choice, Kind, Origin, Record, Registry, Rules, Signals};
+use super::{Choice, Registry, Rules};
 use crate::admission::ArrivalKind;
 use crate::eviction::EvictionPolicy;
-use crate::stamp::Stamp;
+use crate::session::{Activity, Kind, Origin, Record, Signals};
+use crate::timestamp::Timestamp;
 
 thread_local! {
     /// How often this thread looked at a session to see whether it may go.
@@ -57,14 +58,14 @@ impl Stage {
         }
     }
 
-    fn origin(&self, last_used: Stamp, restored: bool) -> Origin {
+    fn origin(&self, last_used: Timestamp, restored: bool) -> Origin {
         Origin { restored, ..Origin::new("a session".into(), None, last_used) }
     }
 
     /// A session that is half-open.
     pub(crate) fn opening(&mut self) -> Arc<Record> {
         let now = Instant::now();
-        let origin = self.origin(Stamp::of(now), false);
+        let origin = self.origin(Timestamp::of(now), false);
         self.registry.insert(origin, now, |record| record)
     }
 
@@ -84,7 +85,7 @@ impl Stage {
     #[cfg(test)]
     /// A session that came back, last used at the stage's beginning.
     pub(crate) fn restored(&mut self) -> Arc<Record> {
-        let origin = self.origin(Stamp(0), true);
+        let origin = self.origin(Timestamp(0), true);
         self.registry.insert(origin, Instant::now(), |record| record)
     }
 

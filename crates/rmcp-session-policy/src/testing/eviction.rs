@@ -13,7 +13,7 @@ use tokio::time::advance;
 use super::{Broken, HISTORIES, paused, through};
 use crate::eviction::{Candidates, EvictionPolicy, SessionInfo};
 use crate::registry::stage::{Stage, call, looks, touch};
-use crate::registry::{Activity, Record, SessionKey};
+use crate::session::{Activity, Record, SessionKey};
 
 /// What happens to the sessions of a server. Sessions are called by their order of arrival: 1, 2, 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,11 +27,12 @@ use tower_service::Service;
 
 use super::inner::{Act, Call, Scripted};
 use super::{Broken, paused, through};
+use crate::PolicySessionManager;
 use crate::admission::{AdmissionPolicy, Arrival, Permit, Rejection};
 use crate::eviction::EvictionPolicy;
 use crate::observe::{CloseReason, SessionEvent, SessionObserver};
-use crate::registry::{Fingerprint, SessionKey, SessionOrigin};
-use crate::{HOUR, MINUTE, PolicySessionManager};
+use crate::session::{Fingerprint, SessionKey, SessionOrigin};
+use crate::time::{HOUR, MINUTE};
 
 const PLACES: usize = 3;
 const PARKED: usize = 4;

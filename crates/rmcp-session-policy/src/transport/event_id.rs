@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rmcp::model::RequestId;
 
 use super::seal::{SEAL_CHARS, SealKey};
-use crate::registry::SessionKey;
+use crate::session::SessionKey;
 
 /// The id of the event that rmcp itself puts before a stream of a manager without an event store, to tell its client when to
 /// come back. It carries no seal, and nothing comes after it but the stream's beginning.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::listener::{Listener, Listening, Rest};
 use super::session::Session;
 use super::stream::PolicyStream;
-use crate::registry::SessionOrigin;
+use crate::session::SessionOrigin;
 
 /// The streams that stay open while their sessions are parked, until the next incarnation or the end of the parking.
 ///

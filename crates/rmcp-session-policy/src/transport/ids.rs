@@ -11,11 +11,11 @@ use rmcp::model::{
 use tokio::time::Instant;
 
 use super::in_flight::{Carrier, InFlight};
-use super::policy_transport::kind_of;
+use super::request_kind::kind_of;
 use super::service_id;
 use super::session::Session;
 use crate::admission::Lease;
-use crate::registry::Activity;
+use crate::session::Activity;
 
 /// The most requests of one session that may be in flight at once.
 pub(crate) const MAX_IN_FLIGHT: usize = 1_024;

@@ -10,7 +10,7 @@ use rmcp::model::{Extensions, RequestId};
 
 use super::session::Session;
 use crate::admission::Lease;
-use crate::registry::{Activity, Kind};
+use crate::session::{Activity, Kind};
 
 /// A request that is in flight: it keeps its session busy and holds the lease of its admission.
 ///

@@ -12,7 +12,7 @@ use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 use super::held::HeldStreams;
 use super::session::Session;
 use super::stream::PolicyStream;
-use crate::registry::SessionOrigin;
+use crate::session::SessionOrigin;
 
 /// How many messages of earlier incarnations are kept for a client that is slow to take them.
 const KEPT: usize = 16;

@@ -11,9 +11,7 @@ use std::thread;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream};
 use rmcp::RoleServer;
-use rmcp::model::{
-    ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorCode, ErrorData, ServerJsonRpcMessage,
-};
+use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ErrorCode, ErrorData, ServerJsonRpcMessage};
 use rmcp::transport::Transport;
 
 use super::ids::{Answered, Ids, Waiting};
@@ -21,7 +19,7 @@ use super::service_id;
 use super::session::{Flag, Host, OnItsWay, Session};
 use crate::call_rejection::CallRejection;
 use crate::observe::CloseReason;
-use crate::registry::Kind;
+use crate::session::Kind;
 
 /// The transport of a session under policies: the inner manager's, watched.
 ///
@@ -137,23 +135,6 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
             }
         }
     }
-}
-
-/// How a request counts.
-pub(crate) fn kind_of(request: &ClientRequest) -> Kind {
-    match request {
-        ClientRequest::CallToolRequest(_) => Kind::Call,
-        ClientRequest::PingRequest(_) => Kind::Ping,
-        ClientRequest::InitializeRequest(_) => Kind::Handshake,
-        // One with parameters that rmcp does not understand is custom to it, whatever its method.
-        request if is_of_hosts(request.method()) => Kind::List,
-        _ => Kind::Call,
-    }
-}
-
-/// Whether hosts make requests of that method by themselves, so that one says nothing of a user.
-fn is_of_hosts(method: &str) -> bool {
-    method.ends_with("/list") || matches!(method, "logging/setLevel" | "server/discover" | "ping" | "initialize")
 }
 
 /// The answer to a request that was in flight when its session ended.
@@ -285,34 +266,5 @@ impl<T> Drop for PolicyTransport<T> {
 impl<T> fmt::Debug for PolicyTransport<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PolicyTransport").field("session", &self.session).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn only_what_hosts_do_not_do_by_themselves_is_a_call() {
-        let kind = |method: &str, params: serde_json::Value| {
-            let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
-            match serde_json::from_value(request).unwrap() {
-                ClientJsonRpcMessage::Request(request) => kind_of(&request.request),
-                other => panic!("no request: {other:?}"),
-            }
-        };
-        let lists = ["tools/list", "prompts/list", "resources/list", "resources/templates/list", "of/a/server/list"];
-        for method in lists.into_iter().chain(["logging/setLevel", "server/discover"]) {
-            for params in [json!({}), json!({ "level": "info" }), json!({ "surprise": [] })] {
-                assert_eq!(kind(method, params), Kind::List, "{method}");
-            }
-        }
-        assert_eq!(kind("ping", json!({})), Kind::Ping);
-        let calls = ["tools/call", "resources/read", "prompts/get", "completion/complete", "of/a/server", "list"];
-        for method in calls {
-            assert_eq!(kind(method, json!({ "name": "echo", "uri": "a:b" })), Kind::Call, "{method}");
-        }
     }
 }

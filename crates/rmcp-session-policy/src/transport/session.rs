@@ -13,12 +13,12 @@ use super::ids::Ids;
 use super::in_flight::InFlight;
 use super::listener::Listener;
 use super::seal::{LazySealKey, SealKey};
-use super::stream::{Delivery, Slot};
+use super::severable::{Delivery, SeverableStream};
 use crate::admission::Lease;
 use crate::call_rejection::CallRejection;
 use crate::observe::CloseReason;
-use crate::registry::{Phase, Record, Recorded};
-use crate::stamp::Stamp;
+use crate::session::{Phase, Record, Recorded};
+use crate::timestamp::Timestamp;
 
 /// What has happened to an incarnation; each once.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ pub(crate) struct Session<T> {
 
 /// What a session holds.
 struct Belongings<T> {
-    streams: Slab<Arc<Slot>>,
+    streams: Slab<Arc<SeverableStream>>,
     /// The listening streams that may be held when the session is parked, the newest last; `None` once that is settled.
     listeners: Option<Vec<Weak<Listener<T>>>>,
     /// Boxed, because most sessions hold nothing.
@@ -150,7 +150,7 @@ impl<T> Session<T> {
     }
 
     /// Notes the one reason and moment of the end.
-    pub(crate) fn ends(&self, reason: CloseReason, now: Stamp) {
+    pub(crate) fn ends(&self, reason: CloseReason, now: Timestamp) {
         // The end begins once, so this is set once.
         self.ended.store(now.0, Relaxed);
         let place = CloseReason::ALL.iter().position(|other| *other == reason).unwrap_or_default() as u32;
@@ -158,14 +158,14 @@ impl<T> Session<T> {
     }
 
     /// Why and since when it ends.
-    pub(crate) fn end(&self) -> Option<(CloseReason, Stamp)> {
+    pub(crate) fn end(&self) -> Option<(CloseReason, Timestamp)> {
         let place = (self.flags.load(SeqCst) >> REASON).checked_sub(1)?;
         let reason = CloseReason::ALL.get(place as usize)?;
-        Some((*reason, Stamp(self.ended.load(Relaxed))))
+        Some((*reason, Timestamp(self.ended.load(Relaxed))))
     }
 
     /// Has a stream that can be dropped from outside; returns its place.
-    pub(crate) fn add_stream(&self, slot: Arc<Slot>) -> usize {
+    pub(crate) fn add_stream(&self, slot: Arc<SeverableStream>) -> usize {
         self.lock().streams.insert(slot)
     }
 
@@ -253,7 +253,7 @@ impl<T> Session<T> {
         self.on_their_way.load(SeqCst) == 0
     }
 
-    fn streams(&self) -> Vec<Arc<Slot>> {
+    fn streams(&self) -> Vec<Arc<SeverableStream>> {
         self.lock().streams.iter().map(|(_, slot)| Arc::clone(slot)).collect()
     }
 

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
-use crate::stamp::Stamp;
+use crate::timestamp::Timestamp;
 
 /// Room for so many older ones is kept when the last of them has ended.
 const KEPT: usize = 16;
 
 /// Names an activity of a session.
-pub(super) type Ticket = NonZeroU32;
+pub(crate) type Ticket = NonZeroU32;
 
 /// The activities of one session that are under way.
 ///
@@ -18,10 +18,10 @@ pub(super) type Ticket = NonZeroU32;
 /// these, so it is small.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    newest: Option<(Ticket, Stamp)>,
+    newest: Option<(Ticket, Timestamp)>,
     /// Oldest first; made when first needed.
     #[expect(clippy::box_collection, reason = "most sessions never have it, and each would hold 24 bytes more")]
-    older: Option<Box<VecDeque<(Ticket, Stamp)>>>,
+    older: Option<Box<VecDeque<(Ticket, Timestamp)>>>,
     next: Ticket,
 }
 
@@ -32,7 +32,7 @@ impl Default for Requests {
 }
 
 impl Requests {
-    pub(super) fn begin(&mut self, at: Stamp) -> Ticket {
+    pub(crate) fn begin(&mut self, at: Timestamp) -> Ticket {
         let ticket = self.next;
         self.next = ticket.checked_add(1).unwrap_or(Ticket::MIN);
         if let Some(older) = self.newest.replace((ticket, at)) {
@@ -41,7 +41,7 @@ impl Requests {
         ticket
     }
 
-    pub(super) fn end(&mut self, ticket: Ticket) {
+    pub(crate) fn end(&mut self, ticket: Ticket) {
         if self.newest.is_some_and(|(newest, _)| newest == ticket) {
             self.newest = self.older.as_mut().and_then(|older| older.pop_back());
         } else if let Some(older) = &mut self.older {
@@ -60,7 +60,7 @@ impl Requests {
         self.older.as_ref().map_or(0, |older| older.len()) + usize::from(self.newest.is_some())
     }
 
-    pub(crate) fn newest(&self) -> Option<Stamp> {
+    pub(crate) fn newest(&self) -> Option<Timestamp> {
         self.newest.map(|(_, at)| at)
     }
 }
@@ -73,14 +73,14 @@ mod tests {
     fn the_newest_unfinished_one_is_known_after_any_order_of_ends() {
         let last = Ticket::new(u32::MAX - 1).unwrap();
         let mut requests = Requests { next: last, ..Requests::default() };
-        let tickets: Vec<_> = (1..=4).map(|at| requests.begin(Stamp(at))).collect();
+        let tickets: Vec<_> = (1..=4).map(|at| requests.begin(Timestamp(at))).collect();
         requests.end(tickets[3]);
-        assert_eq!(requests.newest(), Some(Stamp(3)));
+        assert_eq!(requests.newest(), Some(Timestamp(3)));
         requests.end(tickets[1]);
         requests.end(tickets[1]);
         assert_eq!(requests.len(), 2);
         requests.end(tickets[2]);
-        assert_eq!(requests.newest(), Some(Stamp(1)));
+        assert_eq!(requests.newest(), Some(Timestamp(1)));
         requests.end(tickets[0]);
         assert_eq!(requests.newest(), None);
     }
@@ -88,17 +88,17 @@ mod tests {
     #[test]
     fn those_still_under_way_are_known_while_a_burst_ends() {
         let mut requests = Requests::default();
-        let tickets: Vec<_> = (0..10_000).map(|at| requests.begin(Stamp(at))).collect();
+        let tickets: Vec<_> = (0..10_000).map(|at| requests.begin(Timestamp(at))).collect();
         for (left, ticket) in tickets.into_iter().enumerate().skip(1).rev() {
             requests.end(ticket);
-            assert_eq!((requests.len(), requests.newest()), (left, Some(Stamp(left as u64 - 1))));
+            assert_eq!((requests.len(), requests.newest()), (left, Some(Timestamp(left as u64 - 1))));
         }
     }
 
     #[test]
     fn a_burst_leaves_no_memory_behind() {
         let mut requests = Requests::default();
-        let tickets: Vec<_> = (0..10_000).map(|at| requests.begin(Stamp(at))).collect();
+        let tickets: Vec<_> = (0..10_000).map(|at| requests.begin(Timestamp(at))).collect();
         tickets.into_iter().rev().for_each(|ticket| requests.end(ticket));
         assert_eq!(requests.len(), 0);
         assert!(requests.older.is_none_or(|older| older.capacity() <= 2 * KEPT));

@@ -5,38 +5,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::kind::Kind;
 use super::record::Recorded;
 use super::requests::Ticket;
-
-/// How an activity counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A request other than those below.
-    Call,
-    /// A request that hosts make by themselves right after the handshake, such as `tools/list`. It is a use, and is no call.
-    List,
-    /// A `ping` request: keeps the session alive, is no use of it.
-    Ping,
-    /// The `initialize` of a client.
-    Handshake,
-    /// The `initialize` and `initialized` that a restore replays: nothing came from the client.
-    Replay,
-    /// A notification or an answer from the client.
-    Message,
-    /// The opening of a stream by GET.
-    Listen,
-    /// A request that has found its session and is not handed to it yet.
-    Lease,
-    /// Work of a handler's own, for which it holds its session busy.
-    Work,
-}
-
-impl Kind {
-    /// Whether it is a request of a client other than `ping` and `initialize`.
-    pub(crate) const fn is_use(self) -> bool {
-        matches!(self, Self::Call | Self::List)
-    }
-}
 
 /// An activity under way; its drop is its end.
 #[derive(Debug)]

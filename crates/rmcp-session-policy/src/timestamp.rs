@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::HOUR;
+use crate::time::HOUR;
 
 const TIE_BITS: u32 = 16;
 
@@ -28,9 +28,9 @@ thread_local! {
 /// apart by counting, so that "used before" has an answer. A thread that takes more than 65,536 of them without a
 /// pause of a microsecond runs ahead of the time by a microsecond for each 65,536. Good for eight years of uptime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct Stamp(pub(crate) u64);
+pub(crate) struct Timestamp(pub(crate) u64);
 
-impl Stamp {
+impl Timestamp {
     /// Later than any moment.
     pub(crate) const NEVER: Self = Self(u64::MAX);
 
@@ -77,39 +77,39 @@ mod tests {
     #[test]
     fn time_that_was_paused_before_anybody_asked_is_told_apart() {
         let paused = *EPOCH + HOUR - Duration::from_secs(60);
-        assert_eq!(Stamp::of(paused).instant(), paused);
+        assert_eq!(Timestamp::of(paused).instant(), paused);
     }
 
     #[test]
     fn a_stamp_gives_its_instant_back() {
         let later = start() + Duration::from_millis(1_234);
-        assert_eq!(Stamp::of(later).instant(), later);
-        assert_eq!(Stamp::at(later).instant(), later);
+        assert_eq!(Timestamp::of(later).instant(), later);
+        assert_eq!(Timestamp::at(later).instant(), later);
     }
 
     #[test]
     fn moments_of_one_instant_are_ordered() {
         let now = start();
-        let stamps: Vec<_> = (0..200_000).map(|_| Stamp::of(now)).collect();
+        let stamps: Vec<_> = (0..200_000).map(|_| Timestamp::of(now)).collect();
         assert!(stamps.is_sorted_by(|earlier, later| earlier < later), "however many there are");
         assert!(stamps[65_535].instant() == now);
         let later = now + Duration::from_micros(10);
-        assert!(Stamp::of(later) > stamps[199_999]);
-        assert!(Stamp::of(later).instant() == later, "a pause, and they are with the clock again");
+        assert!(Timestamp::of(later) > stamps[199_999]);
+        assert!(Timestamp::of(later).instant() == later, "a pause, and they are with the clock again");
     }
 
     #[test]
     fn moments_of_successive_instants_are_ordered() {
         let now = start();
-        let nanos = (0..5_000).map(|step| Stamp::of(now + Duration::from_nanos(step * 333)));
+        let nanos = (0..5_000).map(|step| Timestamp::of(now + Duration::from_nanos(step * 333)));
         assert!(nanos.collect::<Vec<_>>().is_sorted_by(|earlier, later| earlier < later));
     }
 
     #[test]
     fn moments_are_ordered_after_time_was_ahead() {
         let now = start();
-        Stamp::of(now + Duration::from_secs(60));
-        let stamps = [0, 0, 1, 2].map(|micros| Stamp::of(now + Duration::from_micros(micros)));
+        Timestamp::of(now + Duration::from_secs(60));
+        let stamps = [0, 0, 1, 2].map(|micros| Timestamp::of(now + Duration::from_micros(micros)));
         assert!(
             stamps.is_sorted_by(|earlier, later| earlier < later),
             "as on a thread that runs one paused test after another"
@@ -120,8 +120,8 @@ mod tests {
     #[test]
     fn a_deadline_is_no_later_than_what_happens_at_its_moment() {
         let moment = start() + Duration::from_secs(5);
-        assert!(Stamp::at(moment) <= Stamp::of(moment));
-        assert!(Stamp::at(moment) > Stamp::of(moment - Duration::from_micros(1)));
-        assert!(Stamp::at(moment) < Stamp::NEVER);
+        assert!(Timestamp::at(moment) <= Timestamp::of(moment));
+        assert!(Timestamp::at(moment) > Timestamp::of(moment - Duration::from_micros(1)));
+        assert!(Timestamp::at(moment) < Timestamp::NEVER);
     }
 }

@@ -8,17 +8,17 @@ use std::time::Duration;
 use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::time::Instant;
 
-use super::activity::Kind;
-use super::bell::Bell;
 use super::fingerprint::Fingerprint;
 use super::key::SessionKey;
+use super::kind::Kind;
 use super::origin::{Origin, SessionOrigin};
 use super::requests::{Requests, Ticket};
 use super::signals::Signals;
 use super::state::{Phase, Reading, State};
+use crate::bell::Bell;
 use crate::context::ClientContext;
-use crate::stamp::Stamp;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard};
+use crate::timestamp::Timestamp;
 
 /// How long a half-open session is kept, at the least, for the next step of its handshake once `initialize` was answered.
 const NEXT_STEP: Duration = Duration::from_millis(100);
@@ -64,8 +64,8 @@ pub(crate) struct Record {
     requests: Mutex<Requests>,
     signals: Arc<Signals>,
     pub(crate) serial: SessionOrigin,
-    pub(crate) created: Stamp,
-    pub(crate) opened: Stamp,
+    pub(crate) created: Timestamp,
+    pub(crate) opened: Timestamp,
     pub(crate) context: Option<Arc<ClientContext>>,
     pub(crate) software: OnceLock<Box<Software>>,
     /// Rung at each step of an end that somebody may wait for.
@@ -73,7 +73,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(key: SessionKey, origin: Origin, created: Stamp, signals: Arc<Signals>) -> Self {
+    pub(crate) fn new(key: SessionKey, origin: Origin, created: Timestamp, signals: Arc<Signals>) -> Self {
         if !origin.restored {
             signals.opening.fetch_add(1, SeqCst);
         }
@@ -105,12 +105,12 @@ impl Record {
         Arc::ptr_eq(&self.signals, signals)
     }
 
-    pub(crate) fn last_used(&self) -> Stamp {
-        Stamp(self.last_used.load(Relaxed))
+    pub(crate) fn last_used(&self) -> Timestamp {
+        Timestamp(self.last_used.load(Relaxed))
     }
 
-    pub(crate) fn last_seen(&self) -> Stamp {
-        self.last_used().max(Stamp(self.last_heard.load(Relaxed)))
+    pub(crate) fn last_seen(&self) -> Timestamp {
+        self.last_used().max(Timestamp(self.last_heard.load(Relaxed)))
     }
 
     pub(crate) fn uses(&self) -> u64 {
@@ -138,7 +138,7 @@ impl Record {
         Fingerprint::of(&self.id)
     }
 
-    fn touch(&self, kind: Kind, at: Stamp, _locked: &MutexGuard<'_, Requests>) {
+    fn touch(&self, kind: Kind, at: Timestamp, _locked: &MutexGuard<'_, Requests>) {
         let touched = match kind {
             Kind::Call | Kind::List | Kind::Message | Kind::Handshake | Kind::Work => &self.last_used,
             Kind::Ping | Kind::Listen => &self.last_heard,
@@ -149,16 +149,16 @@ impl Record {
     }
 
     /// Counts an activity in, unless the session is closing.
-    pub(super) fn begin(&self, kind: Kind, now: Instant) -> Option<Ticket> {
-        self.state.begin().then(|| self.note_begin(self.lock_requests(), None, kind, Stamp::of(now)))
+    pub(crate) fn begin(&self, kind: Kind, now: Instant) -> Option<Ticket> {
+        self.state.begin().then(|| self.note_begin(self.lock_requests(), None, kind, Timestamp::of(now)))
     }
 
     /// Turns an activity into one that begins now, unless the session is closing.
-    pub(super) fn turn(&self, ticket: Ticket, kind: Kind, now: Instant) -> Option<Ticket> {
+    pub(crate) fn turn(&self, ticket: Ticket, kind: Kind, now: Instant) -> Option<Ticket> {
         // Locked before the word moves: who chooses a victim either read the word before, and then it has moved, or finds the
         // new moment behind this lock. Of a beginning it is told by the count, which a turn leaves as it is.
         let requests = self.lock_requests();
-        self.state.turn().then(|| self.note_begin(requests, Some(ticket), kind, Stamp::of(now)))
+        self.state.turn().then(|| self.note_begin(requests, Some(ticket), kind, Timestamp::of(now)))
     }
 
     /// Notes what begins, in place of another one or not.
@@ -167,7 +167,7 @@ impl Record {
         mut requests: MutexGuard<'_, Requests>,
         instead: Option<Ticket>,
         kind: Kind,
-        at: Stamp,
+        at: Timestamp,
     ) -> Ticket {
         self.touch(kind, at, &requests);
         if kind.is_use() {
@@ -189,8 +189,8 @@ impl Record {
     }
 
     /// Counts an activity out.
-    pub(super) fn end(&self, kind: Kind, ticket: Ticket) {
-        let at = Stamp::of(Instant::now());
+    pub(crate) fn end(&self, kind: Kind, ticket: Ticket) {
+        let at = Timestamp::of(Instant::now());
         if kind == Kind::Handshake {
             self.answered.store(at.0, Relaxed);
         }
@@ -218,13 +218,13 @@ impl Record {
     }
 
     /// When `initialize` was answered; before that, when the session was created.
-    pub(crate) fn answered(&self) -> Stamp {
-        Stamp(self.answered.load(Relaxed))
+    pub(crate) fn answered(&self) -> Timestamp {
+        Timestamp(self.answered.load(Relaxed))
     }
 
     /// Until when a half-open session is kept for what its client says to the answer to its `initialize`.
     pub(crate) fn next_step_until(&self) -> Option<Instant> {
-        self.software.get().map(|_| Stamp(self.answered.load(Relaxed)).instant() + NEXT_STEP)
+        self.software.get().map(|_| Timestamp(self.answered.load(Relaxed)).instant() + NEXT_STEP)
     }
 
     /// The handshake is finished.
@@ -249,7 +249,7 @@ impl Record {
     }
 
     pub(crate) fn stream_closed(&self, now: Instant) {
-        self.touch(Kind::Listen, Stamp::of(now), &self.lock_requests());
+        self.touch(Kind::Listen, Timestamp::of(now), &self.lock_requests());
         self.open_streams.fetch_sub(1, SeqCst);
         self.may_go_again();
     }
@@ -268,7 +268,7 @@ impl Record {
     }
 
     /// When the newest activity under way began. `None` if there is none, or one began or ended since `seen` was read.
-    pub(crate) fn newest_request(&self, seen: Reading) -> Option<Stamp> {
+    pub(crate) fn newest_request(&self, seen: Reading) -> Option<Timestamp> {
         let requests = self.lock_requests();
         (requests.len() == seen.active()).then(|| requests.newest()).flatten()
     }
@@ -287,7 +287,8 @@ mod tests {
     use super::*;
     use crate::eviction::Lru;
     use crate::registry::stage::{Stage, begin, call};
-    use crate::registry::{Activity, Choice, Rules, stage};
+    use crate::registry::{Choice, Rules, stage};
+    use crate::session::Activity;
 
     /// Acts as a request that ends after a session is judged busy and before it is marked as met.
     #[tokio::test(start_paused = true)]
@@ -339,7 +340,7 @@ mod tests {
         assert_eq!(one.uses(), 0);
         let call = first.turn_into(Kind::Call, Instant::now()).unwrap();
         assert_eq!((one.uses(), one.state.read().active()), (1, 2));
-        assert!(one.last_used() >= Stamp::at(Instant::now()));
+        assert!(one.last_used() >= Timestamp::at(Instant::now()));
         tokio::time::advance(Duration::from_secs(59)).await;
         assert_eq!(stage.victim(), None, "the call is younger than a minute");
         drop(second);
@@ -404,7 +405,8 @@ mod loom_tests {
     use super::*;
     use crate::eviction::Fifo;
     use crate::registry::stage::{Stage, begin, call, lenient};
-    use crate::registry::{Activity, Choice, Rules};
+    use crate::registry::{Choice, Rules};
+    use crate::session::Activity;
     use crate::sync::Notify;
 
     /// A stage with one session, whose handshake is finished.

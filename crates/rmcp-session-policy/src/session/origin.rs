@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use rmcp::transport::streamable_http_server::session::SessionId;
 
 use crate::context::ClientContext;
-use crate::stamp::Stamp;
+use crate::timestamp::Timestamp;
 
 /// Names a session across its incarnations: a session that is parked and restored keeps it.
 ///
@@ -30,9 +30,9 @@ pub(crate) struct Origin {
     pub(crate) serial: SessionOrigin,
     pub(crate) context: Option<Arc<ClientContext>>,
     /// When the first incarnation was created; the lifetime counts from here.
-    pub(crate) opened: Stamp,
-    pub(crate) last_used: Stamp,
-    pub(crate) last_seen: Stamp,
+    pub(crate) opened: Timestamp,
+    pub(crate) last_used: Timestamp,
+    pub(crate) last_seen: Timestamp,
     pub(crate) uses: u64,
     /// Whether its client made a request that hosts do not make by themselves right after the handshake.
     pub(crate) called: bool,
@@ -41,7 +41,7 @@ pub(crate) struct Origin {
 
 impl Origin {
     /// The origin of a session that did not exist before.
-    pub(crate) fn new(id: SessionId, context: Option<Arc<ClientContext>>, opened: Stamp) -> Self {
+    pub(crate) fn new(id: SessionId, context: Option<Arc<ClientContext>>, opened: Timestamp) -> Self {
         Self {
             id,
             serial: SessionOrigin::allocate(),

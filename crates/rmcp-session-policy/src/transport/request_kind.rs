@@ -1,0 +1,52 @@
+//! The kind of activity that a request of a client is.
+
+use rmcp::model::ClientRequest;
+
+use crate::session::Kind;
+
+/// How a request counts.
+pub(crate) fn kind_of(request: &ClientRequest) -> Kind {
+    match request {
+        ClientRequest::CallToolRequest(_) => Kind::Call,
+        ClientRequest::PingRequest(_) => Kind::Ping,
+        ClientRequest::InitializeRequest(_) => Kind::Handshake,
+        // One with parameters that rmcp does not understand is custom to it, whatever its method.
+        request if is_of_hosts(request.method()) => Kind::List,
+        _ => Kind::Call,
+    }
+}
+
+/// Whether hosts make requests of that method by themselves, so that one says nothing of a user.
+fn is_of_hosts(method: &str) -> bool {
+    method.ends_with("/list") || matches!(method, "logging/setLevel" | "server/discover" | "ping" | "initialize")
+}
+
+#[cfg(test)]
+mod tests {
+    use rmcp::model::ClientJsonRpcMessage;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_hosts_do_not_do_by_themselves_is_a_call() {
+        let kind = |method: &str, params: serde_json::Value| {
+            let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+            match serde_json::from_value(request).unwrap() {
+                ClientJsonRpcMessage::Request(request) => kind_of(&request.request),
+                other => panic!("no request: {other:?}"),
+            }
+        };
+        let lists = ["tools/list", "prompts/list", "resources/list", "resources/templates/list", "of/a/server/list"];
+        for method in lists.into_iter().chain(["logging/setLevel", "server/discover"]) {
+            for params in [json!({}), json!({ "level": "info" }), json!({ "surprise": [] })] {
+                assert_eq!(kind(method, params), Kind::List, "{method}");
+            }
+        }
+        assert_eq!(kind("ping", json!({})), Kind::Ping);
+        let calls = ["tools/call", "resources/read", "prompts/get", "completion/complete", "of/a/server", "list"];
+        for method in calls {
+            assert_eq!(kind(method, json!({ "name": "echo", "uri": "a:b" })), Kind::Call, "{method}");
+        }
+    }
+}
