@@ -90,10 +90,11 @@ impl Parking {
         self.change(|lot, _| lot.pin(id)).0
     }
 
-    /// The restore of a pinned session is over. If it did not arrive, it is parked as before.
-    pub(super) fn unpin(&self, id: &SessionId, pin: &Parked) {
+    /// The restore of a pinned session is over, while so many places are without a session. If it did not arrive, it is
+    /// parked as before.
+    pub(super) fn unpin(&self, id: &SessionId, pin: &Parked, places: usize) -> Gone<'_> {
         let now = Instant::now();
-        drop(self.change(|lot, gone| lot.unpin(id, pin, now, &self.limits, gone)));
+        self.change(|lot, gone| lot.unpin(id, pin, now, &self.limits, places, gone)).1
     }
 
     /// Remembers an id that was ended for good, where a store that is not ours might bring it back.
@@ -134,9 +135,10 @@ impl Parking {
     /// parked.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
     pub(super) fn touch(&self, id: &str, now: Instant) -> bool {
+        let limits = &self.limits;
         let touch = |lot: &mut Lot, gone: &mut Vec<Parked>| {
-            lot.expire(now, self.limits.age, gone);
-            lot.touch(id, now)
+            lot.expire(now, limits.age, gone);
+            lot.touch(id, now, limits, gone)
         };
         self.change(touch).0
     }
