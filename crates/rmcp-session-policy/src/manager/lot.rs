@@ -38,12 +38,14 @@ pub(super) struct Parked {
     /// Tells this parking from another one of the same session.
     stay: u64,
     called: bool,
+    /// Whether it is back from a restore that was given up.
+    is_back: bool,
     /// Whether it was ended for good while it was being restored.
     barred: bool,
 }
 
 impl Parked {
-    pub(super) fn of(record: &Record, parcel: Arc<[u8]>, now: Instant) -> Self {
+    pub(super) fn of(record: &Record, parcel: Arc<[u8]>, is_back: bool, now: Instant) -> Self {
         Self {
             parcel,
             context: record.context.clone(),
@@ -55,6 +57,7 @@ impl Parked {
             since: Stamp::at(now),
             stay: 0,
             called: record.has_called(),
+            is_back,
             barred: false,
         }
     }
@@ -177,12 +180,16 @@ impl Lot {
     ) {
         self.stays += 1;
         parked.stay = self.stays;
+        let is_back = parked.is_back;
         gone.extend(self.remove_unpinned(&id));
         gone.extend(self.push(id, parked));
         while self.is_over(limits) && self.against_places() < places {
             let Some((id, parked)) = self.pinned.pop_front() else { break };
             self.bytes -= parked.bytes(&id);
             self.transit.insert(id, parked);
+        }
+        if is_back {
+            self.spare_the_oldest(limits, places);
         }
         self.shrink(limits, gone);
     }
@@ -240,6 +247,14 @@ impl Lot {
         came
     }
 
+    /// A session is back from a restore that was given up: it must not cost another client's session while nobody has the
+    /// place.
+    fn spare_the_oldest(&mut self, limits: &Limits, places: usize) {
+        if self.uncalled.is_empty() && self.is_over(limits) && self.against_places() < places {
+            self.put_oldest_over();
+        }
+    }
+
     /// Has the oldest of the lot count against the places.
     fn put_oldest_over(&mut self) {
         if let Some((id, parked)) = self.called.pop_front() {
@@ -286,9 +301,8 @@ impl Lot {
         parked.seen(now);
         let was_in_transit = self.transit.len() < was_in_transit;
         gone.extend(self.push(SessionId::clone(id), parked));
-        // Its own push must not cost another client the session: nobody has the place yet.
-        if was_in_transit && self.uncalled.is_empty() && self.is_over(limits) && self.against_places() < places {
-            self.put_oldest_over();
+        if was_in_transit {
+            self.spare_the_oldest(limits, places);
         }
         self.shrink(limits, gone);
     }
@@ -409,6 +423,7 @@ mod tests {
             since: now,
             stay: 0,
             called,
+            is_back: false,
             barred: false,
         }
     }
@@ -425,6 +440,7 @@ mod tests {
         Park {
             called: bool,
             said: usize,
+            is_back: bool,
         },
         Pin,
         /// A pinned one comes into a free place.
@@ -438,7 +454,8 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             3 => Just(Step::Open),
-            6 => (any::<bool>(), 0..40_usize).prop_map(|(called, said)| Step::Park { called, said }),
+            6 => (any::<bool>(), 0..40_usize, any::<bool>())
+                .prop_map(|(called, said, is_back)| Step::Park { called, said, is_back }),
             4 => Just(Step::Pin),
             3 => Just(Step::Arrive),
             2 => Just(Step::Unpin),
@@ -472,10 +489,10 @@ mod tests {
                         live.insert(id.clone());
                         lot.arrive(&id, None, &limits, PLACES - live.len(), &mut gone);
                     }
-                    Step::Park { called, said } => {
+                    Step::Park { called, said, is_back } => {
                         if let Some(id) = among(&mut live.iter().cloned()) {
                             live.remove(&id);
-                            let parked = parked(called, said, now);
+                            let parked = Parked { is_back, ..parked(called, said, now) };
                             inside.insert(parked.serial, id.clone());
                             lot.park(id.into(), parked, &limits, PLACES - live.len(), &mut gone);
                         }
@@ -588,6 +605,18 @@ mod tests {
         let pin = lot.pin("4").unwrap();
         assert_eq!(lot.arrive("4", Some(&pin), &limits(), 0, &mut gone), Came::ToStay);
         assert_eq!((ids(&lot.over).len(), ids(&lot.called), gone.len()), (0, vec!["3", "5", "2", "1"], 0));
+    }
+
+    #[test]
+    fn nor_does_one_that_came_into_its_place_and_was_given_up() {
+        let (mut lot, now) = full();
+        let mut gone = Vec::new();
+        let pin = lot.pin("2").unwrap();
+        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        lot.arrive("2", Some(&pin), &limits(), 0, &mut gone);
+        let back = Parked { is_back: true, ..parked(true, 0, now) };
+        lot.park("2".into(), back, &limits(), 1, &mut gone);
+        assert_eq!((ids(&lot.over), ids(&lot.called), gone.len()), (vec!["1"], vec!["3", "4", "5", "2"], 0));
     }
 
     #[test]

@@ -65,7 +65,8 @@ impl Parking {
     /// What to park of a session that has ended; `None` if there is nothing to restore it from.
     pub(super) fn keep<T>(&self, session: &Session<T>, now: Instant) -> Option<Parked> {
         let parcel = session.take_parcel().filter(|_| self.limits.entries > 0)?;
-        Some(Parked::of(&session.record, parcel, now))
+        let is_back = session.record.restored && !session.has(Flag::Replayed);
+        Some(Parked::of(&session.record, parcel, is_back, now))
     }
 
     /// Parks a session that has left its place, of which now so many are without a session. If there is no room, those go
