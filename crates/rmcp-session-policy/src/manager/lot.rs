@@ -38,12 +38,14 @@ pub(super) struct Parked {
     /// Tells this parking from another one of the same session.
     stay: u64,
     called: bool,
+    /// Whether it is back from a restore that was given up.
+    is_back: bool,
     /// Whether it was ended for good while it was being restored.
     barred: bool,
 }
 
 impl Parked {
-    pub(super) fn of(record: &Record, parcel: Arc<[u8]>, now: Instant) -> Self {
+    pub(super) fn of(record: &Record, parcel: Arc<[u8]>, is_back: bool, now: Instant) -> Self {
         Self {
             parcel,
             context: record.context.clone(),
@@ -55,6 +57,7 @@ impl Parked {
             since: Timestamp::at(now),
             stay: 0,
             called: record.has_called(),
+            is_back,
             barred: false,
         }
     }
@@ -116,8 +119,9 @@ type Queue = LinkedHashMap<SessionId, Parked>;
 ///
 /// A session whose restore is under way is *pinned*: it keeps its room, and neither its age nor others push it out. When
 /// the lot is full and a session must be parked that made a place free, a pinned one makes room for it: it is in transit
-/// then and counts against the places. So live sessions, parked ones and those in transit are never more than the
-/// places and the room of the lot together.
+/// then and counts against the places. If it does not come back after all, the oldest of the lot counts against them in
+/// its stead, until another session takes the place. So live sessions, parked ones, those in transit and those over the
+/// room are never more than the places and the room of the lot together.
 #[derive(Default)]
 pub(super) struct Lot {
     /// Sessions whose clients have called.
@@ -128,6 +132,8 @@ pub(super) struct Lot {
     pinned: Queue,
     /// Pinned sessions that count against the places.
     transit: Queue,
+    /// Sessions whose clients have called, older than all others, that count against the places too.
+    over: Queue,
     /// What those hold that count.
     bytes: usize,
     stays: u64,
@@ -140,14 +146,14 @@ impl Lot {
     }
 
     pub(super) fn get(&self, id: &str) -> Option<&Parked> {
-        let queues = [&self.called, &self.uncalled, &self.pinned, &self.transit];
+        let queues = [&self.called, &self.uncalled, &self.pinned, &self.transit, &self.over];
         let parked = queues.into_iter().filter(|queue| !queue.is_empty()).find_map(|queue| queue.get(id));
         parked.filter(|parked| !parked.barred)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&SessionId, &Parked)> {
-        let Self { called, uncalled, pinned, transit, .. } = self;
-        [called, uncalled, pinned, transit].into_iter().flatten().filter(|(_, parked)| !parked.barred)
+        let Self { called, uncalled, pinned, transit, over, .. } = self;
+        [called, uncalled, pinned, transit, over].into_iter().flatten().filter(|(_, parked)| !parked.barred)
     }
 
     const fn queue(&mut self, called: bool) -> &mut Queue {
@@ -174,14 +180,23 @@ impl Lot {
     ) {
         self.stays += 1;
         parked.stay = self.stays;
+        let is_back = parked.is_back;
         gone.extend(self.remove_unpinned(&id));
         gone.extend(self.push(id, parked));
-        while self.is_over(limits) && self.transit.len() < places {
+        while self.is_over(limits) && self.against_places() < places {
             let Some((id, parked)) = self.pinned.pop_front() else { break };
             self.bytes -= parked.bytes(&id);
             self.transit.insert(id, parked);
         }
+        if is_back {
+            self.spare_the_oldest(limits, places);
+        }
         self.shrink(limits, gone);
+    }
+
+    /// How many count against the places.
+    fn against_places(&self) -> usize {
+        self.transit.len() + self.over.len()
     }
 
     fn is_over(&self, limits: &Limits) -> bool {
@@ -213,38 +228,82 @@ impl Lot {
             Some(Some(parked)) if parked.barred => Came::Barred,
             _ => Came::ToStay,
         };
-        while self.transit.len() > places {
-            let Some((id, parked)) = self.transit.pop_back() else { break };
-            self.bytes += parked.bytes(&id);
-            self.pinned.insert(id, parked);
+        while self.against_places() > places {
+            if let Some((id, parked)) = self.over.pop_back() {
+                self.count_again(id, parked);
+            } else if let Some((id, parked)) = self.transit.pop_back() {
+                self.bytes += parked.bytes(&id);
+                self.pinned.insert(id, parked);
+            } else {
+                break;
+            }
+        }
+        while !self.is_over(limits)
+            && let Some((id, parked)) = self.over.pop_back()
+        {
+            self.count_again(id, parked);
         }
         self.shrink(limits, gone);
         came
     }
 
+    /// A session is back from a restore that was given up: it must not cost another client's session while nobody has the
+    /// place.
+    fn spare_the_oldest(&mut self, limits: &Limits, places: usize) {
+        if self.uncalled.is_empty() && self.is_over(limits) && self.against_places() < places {
+            self.put_oldest_over();
+        }
+    }
+
+    /// Has the oldest of the lot count against the places.
+    fn put_oldest_over(&mut self) {
+        if let Some((id, parked)) = self.called.pop_front() {
+            self.bytes -= parked.bytes(&id);
+            self.over.insert(id, parked);
+        }
+    }
+
+    /// Has the newest of those over the room count in the lot, of which it is the oldest.
+    fn count_again(&mut self, id: SessionId, parked: Parked) {
+        self.bytes += parked.bytes(&id);
+        self.called.insert(SessionId::clone(&id), parked);
+        self.called.to_front(&id);
+    }
+
     /// Pins a session that is not pinned.
     pub(super) fn pin(&mut self, id: &str) -> Option<Parked> {
+        if let Some((id, parked)) = self.over.remove_entry(id) {
+            self.transit.insert(id, parked.clone());
+            return Some(parked);
+        }
         let (id, parked) = self.called.remove_entry(id).or_else(|| self.uncalled.remove_entry(id))?;
         self.pinned.insert(id, parked.clone());
         Some(parked)
     }
 
-    /// Takes the pin of a session away that did not come back. It was heard of, so its age counts from now.
+    /// Takes the pin of a session away that did not come back, while so many places are without a session. It was heard of,
+    /// so its age counts from now.
     pub(super) fn unpin(
         &mut self,
         id: &SessionId,
         pin: &Parked,
         now: Instant,
         limits: &Limits,
+        places: usize,
         gone: &mut Vec<Parked>,
     ) {
+        let was_in_transit = self.transit.len();
         let Some(mut parked) = self.remove_pinned(id, pin) else { return };
         if parked.barred {
             gone.push(parked);
             return;
         }
         parked.seen(now);
+        let was_in_transit = self.transit.len() < was_in_transit;
         gone.extend(self.push(SessionId::clone(id), parked));
+        if was_in_transit {
+            self.spare_the_oldest(limits, places);
+        }
         self.shrink(limits, gone);
     }
 
@@ -259,6 +318,9 @@ impl Lot {
     }
 
     fn remove_unpinned(&mut self, id: &str) -> Option<Parked> {
+        if let Some(parked) = self.over.remove(id) {
+            return Some(parked);
+        }
         let parked = self.called.remove(id).or_else(|| self.uncalled.remove(id))?;
         self.bytes -= parked.bytes(id);
         Some(parked)
@@ -276,7 +338,14 @@ impl Lot {
     }
 
     /// Notes that a parked session was heard of.
-    pub(super) fn touch(&mut self, id: &str, now: Instant) -> bool {
+    pub(super) fn touch(&mut self, id: &str, now: Instant, limits: &Limits, gone: &mut Vec<Parked>) -> bool {
+        if let Some((id, mut parked)) = self.over.remove_entry(id) {
+            parked.seen(now);
+            gone.extend(self.push(id, parked));
+            self.put_oldest_over();
+            self.shrink(limits, gone);
+            return true;
+        }
         for queue in [&mut self.called, &mut self.uncalled] {
             if let Some(parked) = queue.to_back(id) {
                 parked.seen(now);
@@ -289,6 +358,12 @@ impl Lot {
 
     /// Forgets what was parked too long ago.
     pub(super) fn expire(&mut self, now: Instant, age: Duration, gone: &mut Vec<Parked>) {
+        while let Some((_, oldest)) = self.over.front()
+            && oldest.since.instant() + age <= now
+            && let Some((_, parked)) = self.over.pop_front()
+        {
+            gone.push(parked);
+        }
         for queue in [&mut self.called, &mut self.uncalled] {
             while let Some((_, oldest)) = queue.front()
                 && oldest.since.instant() + age <= now
@@ -302,7 +377,7 @@ impl Lot {
 
     /// From when the age of the oldest counts.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let fronts = [self.called.front(), self.uncalled.front()];
+        let fronts = [self.called.front(), self.uncalled.front(), self.over.front()];
         fronts.into_iter().flatten().map(|(_, parked)| parked.since).min().map(Timestamp::instant)
     }
 }
@@ -348,6 +423,7 @@ mod tests {
             since: now,
             stay: 0,
             called,
+            is_back: false,
             barred: false,
         }
     }
@@ -364,6 +440,7 @@ mod tests {
         Park {
             called: bool,
             said: usize,
+            is_back: bool,
         },
         Pin,
         /// A pinned one comes into a free place.
@@ -377,7 +454,8 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             3 => Just(Step::Open),
-            6 => (any::<bool>(), 0..40_usize).prop_map(|(called, said)| Step::Park { called, said }),
+            6 => (any::<bool>(), 0..40_usize, any::<bool>())
+                .prop_map(|(called, said, is_back)| Step::Park { called, said, is_back }),
             4 => Just(Step::Pin),
             3 => Just(Step::Arrive),
             2 => Just(Step::Unpin),
@@ -411,10 +489,10 @@ mod tests {
                         live.insert(id.clone());
                         lot.arrive(&id, None, &limits, PLACES - live.len(), &mut gone);
                     }
-                    Step::Park { called, said } => {
+                    Step::Park { called, said, is_back } => {
                         if let Some(id) = among(&mut live.iter().cloned()) {
                             live.remove(&id);
-                            let parked = parked(called, said, now);
+                            let parked = Parked { is_back, ..parked(called, said, now) };
                             inside.insert(parked.serial, id.clone());
                             lot.park(id.into(), parked, &limits, PLACES - live.len(), &mut gone);
                         }
@@ -437,7 +515,7 @@ mod tests {
                     Step::Unpin => {
                         if let Some(id) = among(&mut pins.keys().cloned()) {
                             let pin = pins.remove(&id).unwrap();
-                            lot.unpin(&id.into(), &pin, now, &limits, &mut gone);
+                            lot.unpin(&id.into(), &pin, now, &limits, PLACES - live.len(), &mut gone);
                         }
                     }
                     Step::Take => {
@@ -449,7 +527,8 @@ mod tests {
                     }
                     Step::Touch => {
                         if let Some(id) = among(&mut inside.values().cloned()) {
-                            prop_assert_eq!(lot.touch(&id, now), lot.get(&id).is_some());
+                            let here = lot.get(&id).is_some();
+                            prop_assert_eq!(lot.touch(&id, now, &limits, &mut gone), here);
                         }
                     }
                     Step::Pass => {
@@ -469,12 +548,11 @@ mod tests {
                 let (entries, bytes) = lot.size();
                 prop_assert_eq!(held, bytes);
                 prop_assert!(entries <= limits.entries && bytes <= limits.bytes);
-                prop_assert!(lot.transit.len() + live.len() <= PLACES);
-                prop_assert_eq!(entries + lot.transit.len(), inside.len());
+                prop_assert!(lot.against_places() + live.len() <= PLACES);
+                prop_assert_eq!(entries + lot.against_places(), inside.len());
                 prop_assert_eq!(lot.pinned.len() + lot.transit.len(), pins.len());
-                for queue in [&lot.called, &lot.uncalled] {
-                    prop_assert!(queue.values().is_sorted_by_key(|parked| parked.since));
-                }
+                prop_assert!(lot.uncalled.values().is_sorted_by_key(|parked| parked.since));
+                prop_assert!(lot.over.values().chain(lot.called.values()).is_sorted_by_key(|parked| parked.since));
             }
         }
     }
@@ -512,6 +590,48 @@ mod tests {
     }
 
     #[test]
+    fn a_pinned_session_that_does_not_come_back_pushes_nobody_out_while_nobody_has_the_place() {
+        let (mut lot, now) = full();
+        let mut gone = Vec::new();
+        let pin = lot.pin("2").unwrap();
+        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        lot.unpin(&"2".into(), &pin, now, &limits(), 1, &mut gone);
+        assert_eq!((ids(&lot.over), ids(&lot.called)), (vec!["1"], vec!["3", "4", "5", "2"]));
+        // The one that is over the room comes back as any other, and so does the rest.
+        let pin = lot.pin("1").unwrap();
+        assert_eq!(ids(&lot.transit), ["1"]);
+        lot.unpin(&"1".into(), &pin, now, &limits(), 1, &mut gone);
+        assert_eq!((ids(&lot.over), ids(&lot.called)), (vec!["3"], vec!["4", "5", "2", "1"]));
+        let pin = lot.pin("4").unwrap();
+        assert_eq!(lot.arrive("4", Some(&pin), &limits(), 0, &mut gone), Came::ToStay);
+        assert_eq!((ids(&lot.over).len(), ids(&lot.called), gone.len()), (0, vec!["3", "5", "2", "1"], 0));
+    }
+
+    #[test]
+    fn nor_does_one_that_came_into_its_place_and_was_given_up() {
+        let (mut lot, now) = full();
+        let mut gone = Vec::new();
+        let pin = lot.pin("2").unwrap();
+        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        lot.arrive("2", Some(&pin), &limits(), 0, &mut gone);
+        let back = Parked { is_back: true, ..parked(true, 0, now) };
+        lot.park("2".into(), back, &limits(), 1, &mut gone);
+        assert_eq!((ids(&lot.over), ids(&lot.called), gone.len()), (vec!["1"], vec!["3", "4", "5", "2"], 0));
+    }
+
+    #[test]
+    fn once_a_newcomer_has_the_place_the_oldest_goes() {
+        let (mut lot, now) = full();
+        let mut gone = Vec::new();
+        let pin = lot.pin("2").unwrap();
+        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        lot.unpin(&"2".into(), &pin, now, &limits(), 1, &mut gone);
+        assert!(gone.is_empty());
+        lot.arrive("6", None, &limits(), 0, &mut gone);
+        assert_eq!((ids(&lot.called), lot.over.len(), gone.len()), (vec!["3", "4", "5", "2"], 0, 1));
+    }
+
+    #[test]
     fn of_sessions_that_are_all_pinned_one_is_lost_when_its_place_has_gone_to_another() {
         let (mut lot, now) = full();
         let mut gone = Vec::new();
@@ -524,7 +644,7 @@ mod tests {
         assert_eq!(lot.arrive("1", Some(&pins[0]), &limits(), 0, &mut gone), Came::Lost);
         lot.take("2", &mut gone);
         assert_eq!(lot.arrive("2", Some(&pins[1]), &limits(), 0, &mut gone), Came::Barred);
-        lot.unpin(&"1".into(), &pins[0], now, &limits(), &mut gone);
+        lot.unpin(&"1".into(), &pins[0], now, &limits(), 0, &mut gone);
         assert_eq!((lot.size().0, gone.len()), (3, 1));
     }
 
@@ -532,7 +652,8 @@ mod tests {
     fn what_was_heard_of_is_the_last_to_be_too_old() {
         let (mut lot, now) = full();
         let at = |secs| now + Duration::from_secs(secs);
-        assert!(lot.touch("2", at(30)) && !lot.touch("7", at(30)));
+        let mut touch = |id| lot.touch(id, at(30), &limits(), &mut Vec::new());
+        assert!(touch("2") && !touch("7"));
         assert_eq!(lot.oldest(), Some(Timestamp::at(now).instant()));
         let mut gone = Vec::new();
         lot.expire(at(60), limits().age, &mut gone);

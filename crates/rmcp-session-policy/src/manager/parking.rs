@@ -65,7 +65,8 @@ impl Parking {
     /// What to park of a session that has ended; `None` if there is nothing to restore it from.
     pub(super) fn keep<T>(&self, session: &Session<T>, now: Instant) -> Option<Parked> {
         let parcel = session.take_parcel().filter(|_| self.limits.entries > 0)?;
-        Some(Parked::of(&session.record, parcel, now))
+        let is_back = session.record.restored && !session.has(Flag::Replayed);
+        Some(Parked::of(&session.record, parcel, is_back, now))
     }
 
     /// Parks a session that has left its place, of which now so many are without a session. If there is no room, those go
@@ -90,10 +91,11 @@ impl Parking {
         self.change(|lot, _| lot.pin(id)).0
     }
 
-    /// The restore of a pinned session is over. If it did not arrive, it is parked as before.
-    pub(super) fn unpin(&self, id: &SessionId, pin: &Parked) {
+    /// The restore of a pinned session is over, while so many places are without a session. If it did not arrive, it is
+    /// parked as before.
+    pub(super) fn unpin(&self, id: &SessionId, pin: &Parked, places: usize) -> Gone<'_> {
         let now = Instant::now();
-        drop(self.change(|lot, gone| lot.unpin(id, pin, now, &self.limits, gone)));
+        self.change(|lot, gone| lot.unpin(id, pin, now, &self.limits, places, gone)).1
     }
 
     /// Remembers an id that was ended for good, where a store that is not ours might bring it back.
@@ -134,9 +136,10 @@ impl Parking {
     /// parked.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
     pub(super) fn touch(&self, id: &str, now: Instant) -> bool {
+        let limits = &self.limits;
         let touch = |lot: &mut Lot, gone: &mut Vec<Parked>| {
-            lot.expire(now, self.limits.age, gone);
-            lot.touch(id, now)
+            lot.expire(now, limits.age, gone);
+            lot.touch(id, now, limits, gone)
         };
         self.change(touch).0
     }

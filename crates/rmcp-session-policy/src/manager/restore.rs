@@ -49,7 +49,13 @@ struct Right<I: SessionManager> {
 impl<I: SessionManager> Drop for Right<I> {
     fn drop(&mut self) {
         if let Some(pin) = &self.pin {
-            self.shared.parking.unpin(&self.id, pin);
+            let gone = {
+                // Under the lock, so that nobody comes into a place that is counted as free.
+                let core = self.shared.lock();
+                let places = self.shared.settings.max_sessions.saturating_sub(core.registry.len());
+                self.shared.parking.unpin(&self.id, pin, places)
+            };
+            drop(gone);
             if self.shared.find(&self.id).is_none() {
                 self.shared.held.stays(pin.serial());
             }

@@ -11,8 +11,8 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use super::session_manager::begin_listening;
 use super::shared::{Shared, not_found};
 use crate::error::PolicyError;
-use crate::scope::{Outcome, let_go, note};
-use crate::transport::{EventId, PolicyStream, Resumption, Session};
+use crate::scope::{Outcome, note};
+use crate::transport::{EventId, EventSource, PolicyStream, Resumption, Session};
 
 impl<I: SessionManager> Shared<I> {
     /// The number in the event ids of this incarnation.
@@ -56,7 +56,7 @@ impl<I: SessionManager> Shared<I> {
         EventId { inner, source }: EventId<'_>,
     ) -> Result<PolicyStream<I::Transport>, PolicyError<I::Error>> {
         // Before the inner manager is asked: an answer that comes meanwhile is not missed.
-        let answered = !source.is_listening() && is_quiet(&session);
+        let answered = !source.is_listening() && is_answered(&session, &source);
         if source.is_listening() && self.inner.event_store().is_none() {
             // Ended first, so that the inner manager goes on with the one that is resumed. A store only gives what it has.
             drop(self.take_over(&session));
@@ -81,11 +81,10 @@ impl<I: SessionManager> Shared<I> {
     }
 }
 
-/// Whether no request is in flight but the one that is beginning to listen, and no answer on its way.
-fn is_quiet<T>(session: &Session<T>) -> bool {
-    // What was kept of the session for this request counts as well, and is not needed any more.
-    let_go();
-    session.record.state.read().active() <= 1 && session.is_delivered()
+/// Whether the client of a request waits for no answer any more, and none is on its way. Other requests may be in flight.
+fn is_answered<T>(session: &Session<T>, request: &EventSource) -> bool {
+    // In this order: an answer is on its way before its request gives up its id.
+    !session.ids.has(request) && session.is_delivered()
 }
 
 /// Nothing is left of a request's stream, and whoever answers the client is told so.

@@ -87,7 +87,6 @@ impl EventSource {
     }
 
     /// Whether it is the stream of this request.
-    #[cfg_attr(not(test), expect(dead_code, reason = "asked once requests in flight are known by their ids"))]
     pub(crate) fn is_of(&self, id: &RequestId) -> bool {
         self.of == Name::of(id)
     }

@@ -10,6 +10,7 @@ use rmcp::model::{
 };
 use tokio::time::Instant;
 
+use super::event_id::EventSource;
 use super::in_flight::{Carrier, InFlight};
 use super::request_kind::kind_of;
 use super::service_id;
@@ -183,6 +184,11 @@ impl<T> Ids<T> {
             None if stale => Answered::Stale,
             None => Answered::Unknown,
         }
+    }
+
+    /// Whether the client of the request whose stream this is waits for its answer.
+    pub(crate) fn has(&self, stream: &EventSource) -> bool {
+        self.lock().keys().any(|id| stream.is_of(id))
     }
 
     /// Takes out every request that the service has and whose client waits.

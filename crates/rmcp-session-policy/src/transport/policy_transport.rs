@@ -166,6 +166,9 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
         mut item: ServerJsonRpcMessage,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
         service_id::restore_in(&mut item);
+        // The end of the session waits for what is on its way. Said before the id is free: whoever finds it free, and nothing
+        // on its way, knows that the inner transport has the answer.
+        let on_its_way = OnItsWay::begin(&self.session);
         let answered = match &item {
             ServerJsonRpcMessage::Response(response) => Some(&response.id),
             ServerJsonRpcMessage::Error(error) => error.id.as_ref(),
@@ -192,9 +195,7 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
             // Boxed, because its type borrows from the transport, though it is `'static`.
             sending = Some(Box::pin(transport.send(item)));
         }
-        // The request is in flight no longer: its client may have the answer before the send returns, and come again. But
-        // the end of the session waits for what is on its way.
-        let on_its_way = OnItsWay::begin(&self.session);
+        // The request is in flight no longer: its client may have the answer before the send returns, and come again.
         if let Some(Answered::Waiting(guard)) = answered {
             if is_handshake {
                 guard.end();

@@ -389,6 +389,21 @@ async fn with_an_event_store_a_stream_is_over_once_its_request_is_answered_and_n
 }
 
 #[tokio::test]
+async fn a_stream_that_is_over_is_so_while_other_calls_are_at_work() {
+    for events in [false, true] {
+        let server = Server::start(local(events)).await;
+        let alice = server.open("alice").await;
+        let mut at_work = alice.begin(2, "wait", "the other answer").await;
+        at_work.next().await;
+        let answer = alice.call(1, "echo", "alice's answer").await.pop().expect("an answer");
+        assert!(answer.data.contains("alice's answer"), "{answer:?}");
+        alice.assert_over(&answer.id).await;
+        server.gate.add_permits(1);
+        assert!(at_work.next().await.data.contains("the other answer"));
+    }
+}
+
+#[tokio::test]
 async fn the_id_of_rmcp_s_own_priming_event_opens_a_listening_stream() {
     for events in [false, true] {
         let server = Server::start(local(events)).await;

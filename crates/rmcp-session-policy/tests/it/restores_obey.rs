@@ -446,6 +446,41 @@ async fn who_hangs_up_during_a_restore_does_not_keep_the_next_request_from_its_s
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_hangs_up_during_a_restore_costs_nobody_the_session_though_the_parking_is_full() {
+    let inner = Scripted::relaying();
+    let builder = PolicySessionManager::builder(inner.clone()).max_sessions(1).max_parked(2);
+    let sessions = Arc::new(builder.build().expect("valid"));
+    let service = parking(&sessions);
+    let mut users = Vec::new();
+    for _ in 0..3 {
+        let id = service.open().await;
+        assert_eq!(service.echo(&id).await, WELL);
+        users.push(id);
+    }
+    for call in [Call::Restore, Call::Initialize] {
+        for _ in 0..3 {
+            let mut parked = Vec::new();
+            for id in &users {
+                if knows(&sessions, &id.as_str().into()).await {
+                    parked.push(id.clone());
+                }
+            }
+            inner.set(call, Act::Never);
+            let (asking, id) = (service.clone(), parked[0].clone());
+            let asking = tokio::spawn(async move { asking.echo(&id).await });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            asking.abort();
+            inner.set(call, Act::Ok);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for id in &users {
+            assert_eq!(service.echo(id).await, WELL, "{call:?}");
+        }
+        assert_eq!((sessions.stats().live, sessions.stats().parked), (1, 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_inner_manager_has_by_itself_is_closed_and_restored() {
     let (inner, sessions) = scripted(|b| b.max_sessions(4));
     let id: SessionId = "of another process".into();
