@@ -78,6 +78,10 @@ impl Parked {
         self.serial
     }
 
+    pub(super) const fn has_called(&self) -> bool {
+        self.called
+    }
+
     pub(super) const fn opened(&self) -> Stamp {
         self.opened
     }
