@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Method;
 use http::header::{EXPECT, HeaderName};
 use http::request::Parts;
@@ -189,26 +189,33 @@ impl Envelope {
     }
 }
 
-/// The bytes of a body, as they came.
+/// The bytes of a body.
+///
+/// A body that comes in one piece is shared with whoever reads it. One in more pieces is copied: what stands for a piece is
+/// larger than a piece of one byte, and a client chooses how many there are.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
-    chunks: Vec<Bytes>,
+    /// All there is, unless `rest` has it.
+    first: Bytes,
+    rest: BytesMut,
 }
 
 impl Chunks {
     pub(super) fn push(&mut self, chunk: Bytes) {
-        if !chunk.is_empty() {
-            self.chunks.push(chunk);
+        if self.first.is_empty() && self.rest.is_empty() {
+            self.first = chunk;
+        } else if !chunk.is_empty() {
+            self.rest.extend_from_slice(&std::mem::take(&mut self.first));
+            self.rest.extend_from_slice(&chunk);
         }
     }
 
     /// All of them in one piece, which most bodies are.
     pub(super) fn join(&mut self) -> Bytes {
-        if self.chunks.len() > 1 {
-            let joined = self.chunks.concat().into();
-            self.chunks = vec![joined];
+        if !self.rest.is_empty() {
+            self.first = std::mem::take(&mut self.rest).freeze();
         }
-        self.chunks.first().cloned().unwrap_or_default()
+        self.first.clone()
     }
 }
 
@@ -241,5 +248,19 @@ mod tests {
             chunks.push(Bytes::from_static(chunk.as_bytes()));
         }
         assert_eq!((chunks.join(), chunks.join()), ("{\"id\": 7}".into(), "{\"id\": 7}".into()));
+        chunks.push(Bytes::from_static(b" "));
+        assert_eq!(chunks.join(), "{\"id\": 7} ");
+    }
+
+    /// A client that sends its body byte by byte must not make the server keep 32 bytes for each.
+    #[test]
+    fn many_small_chunks_take_the_room_of_one_large() {
+        const LENGTH: usize = 100_000;
+        let (mut chunks, byte) = (Chunks::default(), Bytes::from_static(b" "));
+        for _ in 0..LENGTH {
+            chunks.push(byte.clone());
+        }
+        assert!(chunks.rest.capacity() <= 2 * LENGTH, "{} bytes", chunks.rest.capacity());
+        assert_eq!(chunks.join().len(), LENGTH);
     }
 }

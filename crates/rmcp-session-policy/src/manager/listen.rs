@@ -85,6 +85,7 @@ impl<I: SessionManager> Shared<I> {
             id: SessionId::clone(id),
             origin: parked.serial(),
             until: self.lifetime_ends(parked.opened()),
+            called: parked.has_called(),
         };
         let reserved = is_listening().then(|| self.held.reserve(session)).flatten();
         let is_reserved = reserved.is_some();
@@ -155,6 +156,7 @@ impl<I: SessionManager> Shared<I> {
                 id: SessionId::clone(&record.id),
                 origin: record.serial,
                 until: self.lifetime_ends(record.opened),
+                called: record.has_called(),
             };
             self.held.hold(&parked, listeners);
         }

@@ -81,6 +81,10 @@ impl Parked {
         self.serial
     }
 
+    pub(super) const fn has_called(&self) -> bool {
+        self.called
+    }
+
     pub(super) const fn opened(&self) -> Timestamp {
         self.opened
     }

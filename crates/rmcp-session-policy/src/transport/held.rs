@@ -19,7 +19,8 @@ use crate::session::SessionOrigin;
 /// client hangs up, or the parking ends. To be here is to have a slot, with one exception: if a session is parked and no slot
 /// is free, the stream of a session that is being restored gives it its own. That one is *in transit* then, from one to the
 /// other: its session is on its way into a place. So as many clients as there are places and slots together keep their
-/// streams.
+/// streams. If there are more, the oldest session that never called gives its slot to one that has: sessions that do nothing
+/// but listen cannot make the others deaf.
 pub(crate) struct HeldStreams<T> {
     most: usize,
     /// How many sessions may be live, and so how many streams may be in transit.
@@ -35,6 +36,8 @@ struct List<T> {
     in_transit: usize,
     /// Those with a slot whose sessions are being restored.
     coming_back: BTreeSet<SessionOrigin>,
+    /// Those with a slot whose sessions never called.
+    uncalled: BTreeSet<SessionOrigin>,
     /// Slots of streams that are about to be opened.
     reserved: usize,
     /// The sessions whose lifetime ends while they are parked, earliest first.
@@ -46,6 +49,7 @@ struct List<T> {
 struct Held<T> {
     listener: Weak<Listener<T>>,
     until: Option<Instant>,
+    called: bool,
     in_transit: bool,
 }
 
@@ -56,6 +60,8 @@ pub(crate) struct ParkedSession {
     pub(crate) origin: SessionOrigin,
     /// When its lifetime ends.
     pub(crate) until: Option<Instant>,
+    /// Whether it was called.
+    pub(crate) called: bool,
 }
 
 impl<T> List<T> {
@@ -75,13 +81,21 @@ impl<T> List<T> {
         {
             held.in_transit = true;
             self.in_transit += 1;
+            self.uncalled.remove(&session);
         }
     }
 
+    /// Takes the slot of the oldest session that never called, and ends its stream.
+    fn end_uncalled(&mut self) -> Option<Rest<T>> {
+        let session = self.uncalled.pop_first()?;
+        self.remove(session).map(|listener| listener.release())
+    }
+
     fn remove(&mut self, session: SessionOrigin) -> Option<Arc<Listener<T>>> {
-        let Held { listener, until, in_transit } = self.streams.remove(&session)?;
+        let Held { listener, until, in_transit, called: _ } = self.streams.remove(&session)?;
         self.in_transit -= usize::from(in_transit);
         self.coming_back.remove(&session);
+        self.uncalled.remove(&session);
         if let Some(until) = until {
             self.deadlines.remove(&(until, session));
         }
@@ -99,6 +113,7 @@ impl<T> HeldStreams<T> {
             streams: HashMap::new(),
             in_transit: 0,
             coming_back: BTreeSet::new(),
+            uncalled: BTreeSet::new(),
             reserved: 0,
             deadlines: BTreeMap::new(),
             closed: false,
@@ -137,18 +152,27 @@ impl<T> HeldStreams<T> {
         listener: &Arc<Listener<T>>,
         places: usize,
     ) -> Option<(Rest<T>, Option<Rest<T>>)> {
-        let ParkedSession { id, origin, until } = session;
+        let ParkedSession { id, origin, until, called } = session;
+        // Dropped after the lock.
+        let mut _ended = None;
         let mut list = self.lock();
         let has_slot = list.streams.get(origin).is_some_and(|held| !held.in_transit);
         if !has_slot && !list.has_room(self.most) {
             list.make_room(places);
+            if *called && !list.has_room(self.most) {
+                _ended = list.end_uncalled();
+            }
             if !list.has_room(self.most) {
                 return None;
             }
         }
         let rest = listener.hold()?;
         let older = list.remove(*origin).map(|older| older.release());
-        list.streams.insert(*origin, Held { listener: Arc::downgrade(listener), until: *until, in_transit: false });
+        let held = Held { listener: Arc::downgrade(listener), until: *until, called: *called, in_transit: false };
+        list.streams.insert(*origin, held);
+        if !called {
+            list.uncalled.insert(*origin);
+        }
         if let Some(until) = *until {
             let is_sooner = list.deadlines.first_key_value().is_none_or(|((earliest, _), _)| until < *earliest);
             list.deadlines.insert((until, *origin), SessionId::clone(id));
@@ -172,6 +196,7 @@ impl<T> HeldStreams<T> {
             list.closed = true;
             list.deadlines.clear();
             list.coming_back.clear();
+            list.uncalled.clear();
             list.in_transit = 0;
             list.streams.drain().filter_map(|(_, held)| held.listener.upgrade()).collect()
         };
@@ -188,14 +213,23 @@ impl<T> HeldStreams<T> {
 
     /// Notes that a session stays parked. If its stream was in transit and there is no room for it any more, it ends.
     pub(crate) fn stays(&self, session: SessionOrigin) {
+        // Dropped after the lock.
+        let mut _uncalled = None;
         let mut list = self.lock();
         list.coming_back.remove(&session);
+        let Some(Held { called, in_transit: true, .. }) = list.streams.get(&session) else { return };
+        if *called && !list.has_room(self.most) {
+            _uncalled = list.end_uncalled();
+        }
         let has_room = list.has_room(self.most);
-        let List { streams, in_transit, .. } = &mut *list;
-        let Some(held) = streams.get_mut(&session).filter(|held| held.in_transit) else { return };
+        let List { streams, in_transit, uncalled, .. } = &mut *list;
+        let Some(held) = streams.get_mut(&session) else { return };
         let ended = if has_room {
             held.in_transit = false;
             *in_transit -= 1;
+            if !held.called {
+                uncalled.insert(session);
+            }
             None
         } else {
             list.remove(session)
@@ -224,8 +258,13 @@ impl<T> HeldStreams<T> {
 
     /// Reserves the slot for the stream of a parked session, which may be that of its present stream.
     pub(crate) fn reserve(self: &Arc<Self>, session: ParkedSession) -> Option<Reserved<T>> {
+        // Dropped after the lock.
+        let mut _ended = None;
         let mut list = self.lock();
         let takes_slot = list.streams.get(&session.origin).is_none_or(|held| held.in_transit);
+        if takes_slot && session.called && !list.has_room(self.most) {
+            _ended = list.end_uncalled();
+        }
         if takes_slot && !list.has_room(self.most) {
             return None;
         }

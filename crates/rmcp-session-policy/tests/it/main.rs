@@ -32,6 +32,7 @@ mod event_ids_are_sealed;
 mod held_streams;
 mod http_everywhere;
 mod http_statuses;
+mod idle_listeners;
 mod ids_are_credentials;
 mod in_flight;
 mod laws_against_policies;
