@@ -233,7 +233,7 @@ async fn main() -> ExitCode {
     // rmcp logs session ids, which are credentials, also in warnings of its server: none of those, unless asked for.
     // `rmcp` alone would silence this library too, whose name begins with it.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        "info,rmcp=warn,rmcp::transport::streamable_http_server=off,rmcp_session_policy=info".into()
+        "info,rmcp=warn,rmcp::transport::streamable_http_server=off,rmcp::transport::common=off,rmcp_session_policy=info".into()
     });
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();

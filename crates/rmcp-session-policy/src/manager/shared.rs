@@ -194,6 +194,8 @@ impl<I: SessionManager> Shared<I> {
 
     /// The inner manager failed: a request of that kind is turned away.
     pub(super) fn failed(&self, kind: ArrivalKind, error: I::Error) -> PolicyError<I::Error> {
+        // Without its text, which may name the session.
+        tracing::warn!(?kind, "the inner session manager failed");
         self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Inner(error))
     }
 
