@@ -43,7 +43,6 @@
 
 pub mod _guide;
 pub mod admission;
-mod bell;
 pub mod bounded;
 mod call_rejection;
 mod config_error;
@@ -52,6 +51,7 @@ mod error;
 pub mod eviction;
 #[cfg(feature = "http")]
 pub mod http;
+mod lazy_notify;
 mod manager;
 mod observe;
 mod queue;

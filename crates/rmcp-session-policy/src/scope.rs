@@ -43,12 +43,12 @@ fn in_scope<R>(f: impl FnOnce(&Scope) -> R) -> Option<R> {
 
 /// Runs a future as no part of the request whose scope is running: what this manager does for reasons of its own, an inner
 /// one of this crate must not take for the client's doing.
-pub(crate) async fn apart<F: Future>(future: F) -> F::Output {
+pub(crate) async fn detached<F: Future>(future: F) -> F::Output {
     CURRENT.scope(None, future).await
 }
 
 /// Whether a manager of this crate is asking for reasons of its own.
-pub(crate) fn is_apart() -> bool {
+pub(crate) fn is_detached() -> bool {
     CURRENT.try_with(Option::is_none).unwrap_or(false)
 }
 
@@ -63,7 +63,7 @@ pub(crate) async fn observe<F: Future>(context: Arc<ClientContext>, future: F) -
 }
 
 /// Notes what the manager says no to. Outside any scope nobody asks.
-pub(crate) fn note(outcome: Outcome) {
+pub(crate) fn record_outcome(outcome: Outcome) {
     in_scope(|scope| scope.outcome.set(Some(outcome)));
 }
 
@@ -85,20 +85,20 @@ pub(crate) fn is_listening() -> bool {
 
 /// Keeps something until the scope that is running ends, or something else is kept instead. Outside any scope it is
 /// dropped at once.
-pub(crate) fn keep_for_scope<T: Send + 'static>(lease: impl FnOnce() -> Option<T>) {
+pub(crate) fn hold_in_scope<T: Send + 'static>(lease: impl FnOnce() -> Option<T>) {
     let kept = |scope: &Scope| scope.lease.replace(lease().map(|lease| Box::new(lease) as Box<dyn Any + Send>));
     drop(in_scope(kept));
 }
 
 /// Takes what was kept for the scope that is running, if it is a `T`.
-pub(crate) fn take_kept<T: Send + 'static>() -> Option<T> {
+pub(crate) fn take_held<T: Send + 'static>() -> Option<T> {
     let kept = in_scope(|scope| scope.lease.take()).flatten()?;
     kept.downcast::<T>().ok().map(|kept| *kept)
 }
 
 /// Drops what was kept for the scope that is running.
-pub(crate) fn let_go() {
-    keep_for_scope(|| None::<()>);
+pub(crate) fn clear_held() {
+    hold_in_scope(|| None::<()>);
 }
 
 impl ClientContext {

@@ -133,7 +133,7 @@ impl RequestTracker {
         Drained { finished: self.finished.swap(0, SeqCst), cut_off: self.cut_off.swap(0, SeqCst) + left }
     }
 
-    fn ring(&self) {
+    fn notify_waiters(&self) {
         if self.signals.draining.load(SeqCst) {
             self.signals.calm.notify_waiters();
         }
@@ -181,7 +181,7 @@ impl Tracked {
     pub(crate) fn asked(&mut self) {
         if std::mem::take(&mut self.is_unread) {
             self.tracker.unread.fetch_sub(1, SeqCst);
-            self.tracker.ring();
+            self.tracker.notify_waiters();
         }
     }
 
@@ -189,7 +189,7 @@ impl Tracked {
     pub(crate) fn gave(&mut self) {
         if self.class != Class::Listener && !std::mem::replace(&mut self.is_unread, true) {
             self.tracker.unread.fetch_add(1, SeqCst);
-            self.tracker.ring();
+            self.tracker.notify_waiters();
         }
     }
 }
@@ -206,7 +206,7 @@ impl Drop for Tracked {
             tracker.unread.fetch_sub(1, SeqCst);
         }
         tracker.count_of(self.class).fetch_sub(1, SeqCst);
-        tracker.ring();
+        tracker.notify_waiters();
     }
 }
 

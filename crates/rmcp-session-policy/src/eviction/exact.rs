@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tokio::time::advance;
 
 use super::{EvictionPolicy, Fifo, Lfu, Lru};
-use crate::registry::stage::{Stage, call};
+use crate::registry::test_registry::{TestRegistry, call};
 use crate::session::{Activity, Record};
 
 /// What happens; the number picks a session that is there.
@@ -132,7 +132,7 @@ impl Model for Frequencies {
 }
 
 async fn agree(policy: impl EvictionPolicy, mut model: impl Model, history: Vec<Event>) {
-    let mut stage = Stage::new(policy);
+    let mut stage = TestRegistry::new(policy);
     let mut here: Vec<(Arc<Record>, Option<Activity<Record>>)> = Vec::new();
     let name = |record: &Record| record.key.generation();
     for event in history {

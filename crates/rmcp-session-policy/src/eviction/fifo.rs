@@ -48,20 +48,20 @@ impl EvictionPolicy for Fifo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::stage::{Stage, call, touch};
+    use crate::registry::test_registry::{TestRegistry, call, touch};
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_goes_first_however_it_is_used() {
-        let mut stage = Stage::new(Fifo::new());
-        let [oldest, _, _] = stage.crowd();
+        let mut stage = TestRegistry::new(Fifo::new());
+        let [oldest, _, _] = stage.ready_many();
         touch(&oldest);
         assert_eq!(stage.victims(), [1, 2, 3]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_busy_are_passed_by_and_come_back_in_their_old_order() {
-        let mut stage = Stage::new(Fifo::new());
-        let [first, second, third, _, _] = stage.crowd();
+        let mut stage = TestRegistry::new(Fifo::new());
+        let [first, second, third, _, _] = stage.ready_many();
         let calls = [call(&first), call(&second), call(&third)];
         assert_eq!(stage.victim(), Some(4));
         let [one, two, three] = calls;

@@ -120,16 +120,16 @@ impl EvictionPolicy for Lfu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::stage::{Stage, call, touch};
+    use crate::registry::test_registry::{TestRegistry, call, touch};
 
-    fn used(stage: &mut Stage, times: usize) {
+    fn used(stage: &mut TestRegistry, times: usize) {
         let record = stage.ready();
         (0..times).for_each(|_| touch(&record));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_least_used_goes_first() {
-        let mut stage = Stage::new(Lfu::new());
+        let mut stage = TestRegistry::new(Lfu::new());
         [3, 1, 2, 0].into_iter().for_each(|times| used(&mut stage, times));
         stage.ready();
         assert_eq!(stage.victims(), [4, 2, 3, 1, 5], "the newborn last");
@@ -137,26 +137,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn of_equals_the_least_recently_used_goes() {
-        let mut stage = Stage::new(Lfu::new());
-        let [one, two, three, _newborn] = stage.crowd();
+        let mut stage = TestRegistry::new(Lfu::new());
+        let [one, two, three, _newborn] = stage.ready_many();
         [&three, &one, &two].into_iter().for_each(touch);
         assert_eq!(stage.victims(), [3, 1, 2, 4]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_newest_eighth_goes_only_when_nobody_else_may() {
-        let mut stage = Stage::new(Lfu::new());
+        let mut stage = TestRegistry::new(Lfu::new());
         (0..14).for_each(|_| used(&mut stage, 5));
-        stage.crowd::<2>();
+        stage.ready_many::<2>();
         assert_eq!(stage.victims(), (1..=16).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_was_popular_long_ago_goes_in_the_end() {
-        let mut stage = Stage::new(Lfu::new());
+        let mut stage = TestRegistry::new(Lfu::new());
         let hot = stage.ready();
         (0..20).for_each(|_| touch(&hot));
-        stage.crowd::<3>();
+        stage.ready_many::<3>();
         // Newcomers that nobody ever uses come and go.
         let gone = (0..200).position(|_| {
             stage.ready();
@@ -167,9 +167,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_busy_come_back_in_their_old_order() {
-        let mut stage = Stage::new(Lfu::new());
+        let mut stage = TestRegistry::new(Lfu::new());
         [2, 3].into_iter().for_each(|times| used(&mut stage, times));
-        let [one, two, _newborn] = stage.crowd();
+        let [one, two, _newborn] = stage.ready_many();
         let calls = [call(&one), call(&two)];
         assert_eq!(stage.victim(), Some(1));
         drop(calls);

@@ -51,13 +51,13 @@ mod tests {
     use tokio::time::{Instant, advance};
 
     use super::*;
-    use crate::registry::stage::{Stage, begin, call, touch};
-    use crate::session::Kind;
+    use crate::registry::test_registry::{TestRegistry, begin, call, touch};
+    use crate::session::ActivityKind;
 
     #[tokio::test(start_paused = true)]
     async fn the_least_recently_used_goes_first() {
-        let mut stage = Stage::new(Lru::new());
-        let [one, two, _, four] = stage.crowd();
+        let mut stage = TestRegistry::new(Lru::new());
+        let [one, two, _, four] = stage.ready_many();
         advance(Duration::from_secs(1)).await;
         [&two, &four, &one].into_iter().for_each(touch);
         assert_eq!(stage.victims(), [3, 2, 4, 1], "all within one instant of a paused clock");
@@ -65,8 +65,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_use_counts_at_its_end_too() {
-        let mut stage = Stage::new(Lru::new());
-        let [one, two] = stage.crowd();
+        let mut stage = TestRegistry::new(Lru::new());
+        let [one, two] = stage.ready_many();
         let long = call(&one);
         touch(&two);
         drop(long);
@@ -75,20 +75,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_ping_and_a_stream_are_no_use() {
-        let mut stage = Stage::new(Lru::new());
-        let [one, two, three] = stage.crowd();
-        drop(begin(&one, Kind::Ping));
-        drop(begin(&two, Kind::Listen));
+        let mut stage = TestRegistry::new(Lru::new());
+        let [one, two, three] = stage.ready_many();
+        drop(begin(&one, ActivityKind::Ping));
+        drop(begin(&two, ActivityKind::Listen));
         one.stream_opened();
         one.stream_closed(Instant::now());
-        drop(begin(&three, Kind::Message));
+        drop(begin(&three, ActivityKind::Message));
         assert_eq!(stage.victims(), [1, 2, 3]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_busy_come_back_where_their_last_use_puts_them() {
-        let mut stage = Stage::new(Lru::new());
-        let [one, two, three] = stage.crowd();
+        let mut stage = TestRegistry::new(Lru::new());
+        let [one, two, three] = stage.ready_many();
         let (first, second) = (call(&one), call(&two));
         assert_eq!(stage.victim(), Some(3));
         assert_eq!(stage.victim(), None);

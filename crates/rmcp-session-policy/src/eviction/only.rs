@@ -59,12 +59,12 @@ impl<P: fmt::Debug, F> fmt::Debug for Only<P, F> {
 mod tests {
     use super::*;
     use crate::eviction::{EvictionPolicyExt, Lru};
-    use crate::registry::stage::{Stage, touch};
+    use crate::registry::test_registry::{TestRegistry, touch};
 
     #[tokio::test(start_paused = true)]
     async fn the_chosen_few_go_first_and_then_the_oldest() {
-        let mut stage = Stage::new(Lru::new().only(|session| session.uses() > 0));
-        let [_, two, _, four] = stage.crowd();
+        let mut stage = TestRegistry::new(Lru::new().only(|session| session.uses() > 0));
+        let [_, two, _, four] = stage.ready_many();
         [&four, &two].into_iter().for_each(touch);
         assert_eq!([stage.victim(), stage.victim()], [Some(4), Some(2)]);
         assert_eq!(stage.registry.overruled, 0);
@@ -74,8 +74,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whom_a_use_lets_in_is_found_at_once() {
-        let mut stage = Stage::new(Lru::new().only(|session| session.uses() > 0));
-        let [_, two, _] = stage.crowd();
+        let mut stage = TestRegistry::new(Lru::new().only(|session| session.uses() > 0));
+        let [_, two, _] = stage.ready_many();
         assert_eq!(stage.victim(), Some(1), "nobody passes");
         touch(&two);
         assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 1));
@@ -85,8 +85,8 @@ mod tests {
     async fn whom_time_alone_lets_in_is_found_a_second_later() {
         use std::time::Duration;
         let old = |session: &SessionInfo<'_>| session.created().elapsed() >= Duration::from_secs(10);
-        let mut stage = Stage::new(Lru::new().only(old));
-        let crowd = stage.crowd::<3>();
+        let mut stage = TestRegistry::new(Lru::new().only(old));
+        let crowd = stage.ready_many::<3>();
         touch(&crowd[0]);
         assert_eq!((stage.victim(), stage.registry.overruled), (Some(1), 1));
         tokio::time::advance(Duration::from_secs(10)).await;
@@ -99,7 +99,7 @@ mod tests {
         // A stream that closes just after the predicate has seen it open.
         let open = Arc::new(Mutex::new(None::<Arc<crate::session::Record>>));
         let closing = Arc::clone(&open);
-        let mut stage = Stage::new(Lru::new().only(move |session| {
+        let mut stage = TestRegistry::new(Lru::new().only(move |session| {
             let free = session.open_streams() == 0;
             if let Some(record) = closing.lock().unwrap().take() {
                 record.stream_closed(tokio::time::Instant::now());

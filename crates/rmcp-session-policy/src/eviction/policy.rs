@@ -144,7 +144,7 @@ mod tests {
 
     use super::super::Lru;
     use super::*;
-    use crate::registry::stage::{Stage, call};
+    use crate::registry::test_registry::{TestRegistry, call};
 
     /// Writes down what it hears, and names whom it heard of last.
     #[derive(Clone, Debug, Default)]
@@ -195,7 +195,7 @@ mod tests {
             // A box within the box that the registry keeps.
             let policy = wrap(policy);
             assert!(policy.tracks_access());
-            let mut stage = Stage::new(policy);
+            let mut stage = TestRegistry::new(policy);
             let session = stage.ready();
             let busy = call(&session);
             stage.registry.used(&session);

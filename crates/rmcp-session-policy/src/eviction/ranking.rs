@@ -136,7 +136,7 @@ impl<R: Ord + Copy> Ranking<R> {
 mod tests {
     use super::*;
     use crate::eviction::{EvictionPolicy, Fifo, Lfu, Lru};
-    use crate::registry::stage::{Stage, call, looks};
+    use crate::registry::test_registry::{TestRegistry, call, looks};
 
     #[test]
     fn whoever_comes_and_goes_and_whoever_moves_leaves_little_behind_and_costs_nobody_a_place() {
@@ -160,7 +160,7 @@ mod tests {
     fn costs_the_same_when_99_of_100_are_busy(policy: impl EvictionPolicy) {
         const SESSIONS: usize = 10_000;
         const CHOICES: usize = 3_000;
-        let mut stage = Stage::new(policy);
+        let mut stage = TestRegistry::new(policy);
         let mut calls = Vec::new();
         for nth in 0..SESSIONS {
             let record = stage.ready();
@@ -189,8 +189,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_is_looked_at_twice_while_all_are_busy() {
-        let mut stage = Stage::new(Lru::new());
-        let calls = stage.crowd::<100>().map(|record| call(&record));
+        let mut stage = TestRegistry::new(Lru::new());
+        let calls = stage.ready_many::<100>().map(|record| call(&record));
         assert_eq!(stage.victim(), None);
         assert_eq!(looks(|| assert_eq!(stage.victim(), None)), 0);
         drop(calls);

@@ -73,17 +73,17 @@ mod tests {
 
     use super::*;
     use crate::eviction::{EvictionPolicyExt, Lru};
-    use crate::registry::stage::{Stage, call, looks, touch};
+    use crate::registry::test_registry::{TestRegistry, call, looks, touch};
 
     /// The default policy.
-    fn stage() -> Stage {
-        Stage::new(Lru::new().tiers([|session: &SessionInfo<'_>| session.open_streams() == 0]))
+    fn stage() -> TestRegistry {
+        TestRegistry::new(Lru::new().tiers([|session: &SessionInfo<'_>| session.open_streams() == 0]))
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_holds_no_stream_goes_first_and_then_anybody() {
         let mut stage = stage();
-        let [one, two, _, four, _] = stage.crowd();
+        let [one, two, _, four, _] = stage.ready_many();
         [&one, &two, &four].into_iter().for_each(|record| record.stream_opened());
         touch(&one);
         assert_eq!(stage.victims(), [3, 5, 2, 4, 1]);
@@ -113,7 +113,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whose_stream_closes_is_of_the_first_tier_again_in_its_old_order() {
         let mut stage = stage();
-        let [one, two, _, four, _] = stage.crowd();
+        let [one, two, _, four, _] = stage.ready_many();
         [&one, &two, &four].into_iter().for_each(|record| record.stream_opened());
         assert_eq!(stage.victim(), Some(3));
         two.stream_closed(Instant::now());
@@ -124,7 +124,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_busy_session_is_of_no_tier_until_it_is_done() {
         let mut stage = stage();
-        let [one, two, _] = stage.crowd();
+        let [one, two, _] = stage.ready_many();
         two.stream_opened();
         let calls = (call(&one), call(&two));
         assert_eq!((stage.victim(), stage.victim()), (Some(3), None));

@@ -48,13 +48,13 @@ impl<F> fmt::Debug for VictimFn<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::stage::{Stage, call};
+    use crate::registry::test_registry::{TestRegistry, call};
 
     #[tokio::test(start_paused = true)]
     async fn the_closure_chooses_among_those_that_may_go() {
         let newest = |candidates: &Candidates<'_>| candidates.iter().map(|session| session.key()).max();
-        let mut stage = Stage::new(victim_fn(newest));
-        let [_, _, third, _] = stage.crowd();
+        let mut stage = TestRegistry::new(victim_fn(newest));
+        let [_, _, third, _] = stage.ready_many();
         let busy = call(&third);
         stage.opening();
         assert_eq!(stage.victims(), [4, 2, 1]);

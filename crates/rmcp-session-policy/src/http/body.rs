@@ -122,14 +122,14 @@ pin_project! {
     #[derive(Debug)]
     pub struct PolicyBody<B> {
         #[pin]
-        kind: Kind<B>,
+        kind: ActivityKind<B>,
     }
 }
 
 pin_project! {
     #[derive(Debug)]
     #[project = Projected]
-    enum Kind<B> {
+    enum ActivityKind<B> {
         // What the request holds of its admission is held until the body ends. Behind a lock only so that the body is `Sync`
         // where the service's is: nothing ever waits for it.
         Service { #[pin] inner: TrackedBody<B>, lease: Mutex<Option<Lease>> },
@@ -139,11 +139,11 @@ pin_project! {
 
 impl<B> PolicyBody<B> {
     pub(super) const fn service(inner: TrackedBody<B>, lease: Option<Lease>) -> Self {
-        Self { kind: Kind::Service { inner, lease: Mutex::new(lease) } }
+        Self { kind: ActivityKind::Service { inner, lease: Mutex::new(lease) } }
     }
 
     pub(super) fn own(text: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Own { inner: Full::new(text.into()) } }
+        Self { kind: ActivityKind::Own { inner: Full::new(text.into()) } }
     }
 }
 
@@ -166,15 +166,15 @@ impl<B: Body<Data = Bytes>> Body for PolicyBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Service { inner, .. } => inner.is_end_stream(),
-            Kind::Own { inner } => inner.is_end_stream(),
+            ActivityKind::Service { inner, .. } => inner.is_end_stream(),
+            ActivityKind::Own { inner } => inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Service { inner, .. } => inner.size_hint(),
-            Kind::Own { inner } => inner.size_hint(),
+            ActivityKind::Service { inner, .. } => inner.size_hint(),
+            ActivityKind::Own { inner } => inner.size_hint(),
         }
     }
 }

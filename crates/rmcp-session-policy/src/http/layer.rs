@@ -15,7 +15,7 @@ use super::service::PolicyService;
 use super::settings::Settings;
 use crate::admission::AdmissionPolicy;
 use crate::config_error::ConfigError;
-use crate::manager::{PolicySessionManager, Shared};
+use crate::manager::{ManagerInner, PolicySessionManager};
 
 /// A tower layer for rmcp's `StreamableHttpService`. It gives policies the client's address and principal, and maps the
 /// manager's decisions to HTTP statuses and JSON-RPC errors.
@@ -37,7 +37,7 @@ use crate::manager::{PolicySessionManager, Shared};
 /// ```
 #[must_use]
 pub struct PolicyLayer<I: SessionManager> {
-    shared: Arc<Shared<I>>,
+    shared: Arc<ManagerInner<I>>,
     settings: Settings,
 }
 

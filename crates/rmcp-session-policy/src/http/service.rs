@@ -19,17 +19,17 @@ use super::request::{Head, RequestTarget, SESSION_ID, expects_continue, session_
 use super::settings::Settings;
 use super::visit::{Progress, Visit};
 use crate::error::Rejected;
-use crate::manager::{Owner, Shared};
+use crate::manager::{ManagerInner, Owner};
 
 /// rmcp's service under policies; made by [`PolicyLayer`](super::PolicyLayer).
 pub struct PolicyService<S, I: SessionManager> {
     inner: S,
-    shared: Arc<Shared<I>>,
+    shared: Arc<ManagerInner<I>>,
     settings: Arc<Settings>,
 }
 
 impl<S, I: SessionManager> PolicyService<S, I> {
-    pub(super) fn new(inner: S, shared: Arc<Shared<I>>, settings: Settings) -> Self {
+    pub(super) fn new(inner: S, shared: Arc<ManagerInner<I>>, settings: Settings) -> Self {
         Self { inner, shared, settings: Arc::new(settings) }
     }
 }

@@ -16,14 +16,14 @@ use super::tracked::{self, TrackedBody};
 use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind, Lease};
 use crate::context::ClientContext;
 use crate::error::Rejected;
-use crate::manager::{Owner, Shared};
+use crate::manager::{ManagerInner, Owner};
 use crate::observe::RejectionReason;
 use crate::scope::{Outcome, note_ping, observe};
 use crate::tracker::Tracked;
 
 /// One request on its way through the layer: what is known of it, what was decided, and what that needs.
 pub(super) struct Visit<I: SessionManager> {
-    pub(super) shared: Arc<Shared<I>>,
+    pub(super) shared: Arc<ManagerInner<I>>,
     pub(super) settings: Arc<Settings>,
     pub(super) context: Arc<ClientContext>,
     pub(super) head: Head,

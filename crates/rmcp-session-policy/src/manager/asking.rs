@@ -2,13 +2,13 @@
 
 use rmcp::transport::streamable_http_server::session::SessionManager;
 
-use super::shared::Shared;
+use super::manager_inner::ManagerInner;
 use crate::transport::{Flag, Session};
 
 /// A policy is being asked about a request within a session. If the session has ended for good meanwhile, the policy may
 /// have begun to keep something for it after it was told of the end: then the drop of this tells it again.
 pub(super) struct Asking<'a, I: SessionManager> {
-    pub(super) shared: &'a Shared<I>,
+    pub(super) shared: &'a ManagerInner<I>,
     pub(super) session: &'a Session<I::Transport>,
 }
 

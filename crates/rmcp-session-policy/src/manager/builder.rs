@@ -7,8 +7,8 @@ use std::time::Duration;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 
 use super::PolicySessionManager;
-use super::lot::Limits;
-use super::shared::Shared;
+use super::manager_inner::ManagerInner;
+use super::parking_state::Limits;
 use crate::admission::AdmissionPolicy;
 use crate::call_rejection::CallRejection;
 use crate::config_error::ConfigError;
@@ -304,7 +304,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         }
         let max_busy = if self.busy_may_go { Duration::ZERO } else { settings.max_busy };
         let rules = Rules { min_idle: self.min_idle, max_busy, protect: self.protect };
-        let shared = Shared::new(
+        let shared = ManagerInner::new(
             self.inner,
             self.settings,
             rules,

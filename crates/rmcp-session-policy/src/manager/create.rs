@@ -8,18 +8,18 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::lifecycle;
-use super::lot::{Came, Parked};
+use super::manager_inner::ManagerInner;
+use super::parking_state::{Came, Parked};
 use super::place::Place;
-use super::shared::Shared;
 use crate::admission::{Arrival, ArrivalKind, Permit};
 use crate::context::ClientContext;
 use crate::error::PolicyError;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
-use crate::scope::{keep_for_scope, let_go};
-use crate::session::{Activity, Kind, Origin};
+use crate::scope::{clear_held, hold_in_scope};
+use crate::session::{Activity, ActivityKind, Origin};
 use crate::timestamp::Timestamp;
-use crate::transport::{Flag, Host, PolicyTransport, Session};
+use crate::transport::{Flag, PolicyTransport, Session, TransportEvents};
 
 type Created<I> = (SessionId, PolicyTransport<<I as SessionManager>::Transport>);
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
@@ -27,23 +27,24 @@ type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 /// What a session brings with it.
 pub(super) struct Luggage {
     pub(super) origin: Origin,
-    pub(super) parcel: Option<Arc<[u8]>>,
+    pub(super) initialize_params: Option<Arc<[u8]>>,
     /// Its entry in the parking, if it comes from there.
     pub(super) pin: Option<Parked>,
 }
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// Creates a session: admission first, then a place, then the inner manager. Whatever fails or is dropped, what was
     /// taken before goes back by its own drop.
     pub(super) async fn create(self: &Arc<Self>) -> Result<Created<I>, Failed<I>> {
-        let_go();
+        clear_held();
         let context = ClientContext::current();
         let (permit, place) = self.admit(ArrivalKind::Create, context.as_deref(), false).await?;
         let (id, transport) =
             self.inner.create_session().await.map_err(|error| self.failed(ArrivalKind::Create, error))?;
         let now = Instant::now();
         let opened = Timestamp::of(now);
-        let luggage = Luggage { origin: Origin::new(SessionId::clone(&id), context, opened), parcel: None, pin: None };
+        let luggage =
+            Luggage { origin: Origin::new(SessionId::clone(&id), context, opened), initialize_params: None, pin: None };
         let transport = self.register(luggage, transport, place, permit, now)?;
         Ok((id, transport))
     }
@@ -98,7 +99,7 @@ impl<I: SessionManager> Shared<I> {
     ) -> Result<PolicyTransport<I::Transport>, Failed<I>> {
         self.runtime.get_or_init(Handle::current);
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
-        let Luggage { origin, parcel, pin } = luggage;
+        let Luggage { origin, initialize_params, pin } = luggage;
         let restored = origin.restored;
         let (session, newborn, gone) = {
             let mut core = self.lock();
@@ -108,7 +109,8 @@ impl<I: SessionManager> Shared<I> {
                 return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::DuplicateId));
             }
             let root = Arc::clone(&self.seal_root);
-            let session = core.registry.insert(origin, now, |record| Session::new(record, transport, parcel, root));
+            let session =
+                core.registry.insert(origin, now, |record| Session::new(record, transport, initialize_params, root));
             let key = session.record.key;
             core.look_at(key, self.first_deadline(&session, now));
             self.directory.insert(Arc::clone(&session));
@@ -117,9 +119,9 @@ impl<I: SessionManager> Shared<I> {
             let places = self.settings.max_sessions.saturating_sub(core.registry.len());
             let arrived = self.parking.arrive(&session.record.id, pin.as_ref(), places);
             // Before anybody can choose it: until its request comes, it is no victim.
-            let newborn = Activity::begin(&session, Kind::Lease, now);
+            let newborn = Activity::begin(&session, ActivityKind::Hold, now);
             if arrived.came != Came::ToStay {
-                session.raise(Flag::Barred);
+                session.raise(Flag::NoRestore);
             }
             if arrived.came == Came::Lost {
                 session.raise(Flag::EndTold);
@@ -127,15 +129,15 @@ impl<I: SessionManager> Shared<I> {
             (session, newborn, arrived.gone)
         };
         drop(gone);
-        let host: Arc<dyn Host<I::Transport>> = Arc::<Self>::clone(self);
+        let host: Arc<dyn TransportEvents<I::Transport>> = Arc::<Self>::clone(self);
         let transport = PolicyTransport::new(Arc::clone(&session), host);
         let info = SessionInfo::of(&session.record);
         if restored {
-            self.tally.restored.fetch_add(1, Relaxed);
+            self.counters.restored.fetch_add(1, Relaxed);
             tracing::debug!(session = %info.fingerprint(), "session restored");
             self.observe(&SessionEvent::Restored { session: info });
         } else {
-            self.tally.opened.fetch_add(1, Relaxed);
+            self.counters.opened.fetch_add(1, Relaxed);
             tracing::debug!(session = %info.fingerprint(), "session opened");
             self.observe(&SessionEvent::Opened { session: info });
         }
@@ -147,12 +149,12 @@ impl<I: SessionManager> Shared<I> {
         // A drain that began after the newcomer was let in does not see it unless it looks again; so does the newcomer.
         if self.draining.load(SeqCst) {
             if self.close(&session, CloseReason::Drained) {
-                self.start_end(session);
+                self.spawn_close(session);
             }
             let kind = if restored { ArrivalKind::Restore } else { ArrivalKind::Create };
             return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Draining));
         }
-        keep_for_scope(|| newborn);
+        hold_in_scope(|| newborn);
         Ok(transport)
     }
 }

@@ -8,7 +8,7 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, model::Extensions};
 use tokio::time::Instant;
 
-use crate::session::{Activity, Fingerprint, Kind, SessionKey};
+use crate::session::{Activity, ActivityKind, Fingerprint, SessionKey};
 use crate::transport::Session;
 
 /// Names the session that a request came in, and lets its handler hold it busy for work of its own.
@@ -192,7 +192,7 @@ impl<T: Send + 'static> Held for Session<T> {
     }
 
     fn begin_work(self: Arc<Self>) -> Option<Box<dyn Work>> {
-        let activity = Activity::begin(&self, Kind::Work, Instant::now())?;
+        let activity = Activity::begin(&self, ActivityKind::Work, Instant::now())?;
         // After it has begun: more must never linger than is under way.
         self.lingers_too();
         Some(Box::new(Working { activity: Some(activity), session: self }))
@@ -215,7 +215,7 @@ impl<T: Send + 'static> Work for Working<T> {
         let Some(activity) = self.activity.take() else { return false };
         // At no moment may more linger than is under way.
         self.session.lingers_no_more();
-        self.activity = activity.turn_into(Kind::Work, Instant::now());
+        self.activity = activity.turn_into(ActivityKind::Work, Instant::now());
         if self.activity.is_some() {
             self.session.lingers_too();
         }

@@ -12,27 +12,27 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::shared::{Core, Shared};
+use super::manager_inner::{ManagerInner, ManagerState};
 use crate::call_rejection::CallRejection;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
-use crate::scope::apart;
+use crate::scope::detached;
 use crate::session::{Phase, SessionKey};
 use crate::timestamp::Timestamp;
-use crate::transport::{Flag, Host, InFlight, Session};
+use crate::transport::{Flag, InFlight, Session, TransportEvents};
 
 /// How long the requests in flight have to be answered, and clients to come back to streams they stopped reading.
-pub(super) const FAREWELL: Duration = Duration::from_millis(100);
+pub(super) const CLOSE_GRACE: Duration = Duration::from_millis(100);
 
-impl<T> Core<T> {
+impl<T> ManagerState<T> {
     pub(super) fn session(&self, key: SessionKey) -> Option<Arc<Session<T>>> {
         self.registry.get(key).map(|slot| Arc::clone(&slot.session))
     }
 
     /// Notes that the end of a session has begun. The caller won the one step that began it.
-    pub(super) fn begin_end(&mut self, session: &Session<T>, reason: CloseReason, now: Instant) {
+    pub(super) fn mark_closing(&mut self, session: &Session<T>, reason: CloseReason, now: Instant) {
         let key = session.record.key;
-        session.ends(reason, Timestamp::at(now));
+        session.set_close_reason(reason, Timestamp::at(now));
         self.registry.retire(key);
         self.closing += 1;
     }
@@ -44,24 +44,24 @@ impl<T> Core<T> {
     }
 }
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// Begins the end of a session whatever it is doing; false if it had begun before.
     pub(super) fn close(self: &Arc<Self>, session: &Arc<Session<I::Transport>>, reason: CloseReason) -> bool {
         let Some(phase) = session.record.state.close() else { return false };
         if phase == Phase::Opening {
             session.record.left_opening();
         }
-        self.lock().begin_end(session, reason, Instant::now());
-        self.announce_end(session);
+        self.lock().mark_closing(session, reason, Instant::now());
+        self.report_closed(session);
         true
     }
 
     /// Counts and reports an end that has begun.
-    pub(super) fn announce_end(&self, session: &Session<I::Transport>) {
-        let Some((reason, at)) = session.end() else { return };
+    pub(super) fn report_closed(&self, session: &Session<I::Transport>) {
+        let Some((reason, at)) = session.close_reason() else { return };
         let info = SessionInfo::of(&session.record);
         let age = at.instant().saturating_duration_since(info.created());
-        self.tally.count_closed(reason);
+        self.counters.count_closed(reason);
         if self.settings.logs_ends {
             tracing::info!(session = %info.fingerprint(), %reason, ?age, uses = info.uses(), "session closed");
         }
@@ -72,7 +72,7 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Carries an end out: at once as far as it goes without waiting, the rest on a task of its own.
-    pub(super) fn start_end(self: &Arc<Self>, session: Arc<Session<I::Transport>>) {
+    pub(super) fn spawn_close(self: &Arc<Self>, session: Arc<Session<I::Transport>>) {
         let mut end = Box::pin(Arc::clone(self).end(session));
         let runtime = self.any_runtime();
         // Its timers need a runtime from the first poll on. One that is entered already is not entered again: a runtime that
@@ -95,7 +95,7 @@ impl<I: SessionManager> Shared<I> {
 
     /// Carries an end out and waits for the inner manager, for as long as the close deadline. If this future is dropped,
     /// the end goes on.
-    pub(super) async fn end_and_wait(self: &Arc<Self>, session: Arc<Session<I::Transport>>) -> Result<(), I::Error> {
+    pub(super) async fn close_and_wait(self: &Arc<Self>, session: Arc<Session<I::Transport>>) -> Result<(), I::Error> {
         let mut end = Waited { end: Some(Box::pin(Arc::clone(self).end(session))), shared: self };
         let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut end).poll(cx))).await;
         match first {
@@ -114,22 +114,22 @@ impl<I: SessionManager> Shared<I> {
         let quiet = |session: &Session<I::Transport>| session.is_answered() && session.is_taken();
         if !quiet(&session) {
             // A deadline that passes is part of the plan: then the streams are dropped.
-            timeout(FAREWELL, session.until(quiet)).await.ok();
+            timeout(CLOSE_GRACE, session.until(quiet)).await.ok();
             if session.sever_stalled_streams() && !session.is_answered() {
-                timeout(FAREWELL, session.until(Session::is_answered)).await.ok();
+                timeout(CLOSE_GRACE, session.until(Session::is_answered)).await.ok();
             }
         }
         // A block, so that what panics before its first await is caught too.
         let close = async { self.inner.close_session(&record.id).await };
-        let mut inner = std::pin::pin!(AssertUnwindSafe(apart(close)).catch_unwind());
+        let mut inner = std::pin::pin!(AssertUnwindSafe(detached(close)).catch_unwind());
         let first = std::future::poll_fn(|cx| Poll::Ready(inner.as_mut().poll(cx))).await;
         let outcome = match first {
             Poll::Ready(outcome) => outcome,
-            Poll::Pending => match timeout(FAREWELL, &mut inner).await {
+            Poll::Pending => match timeout(CLOSE_GRACE, &mut inner).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     session.sever_stalled_streams();
-                    let begun = session.end().map_or_else(Instant::now, |(_, at)| at.instant());
+                    let begun = session.close_reason().map_or_else(Instant::now, |(_, at)| at.instant());
                     match timeout_at(begun + self.settings.close_deadline, &mut inner).await {
                         Ok(outcome) => outcome,
                         Err(_) => {
@@ -150,10 +150,10 @@ impl<I: SessionManager> Shared<I> {
 
     /// Whether a session that ended comes back by its next request.
     fn is_parked_after(session: &Session<I::Transport>) -> bool {
-        if session.has(Flag::Barred) {
+        if session.has(Flag::NoRestore) {
             return false;
         }
-        let reason = session.end().map(|(reason, _)| reason);
+        let reason = session.close_reason().map(|(reason, _)| reason);
         match reason {
             Some(reason) if reason.is_restorable() => true,
             // Its client has the id, and may have taken the answer for all there is to the handshake.
@@ -173,7 +173,7 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     end: Option<Pin<Box<F>>>,
-    shared: &'a Arc<Shared<I>>,
+    shared: &'a Arc<ManagerInner<I>>,
 }
 
 impl<I: SessionManager, F: Future<Output: Send> + Send> Future for Waited<'_, I, F> {
@@ -202,7 +202,7 @@ where
 
 /// The inner manager's close has returned, by whatever way.
 struct Closed<'a, I: SessionManager> {
-    shared: &'a Arc<Shared<I>>,
+    shared: &'a Arc<ManagerInner<I>>,
     session: &'a Arc<Session<I::Transport>>,
 }
 
@@ -214,7 +214,7 @@ impl<I: SessionManager> Drop for Closed<'_, I> {
     }
 }
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// If the session is gone, the inner manager's part and the transport, forgets it and hands its place on.
     fn settle(self: &Arc<Self>, session: &Arc<Session<I::Transport>>) {
         let gone = session.has(Flag::Closed) && session.has(Flag::Dropped);
@@ -228,7 +228,7 @@ impl<I: SessionManager> Shared<I> {
         // Held before it is parked: whatever ends the parking finds the stream.
         self.settle_streams(session, is_parked);
         if !is_parked {
-            self.parking.bury(session);
+            self.parking.remember_ended(session);
         }
         let (slot, gone) = {
             let mut core = self.lock();
@@ -242,7 +242,7 @@ impl<I: SessionManager> Shared<I> {
             core.places.put_back();
             (slot, gone)
         };
-        if session.has(Flag::Barred) {
+        if session.has(Flag::NoRestore) {
             // Perhaps barred only after it was asked.
             self.parking.take(&record.id);
         }
@@ -255,36 +255,36 @@ impl<I: SessionManager> Shared<I> {
         if !is_parked && session.raise(Flag::EndTold) {
             self.parking.tell_end(record.serial);
         }
-        record.progress.ring();
+        record.progress.notify_waiters();
     }
 }
 
-impl<I: SessionManager> Host<I::Transport> for Shared<I> {
+impl<I: SessionManager> TransportEvents<I::Transport> for ManagerInner<I> {
     fn call_rejection(&self) -> CallRejection {
         self.settings.call_rejection
     }
 
-    fn runs_on(&self, request: Arc<InFlight<I::Transport>>) {
+    fn on_handler_left_running(&self, request: Arc<InFlight<I::Transport>>) {
         self.watch_handler(request);
     }
 
-    fn service_ended(self: Arc<Self>, session: &Arc<Session<I::Transport>>) {
+    fn on_service_ended(self: Arc<Self>, session: &Arc<Session<I::Transport>>) {
         let reason = if session.has(Flag::InitFailed) { CloseReason::InitFailed } else { CloseReason::Ended };
         if self.close(session, reason) {
-            self.start_end(Arc::clone(session));
+            self.spawn_close(Arc::clone(session));
         }
     }
 
-    fn serves(&self, session: &Session<I::Transport>) {
-        self.trailing.expect(&session.record);
+    fn on_serving(&self, session: &Session<I::Transport>) {
+        self.serving_tasks.expect(&session.record);
     }
 
-    fn will_not_trail(&self, session: &Session<I::Transport>) {
-        self.trailing.take(&session.record.id);
+    fn on_task_panicked(&self, session: &Session<I::Transport>) {
+        self.serving_tasks.take(&session.record.id);
     }
 
-    fn step_made(self: Arc<Self>, session: &Arc<Session<I::Transport>>) {
-        session.record.progress.ring();
+    fn on_close_step(self: Arc<Self>, session: &Arc<Session<I::Transport>>) {
+        session.record.progress.notify_waiters();
         self.settle(session);
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::lot::Parked;
+use super::parking_state::Parked;
 use crate::admission::AdmissionPolicy;
 use crate::session::SessionOrigin;
 

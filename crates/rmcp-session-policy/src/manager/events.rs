@@ -9,7 +9,7 @@ use rmcp::transport::streamable_http_server::session::{
     EventId, EventStore, EventStoreError, EventStream, ServerSseMessage, SessionManager,
 };
 
-use super::shared::Shared;
+use super::manager_inner::ManagerInner;
 use crate::context::ClientContext;
 use crate::error::PolicyError;
 use crate::transport::{LazySealKey, SealKey};
@@ -53,7 +53,7 @@ impl EventStore for SealedEvents {
     }
 }
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// The inner manager's event store, bound to the principal of the request that is running.
     pub(super) fn events(&self) -> Option<Arc<dyn EventStore>> {
         let inner = self.inner.event_store()?;

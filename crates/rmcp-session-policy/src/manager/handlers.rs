@@ -7,7 +7,7 @@ use std::time::Duration;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::Instant;
 
-use super::shared::Shared;
+use super::manager_inner::ManagerInner;
 use crate::transport::InFlight;
 
 /// How often they are looked at.
@@ -57,7 +57,7 @@ impl<T> Handlers<T> {
     }
 }
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// Holds a request in flight until its handler is done, for as long as `max_busy`.
     pub(super) fn watch_handler(&self, request: Arc<InFlight<I::Transport>>) {
         if request.is_done() {

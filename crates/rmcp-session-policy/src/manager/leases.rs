@@ -7,7 +7,7 @@ use std::time::Duration;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::Instant;
 
-use super::shared::Shared;
+use super::manager_inner::ManagerInner;
 use crate::transport::{InFlight, Leased};
 
 /// The queue is tidied for the first time when it is this long.
@@ -60,7 +60,7 @@ impl<T> Leases<T> {
     }
 }
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// Sees to it that a request gives its lease back when it is older than `max_busy`.
     pub(super) fn watch_lease(&self, begun: Instant, request: &Arc<InFlight<I::Transport>>) {
         let is_only = self.lock_leases().push(begun, request);

@@ -6,14 +6,14 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::{Instant, timeout_at};
 
 use super::builder::Settings;
-use super::shared::Shared;
+use super::manager_inner::ManagerInner;
 use crate::observe::CloseReason;
-use crate::session::{Phase, Reading, SessionKey};
+use crate::session::{Phase, SessionKey, StateSnapshot};
 use crate::transport::{Flag, Session};
 
 /// Ends sessions whose time has come, and forgets parked ones that are too old. A use of a session never touches a timer: when the session's deadline comes, it is
 /// asked what it did meanwhile, and gets another.
-pub(super) async fn run<I: SessionManager>(shared: Weak<Shared<I>>) {
+pub(super) async fn run<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
     let Some(sooner) = shared.upgrade().map(|shared| Arc::clone(&shared.sooner)) else { return };
     loop {
         let next = {
@@ -50,7 +50,7 @@ enum Due {
     At(Option<Instant>),
 }
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// When a new session is looked at for the first time: as soon as any of its times may have come.
     pub(super) fn first_deadline(&self, session: &Session<I::Transport>, now: Instant) -> Instant {
         let Settings { init_timeout, idle_timeout, max_lifetime, .. } = &self.settings;
@@ -81,9 +81,9 @@ impl<I: SessionManager> Shared<I> {
                         if seen.phase() == Phase::Opening {
                             session.record.left_opening();
                         }
-                        self.lock().begin_end(&session, reason, now);
-                        self.announce_end(&session);
-                        self.start_end(session);
+                        self.lock().mark_closing(&session, reason, now);
+                        self.report_closed(&session);
+                        self.spawn_close(session);
                         return;
                     }
                 }
@@ -102,7 +102,7 @@ impl<I: SessionManager> Shared<I> {
         record.answered().instant() + self.settings.init_timeout
     }
 
-    fn due(&self, session: &Session<I::Transport>, seen: Reading, now: Instant) -> Due {
+    fn due(&self, session: &Session<I::Transport>, seen: StateSnapshot, now: Instant) -> Due {
         let record = &session.record;
         let mut next = None;
         let mut at = |when: Instant| next = Some(next.map_or(when, |next: Instant| next.min(when)));

@@ -6,11 +6,11 @@ use futures_core::Stream;
 use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId, SessionManager};
 use tokio::time::{Instant, timeout_at};
 
-use super::lot::Parked;
+use super::manager_inner::{ManagerInner, not_found};
+use super::parking_state::Parked;
 use super::session_manager::{Abandoned, begin_listening};
-use super::shared::{Shared, not_found};
 use crate::error::PolicyError;
-use crate::scope::{apart, is_listening, keep_for_scope, take_kept};
+use crate::scope::{detached, hold_in_scope, is_listening, take_held};
 use crate::timestamp::Timestamp;
 use crate::transport::{EventSource, Listening, ParkedSession, PolicyStream, Reserved, Session};
 
@@ -18,10 +18,10 @@ type Opened<I> = PolicyStream<<I as SessionManager>::Transport>;
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 type Here<I> = Arc<Session<<I as SessionManager>::Transport>>;
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// What `has_session` reserved for the stream of a session that stays parked.
     pub(super) fn take_reserved(&self, id: &SessionId) -> Option<Reserved<I::Transport>> {
-        take_kept::<Reserved<I::Transport>>().filter(|reserved| reserved.is_of(&self.held, id))
+        take_held::<Reserved<I::Transport>>().filter(|reserved| reserved.is_of(&self.held, id))
     }
 
     /// Opens a listening stream.
@@ -89,7 +89,7 @@ impl<I: SessionManager> Shared<I> {
         };
         let reserved = is_listening().then(|| self.held.reserve(session)).flatten();
         let is_reserved = reserved.is_some();
-        keep_for_scope(|| reserved);
+        hold_in_scope(|| reserved);
         is_reserved
     }
 
@@ -129,7 +129,7 @@ impl<I: SessionManager> Shared<I> {
         }
         // If the client of the request that restores the session hangs up now, the restore is given up.
         let mut abandoned = Abandoned { shared: self, session: Some(Arc::clone(session)) };
-        let stream = apart(self.inner.create_standalone_stream(&session.record.id)).await;
+        let stream = detached(self.inner.create_standalone_stream(&session.record.id)).await;
         abandoned.session = None;
         match stream {
             Ok(stream) => self.held.join(session, self.govern(session, stream)),
@@ -237,7 +237,7 @@ mod tests {
         let (id, _other) = parked(&sessions).await;
         get(async {
             assert!(sessions.has_session(&id).await.unwrap(), "its stream will be held");
-            apart(sessions.parking().delete(&id)).await.unwrap();
+            detached(sessions.parking().delete(&id)).await.unwrap();
             assert!(matches!(sessions.create_standalone_stream(&id).await, Err(PolicyError::NotFound)));
         })
         .await;
@@ -251,7 +251,7 @@ mod tests {
         let (stream, _restored) = get(async {
             assert!(sessions.has_session(&id).await.unwrap(), "its stream will be held");
             park(&sessions, other).await;
-            let restored = apart(sessions.restore_session(SessionId::clone(&id))).await.unwrap();
+            let restored = detached(sessions.restore_session(SessionId::clone(&id))).await.unwrap();
             (sessions.create_standalone_stream(&id).await.unwrap(), restored)
         })
         .await;
@@ -272,7 +272,7 @@ mod tests {
         sessions.shared.held.join(&ended, late);
         assert!(poll!(stream.next()).is_pending());
         assert_eq!(sessions.stats().parked_streams, 1);
-        apart(sessions.parking().delete(&id)).await.unwrap();
+        detached(sessions.parking().delete(&id)).await.unwrap();
         assert!(poll!(stream.next()).is_ready());
     }
 }

@@ -14,16 +14,16 @@ mod handlers;
 mod leases;
 mod lifecycle;
 mod listen;
-mod lot;
+mod manager_inner;
 mod operate;
 mod parking;
+mod parking_state;
 mod place;
 mod places;
 mod restore;
 mod resume;
+mod serving_tasks;
 mod session_manager;
-mod shared;
-mod trailing;
 
 pub use builder::PolicySessionManagerBuilder;
 pub use current_session::{BusyGuard, CurrentSession, CurrentSessionError};
@@ -35,9 +35,9 @@ use std::sync::Arc;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 
+pub(crate) use manager_inner::ManagerInner;
 #[cfg(feature = "http")]
-pub(crate) use shared::Owner;
-pub(crate) use shared::Shared;
+pub(crate) use manager_inner::Owner;
 
 /// A session manager under policies, over any inner one.
 ///
@@ -64,7 +64,7 @@ pub(crate) use shared::Shared;
 /// [`drain`](Self::drain). It belongs to the tokio runtime in which its first session is opened: its deadlines are kept
 /// there.
 pub struct PolicySessionManager<I: SessionManager> {
-    shared: Arc<Shared<I>>,
+    shared: Arc<ManagerInner<I>>,
 }
 
 impl PolicySessionManager<LocalSessionManager> {
@@ -87,7 +87,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
     }
 
     #[cfg(feature = "http")]
-    pub(crate) const fn shared(&self) -> &Arc<Shared<I>> {
+    pub(crate) const fn shared(&self) -> &Arc<ManagerInner<I>> {
         &self.shared
     }
 

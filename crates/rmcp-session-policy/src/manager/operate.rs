@@ -8,9 +8,9 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::time::{Instant, timeout_at};
 
 use super::PolicySessionManager;
-use super::end::FAREWELL;
-use super::lot::Parked;
-use super::shared::Shared;
+use super::end::CLOSE_GRACE;
+use super::manager_inner::ManagerInner;
+use super::parking_state::Parked;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, DrainReport, SessionSnapshot, Stats};
 use crate::session::{Phase, Record, SessionKey};
@@ -58,7 +58,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
                         stats.closing += 1;
                         let is_stuck =
                             |(_, since): (_, Timestamp)| now.saturating_duration_since(since.instant()) >= deadline;
-                        stats.stuck += usize::from(session.end().is_some_and(is_stuck));
+                        stats.stuck += usize::from(session.close_reason().is_some_and(is_stuck));
                     }
                 }
                 stats.busy += usize::from(seen.active() > 0 && seen.phase() != Phase::Closing);
@@ -71,7 +71,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         stats.parked_streams = shared.held.len();
         stats.draining = self.is_draining();
         stats.listeners = shared.tracker.listeners();
-        shared.tally.fill(&mut stats);
+        shared.counters.fill(&mut stats);
         stats
     }
 
@@ -107,10 +107,10 @@ impl<I: SessionManager> PolicySessionManager<I> {
         let (ended, ending): (Vec<_>, Vec<_>) = selected.into_iter().partition(|session| shared.close(session, reason));
         if !reason.is_restorable() {
             for session in ended.iter().chain(&ending) {
-                session.raise(Flag::Barred);
+                session.raise(Flag::NoRestore);
             }
         }
-        ended.iter().for_each(|session| shared.start_end(Arc::clone(session)));
+        ended.iter().for_each(|session| shared.spawn_close(Arc::clone(session)));
         let parked = if reason.is_restorable() {
             0
         } else {
@@ -134,13 +134,13 @@ impl<I: SessionManager> PolicySessionManager<I> {
         if !reason.is_restorable() {
             for session in shared.sessions() {
                 if select.selects(&SessionInfo::of(&session.record)) && shared.close(&session, reason) {
-                    session.raise(Flag::Barred);
-                    shared.start_end(Arc::clone(&session));
+                    session.raise(Flag::NoRestore);
+                    shared.spawn_close(Arc::clone(&session));
                     ended.push(session);
                 }
             }
         }
-        Shared::<I>::wait_until_gone(&ended, deadline).await;
+        ManagerInner::<I>::wait_until_gone(&ended, deadline).await;
         ended.len() + parked
     }
 
@@ -193,7 +193,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
             }
             let until = match (busy, shared.tracker.waiting()) {
                 (0, Waiting::Nothing) => break,
-                (0, Waiting::Unread) => deadline.min(Instant::now() + FAREWELL),
+                (0, Waiting::Unread) => deadline.min(Instant::now() + CLOSE_GRACE),
                 _ => deadline,
             };
             if timeout_at(until, calm).await.is_err() {
@@ -204,12 +204,12 @@ impl<I: SessionManager> PolicySessionManager<I> {
         for session in &rest {
             if shared.close(session, CloseReason::Drained) {
                 report.cut_off += 1;
-                shared.start_end(Arc::clone(session));
+                shared.spawn_close(Arc::clone(session));
             }
         }
         report.listeners = shared.tracker.cut();
-        let calls = shared.tracker.settle(FAREWELL, deadline);
-        let gone = Shared::<I>::wait_until_gone(&rest, Instant::now() + shared.settings.close_deadline);
+        let calls = shared.tracker.settle(CLOSE_GRACE, deadline);
+        let gone = ManagerInner::<I>::wait_until_gone(&rest, Instant::now() + shared.settings.close_deadline);
         let (calls, ()) = tokio::join!(calls, gone);
         (report.calls_finished, report.calls_cut_off) = (calls.finished, calls.cut_off);
         report.stuck = rest.iter().filter(|session| !session.has(Flag::Left)).count();
@@ -222,7 +222,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
     }
 }
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     fn sessions(&self) -> Vec<Arc<Session<I::Transport>>> {
         self.lock().registry.iter().cloned().collect()
     }
@@ -241,9 +241,9 @@ impl<I: SessionManager> Shared<I> {
                 if seen.phase() == Phase::Opening {
                     session.record.left_opening();
                 }
-                self.lock().begin_end(session, CloseReason::Drained, Instant::now());
-                self.announce_end(session);
-                self.start_end(Arc::clone(session));
+                self.lock().mark_closing(session, CloseReason::Drained, Instant::now());
+                self.report_closed(session);
+                self.spawn_close(Arc::clone(session));
                 return Some(true);
             }
         }

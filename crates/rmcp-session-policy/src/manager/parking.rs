@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::PolicySessionManager;
 use super::ends::{Ends, Gone};
-use super::lot::{Came, Limits, Lot, Parked, entry_bytes};
-use super::shared::Shared;
+use super::manager_inner::ManagerInner;
+use super::parking_state::{Came, Limits, Parked, ParkingState, entry_bytes};
 #[cfg(feature = "http")]
 use crate::context::ClientContext;
 use crate::observe::CloseReason;
@@ -24,11 +24,11 @@ use crate::transport::{Flag, Session};
 /// The parked sessions, and the ids that must not come back.
 pub(super) struct Parking {
     pub(super) limits: Limits,
-    /// Whether rmcp was given our store. If it was given another one, only we know which ids are dead.
+    /// Whether rmcp was given our store. If it was given another one, only the manager knows which ids have ended for good.
     ours: AtomicBool,
-    lot: Mutex<Lot>,
+    state: Mutex<ParkingState>,
     /// Ids that were ended for good, oldest first.
-    dead: Mutex<LinkedHashMap<SessionId, ()>>,
+    tombstones: Mutex<LinkedHashMap<SessionId, ()>>,
     ends: Ends,
     /// Rung when there is something to expire.
     sooner: Arc<Notify>,
@@ -42,94 +42,104 @@ pub(super) struct Arrived<'a> {
 
 impl Parking {
     pub(super) fn new(limits: Limits, ends: Ends, sooner: Arc<Notify>) -> Self {
-        Self { limits, ours: AtomicBool::new(false), lot: Mutex::default(), dead: Mutex::default(), ends, sooner }
+        Self {
+            limits,
+            ours: AtomicBool::new(false),
+            state: Mutex::default(),
+            tombstones: Mutex::default(),
+            ends,
+            sooner,
+        }
     }
 
-    /// Does something with the lot under its lock, and gives what has left it for good.
-    fn change<R>(&self, change: impl FnOnce(&mut Lot, &mut Vec<Parked>) -> R) -> (R, Gone<'_>) {
+    /// Does something with the state under its lock, and gives what has left it for good.
+    fn change<R>(&self, change: impl FnOnce(&mut ParkingState, &mut Vec<Parked>) -> R) -> (R, Gone<'_>) {
         let mut gone = Gone { ends: &self.ends, sessions: Vec::new() };
-        let mut lot = self.lot.lock().unwrap_or_else(PoisonError::into_inner);
-        let had_oldest = lot.oldest().is_some();
-        let changed = change(&mut lot, &mut gone.sessions);
-        if !had_oldest && lot.oldest().is_some() {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let had_oldest = state.oldest().is_some();
+        let changed = change(&mut state, &mut gone.sessions);
+        if !had_oldest && state.oldest().is_some() {
             self.sooner.notify_one();
         }
-        drop(lot);
+        drop(state);
         (changed, gone)
     }
 
-    fn look_at<R>(&self, look: impl FnOnce(&Lot) -> R) -> R {
-        look(&self.lot.lock().unwrap_or_else(PoisonError::into_inner))
+    fn look_at<R>(&self, look: impl FnOnce(&ParkingState) -> R) -> R {
+        look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What to park of a session that has ended; `None` if there is nothing to restore it from.
     pub(super) fn keep<T>(&self, session: &Session<T>, now: Instant) -> Option<Parked> {
-        let parcel = session.take_parcel().filter(|_| self.limits.entries > 0)?;
+        let initialize_params = session.take_initialize_params().filter(|_| self.limits.entries > 0)?;
         let is_back = session.record.restored && !session.has(Flag::Replayed);
-        Some(Parked::of(&session.record, parcel, is_back, now))
+        Some(Parked::of(&session.record, initialize_params, is_back, now))
     }
 
     /// Parks a session that has left its place, of which now so many are without a session. If there is no room, those go
     /// first whose clients never called, itself included, then the oldest.
     pub(super) fn park(&self, id: SessionId, parked: Parked, places: usize, now: Instant) -> Gone<'_> {
         let limits = &self.limits;
-        let park = |lot: &mut Lot, gone: &mut Vec<Parked>| {
-            lot.expire(now, limits.age, gone);
-            lot.park(id, parked, limits, places, gone);
+        let park = |state: &mut ParkingState, gone: &mut Vec<Parked>| {
+            state.expire(now, limits.age, gone);
+            state.park(id, parked, limits, places, gone);
         };
         self.change(park).1
     }
 
     /// Notes that a session, which was pinned if it is restored, has come into a place, of which now so many are without one.
     pub(super) fn arrive(&self, id: &str, pin: Option<&Parked>, places: usize) -> Arrived<'_> {
-        let (came, gone) = self.change(|lot, gone| lot.arrive(id, pin, &self.limits, places, gone));
+        let (came, gone) = self.change(|state, gone| state.arrive(id, pin, &self.limits, places, gone));
         Arrived { came, gone }
     }
 
     /// Keeps a session's room while it is being restored, until it [arrives](Self::arrive) or is [unpinned](Self::unpin).
     pub(super) fn pin(&self, id: &str) -> Option<Parked> {
-        self.change(|lot, _| lot.pin(id)).0
+        self.change(|state, _| state.pin(id)).0
     }
 
     /// The restore of a pinned session is over, while so many places are without a session. If it did not arrive, it is
     /// parked as before.
     pub(super) fn unpin(&self, id: &SessionId, pin: &Parked, places: usize) -> Gone<'_> {
         let now = Instant::now();
-        self.change(|lot, gone| lot.unpin(id, pin, now, &self.limits, places, gone)).1
+        self.change(|state, gone| state.unpin(id, pin, now, &self.limits, places, gone)).1
     }
 
     /// Remembers an id that was ended for good, where a store that is not ours might bring it back.
-    pub(super) fn bury<T>(&self, session: &Session<T>) {
-        let for_good = session.has(Flag::Barred)
-            || matches!(session.end(), Some((CloseReason::Client | CloseReason::Lifetime | CloseReason::Revoked, _)));
+    pub(super) fn remember_ended<T>(&self, session: &Session<T>) {
+        let for_good = session.has(Flag::NoRestore)
+            || matches!(
+                session.close_reason(),
+                Some((CloseReason::Client | CloseReason::Lifetime | CloseReason::Revoked, _))
+            );
         if for_good && self.limits.entries > 0 && !self.ours.load(Relaxed) {
-            let mut dead = self.dead.lock().unwrap_or_else(PoisonError::into_inner);
-            dead.insert(SessionId::clone(&session.record.id), ());
-            while dead.len() > self.limits.entries {
-                dead.pop_front();
+            let mut tombstones = self.tombstones.lock().unwrap_or_else(PoisonError::into_inner);
+            tombstones.insert(SessionId::clone(&session.record.id), ());
+            while tombstones.len() > self.limits.entries {
+                tombstones.pop_front();
             }
         }
     }
 
     /// Whether an id that is not parked must not come back. If the store is ours, what is not parked was ended, or
     /// forgotten, since rmcp loaded it.
-    pub(super) fn is_dead(&self, id: &str) -> bool {
-        self.ours.load(Relaxed) || self.dead.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    pub(super) fn is_ended_for_good(&self, id: &str) -> bool {
+        self.ours.load(Relaxed) || self.tombstones.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
     }
 
     pub(super) fn get(&self, id: &str, now: Instant) -> Option<Parked> {
         self.expire(now);
-        self.look_at(|lot| lot.get(id).cloned())
+        self.look_at(|state| state.get(id).cloned())
     }
 
     pub(super) fn contains(&self, id: &str) -> bool {
-        self.look_at(|lot| lot.get(id).is_some())
+        self.look_at(|state| state.get(id).is_some())
     }
 
     /// Looks at who opened a parked session.
     #[cfg(feature = "http")]
     pub(super) fn look<R>(&self, id: &str, look: impl FnOnce(Option<&ClientContext>) -> R) -> Option<R> {
-        self.look_at(|lot| lot.get(id).map(|parked| look(parked.context())))
+        self.look_at(|state| state.get(id).map(|parked| look(parked.context())))
     }
 
     /// Notes that a parked session was heard of: its age counts from now. It is no use of the session. False if it is not
@@ -137,9 +147,9 @@ impl Parking {
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
     pub(super) fn touch(&self, id: &str, now: Instant) -> bool {
         let limits = &self.limits;
-        let touch = |lot: &mut Lot, gone: &mut Vec<Parked>| {
-            lot.expire(now, limits.age, gone);
-            lot.touch(id, now, limits, gone)
+        let touch = |state: &mut ParkingState, gone: &mut Vec<Parked>| {
+            state.expire(now, limits.age, gone);
+            state.touch(id, now, limits, gone)
         };
         self.change(touch).0
     }
@@ -147,30 +157,30 @@ impl Parking {
     /// Takes a session out that must not come back; true for the one caller that did. One that is being restored is ended
     /// once it is.
     pub(super) fn take(&self, id: &str) -> bool {
-        self.change(|lot, gone| lot.take(id, gone)).0
+        self.change(|state, gone| state.take(id, gone)).0
     }
 
     /// Takes out every parked session for which `predicate` holds, asked outside the lock; tells how many.
     pub(super) fn take_all(&self, predicate: impl Fn(&SessionId, &Parked) -> bool) -> usize {
         let copy = |(id, parked): (&SessionId, &Parked)| (SessionId::clone(id), parked.clone());
-        let all: Vec<_> = self.look_at(|lot| lot.iter().map(copy).collect());
+        let all: Vec<_> = self.look_at(|state| state.iter().map(copy).collect());
         all.iter().filter(|(id, parked)| predicate(id, parked) && self.take(id)).count()
     }
 
     /// How many are parked, and what they hold in bytes.
     pub(super) fn size(&self, now: Instant) -> (usize, usize) {
         self.expire(now);
-        self.look_at(Lot::size)
+        self.look_at(ParkingState::size)
     }
 
     /// Forgets what was parked too long ago.
     pub(super) fn expire(&self, now: Instant) {
-        drop(self.change(|lot, gone| lot.expire(now, self.limits.age, gone)));
+        drop(self.change(|state, gone| state.expire(now, self.limits.age, gone)));
     }
 
     /// When the next one will have been parked for too long.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.look_at(Lot::oldest).map(|since| since + self.limits.age)
+        self.look_at(ParkingState::oldest).map(|since| since + self.limits.age)
     }
 
     /// Tells the policies that a session has ended for good that was not parked.
@@ -180,7 +190,7 @@ impl Parking {
 }
 
 /// The parking, as rmcp sees it.
-struct ParkingStore<I: SessionManager>(Arc<Shared<I>>);
+struct ParkingStore<I: SessionManager>(Arc<ManagerInner<I>>);
 
 impl<I: SessionManager> PolicySessionManager<I> {
     /// The store to hand to rmcp as `StreamableHttpServerConfig::session_store`: with it, an evicted or idle session is
@@ -201,7 +211,7 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
     async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
         self.0.parking.ours.store(true, Relaxed);
         match self.0.parking.get(id, Instant::now()) {
-            Some(parked) => Ok(Some(SessionState::new(serde_json::from_slice(&parked.parcel)?))),
+            Some(parked) => Ok(Some(SessionState::new(serde_json::from_slice(&parked.initialize_params)?))),
             None => Ok(None),
         }
     }
@@ -214,14 +224,14 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
         if limits.entries == 0 {
             return Ok(());
         }
-        let parcel = serde_json::to_vec(&state.initialize_params)?;
+        let initialize_params = serde_json::to_vec(&state.initialize_params)?;
         // One that would not fit at all would push all others out first.
-        let bytes = entry_bytes(id, parcel.len(), session.record.context.as_deref());
+        let bytes = entry_bytes(id, initialize_params.len(), session.record.context.as_deref());
         if bytes > limits.entry_bytes.min(limits.bytes) {
             tracing::debug!(session = %session.record.fingerprint(), bytes, "too large to park");
             return Ok(());
         }
-        session.set_parcel(parcel.into());
+        session.set_initialize_params(initialize_params.into());
         Ok(())
     }
 
@@ -231,9 +241,9 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
         self.0.bar_restore(id);
         if let Some(session) = self.0.find(id) {
             if self.0.close(&session, CloseReason::Client) {
-                self.0.start_end(session);
+                self.0.spawn_close(session);
             } else {
-                session.raise(Flag::Barred);
+                session.raise(Flag::NoRestore);
             }
         }
         self.0.parking.take(id);

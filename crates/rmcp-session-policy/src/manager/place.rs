@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
 
+use super::manager_inner::{ManagerInner, ManagerState};
 use super::places::Places;
-use super::shared::{Core, Shared};
 use crate::admission::{Arrival, ArrivalKind, ClientKey};
 use crate::context::ClientContext;
 use crate::observe::CloseReason;
@@ -38,7 +38,7 @@ trait Capacity: Send + Sync {
     fn release(&self, kind: ArrivalKind);
 }
 
-impl<I: SessionManager> Capacity for Shared<I> {
+impl<I: SessionManager> Capacity for ManagerInner<I> {
     fn release(&self, kind: ArrivalKind) {
         let mut core = self.lock();
         core.places.give_up(kind);
@@ -76,7 +76,7 @@ impl fmt::Debug for Place {
 
 /// A request that waits for a place; its drop leaves the queue.
 struct Waiting<'a, I: SessionManager> {
-    shared: &'a Arc<Shared<I>>,
+    shared: &'a Arc<ManagerInner<I>>,
     number: u64,
     wake: Arc<Notify>,
     /// Whether it had its turn, and so has taken a victim.
@@ -94,7 +94,7 @@ impl<I: SessionManager> Drop for Waiting<'_, I> {
 
 /// A request on its way to a place.
 struct Search<'a, I: SessionManager> {
-    shared: &'a Arc<Shared<I>>,
+    shared: &'a Arc<ManagerInner<I>>,
     kind: ArrivalKind,
     context: Option<&'a ClientContext>,
     began: Instant,
@@ -116,7 +116,7 @@ enum Step<T> {
     Takes(Arc<Session<T>>, Instant),
 }
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// Gets a place for a request: a free one, or, unless only a free one will do, that of a victim.
     ///
     /// `None` if no session may go.
@@ -150,8 +150,8 @@ impl<I: SessionManager> Shared<I> {
                 Step::Waits(until) => (until, false),
                 Step::Listens(until) => (until, true),
                 Step::Takes(victim, until) => {
-                    self.announce_end(&victim);
-                    self.start_end(victim);
+                    self.report_closed(&victim);
+                    self.spawn_close(victim);
                     (until, false)
                 }
             };
@@ -177,7 +177,7 @@ impl<'a, I: SessionManager> Search<'a, I> {
     /// go.
     fn next_step(
         &mut self,
-        core: &mut Core<I::Transport>,
+        core: &mut ManagerState<I::Transport>,
         now: Instant,
         change: Pin<&mut Notified<'_>>,
     ) -> Step<I::Transport> {
@@ -211,7 +211,7 @@ impl<'a, I: SessionManager> Search<'a, I> {
         }
         match choice {
             Choice::Victim(victim) => {
-                core.begin_end(&victim, CloseReason::Evicted, now);
+                core.mark_closing(&victim, CloseReason::Evicted, now);
                 core.places.stalled_since = None;
                 self.expect(core, now);
                 Step::Takes(victim, self.next_victim)
@@ -246,7 +246,7 @@ impl<'a, I: SessionManager> Search<'a, I> {
     }
 
     /// Waits in the queue, if it does not yet.
-    fn queue(&mut self, core: &mut Core<I::Transport>, now: Instant) {
+    fn queue(&mut self, core: &mut ManagerState<I::Transport>, now: Instant) {
         if self.waiting.is_none() {
             let arrival = Arrival::new(now, self.kind);
             let arrival = match self.context {
@@ -258,7 +258,7 @@ impl<'a, I: SessionManager> Search<'a, I> {
     }
 
     /// Expects the place of a session whose end has begun.
-    fn expect(&mut self, core: &mut Core<I::Transport>, now: Instant) {
+    fn expect(&mut self, core: &mut ManagerState<I::Transport>, now: Instant) {
         self.next_victim = now + VICTIM_TIMEOUT;
         match &mut self.waiting {
             Some(waiting) if waiting.expects => return,
@@ -276,7 +276,7 @@ impl<'a, I: SessionManager> Search<'a, I> {
     }
 
     /// When the first of the queue looks again though nothing wakes it: some sessions may go once a moment has come.
-    fn look_again_at(core: &Core<I::Transport>, now: Instant, latest: Instant) -> Instant {
+    fn look_again_at(core: &ManagerState<I::Transport>, now: Instant, latest: Instant) -> Instant {
         let moment = core.registry.next_moment().unwrap_or(latest);
         moment.max(now + Duration::from_millis(1)).min(latest)
     }

@@ -11,15 +11,15 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::create::Luggage;
-use super::lot::Parked;
+use super::manager_inner::ManagerInner;
+use super::parking_state::Parked;
 use super::place::Place;
-use super::shared::Shared;
 use crate::admission::{ArrivalKind, Permit};
 use crate::context::ClientContext;
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
-use crate::scope::{Outcome, apart, is_passive, keep_for_scope, let_go, note, take_kept};
-use crate::session::{Activity, Kind, Origin};
+use crate::scope::{Outcome, clear_held, detached, hold_in_scope, is_passive, record_outcome, take_held};
+use crate::session::{Activity, ActivityKind, Origin};
 use crate::timestamp::Timestamp;
 use crate::transport::{Flag, PolicyTransport, Session};
 
@@ -31,22 +31,22 @@ const RMCP_FORGETS: Duration = Duration::from_millis(10);
 
 /// A restore under way.
 #[derive(Debug, Default)]
-pub(super) struct UnderWay {
+pub(super) struct Flight {
     done: Notify,
     /// Whether the session was deleted or revoked meanwhile.
     barred: AtomicBool,
 }
 
 /// The right to restore an id, which one has at a time; its drop lets the next one go on.
-struct Right<I: SessionManager> {
-    shared: Arc<Shared<I>>,
+struct FlightGuard<I: SessionManager> {
+    shared: Arc<ManagerInner<I>>,
     id: SessionId,
-    under_way: Arc<UnderWay>,
+    under_way: Arc<Flight>,
     /// What the session comes back from, if that is settled. It keeps its room in the parking meanwhile.
     pin: Option<Parked>,
 }
 
-impl<I: SessionManager> Drop for Right<I> {
+impl<I: SessionManager> Drop for FlightGuard<I> {
     fn drop(&mut self) {
         if let Some(pin) = &self.pin {
             let gone = {
@@ -67,18 +67,18 @@ impl<I: SessionManager> Drop for Right<I> {
 }
 
 /// One request's hold of that right. If it ends without a session, the next request goes on a little later.
-struct Restoring<I: SessionManager> {
-    right: Option<Right<I>>,
+struct PendingRestore<I: SessionManager> {
+    right: Option<FlightGuard<I>>,
     /// What the session comes back with, if that is settled.
     admitted: Option<(Permit, Place)>,
 }
 
-impl<I: SessionManager> Restoring<I> {
-    const fn new(right: Right<I>) -> Self {
+impl<I: SessionManager> PendingRestore<I> {
+    const fn new(right: FlightGuard<I>) -> Self {
         Self { right: Some(right), admitted: None }
     }
 
-    fn is_of(&self, shared: &Arc<Shared<I>>, id: &SessionId) -> bool {
+    fn is_of(&self, shared: &Arc<ManagerInner<I>>, id: &SessionId) -> bool {
         self.right.as_ref().is_some_and(|right| right.id == *id && Arc::ptr_eq(&right.shared, shared))
     }
 
@@ -103,7 +103,7 @@ impl<I: SessionManager> Restoring<I> {
     }
 }
 
-impl<I: SessionManager> Drop for Restoring<I> {
+impl<I: SessionManager> Drop for PendingRestore<I> {
     fn drop(&mut self) {
         // rmcp forgets a restore that failed on a task of its own, and until then answers 404 to whoever asks for that id.
         if let Some(right) = self.right.take()
@@ -120,7 +120,7 @@ impl<I: SessionManager> Drop for Restoring<I> {
 type Restored<I> = RestoreOutcome<PolicyTransport<<I as SessionManager>::Transport>>;
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// Restores a session. It obeys the laws of any newcomer; if it is refused, it stays parked.
     pub(super) async fn restore(self: &Arc<Self>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
         let mut restoring = self.right_to_restore(&id).await?;
@@ -132,15 +132,15 @@ impl<I: SessionManager> Shared<I> {
         match &restored {
             Ok(RestoreOutcome::Restored(_)) => restoring.done(),
             // Nobody else tries until rmcp is done with this request.
-            _ => keep_for_scope(|| Some(restoring)),
+            _ => hold_in_scope(|| Some(restoring)),
         }
         restored
     }
 
     /// Waits, bounded, for the right to restore an id, and for what is left of its last incarnation.
-    async fn right_to_restore(self: &Arc<Self>, id: &SessionId) -> Result<Restoring<I>, Failed<I>> {
+    async fn right_to_restore(self: &Arc<Self>, id: &SessionId) -> Result<PendingRestore<I>, Failed<I>> {
         let deadline = Instant::now() + self.settings.close_deadline;
-        let mut kept = take_kept::<Restoring<I>>().filter(|restoring| restoring.is_of(self, id));
+        let mut kept = take_held::<PendingRestore<I>>().filter(|restoring| restoring.is_of(self, id));
         loop {
             let restoring = match kept.take() {
                 Some(restoring) => restoring,
@@ -165,11 +165,11 @@ impl<I: SessionManager> Shared<I> {
 
     async fn restore_by(
         self: &Arc<Self>,
-        restoring: &mut Restoring<I>,
+        restoring: &mut PendingRestore<I>,
         id: SessionId,
     ) -> Result<Restored<I>, Failed<I>> {
         let parked = restoring.pin();
-        if restoring.is_barred() || parked.is_none() && self.parking.is_dead(&id) {
+        if restoring.is_barred() || parked.is_none() && self.parking.is_ended_for_good(&id) {
             return Ok(RestoreOutcome::NotSupported);
         }
         let admitted = match restoring.admitted.take() {
@@ -184,20 +184,20 @@ impl<I: SessionManager> Shared<I> {
         let now = Instant::now();
         let luggage = match parked {
             Some(parked) => {
-                let parcel = Some(Arc::clone(&parked.parcel));
-                Luggage { origin: parked.origin(id), parcel, pin: Some(parked) }
+                let initialize_params = Some(Arc::clone(&parked.initialize_params));
+                Luggage { origin: parked.origin(id), initialize_params, pin: Some(parked) }
             }
             None => {
                 let origin = Origin::new(id, ClientContext::current(), Timestamp::of(now));
-                Luggage { origin: Origin { restored: true, ..origin }, parcel: None, pin: None }
+                Luggage { origin: Origin { restored: true, ..origin }, initialize_params: None, pin: None }
             }
         };
         // It leaves the parking in there: had this future been dropped before, the session would still be parked.
         let transport = self.register(luggage, transport, place, permit, now)?;
-        if restoring.is_barred() || transport.session().has(Flag::Barred) {
+        if restoring.is_barred() || transport.session().has(Flag::NoRestore) {
             // Deleted or revoked while it was being restored: it is ended the one way there is.
             if self.close(transport.session(), CloseReason::Client) {
-                self.start_end(Arc::clone(transport.session()));
+                self.spawn_close(Arc::clone(transport.session()));
             }
             return Ok(RestoreOutcome::NotSupported);
         }
@@ -235,21 +235,26 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Takes the right to restore an id, or gives what to wait for.
-    fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<Restoring<I>, Arc<UnderWay>> {
+    fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<PendingRestore<I>, Arc<Flight>> {
         match self.restoring.entry(SessionId::clone(id)) {
             Entry::Occupied(other) => Err(Arc::clone(other.get())),
             Entry::Vacant(vacant) => {
-                let under_way = Arc::<UnderWay>::default();
+                let under_way = Arc::<Flight>::default();
                 vacant.insert(Arc::clone(&under_way));
                 self.restores.fetch_add(1, SeqCst);
-                Ok(Restoring::new(Right { shared: Arc::clone(self), id: SessionId::clone(id), under_way, pin: None }))
+                Ok(PendingRestore::new(FlightGuard {
+                    shared: Arc::clone(self),
+                    id: SessionId::clone(id),
+                    under_way,
+                    pin: None,
+                }))
             }
         }
     }
 
     /// Takes the right to restore a parked session for the request that asks for it, which must be in a scope: rmcp asks
     /// whether the session is there, and restores it in another call. Gives what to wait for if it is being restored.
-    fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<Option<Restoring<I>>, Arc<UnderWay>> {
+    fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<Option<PendingRestore<I>>, Arc<Flight>> {
         if ClientContext::is_in_scope() && self.may_come_back(id) {
             let mut restoring = self.begin_restore(id)?;
             // Looked at again, now that nobody else can: it may have come back meanwhile, and been parked again.
@@ -268,7 +273,11 @@ impl<I: SessionManager> Shared<I> {
     /// Keeps the right to restore a session, and all it needs to come back, until rmcp asks for it or the scope ends. Who
     /// may not is told so now: rmcp would hold a restore that fails against whoever asks next. True for a GET whose session
     /// stays parked: its stream is held.
-    async fn admit_reserved(self: &Arc<Self>, id: &SessionId, mut restoring: Restoring<I>) -> Result<bool, Failed<I>> {
+    async fn admit_reserved(
+        self: &Arc<Self>,
+        id: &SessionId,
+        mut restoring: PendingRestore<I>,
+    ) -> Result<bool, Failed<I>> {
         let admitted = match self.admit_restore().await {
             Ok(Some(admitted)) => admitted,
             refused => {
@@ -281,7 +290,7 @@ impl<I: SessionManager> Shared<I> {
             }
         };
         restoring.admitted = Some(admitted);
-        keep_for_scope(|| Some(restoring));
+        hold_in_scope(|| Some(restoring));
         Ok(false)
     }
 
@@ -294,7 +303,7 @@ impl<I: SessionManager> Shared<I> {
             _already_present => {}
         }
         // The inner manager has what nobody opened through this one. Such a session does not exist.
-        apart(self.inner.close_session(id)).await.map_err(failed)?;
+        detached(self.inner.close_session(id)).await.map_err(failed)?;
         match again().await.map_err(failed)? {
             RestoreOutcome::Restored(transport) => Ok(Some(transport)),
             _ => Ok(None),
@@ -304,14 +313,14 @@ impl<I: SessionManager> Shared<I> {
     /// Whether the session exists and takes requests. Waits, bounded, while the id is closing or being restored. Within a
     /// scope, a parked session that may not come back is refused here.
     pub(super) async fn has(self: &Arc<Self>, id: &SessionId) -> Result<bool, Failed<I>> {
-        let_go();
+        clear_held();
         if self.directory.look(id, takes_requests) == Some(true) {
             return Ok(true);
         }
         // Boxed, because rmcp would carry the room for it through each request.
         let answer = Box::pin(self.resolve(id)).await;
         if matches!(answer, Ok(false)) {
-            note(Outcome::Absent);
+            record_outcome(Outcome::Absent);
         }
         answer
     }
@@ -334,7 +343,7 @@ impl<I: SessionManager> Shared<I> {
                     Err(other) => self.wait_for_restore(id, &other, deadline).await,
                     // It may have come back just before the right to restore it was taken.
                     Ok(reserved) if self.find(id).is_some() => {
-                        reserved.into_iter().for_each(Restoring::done);
+                        reserved.into_iter().for_each(PendingRestore::done);
                         true
                     }
                     Ok(Some(restoring)) => return self.admit_reserved(id, restoring).await,
@@ -360,7 +369,7 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// Waits until a restore that is under way is done; false if it takes too long.
-    async fn wait_for_restore(&self, id: &SessionId, restore: &Arc<UnderWay>, deadline: Instant) -> bool {
+    async fn wait_for_restore(&self, id: &SessionId, restore: &Arc<Flight>, deadline: Instant) -> bool {
         let mut done = std::pin::pin!(restore.done.notified());
         done.as_mut().enable();
         let over = self.restoring.get(id).is_none_or(|now| !Arc::ptr_eq(now.value(), restore));
@@ -379,8 +388,8 @@ fn holds<T: Send + 'static>(session: &Arc<Session<T>>) -> bool {
     if !ClientContext::is_in_scope() {
         return !session.is_closing();
     }
-    let lease = Activity::begin(session, Kind::Lease, Instant::now());
+    let lease = Activity::begin(session, ActivityKind::Hold, Instant::now());
     let held = lease.is_some();
-    keep_for_scope(|| lease);
+    hold_in_scope(|| lease);
     held
 }

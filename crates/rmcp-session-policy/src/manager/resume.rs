@@ -8,13 +8,13 @@ use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 
+use super::manager_inner::{ManagerInner, not_found};
 use super::session_manager::begin_listening;
-use super::shared::{Shared, not_found};
 use crate::error::PolicyError;
-use crate::scope::{Outcome, note};
+use crate::scope::{Outcome, record_outcome};
 use crate::transport::{EventId, EventSource, PolicyStream, Resumption, Session};
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// The number in the event ids of this incarnation.
     pub(super) fn incarnation(&self, session: &Session<I::Transport>) -> u32 {
         self.incarnations.number(session.record.key)
@@ -89,6 +89,6 @@ fn is_answered<T>(session: &Session<T>, request: &EventSource) -> bool {
 
 /// Nothing is left of a request's stream, and whoever answers the client is told so.
 fn over<E: std::error::Error>() -> PolicyError<E> {
-    note(Outcome::StreamOver);
+    record_outcome(Outcome::StreamOver);
     PolicyError::UnknownEvent
 }

@@ -13,13 +13,13 @@ use tokio::time::Instant;
 use super::PolicySessionManager;
 use super::asking::Asking;
 use super::current_session::CurrentSession;
-use super::shared::{Shared, not_found};
+use super::manager_inner::{ManagerInner, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
 use crate::context::ClientContext;
 use crate::error::{PolicyError, Rejected};
 use crate::observe::CloseReason;
-use crate::scope::{Outcome, is_apart, let_go, note, take_kept};
-use crate::session::{Activity, Kind, Record, Software};
+use crate::scope::{Outcome, clear_held, is_detached, record_outcome, take_held};
+use crate::session::{Activity, ActivityKind, Record, Software};
 use crate::transport::{
     EventSource, Flag, IdRefused, MAX_IN_FLIGHT, PolicyStream, PolicyTransport, Seat, Session, is_call, kind_of,
 };
@@ -41,13 +41,13 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         id: &SessionId,
         mut message: ClientJsonRpcMessage,
     ) -> Result<ServerJsonRpcMessage, Self::Error> {
-        let kind = if is_replay(&message) { Kind::Replay } else { Kind::Handshake };
+        let kind = if is_replay(&message) { ActivityKind::Replay } else { ActivityKind::Handshake };
         let session = self.shared.find(id).ok_or_else(|| self.shared.cut_off(kind, None))?;
-        let cut_off = || self.shared.cut_off(kind, session.end().map(|(reason, _)| reason));
+        let cut_off = || self.shared.cut_off(kind, session.close_reason().map(|(reason, _)| reason));
         let activity = Activity::begin(&session, kind, Instant::now()).ok_or_else(cut_off)?;
         note_software(&session, &message);
         session.raise(Flag::Initializing);
-        session.record.progress.ring();
+        session.record.progress.notify_waiters();
         let mut abandoned = Abandoned { shared: &self.shared, session: Some(Arc::clone(&session)) };
         let answer = match self.shared.take_seat(&session, &message) {
             Err(refused) => Ok(*refused),
@@ -61,7 +61,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         abandoned.session = None;
         let failed = !matches!(answer, Ok(ServerJsonRpcMessage::Response(_)));
         session.raise(if failed { Flag::InitFailed } else { Flag::Initialized });
-        let answer = match (answer, session.end()) {
+        let answer = match (answer, session.close_reason()) {
             // What answers may be the farewell.
             (Ok(ServerJsonRpcMessage::Error(_)), Some((reason, _))) if !is_of_service(reason) => Err(cut_off()),
             (Ok(answer), _) => Ok(answer),
@@ -69,7 +69,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             (Err(error), _) => Err(self.shared.failed_opening(kind, error)),
         };
         if failed && self.shared.close(&session, CloseReason::InitFailed) {
-            self.shared.start_end(session);
+            self.shared.spawn_close(session);
         }
         answer
     }
@@ -79,10 +79,10 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
-        let_go();
+        clear_held();
         // rmcp closes a session once more when its service ends, and a manager around this one when it ends it.
-        let served = self.shared.trailing.take(id);
-        let for_good = served.is_none() && !is_apart();
+        let served = self.shared.serving_tasks.take(id);
+        let for_good = served.is_none() && !is_detached();
         if for_good {
             self.shared.bar_restore(id);
         }
@@ -98,11 +98,11 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let reason = if for_good { CloseReason::Client } else { CloseReason::Ended };
         if !self.shared.close(&session, reason) {
             if for_good {
-                session.raise(Flag::Barred);
+                session.raise(Flag::NoRestore);
             }
             return Ok(());
         }
-        let ended = self.shared.end_and_wait(session).await;
+        let ended = self.shared.close_and_wait(session).await;
         ended.map_err(|error| self.shared.failed(ArrivalKind::Request, error))
     }
 
@@ -114,7 +114,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let Entered { session, held } = self.shared.enter(id)?;
         let kind = match &message {
             ClientJsonRpcMessage::Request(request) => kind_of(&request.request),
-            _ => Kind::Message,
+            _ => ActivityKind::Message,
         };
         let seat = match self.shared.take_seat(&session, &message) {
             Ok(seat) => seat,
@@ -153,7 +153,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             true => Entered { session: self.shared.find_live(id)?, held: None },
             false => self.shared.enter(id)?,
         };
-        let kind = if replay { Kind::Replay } else { Kind::Message };
+        let kind = if replay { ActivityKind::Replay } else { ActivityKind::Message };
         let activity = begin(&session, held, kind, Instant::now()).ok_or_else(not_found)?;
         let initialized = matches!(&message, ClientJsonRpcMessage::Notification(notification)
             if matches!(notification.notification, ClientNotification::InitializedNotification(_)));
@@ -175,7 +175,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let accepted = self.shared.inner.accept_message(id, message).await;
         if replay && initialized && accepted.is_ok() {
             session.raise(Flag::Replayed);
-            session.record.progress.ring();
+            session.record.progress.notify_waiters();
         }
         drop(activity);
         accepted.map_err(|error| self.shared.failed_within(&session, error))
@@ -207,7 +207,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
 
 /// Ends a session whose `initialize` nobody waits for any more: its id was never told to the client.
 pub(super) struct Abandoned<'a, I: SessionManager> {
-    pub(super) shared: &'a Arc<Shared<I>>,
+    pub(super) shared: &'a Arc<ManagerInner<I>>,
     pub(super) session: Option<Arc<Session<I::Transport>>>,
 }
 
@@ -216,7 +216,7 @@ impl<I: SessionManager> Drop for Abandoned<'_, I> {
         if let Some(session) = self.session.take()
             && self.shared.close(&session, CloseReason::InitFailed)
         {
-            self.shared.start_end(session);
+            self.shared.spawn_close(session);
         }
     }
 }
@@ -229,7 +229,7 @@ const fn is_of_service(reason: CloseReason) -> bool {
 pub(super) fn begin_listening<I: SessionManager>(
     session: &Arc<Session<I::Transport>>,
 ) -> Result<Activity<Session<I::Transport>>, PolicyError<I::Error>> {
-    let activity = Activity::begin(session, Kind::Listen, Instant::now()).ok_or_else(not_found)?;
+    let activity = Activity::begin(session, ActivityKind::Listen, Instant::now()).ok_or_else(not_found)?;
     if session.record.restored {
         session.record.ready();
     }
@@ -246,7 +246,7 @@ struct Entered<T> {
 fn begin<T>(
     session: &Arc<Session<T>>,
     held: Option<Activity<Session<T>>>,
-    kind: Kind,
+    kind: ActivityKind,
     now: Instant,
 ) -> Option<Activity<Session<T>>> {
     match held {
@@ -283,7 +283,7 @@ fn cut(text: &str) -> Box<str> {
     text[..end].into()
 }
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// Enters the id of a request among those in flight, or gives the answer to one whose id may not be.
     fn take_seat<'a>(
         &self,
@@ -317,7 +317,7 @@ impl<I: SessionManager> Shared<I> {
 
     /// Finds the session of a request: it is at hand if rmcp asked for it in the scope of the request.
     fn enter(&self, id: &str) -> Result<Entered<I::Transport>, PolicyError<I::Error>> {
-        let held = take_kept::<Activity<Session<I::Transport>>>();
+        let held = take_held::<Activity<Session<I::Transport>>>();
         let is_this = |record: &Record| *record.id == *id && record.is_of(&self.signals);
         match held.filter(|held| is_this(&held.session().record) && !held.session().is_closing()) {
             Some(held) => Ok(Entered { session: Arc::clone(held.session()), held: Some(held) }),
@@ -327,16 +327,16 @@ impl<I: SessionManager> Shared<I> {
 
     /// An `initialize` whose session ended before it was answered: the client has no session yet that could be unknown, and
     /// may try again.
-    fn cut_off(&self, kind: Kind, reason: Option<CloseReason>) -> PolicyError<I::Error> {
+    fn cut_off(&self, kind: ActivityKind, reason: Option<CloseReason>) -> PolicyError<I::Error> {
         let draining = reason == Some(CloseReason::Drained) || self.stops_taking(ArrivalKind::Create);
         let refusal = match kind {
             // To the request that restores its session, that one is not there.
-            Kind::Replay => return not_found(),
+            ActivityKind::Replay => return not_found(),
             _ if draining => Rejected::draining(ArrivalKind::Create),
             _ => Rejected::cut_off(ArrivalKind::Create),
         };
         let error = if draining { PolicyError::Draining } else { PolicyError::NotFound };
-        note(Outcome::Rejected(Box::new(self.turn_away(refusal, ClientContext::current().as_deref()))));
+        record_outcome(Outcome::Rejected(Box::new(self.turn_away(refusal, ClientContext::current().as_deref()))));
         error
     }
 
@@ -346,15 +346,15 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// The same of a handshake, or of the replay of one: it is the session that is turned away.
-    fn failed_opening(&self, kind: Kind, error: I::Error) -> PolicyError<I::Error> {
-        self.failed(if kind == Kind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create }, error)
+    fn failed_opening(&self, kind: ActivityKind, error: I::Error) -> PolicyError<I::Error> {
+        self.failed(if kind == ActivityKind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create }, error)
     }
 
     /// Asks whether a request may be made within a session. Tells what it holds of that, and since when.
     async fn admit_request(
         &self,
         session: &Session<I::Transport>,
-        kind: Kind,
+        kind: ActivityKind,
     ) -> Result<(Option<Lease>, Instant), Rejected> {
         let now = Instant::now();
         if !kind.is_use() {

@@ -7,7 +7,7 @@ use crate::admission::ArrivalKind;
 
 /// Counts since the manager was built.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct Counters {
     pub(crate) opened: AtomicU64,
     pub(crate) restored: AtomicU64,
     /// POSTs that came through the HTTP layer, within a session or to open one.
@@ -19,7 +19,7 @@ pub(crate) struct Tally {
     rejected_requests: [AtomicU64; RejectionReason::ALL.len()],
 }
 
-impl Tally {
+impl Counters {
     pub(crate) fn count_closed(&self, reason: CloseReason) {
         self.closed[reason as usize].fetch_add(1, Relaxed);
     }

@@ -5,7 +5,7 @@ mod event;
 mod reason;
 mod snapshot;
 
-pub(crate) use counts::Tally;
+pub(crate) use counts::Counters;
 pub use counts::{DrainReport, Stats};
 pub use event::{SessionEvent, SessionObserver};
 pub use reason::{CloseReason, RejectionReason};

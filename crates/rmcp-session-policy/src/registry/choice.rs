@@ -268,11 +268,11 @@ mod tests {
 
     use super::*;
     use crate::eviction::{Lru, victim_fn};
-    use crate::registry::stage::{Stage, begin, call, lenient, looks, touch};
-    use crate::session::{Kind, SessionKey};
+    use crate::registry::test_registry::{TestRegistry, begin, call, lenient, looks, touch};
+    use crate::session::{ActivityKind, SessionKey};
 
-    fn half_open(max_opening: usize) -> Stage {
-        Stage::with(Lru::new(), lenient(), max_opening)
+    fn half_open(max_opening: usize) -> TestRegistry {
+        TestRegistry::with(Lru::new(), lenient(), max_opening)
     }
 
     #[tokio::test(start_paused = true)]
@@ -288,7 +288,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_share_of_half_open_sessions_gives_its_oldest_and_never_a_ready_one() {
         let mut stage = half_open(2);
-        stage.crowd::<2>();
+        stage.ready_many::<2>();
         [stage.opening(), stage.opening(), stage.opening()].into_iter().for_each(drop);
         assert_eq!([stage.victim(), stage.victim()], [Some(3), Some(4)]);
         assert_eq!(stage.signals.opening.load(SeqCst), 1);
@@ -300,7 +300,7 @@ mod tests {
         let mut stage = half_open(2);
         stage.ready();
         let [two, three] = [stage.opening(), stage.opening()];
-        let handshakes = [&two, &three].map(|record| begin(record, Kind::Handshake));
+        let handshakes = [&two, &three].map(|record| begin(record, ActivityKind::Handshake));
         assert!(matches!(stage.choose(), Choice::Handshakes));
         let [of_two, of_three] = handshakes;
         drop(of_three);
@@ -314,14 +314,14 @@ mod tests {
     async fn a_restore_takes_the_oldest_half_open_session_and_else_the_policy_s_choice() {
         let mut stage = half_open(2);
         let [_one, two, _three] = [stage.ready(), stage.opening(), stage.opening()];
-        let restore = |stage: &mut Stage| match stage.choose_for(ArrivalKind::Restore) {
+        let restore = |stage: &mut TestRegistry| match stage.choose_for(ArrivalKind::Restore) {
             Choice::Victim(record) => Ok(stage.registry.remove(record.key).unwrap().session.key.generation()),
             choice => Err(matches!(choice, Choice::Handshakes)),
         };
-        let handshake = begin(&two, Kind::Handshake);
+        let handshake = begin(&two, ActivityKind::Handshake);
         assert_eq!(restore(&mut stage), Ok(3), "the other half-open one is answering");
         let four = stage.opening();
-        let other = begin(&four, Kind::Handshake);
+        let other = begin(&four, ActivityKind::Handshake);
         assert!(matches!(stage.choose(), Choice::Handshakes), "a newcomer waits");
         assert_eq!(restore(&mut stage), Ok(1), "a restore does not");
         assert_eq!(restore(&mut stage), Err(true), "unless there is nothing else");
@@ -335,7 +335,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_slow_handshakes_is_passed_once() {
         let mut stage = half_open(10);
-        let handshakes: Vec<_> = (0..1_000).map(|_| begin(&stage.opening(), Kind::Handshake)).collect();
+        let handshakes: Vec<_> = (0..1_000).map(|_| begin(&stage.opening(), ActivityKind::Handshake)).collect();
         assert!(matches!(stage.choose(), Choice::Handshakes));
         assert_eq!(stage.registry.opening.len(), 0, "all are set aside");
         drop(handshakes);
@@ -387,8 +387,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_policy_that_panics_costs_nobody_a_place() {
         for method in ["on_insert", "on_remove", "on_idle", "victim"] {
-            let mut stage = Stage::new(Panics(method, Fifo::new()));
-            let [one, ..] = stage.crowd::<4>();
+            let mut stage = TestRegistry::new(Panics(method, Fifo::new()));
+            let [one, ..] = stage.ready_many::<4>();
             let busy = call(&one);
             assert_eq!(stage.victim(), Some(2), "{method}");
             drop(busy);
@@ -404,11 +404,11 @@ mod tests {
         use std::sync::atomic::AtomicUsize;
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);
-        let mut stage = Stage::new(victim_fn(move |candidates: &Candidates<'_>| {
+        let mut stage = TestRegistry::new(victim_fn(move |candidates: &Candidates<'_>| {
             counter.fetch_add(1, SeqCst);
             policy(candidates)
         }));
-        let [one, two, ..] = stage.crowd::<4>();
+        let [one, two, ..] = stage.ready_many::<4>();
         let _busy = call(&one);
         touch(&two);
         assert_eq!(stage.victim(), Some(2), "the oldest that may go");
@@ -419,7 +419,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_policy_that_names_who_may_not_go_is_overruled() {
-        let mut removed = Stage::new(Lru::new());
+        let mut removed = TestRegistry::new(Lru::new());
         let stranger = removed.ready().key;
         let index = stranger.index() as u32;
         is_overruled(|_| Some(SessionKey::new(9_999, 1)), PROPOSALS);
@@ -432,11 +432,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_policy_that_names_a_session_whose_end_has_begun_is_overruled() {
         let mut named = None;
-        let mut stage = Stage::new(victim_fn(move |candidates: &Candidates<'_>| {
+        let mut stage = TestRegistry::new(victim_fn(move |candidates: &Candidates<'_>| {
             named = named.or_else(|| candidates.iter().map(|session| session.key()).min());
             named
         }));
-        stage.crowd::<3>();
+        stage.ready_many::<3>();
         let Choice::Victim(closing) = stage.choose() else { panic!("somebody may go") };
         assert_eq!((closing.key.generation(), stage.registry.overruled), (1, 0));
         assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 1));
@@ -446,8 +446,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_is_overruled_when_nobody_may_go() {
-        let mut stage = Stage::new(Lru::new());
-        let _busy = stage.crowd::<3>().map(|record| call(&record));
+        let mut stage = TestRegistry::new(Lru::new());
+        let _busy = stage.ready_many::<3>().map(|record| call(&record));
         assert_eq!((stage.victim(), stage.registry.overruled), (None, 0));
     }
 
@@ -457,7 +457,7 @@ mod tests {
         let flip = AtomicBool::new(false);
         let protect = Arc::new(move |_: &SessionInfo<'_>| flip.fetch_xor(true, SeqCst));
         let rules = crate::registry::Rules { protect: Some(protect), ..lenient() };
-        let mut stage = Stage::with(Lru::new(), rules, usize::MAX);
+        let mut stage = TestRegistry::with(Lru::new(), rules, usize::MAX);
         stage.ready();
         let count = looks(|| drop(stage.choose()));
         assert!(count <= PROPOSALS + CLAIMS);
@@ -467,8 +467,8 @@ mod tests {
     async fn notes_of_whom_to_look_at_again_are_no_more_than_the_sessions() {
         // Each is first met as idle too briefly, then as busy: a near moment, then a far one, over and over.
         let rules = crate::registry::Rules { min_idle: Duration::from_millis(10), ..lenient() };
-        let mut stage = Stage::with(Lru::new(), rules, usize::MAX);
-        let crowd = stage.crowd::<20>();
+        let mut stage = TestRegistry::with(Lru::new(), rules, usize::MAX);
+        let crowd = stage.ready_many::<20>();
         for _ in 0..500 {
             let calls = crowd.each_ref().map(call);
             assert_eq!(stage.victim(), None);

@@ -9,7 +9,7 @@ mod roster;
 mod rules;
 mod sessions;
 #[cfg(any(test, feature = "testing"))]
-pub(crate) mod stage;
+pub(crate) mod test_registry;
 
 pub(crate) use choice::Choice;
 pub(crate) use roster::Roster;

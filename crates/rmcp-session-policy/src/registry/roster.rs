@@ -49,7 +49,7 @@ impl<'a> Roster<'a> {
     /// The session if it may go; if not, it is marked so that its change is told.
     pub(crate) fn meet(&self, key: SessionKey) -> Option<SessionInfo<'a>> {
         #[cfg(any(test, feature = "testing"))]
-        super::stage::note_look();
+        super::test_registry::note_look();
         let record = self.record(key)?;
         let read = record.state.read();
         let mut verdict = self.rules.judge(record, read, self.now);
@@ -86,7 +86,7 @@ impl<'a> Roster<'a> {
             .records()
             .inspect(|_| {
                 #[cfg(any(test, feature = "testing"))]
-                super::stage::note_look();
+                super::test_registry::note_look();
             })
             .filter(move |record| rules.judge(record, record.state.read(), now) == Verdict::MayGo)
             .map(SessionInfo::of)
@@ -98,18 +98,18 @@ mod tests {
     use std::sync::Barrier;
 
     use crate::eviction::{Fifo, SessionInfo};
-    use crate::registry::stage::{Stage, call};
+    use crate::registry::test_registry::{TestRegistry, call};
 
     use super::*;
 
-    fn roster(stage: &Stage) -> Roster<'_> {
+    fn roster(stage: &TestRegistry) -> Roster<'_> {
         let (slots, rules) = (&stage.registry.slots, &stage.registry.rules);
         Roster { slots, rules, now: Instant::now(), newcomer: None, again: RefCell::default() }
     }
 
     #[test]
     fn an_end_beside_a_meeting_is_seen_or_tells_of_itself() {
-        let mut stage = Stage::new(Fifo::new());
+        let mut stage = TestRegistry::new(Fifo::new());
         let record = stage.ready();
         for _ in 0..3_000 {
             let (busy, start) = (call(&record), Barrier::new(2));
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_closes_beside_a_meeting_is_seen_or_tells_of_itself() {
-        let mut stage = Stage::new(Fifo::new());
+        let mut stage = TestRegistry::new(Fifo::new());
         let record = stage.ready();
         for _ in 0..3_000 {
             let start = Barrier::new(2);
@@ -163,9 +163,9 @@ mod loom_tests {
 
     use super::*;
     use crate::eviction::{Candidates, Fifo};
-    use crate::registry::stage::{Stage, call};
+    use crate::registry::test_registry::{TestRegistry, call};
 
-    fn roster(stage: &Stage) -> Roster<'_> {
+    fn roster(stage: &TestRegistry) -> Roster<'_> {
         let (slots, rules) = (&stage.registry.slots, &stage.registry.rules);
         Roster { slots, rules, now: Instant::now(), newcomer: None, again: RefCell::default() }
     }
@@ -173,7 +173,7 @@ mod loom_tests {
     #[test]
     fn an_end_beside_a_meeting_is_seen_or_tells_of_itself() {
         model(|| {
-            let mut stage = Stage::new(Fifo::new());
+            let mut stage = TestRegistry::new(Fifo::new());
             let record = stage.ready();
             let busy = call(&record);
             let end = thread::spawn(move || drop(busy));
@@ -187,7 +187,7 @@ mod loom_tests {
     #[test]
     fn a_stream_that_closes_beside_a_meeting_is_seen_or_tells_of_itself() {
         model(|| {
-            let mut stage = Stage::new(Fifo::new());
+            let mut stage = TestRegistry::new(Fifo::new());
             let record = stage.ready();
             record.stream_opened();
             let closing = Arc::clone(&record);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::eviction::SessionInfo;
 use crate::session::Record;
-use crate::session::{Phase, Reading};
+use crate::session::{Phase, StateSnapshot};
 
 /// A question about a session.
 pub(crate) type Predicate = Arc<dyn Fn(&SessionInfo<'_>) -> bool + Send + Sync>;
@@ -37,7 +37,7 @@ pub(crate) enum Verdict {
 
 impl Rules {
     /// Judges a session by one reading of its state.
-    pub(crate) fn judge(&self, record: &Record, seen: Reading, now: Instant) -> Verdict {
+    pub(crate) fn judge(&self, record: &Record, seen: StateSnapshot, now: Instant) -> Verdict {
         // A moment that is too far away to be told is never.
         let over = |from: Instant, lasts| from.checked_add(lasts).is_some_and(|until| until <= now);
         let not_for = |from: Instant, lasts| Verdict::Not(from.checked_add(lasts));
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
     use crate::eviction::{Fifo, Lru};
-    use crate::registry::stage::{Stage, begin, call, lenient, touch};
+    use crate::registry::test_registry::{TestRegistry, begin, call, lenient, touch};
 
     const fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
@@ -101,8 +101,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_session_is_safe_until_it_has_been_idle_for_min_idle() {
-        let mut stage = Stage::with(Fifo::new(), Rules { min_idle: secs(10), ..lenient() }, usize::MAX);
-        let [one, _] = stage.crowd();
+        let mut stage = TestRegistry::with(Fifo::new(), Rules { min_idle: secs(10), ..lenient() }, usize::MAX);
+        let [one, _] = stage.ready_many();
         advance(secs(4)).await;
         touch(&one);
         advance(secs(6) - Duration::from_millis(1)).await;
@@ -115,8 +115,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_whose_time_has_come_go_in_the_policy_s_order_however_many_they_are() {
-        let mut stage = Stage::with(Fifo::new(), Rules { min_idle: secs(10), ..lenient() }, usize::MAX);
-        let crowd = stage.crowd::<200>();
+        let mut stage = TestRegistry::with(Fifo::new(), Rules { min_idle: secs(10), ..lenient() }, usize::MAX);
+        let crowd = stage.ready_many::<200>();
         for record in crowd.iter().rev() {
             advance(Duration::from_millis(1)).await;
             touch(record);
@@ -128,8 +128,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_as_old_as_max_busy_protects_no_longer() {
-        let mut stage = Stage::with(Lru::new(), Rules { max_busy: secs(60), ..lenient() }, usize::MAX);
-        let [one, two] = stage.crowd();
+        let mut stage = TestRegistry::with(Lru::new(), Rules { max_busy: secs(60), ..lenient() }, usize::MAX);
+        let [one, two] = stage.ready_many();
         let (hung, _later) = (call(&one), call(&two));
         advance(secs(30)).await;
         let _hung_too = call(&two);
@@ -144,7 +144,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_session_with_a_hung_request_may_go_as_soon_as_its_newer_ones_end() {
-        let mut stage = Stage::with(Lru::new(), Rules { max_busy: secs(60), ..lenient() }, usize::MAX);
+        let mut stage = TestRegistry::with(Lru::new(), Rules { max_busy: secs(60), ..lenient() }, usize::MAX);
         let one = stage.ready();
         let _hung = call(&one);
         advance(secs(60)).await;
@@ -156,10 +156,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_notification_that_hangs_protects_no_longer_than_a_request() {
-        use crate::session::Kind;
-        let mut stage = Stage::with(Lru::new(), Rules { max_busy: secs(60), ..lenient() }, usize::MAX);
+        use crate::session::ActivityKind;
+        let mut stage = TestRegistry::with(Lru::new(), Rules { max_busy: secs(60), ..lenient() }, usize::MAX);
         let one = stage.ready();
-        let _hung = begin(&one, Kind::Message);
+        let _hung = begin(&one, ActivityKind::Message);
         assert_eq!(stage.victim(), None);
         advance(secs(60)).await;
         assert_eq!(stage.victim(), Some(1));
@@ -168,13 +168,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_duration_too_long_to_be_told_is_for_ever() {
         let forever = Rules { max_busy: Duration::MAX, ..lenient() };
-        let mut stage = Stage::with(Lru::new(), forever, usize::MAX);
-        let [one, _] = stage.crowd();
+        let mut stage = TestRegistry::with(Lru::new(), forever, usize::MAX);
+        let [one, _] = stage.ready_many();
         let _busy = call(&one);
         assert_eq!(stage.victims(), [2]);
         let never = Rules { min_idle: Duration::MAX, ..lenient() };
-        let mut stage = Stage::with(Lru::new(), never, usize::MAX);
-        stage.crowd::<2>();
+        let mut stage = TestRegistry::with(Lru::new(), never, usize::MAX);
+        stage.ready_many::<2>();
         assert_eq!(stage.victim(), None);
     }
 
@@ -184,8 +184,8 @@ mod tests {
         let lifted = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&lifted);
         let protect: Predicate = Arc::new(move |session| session.uses() > 0 && !seen.load(SeqCst));
-        let mut stage = Stage::with(Lru::new(), Rules { protect: Some(protect), ..lenient() }, usize::MAX);
-        let [one, two, _] = stage.crowd();
+        let mut stage = TestRegistry::with(Lru::new(), Rules { protect: Some(protect), ..lenient() }, usize::MAX);
+        let [one, two, _] = stage.ready_many();
         [&one, &two].into_iter().for_each(touch);
         assert_eq!(stage.victims(), [3]);
         lifted.store(true, SeqCst);
@@ -199,9 +199,9 @@ mod tests {
         let lifted = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&lifted);
         let protect: Predicate = Arc::new(move |session| session.uses() == 0 || !seen.load(SeqCst));
-        let mut stage = Stage::with(Lru::new(), Rules { protect: Some(protect), ..lenient() }, usize::MAX);
-        stage.crowd::<100>();
-        let [one, two, three] = stage.crowd();
+        let mut stage = TestRegistry::with(Lru::new(), Rules { protect: Some(protect), ..lenient() }, usize::MAX);
+        stage.ready_many::<100>();
+        let [one, two, three] = stage.ready_many();
         [&three, &one, &two].into_iter().for_each(touch);
         assert_eq!(stage.victim(), None);
         lifted.store(true, SeqCst);
@@ -213,8 +213,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_predicate_that_panics_protects() {
         let protect: Predicate = Arc::new(|session| if session.uses() > 0 { panic!("of the test") } else { false });
-        let mut stage = Stage::with(Lru::new(), Rules { protect: Some(protect), ..lenient() }, usize::MAX);
-        let [one, _] = stage.crowd();
+        let mut stage = TestRegistry::with(Lru::new(), Rules { protect: Some(protect), ..lenient() }, usize::MAX);
+        let [one, _] = stage.ready_many();
         touch(&one);
         assert_eq!(stage.victims(), [2]);
         assert_eq!(stage.registry.overruled, 0, "the policy is not to blame");
@@ -222,7 +222,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_restored_session_is_kept_for_the_request_that_brought_it_back() {
-        let mut stage = Stage::new(Lru::new());
+        let mut stage = TestRegistry::new(Lru::new());
         advance(secs(1)).await;
         let [_one, _two] = [stage.restored(), stage.ready()];
         assert_eq!(stage.victims(), [2], "though it was used before the other");

@@ -210,11 +210,11 @@ impl<S: Recorded> Registry<S> {
 #[cfg(test)]
 mod tests {
     use crate::eviction::Lru;
-    use crate::registry::stage::{Stage, call};
+    use crate::registry::test_registry::{TestRegistry, call};
 
     #[tokio::test(start_paused = true)]
     async fn an_index_is_reused_and_a_key_is_not() {
-        let mut stage = Stage::new(Lru::new());
+        let mut stage = TestRegistry::new(Lru::new());
         let one = stage.ready().key;
         assert_eq!(stage.victim(), Some(1));
         let two = stage.ready().key;
@@ -248,8 +248,8 @@ mod tests {
         }
 
         let here = Arc::new(AtomicI64::new(0));
-        let mut stage = Stage::new(Counts(Arc::clone(&here)));
-        let [one, two, three] = stage.crowd();
+        let mut stage = TestRegistry::new(Counts(Arc::clone(&here)));
+        let [one, two, three] = stage.ready_many();
         assert_eq!(here.load(SeqCst), 3);
         two.state.close();
         stage.registry.retire(two.key);
@@ -263,15 +263,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_list_of_half_open_sessions_stays_short() {
-        let mut stage = Stage::new(Lru::new());
-        stage.crowd::<1_000>();
+        let mut stage = TestRegistry::new(Lru::new());
+        stage.ready_many::<1_000>();
         assert!(stage.registry.opening.len() <= 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_session_that_ends_while_it_is_set_aside_is_forgotten() {
-        let mut stage = Stage::new(Lru::new());
-        let [one, _] = stage.crowd();
+        let mut stage = TestRegistry::new(Lru::new());
+        let [one, _] = stage.ready_many();
         let busy = call(&one);
         assert_eq!(stage.victims(), [2]);
         one.state.close();
@@ -301,8 +301,8 @@ mod tests {
             }
         }
 
-        let mut stage = Stage::new(MostRecent::default());
-        let [one, two, _] = stage.crowd();
+        let mut stage = TestRegistry::new(MostRecent::default());
+        let [one, two, _] = stage.ready_many();
         for used in [&two, &one] {
             stage.registry.used(used);
         }

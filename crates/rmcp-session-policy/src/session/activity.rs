@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::kind::Kind;
+use super::kind::ActivityKind;
 use super::record::Recorded;
-use super::requests::Ticket;
+use super::requests::ActivityId;
 
 /// An activity under way; its drop is its end.
 #[derive(Debug)]
 pub(crate) struct Activity<S: Recorded> {
     session: Arc<S>,
-    kind: Kind,
-    ticket: Ticket,
+    kind: ActivityKind,
+    id: ActivityId,
 }
 
 impl<S: Recorded> Activity<S> {
     /// Counts an activity in, unless the session is closing.
-    pub(crate) fn begin(session: &Arc<S>, kind: Kind, now: Instant) -> Option<Self> {
-        let ticket = session.record().begin(kind, now)?;
-        Some(Self { session: Arc::clone(session), kind, ticket })
+    pub(crate) fn begin(session: &Arc<S>, kind: ActivityKind, now: Instant) -> Option<Self> {
+        let id = session.record().begin(kind, now)?;
+        Some(Self { session: Arc::clone(session), kind, id })
     }
 
     pub(crate) const fn session(&self) -> &Arc<S> {
@@ -29,8 +29,8 @@ impl<S: Recorded> Activity<S> {
     }
 
     /// Makes one of another kind of it, which begins now, unless the session is closing. At no moment is it none.
-    pub(crate) fn turn_into(mut self, kind: Kind, now: Instant) -> Option<Self> {
-        self.ticket = self.session.record().turn(self.ticket, kind, now)?;
+    pub(crate) fn turn_into(mut self, kind: ActivityKind, now: Instant) -> Option<Self> {
+        self.id = self.session.record().convert(self.id, kind, now)?;
         self.kind = kind;
         Some(self)
     }
@@ -39,13 +39,13 @@ impl<S: Recorded> Activity<S> {
         ptr::eq(&*self.session, session)
     }
 
-    pub(crate) const fn kind(&self) -> Kind {
+    pub(crate) const fn kind(&self) -> ActivityKind {
         self.kind
     }
 }
 
 impl<S: Recorded> Drop for Activity<S> {
     fn drop(&mut self) {
-        self.session.record().end(self.kind, self.ticket);
+        self.session.record().end(self.kind, self.id);
     }
 }

@@ -2,7 +2,7 @@
 
 /// How an activity counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ActivityKind {
     /// A request other than those below.
     Call,
     /// A request that hosts make by themselves right after the handshake, such as `tools/list`. It is a use, and is no call.
@@ -18,12 +18,12 @@ pub(crate) enum Kind {
     /// The opening of a stream by GET.
     Listen,
     /// A request that has found its session and is not handed to it yet.
-    Lease,
+    Hold,
     /// Work of a handler's own, for which it holds its session busy.
     Work,
 }
 
-impl Kind {
+impl ActivityKind {
     /// Whether it is a request of a client other than `ping` and `initialize`.
     pub(crate) const fn is_use(self) -> bool {
         matches!(self, Self::Call | Self::List)

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use super::fingerprint::Fingerprint;
 use super::key::SessionKey;
-use super::kind::Kind;
+use super::kind::ActivityKind;
 use super::origin::{Origin, SessionOrigin};
-use super::requests::{Requests, Ticket};
+use super::requests::{ActivityId, Requests};
 use super::signals::Signals;
-use super::state::{Phase, Reading, State};
-use crate::bell::Bell;
+use super::state::{Phase, State, StateSnapshot};
 use crate::context::ClientContext;
+use crate::lazy_notify::LazyNotify;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard};
 use crate::timestamp::Timestamp;
 
@@ -69,7 +69,7 @@ pub(crate) struct Record {
     pub(crate) context: Option<Arc<ClientContext>>,
     pub(crate) software: OnceLock<Box<Software>>,
     /// Rung at each step of an end that somebody may wait for.
-    pub(crate) progress: Bell,
+    pub(crate) progress: LazyNotify,
 }
 
 impl Record {
@@ -96,7 +96,7 @@ impl Record {
             called: AtomicBool::new(origin.called),
             requests: Mutex::default(),
             signals,
-            progress: Bell::default(),
+            progress: LazyNotify::default(),
         }
     }
 
@@ -138,43 +138,47 @@ impl Record {
         Fingerprint::of(&self.id)
     }
 
-    fn touch(&self, kind: Kind, at: Timestamp, _locked: &MutexGuard<'_, Requests>) {
+    fn touch(&self, kind: ActivityKind, at: Timestamp, _locked: &MutexGuard<'_, Requests>) {
         let touched = match kind {
-            Kind::Call | Kind::List | Kind::Message | Kind::Handshake | Kind::Work => &self.last_used,
-            Kind::Ping | Kind::Listen => &self.last_heard,
-            Kind::Replay | Kind::Lease => return,
+            ActivityKind::Call
+            | ActivityKind::List
+            | ActivityKind::Message
+            | ActivityKind::Handshake
+            | ActivityKind::Work => &self.last_used,
+            ActivityKind::Ping | ActivityKind::Listen => &self.last_heard,
+            ActivityKind::Replay | ActivityKind::Hold => return,
         };
         // A thread may take its stamp and be overtaken before it has the lock.
         touched.store(touched.load(Relaxed).max(at.0), Relaxed);
     }
 
     /// Counts an activity in, unless the session is closing.
-    pub(crate) fn begin(&self, kind: Kind, now: Instant) -> Option<Ticket> {
+    pub(crate) fn begin(&self, kind: ActivityKind, now: Instant) -> Option<ActivityId> {
         self.state.begin().then(|| self.note_begin(self.lock_requests(), None, kind, Timestamp::of(now)))
     }
 
     /// Turns an activity into one that begins now, unless the session is closing.
-    pub(crate) fn turn(&self, ticket: Ticket, kind: Kind, now: Instant) -> Option<Ticket> {
+    pub(crate) fn convert(&self, ticket: ActivityId, kind: ActivityKind, now: Instant) -> Option<ActivityId> {
         // Locked before the word moves: who chooses a victim either read the word before, and then it has moved, or finds the
         // new moment behind this lock. Of a beginning it is told by the count, which a turn leaves as it is.
         let requests = self.lock_requests();
-        self.state.turn().then(|| self.note_begin(requests, Some(ticket), kind, Timestamp::of(now)))
+        self.state.convert().then(|| self.note_begin(requests, Some(ticket), kind, Timestamp::of(now)))
     }
 
     /// Notes what begins, in place of another one or not.
     fn note_begin(
         &self,
         mut requests: MutexGuard<'_, Requests>,
-        instead: Option<Ticket>,
-        kind: Kind,
+        instead: Option<ActivityId>,
+        kind: ActivityKind,
         at: Timestamp,
-    ) -> Ticket {
+    ) -> ActivityId {
         self.touch(kind, at, &requests);
         if kind.is_use() {
             self.uses.store(self.uses() + 1, Relaxed);
             self.mark.store(true, Relaxed);
         }
-        if kind == Kind::Call {
+        if kind == ActivityKind::Call {
             self.called.store(true, Relaxed);
         }
         if let Some(ticket) = instead {
@@ -182,16 +186,16 @@ impl Record {
         }
         let ticket = requests.begin(at);
         drop(requests);
-        if kind.is_use() || kind == Kind::Ping {
+        if kind.is_use() || kind == ActivityKind::Ping {
             self.ready();
         }
         ticket
     }
 
     /// Counts an activity out.
-    pub(crate) fn end(&self, kind: Kind, ticket: Ticket) {
+    pub(crate) fn end(&self, kind: ActivityKind, ticket: ActivityId) {
         let at = Timestamp::of(Instant::now());
-        if kind == Kind::Handshake {
+        if kind == ActivityKind::Handshake {
             self.answered.store(at.0, Relaxed);
         }
         let mut requests = self.lock_requests();
@@ -205,7 +209,7 @@ impl Record {
         }
         // The end of a session does not wait for all of them, so it is told of each.
         if reading.phase() == Phase::Closing {
-            self.progress.ring();
+            self.progress.notify_waiters();
         }
         if reading.active() == 0 {
             if reading.phase() == Phase::Opening {
@@ -249,7 +253,7 @@ impl Record {
     }
 
     pub(crate) fn stream_closed(&self, now: Instant) {
-        self.touch(Kind::Listen, Timestamp::of(now), &self.lock_requests());
+        self.touch(ActivityKind::Listen, Timestamp::of(now), &self.lock_requests());
         self.open_streams.fetch_sub(1, SeqCst);
         self.may_go_again();
     }
@@ -268,7 +272,7 @@ impl Record {
     }
 
     /// When the newest activity under way began. `None` if there is none, or one began or ended since `seen` was read.
-    pub(crate) fn newest_request(&self, seen: Reading) -> Option<Timestamp> {
+    pub(crate) fn newest_request(&self, seen: StateSnapshot) -> Option<Timestamp> {
         let requests = self.lock_requests();
         (requests.len() == seen.active()).then(|| requests.newest()).flatten()
     }
@@ -286,8 +290,8 @@ mod tests {
 
     use super::*;
     use crate::eviction::Lru;
-    use crate::registry::stage::{Stage, begin, call};
-    use crate::registry::{Choice, Rules, stage};
+    use crate::registry::test_registry::{TestRegistry, begin, call};
+    use crate::registry::{Choice, Rules, test_registry};
     use crate::session::Activity;
 
     /// Acts as a request that ends after a session is judged busy and before it is marked as met.
@@ -297,8 +301,8 @@ mod tests {
         let taken = Arc::clone(&ending);
         // Asked once the session is known to be ready: the first time, the request it protects for ends.
         let protect = Arc::new(move |_: &crate::eviction::SessionInfo<'_>| taken.lock().unwrap().take().is_some());
-        let rules = Rules { protect: Some(protect), max_busy: Duration::ZERO, ..stage::lenient() };
-        let mut stage = Stage::with(Lru::new(), rules, usize::MAX);
+        let rules = Rules { protect: Some(protect), max_busy: Duration::ZERO, ..test_registry::lenient() };
+        let mut stage = TestRegistry::with(Lru::new(), rules, usize::MAX);
         let one = stage.ready();
         *ending.lock().unwrap() = Some(call(&one));
         assert_eq!((stage.victim(), stage.registry.overruled), (Some(1), 0));
@@ -306,7 +310,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_ends_after_the_mark_tells_of_itself() {
-        let mut stage = Stage::new(Lru::new());
+        let mut stage = TestRegistry::new(Lru::new());
         let one = stage.ready();
         let busy = call(&one);
         assert_eq!((stage.victim(), stage.signals.idle.len()), (None, 0));
@@ -317,35 +321,42 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_hosts_do_by_themselves_is_a_use_and_no_call() {
-        let mut stage = Stage::new(Lru::new());
+        let mut stage = TestRegistry::new(Lru::new());
         let one = stage.opening();
-        for kind in [Kind::Handshake, Kind::Message, Kind::Ping, Kind::Listen, Kind::Replay, Kind::Lease] {
+        for kind in [
+            ActivityKind::Handshake,
+            ActivityKind::Message,
+            ActivityKind::Ping,
+            ActivityKind::Listen,
+            ActivityKind::Replay,
+            ActivityKind::Hold,
+        ] {
             drop(begin(&one, kind));
             assert_eq!((one.uses(), one.has_called()), (0, false), "{kind:?}");
         }
-        drop(begin(&one, Kind::List));
+        drop(begin(&one, ActivityKind::List));
         assert_eq!((one.uses(), one.has_called(), one.is_marked()), (1, false, true));
         assert_eq!(one.state.read().phase(), Phase::Ready);
-        drop(begin(&one, Kind::Call));
+        drop(begin(&one, ActivityKind::Call));
         assert_eq!((one.uses(), one.has_called()), (2, true));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_becomes_a_request_is_a_use_and_protects_from_then_on() {
-        let rules = Rules { max_busy: Duration::from_secs(60), ..stage::lenient() };
-        let mut stage = Stage::with(Lru::new(), rules, usize::MAX);
+        let rules = Rules { max_busy: Duration::from_secs(60), ..test_registry::lenient() };
+        let mut stage = TestRegistry::with(Lru::new(), rules, usize::MAX);
         let one = stage.ready();
-        let (first, second) = (begin(&one, Kind::Lease).unwrap(), begin(&one, Kind::Lease).unwrap());
+        let (first, second) = (begin(&one, ActivityKind::Hold).unwrap(), begin(&one, ActivityKind::Hold).unwrap());
         tokio::time::advance(Duration::from_secs(59)).await;
         assert_eq!(one.uses(), 0);
-        let call = first.turn_into(Kind::Call, Instant::now()).unwrap();
+        let call = first.turn_into(ActivityKind::Call, Instant::now()).unwrap();
         assert_eq!((one.uses(), one.state.read().active()), (1, 2));
         assert!(one.last_used() >= Timestamp::at(Instant::now()));
         tokio::time::advance(Duration::from_secs(59)).await;
         assert_eq!(stage.victim(), None, "the call is younger than a minute");
         drop(second);
         one.state.close();
-        assert!(call.turn_into(Kind::Call, Instant::now()).is_none(), "nothing begins once the end has");
+        assert!(call.turn_into(ActivityKind::Call, Instant::now()).is_none(), "nothing begins once the end has");
         assert_eq!(one.state.read().active(), 0);
     }
 
@@ -354,7 +365,7 @@ mod tests {
     fn no_end_of_a_request_is_lost() {
         const CLIENTS: usize = 4;
         for _ in 0..5 {
-            let mut stage = Stage::new(Lru::new());
+            let mut stage = TestRegistry::new(Lru::new());
             let crowd: Vec<_> = (0..8).map(|_| stage.ready()).collect();
             let stop = AtomicBool::new(false);
             let mut gone = 0;
@@ -366,7 +377,7 @@ mod tests {
                             if stop.load(SeqCst) {
                                 break;
                             }
-                            drop(begin(&crowd[nth % crowd.len()], Kind::Call));
+                            drop(begin(&crowd[nth % crowd.len()], ActivityKind::Call));
                         }
                     });
                 }
@@ -376,7 +387,7 @@ mod tests {
                     if gone < crowd.len() / 2
                         && let Choice::Victim(record) = stage.choose()
                     {
-                        begun_too_late |= begin(&record, Kind::Call).is_some();
+                        begun_too_late |= begin(&record, ActivityKind::Call).is_some();
                         stage.registry.remove(record.key);
                         gone += 1;
                     }
@@ -404,14 +415,14 @@ mod loom_tests {
 
     use super::*;
     use crate::eviction::Fifo;
-    use crate::registry::stage::{Stage, begin, call, lenient};
+    use crate::registry::test_registry::{TestRegistry, begin, call, lenient};
     use crate::registry::{Choice, Rules};
     use crate::session::Activity;
     use crate::sync::Notify;
 
     /// A stage with one session, whose handshake is finished.
-    fn ready() -> (Stage, Arc<Record>) {
-        let mut stage = Stage::new(Fifo::new());
+    fn ready() -> (TestRegistry, Arc<Record>) {
+        let mut stage = TestRegistry::new(Fifo::new());
         let record = stage.ready();
         (stage, record)
     }
@@ -444,7 +455,7 @@ mod loom_tests {
     fn either_a_victim_is_chosen_or_its_request_begins() {
         model(|| {
             let (mut stage, record) = ready();
-            let request = beside(&record, |record| begin(record, Kind::Call));
+            let request = beside(&record, |record| begin(record, ActivityKind::Call));
             let victim = stage.victim();
             let request = request.join().unwrap();
             assert_ne!(victim.is_some(), request.is_some());
@@ -478,9 +489,9 @@ mod loom_tests {
     #[test]
     fn a_handshake_that_ends_beside_a_choice_is_seen_by_it_or_rings_for_another() {
         model(|| {
-            let mut stage = Stage::with(Fifo::new(), lenient(), 1);
+            let mut stage = TestRegistry::with(Fifo::new(), lenient(), 1);
             let record = stage.opening();
-            let busy = begin(&record, Kind::Handshake).unwrap();
+            let busy = begin(&record, ActivityKind::Handshake).unwrap();
             let mut end = Some(thread::spawn(move || drop(busy)));
             let signals = Arc::clone(&stage.signals);
             let mut handshake = pin!(signals.evictable.notified());
@@ -499,7 +510,7 @@ mod loom_tests {
     #[test]
     fn a_half_open_session_that_is_chosen_or_becomes_ready_is_counted_out_once() {
         model(|| {
-            let mut stage = Stage::with(Fifo::new(), lenient(), 1);
+            let mut stage = TestRegistry::with(Fifo::new(), lenient(), 1);
             let record = stage.opening();
             let mut ready = Some(beside(&record, |record| record.ready()));
             let signals = Arc::clone(&stage.signals);
@@ -518,9 +529,9 @@ mod loom_tests {
     #[test]
     fn a_half_open_session_that_is_closed_or_becomes_ready_is_counted_out_once() {
         model(|| {
-            let mut stage = Stage::new(Fifo::new());
+            let mut stage = TestRegistry::new(Fifo::new());
             let record = stage.opening();
-            let request = beside(&record, |record| begin(record, Kind::Ping));
+            let request = beside(&record, |record| begin(record, ActivityKind::Ping));
             let initialized = beside(&record, |record| record.ready());
             // As the manager does.
             if record.state.close() == Some(Phase::Opening) {
@@ -537,12 +548,12 @@ mod loom_tests {
         model(|| {
             let (_stage, record) = ready();
             // Leases touch no figures of the session, and so leave fewer interleavings.
-            let old = begin(&record, Kind::Lease);
+            let old = begin(&record, ActivityKind::Hold);
             let old = thread::spawn(move || drop(old));
-            let new = beside(&record, |record| drop(begin(record, Kind::Lease)));
+            let new = beside(&record, |record| drop(begin(record, ActivityKind::Hold)));
             record.state.close();
             // As `Session::until` does.
-            let mut step = pin!(record.progress.listen());
+            let mut step = pin!(record.progress.notified());
             step.as_mut().enable();
             let waits = record.state.read().active() > 0;
             old.join().unwrap();
@@ -556,8 +567,8 @@ mod loom_tests {
     fn a_lease_that_becomes_a_request_holds_its_session_all_the_while() {
         model(|| {
             let (mut stage, record) = ready();
-            let lease = begin(&record, Kind::Lease).unwrap();
-            let request = thread::spawn(move || lease.turn_into(Kind::Call, Instant::now()));
+            let lease = begin(&record, ActivityKind::Hold).unwrap();
+            let request = thread::spawn(move || lease.turn_into(ActivityKind::Call, Instant::now()));
             assert_eq!(stage.victim(), None);
             drop(request.join().unwrap().unwrap());
             assert_eq!(stage.victim(), Some(1), "set aside, and given back");
@@ -588,8 +599,9 @@ mod loom_tests {
             stage.registry.rules = rules;
             let hung = call(&record);
             let long_ago = Instant::now();
-            let request =
-                beside(&record, move |record| Activity::begin(record, Kind::Call, long_ago + Duration::from_secs(60)));
+            let request = beside(&record, move |record| {
+                Activity::begin(record, ActivityKind::Call, long_ago + Duration::from_secs(60))
+            });
             let claimed = stage.registry.claim(record.key, long_ago + Duration::from_secs(1)).is_some();
             assert_ne!(claimed, request.join().unwrap().is_some());
             drop(hung);
@@ -601,9 +613,9 @@ mod loom_tests {
         model(|| {
             let (mut stage, record) = ready();
             stage.registry.rules = Rules { max_busy: Duration::ZERO, ..lenient() };
-            let lease = begin(&record, Kind::Lease).unwrap();
+            let lease = begin(&record, ActivityKind::Hold).unwrap();
             let now = Instant::now() + Duration::from_secs(1);
-            let request = thread::spawn(move || lease.turn_into(Kind::Call, now + Duration::from_secs(60)));
+            let request = thread::spawn(move || lease.turn_into(ActivityKind::Call, now + Duration::from_secs(60)));
             let claimed = stage.registry.claim(record.key, now).is_some();
             assert_ne!(claimed, request.join().unwrap().is_some());
         });
@@ -624,10 +636,10 @@ mod loom_tests {
     #[test]
     fn whoever_sees_that_a_handshake_is_answered_sees_when() {
         model(|| {
-            let mut stage = Stage::new(Fifo::new());
+            let mut stage = TestRegistry::new(Fifo::new());
             let record = stage.opening();
             record.software.set(Box::new(Software { name: "one".into(), version: "1".into() })).unwrap();
-            let busy = begin(&record, Kind::Handshake).unwrap();
+            let busy = begin(&record, ActivityKind::Handshake).unwrap();
             let end = thread::spawn(move || drop(busy));
             let seen = (record.state.read().active() == 0).then(|| record.answered.load(Relaxed));
             end.join().unwrap();

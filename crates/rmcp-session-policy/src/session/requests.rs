@@ -9,7 +9,7 @@ use crate::timestamp::Timestamp;
 const KEPT: usize = 16;
 
 /// Names an activity of a session.
-pub(crate) type Ticket = NonZeroU32;
+pub(crate) type ActivityId = NonZeroU32;
 
 /// The activities of one session that are under way.
 ///
@@ -18,35 +18,35 @@ pub(crate) type Ticket = NonZeroU32;
 /// these, so it is small.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    newest: Option<(Ticket, Timestamp)>,
+    newest: Option<(ActivityId, Timestamp)>,
     /// Oldest first; made when first needed.
     #[expect(clippy::box_collection, reason = "most sessions never have it, and each would hold 24 bytes more")]
-    older: Option<Box<VecDeque<(Ticket, Timestamp)>>>,
-    next: Ticket,
+    older: Option<Box<VecDeque<(ActivityId, Timestamp)>>>,
+    next: ActivityId,
 }
 
 impl Default for Requests {
     fn default() -> Self {
-        Self { newest: None, older: None, next: Ticket::MIN }
+        Self { newest: None, older: None, next: ActivityId::MIN }
     }
 }
 
 impl Requests {
-    pub(crate) fn begin(&mut self, at: Timestamp) -> Ticket {
+    pub(crate) fn begin(&mut self, at: Timestamp) -> ActivityId {
         let ticket = self.next;
-        self.next = ticket.checked_add(1).unwrap_or(Ticket::MIN);
+        self.next = ticket.checked_add(1).unwrap_or(ActivityId::MIN);
         if let Some(older) = self.newest.replace((ticket, at)) {
             self.older.get_or_insert_default().push_back(older);
         }
         ticket
     }
 
-    pub(crate) fn end(&mut self, ticket: Ticket) {
+    pub(crate) fn end(&mut self, ticket: ActivityId) {
         if self.newest.is_some_and(|(newest, _)| newest == ticket) {
             self.newest = self.older.as_mut().and_then(|older| older.pop_back());
         } else if let Some(older) = &mut self.older {
             // Compared by distance from the next one, so that the wrap of the counter does no harm.
-            let distance = |ticket: Ticket| self.next.get().wrapping_sub(ticket.get());
+            let distance = |ticket: ActivityId| self.next.get().wrapping_sub(ticket.get());
             if let Ok(place) = older.binary_search_by(|(older, _)| distance(ticket).cmp(&distance(*older))) {
                 older.remove(place);
             }
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_newest_unfinished_one_is_known_after_any_order_of_ends() {
-        let last = Ticket::new(u32::MAX - 1).unwrap();
+        let last = ActivityId::new(u32::MAX - 1).unwrap();
         let mut requests = Requests { next: last, ..Requests::default() };
         let tickets: Vec<_> = (1..=4).map(|at| requests.begin(Timestamp(at))).collect();
         requests.end(tickets[3]);

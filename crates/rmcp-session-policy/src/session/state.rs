@@ -31,9 +31,9 @@ pub(crate) struct State(AtomicU64);
 
 /// One reading of a [`State`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Reading(u64);
+pub(crate) struct StateSnapshot(u64);
 
-impl Reading {
+impl StateSnapshot {
     pub(crate) const fn phase(self) -> Phase {
         if self.0 & CLOSING != 0 {
             Phase::Closing
@@ -54,8 +54,8 @@ impl State {
         Self(AtomicU64::new(0))
     }
 
-    pub(crate) fn read(&self) -> Reading {
-        Reading(self.0.load(SeqCst))
+    pub(crate) fn read(&self) -> StateSnapshot {
+        StateSnapshot(self.0.load(SeqCst))
     }
 
     /// Counts an activity in, unless the session is closing.
@@ -67,7 +67,7 @@ impl State {
     }
 
     /// Counts one more beginning, of an activity that was counted in as another, unless the session is closing.
-    pub(crate) fn turn(&self) -> bool {
+    pub(crate) fn convert(&self) -> bool {
         let begun = |word: u64| (word & CLOSING == 0).then(|| word.wrapping_add(BEGUN));
         self.0.fetch_update(SeqCst, SeqCst, begun).is_ok()
     }
@@ -75,9 +75,9 @@ impl State {
     /// Counts an activity out. Returns the word as it is now, and whether a policy that met this session waits for it.
     ///
     /// It waits for each end, not only the last: those still under way may be too old to protect the session.
-    pub(crate) fn end(&self) -> (Reading, bool) {
+    pub(crate) fn end(&self) -> (StateSnapshot, bool) {
         let word = self.0.fetch_sub(1, SeqCst) - 1;
-        (Reading(word), word & MET != 0 && self.take_met())
+        (StateSnapshot(word), word & MET != 0 && self.take_met())
     }
 
     /// Takes the *met* mark away; true for the one caller that found it.
@@ -86,8 +86,8 @@ impl State {
     }
 
     /// Marks the session as met by a policy while it may not go; returns the word at that moment.
-    pub(crate) fn meet(&self) -> Reading {
-        Reading(self.0.fetch_or(MET, SeqCst))
+    pub(crate) fn meet(&self) -> StateSnapshot {
+        StateSnapshot(self.0.fetch_or(MET, SeqCst))
     }
 
     /// Moves from opening to ready; true for the one caller that did.
@@ -98,14 +98,14 @@ impl State {
 
     /// Begins the end, whatever is under way. Returns the phase it ended, or `None` if its end had begun before.
     pub(crate) fn close(&self) -> Option<Phase> {
-        let word = Reading(self.0.fetch_or(CLOSING, SeqCst));
+        let word = StateSnapshot(self.0.fetch_or(CLOSING, SeqCst));
         (word.phase() != Phase::Closing).then(|| word.phase())
     }
 
     /// Begins the end if nothing has begun or moved since `seen` was read. The *met* mark does not count.
-    pub(crate) fn close_if(&self, seen: Reading) -> Result<(), Reading> {
+    pub(crate) fn close_if(&self, seen: StateSnapshot) -> Result<(), StateSnapshot> {
         let unmoved = |word: u64| ((word ^ seen.0) & !MET == 0).then_some(word | CLOSING);
-        self.0.fetch_update(SeqCst, SeqCst, unmoved).map(drop).map_err(Reading)
+        self.0.fetch_update(SeqCst, SeqCst, unmoved).map(drop).map_err(StateSnapshot)
     }
 }
 
@@ -130,11 +130,11 @@ mod tests {
         let state = State::opening();
         assert!(state.ready() && state.begin());
         let seen = state.read();
-        assert!(state.turn());
+        assert!(state.convert());
         assert_eq!(state.read().active(), 1);
         assert!(state.close_if(seen).is_err());
         assert_eq!(state.close_if(state.read()), Ok(()));
-        assert!(!state.turn());
+        assert!(!state.convert());
     }
 
     #[test]
@@ -291,7 +291,7 @@ mod loom_tests {
         model(|| {
             let state = ready();
             assert!(state.begin());
-            let last = |reading: Reading| reading.phase() == Phase::Closing && reading.active() == 0;
+            let last = |reading: StateSnapshot| reading.phase() == Phase::Closing && reading.active() == 0;
             let old = beside(&state, move |state| last(state.end().0));
             let new = beside(&state, move |state| state.begin().then(|| last(state.end().0)));
             assert_eq!(state.close(), Some(Phase::Ready));

@@ -12,7 +12,7 @@ use tokio::time::advance;
 
 use super::{Broken, HISTORIES, paused, through};
 use crate::eviction::{Candidates, EvictionPolicy, SessionInfo};
-use crate::registry::stage::{Stage, call, looks, touch};
+use crate::registry::test_registry::{TestRegistry, call, looks, touch};
 use crate::session::{Activity, Record, SessionKey};
 
 /// What happens to the sessions of a server. Sessions are called by their order of arrival: 1, 2, 3.
@@ -132,7 +132,7 @@ pub fn asks_about_few<P: EvictionPolicy>(make: impl Fn() -> P) {
 /// assert!(crowd.newcomer(), "ten may go");
 /// ```
 pub struct Crowd {
-    stage: Stage,
+    stage: TestRegistry,
     /// Those that are busy, and stay so.
     busy: Vec<Activity<Record>>,
 }
@@ -141,7 +141,7 @@ impl Crowd {
     /// A server with so many sessions, so many of which are busy, spread evenly.
     #[must_use]
     pub fn new(policy: impl EvictionPolicy, sessions: u32, busy: u32) -> Self {
-        let mut stage = Stage::new(policy);
+        let mut stage = TestRegistry::new(policy);
         let is_busy =
             |nth: u64| (nth + 1) * u64::from(busy) / u64::from(sessions) > nth * u64::from(busy) / u64::from(sessions);
         let records: Vec<_> = (0..sessions).map(|_| stage.ready()).collect();
@@ -173,7 +173,7 @@ impl fmt::Debug for Crowd {
 
 /// The server's side: the registry, with a policy that is watched.
 struct Server {
-    stage: Stage,
+    stage: TestRegistry,
     here: HashMap<u32, (Arc<Record>, Option<Activity<Record>>)>,
     arrivals: u32,
     faults: Arc<Mutex<Option<&'static str>>>,
@@ -183,7 +183,7 @@ impl Server {
     fn new(policy: impl EvictionPolicy) -> Self {
         let faults = Arc::<Mutex<Option<&'static str>>>::default();
         let watched = Watched { policy, here: HashSet::new(), faults: Arc::clone(&faults) };
-        Self { stage: Stage::new(watched), here: HashMap::new(), arrivals: 0, faults }
+        Self { stage: TestRegistry::new(watched), here: HashMap::new(), arrivals: 0, faults }
     }
 
     fn forget(&mut self, victim: Option<u32>) {

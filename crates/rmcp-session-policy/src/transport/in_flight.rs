@@ -10,7 +10,7 @@ use rmcp::model::{Extensions, RequestId};
 
 use super::session::Session;
 use crate::admission::Lease;
-use crate::session::{Activity, Kind};
+use crate::session::{Activity, ActivityKind};
 
 /// A request that is in flight: it keeps its session busy and holds the lease of its admission.
 ///
@@ -20,7 +20,7 @@ use crate::session::{Activity, Kind};
 /// with the last of them.
 pub(crate) struct InFlight<T> {
     id: RequestId,
-    kind: Kind,
+    kind: ActivityKind,
     stage: AtomicU8,
     /// Copies of the request's extensions that are left.
     carriers: AtomicU32,
@@ -69,7 +69,7 @@ impl<T> InFlight<T> {
     /// A request that its extensions carry; without an activity if the end of its session has begun.
     fn new(
         id: RequestId,
-        kind: Kind,
+        kind: ActivityKind,
         stage: u8,
         carriers: u32,
         activity: Option<Activity<Session<T>>>,
@@ -80,7 +80,7 @@ impl<T> InFlight<T> {
     }
 
     /// A request that arrived at the transport without its extensions.
-    pub(super) fn bare(id: RequestId, kind: Kind, activity: Option<Activity<Session<T>>>) -> Arc<Self> {
+    pub(super) fn bare(id: RequestId, kind: ActivityKind, activity: Option<Activity<Session<T>>>) -> Arc<Self> {
         Self::new(id, kind, SERVED, 0, activity, None)
     }
 
@@ -88,7 +88,7 @@ impl<T> InFlight<T> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) const fn kind(&self) -> Kind {
+    pub(super) const fn kind(&self) -> ActivityKind {
         self.kind
     }
 

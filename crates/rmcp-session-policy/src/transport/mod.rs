@@ -4,7 +4,6 @@
 //! rmcp moves into the handler's context, and goes on under an id that tells when its handler is done. The drop of the wrapper is the end of the
 //! incarnation.
 
-mod cell;
 mod event_id;
 mod held;
 mod ids;
@@ -17,6 +16,7 @@ mod service_id;
 mod session;
 mod severable;
 mod stream;
+mod transport_slot;
 
 pub(crate) use event_id::{EventId, EventSource, Incarnations, Resumption};
 pub(crate) use held::{HeldStreams, ParkedSession, Reserved};
@@ -26,5 +26,5 @@ pub(crate) use listener::Listening;
 pub use policy_transport::PolicyTransport;
 pub(crate) use request_kind::kind_of;
 pub(crate) use seal::{LazySealKey, SealKey};
-pub(crate) use session::{Flag, Host, Session};
+pub(crate) use session::{Flag, Session, TransportEvents};
 pub(crate) use stream::PolicyStream;

@@ -16,10 +16,10 @@ use rmcp::transport::Transport;
 
 use super::ids::{Answered, Ids, Waiting};
 use super::service_id;
-use super::session::{Flag, Host, OnItsWay, Session};
+use super::session::{Flag, OnItsWay, Session, TransportEvents};
 use crate::call_rejection::CallRejection;
 use crate::observe::CloseReason;
-use crate::session::Kind;
+use crate::session::ActivityKind;
 
 /// The transport of a session under policies: the inner manager's, watched.
 ///
@@ -27,7 +27,7 @@ use crate::session::Kind;
 /// error before the inner transport goes. Its drop is the end of the session.
 pub struct PolicyTransport<T> {
     session: Arc<Session<T>>,
-    host: Arc<dyn Host<T>>,
+    host: Arc<dyn TransportEvents<T>>,
     /// Errors on their way to the clients of requests that were in flight when the end began. Its queue takes memory even
     /// when it is empty.
     farewells: Option<Farewells>,
@@ -36,7 +36,7 @@ pub struct PolicyTransport<T> {
 type Farewells = FuturesUnordered<BoxFuture<'static, ()>>;
 
 impl<T> PolicyTransport<T> {
-    pub(crate) fn new(session: Arc<Session<T>>, host: Arc<dyn Host<T>>) -> Self {
+    pub(crate) fn new(session: Arc<Session<T>>, host: Arc<dyn TransportEvents<T>>) -> Self {
         Self { session, host, farewells: None }
     }
 
@@ -46,34 +46,34 @@ impl<T> PolicyTransport<T> {
 }
 
 /// The inner transport while `receive` has it.
-struct Lent<'a, T> {
+struct CheckedOut<'a, T> {
     transport: Option<Box<T>>,
     session: &'a Arc<Session<T>>,
-    host: &'a Arc<dyn Host<T>>,
+    host: &'a Arc<dyn TransportEvents<T>>,
 }
 
-impl<'a, T> Lent<'a, T> {
+impl<'a, T> CheckedOut<'a, T> {
     /// The transport, unless it is gone.
-    fn of(session: &'a Arc<Session<T>>, host: &'a Arc<dyn Host<T>>) -> Option<Self> {
-        Some(Self { transport: Some(session.cell.lend()?), session, host })
+    fn of(session: &'a Arc<Session<T>>, host: &'a Arc<dyn TransportEvents<T>>) -> Option<Self> {
+        Some(Self { transport: Some(session.slot.check_out()?), session, host })
     }
 }
 
-impl<T> Drop for Lent<'_, T> {
+impl<T> Drop for CheckedOut<'_, T> {
     fn drop(&mut self) {
         if let Some(transport) = self.transport.take()
-            && let Some(late) = self.session.cell.give_back(transport)
+            && let Some(late) = self.session.slot.check_in(transport)
         {
             drop(late);
             self.session.raise(Flag::Dropped);
-            Arc::clone(self.host).step_made(self.session);
+            Arc::clone(self.host).on_close_step(self.session);
         }
     }
 }
 
 impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
     /// Notes what a message from the client begins or ends.
-    fn note(session: &Arc<Session<T>>, host: &Arc<dyn Host<T>>, message: &mut ClientJsonRpcMessage) {
+    fn note(session: &Arc<Session<T>>, host: &Arc<dyn TransportEvents<T>>, message: &mut ClientJsonRpcMessage) {
         match message {
             ClientJsonRpcMessage::Request(request) => Ids::arrived(session, request),
             ClientJsonRpcMessage::Notification(notification) => {
@@ -83,7 +83,7 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
                     // A cancelled request may never be answered.
                     let known = service_id::original(id);
                     if let Some(request) = session.ids.cancel_served(known.as_ref().unwrap_or(id)) {
-                        host.runs_on(request);
+                        host.on_handler_left_running(request);
                     }
                     service_id::share_cancelled(&mut cancelled.params);
                 }
@@ -95,8 +95,8 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
     /// Answers every request in flight with an error, those still queued inside included, until told to hang up.
     async fn say_farewell(
         session: &Arc<Session<T>>,
-        host: &Arc<dyn Host<T>>,
-        lent: &mut Lent<'_, T>,
+        host: &Arc<dyn TransportEvents<T>>,
+        lent: &mut CheckedOut<'_, T>,
         farewells: &mut Farewells,
     ) {
         let mut ended = false;
@@ -109,7 +109,7 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
                     answer.await.ok();
                     guard.end_activity();
                     if guard.has_lease() {
-                        host.runs_on(guard);
+                        host.on_handler_left_running(guard);
                     }
                 }));
             }
@@ -139,7 +139,7 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
 
 /// The answer to a request that was in flight when its session ended.
 fn farewell<T>(session: &Session<T>, waiting: &Waiting<T>, rejection: CallRejection) -> ServerJsonRpcMessage {
-    let reason = session.end().map_or(CloseReason::Ended, |(reason, _)| reason);
+    let reason = session.close_reason().map_or(CloseReason::Ended, |(reason, _)| reason);
     // MCP keeps -32000..=-32099 for itself, so the codes are those of HTTP: come back, or start anew.
     let code = if reason.is_restorable() { 503 } else { 404 };
     let text = format!("the session was closed while this request was in flight: {reason}");
@@ -179,7 +179,8 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
             Some(Answered::Waiting(guard)) => Some(guard),
             _ => None,
         };
-        let is_handshake = guard.is_some_and(|guard| matches!(guard.kind(), Kind::Handshake | Kind::Replay));
+        let is_handshake =
+            guard.is_some_and(|guard| matches!(guard.kind(), ActivityKind::Handshake | ActivityKind::Replay));
         if is_handshake && matches!(item, ServerJsonRpcMessage::Error(_)) {
             self.session.raise(Flag::InitFailed);
         }
@@ -189,7 +190,7 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
         let swallow = matches!(answered, Some(Answered::Stale)) || guard.is_none() && self.session.is_closing();
         let mut sending: Option<BoxFuture<'static, _>> = None;
         if !swallow
-            && let Some(mut lent) = Lent::of(&self.session, &self.host)
+            && let Some(mut lent) = CheckedOut::of(&self.session, &self.host)
             && let Some(transport) = &mut lent.transport
         {
             // Boxed, because its type borrows from the transport, though it is `'static`.
@@ -215,9 +216,9 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
         let Self { session, host, farewells } = self;
         if session.raise(Flag::Served) {
-            host.serves(session);
+            host.on_serving(session);
         }
-        let mut lent = Lent::of(session, host)?;
+        let mut lent = CheckedOut::of(session, host)?;
         let mut has_ended = false;
         // In one place from the inner transport to the service: a message is large, and each move a copy.
         let mut message = {
@@ -225,7 +226,7 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
             poll_fn(|cx| {
                 session.receiver.register(cx.waker());
                 // Not before its reason is known: the farewells name it.
-                has_ended = session.end().is_some();
+                has_ended = session.close_reason().is_some();
                 if has_ended { Poll::Ready(None) } else { receive.as_mut().poll(cx) }
             })
             .await
@@ -240,12 +241,12 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
 
     async fn close(&mut self) -> Result<(), Self::Error> {
         // Said before the inner transport closes: that may wait for streams that only the end of the session drops.
-        Arc::clone(&self.host).service_ended(&self.session);
-        let Some(mut transport) = self.session.cell.take() else { return Ok(()) };
+        Arc::clone(&self.host).on_service_ended(&self.session);
+        let Some(mut transport) = self.session.slot.take() else { return Ok(()) };
         let closed = transport.close().await;
         drop(transport);
         self.session.raise(Flag::Dropped);
-        Arc::clone(&self.host).step_made(&self.session);
+        Arc::clone(&self.host).on_close_step(&self.session);
         closed
     }
 }
@@ -253,14 +254,14 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
 impl<T> Drop for PolicyTransport<T> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.host.will_not_trail(&self.session);
+            self.host.on_task_panicked(&self.session);
         }
         self.session.ids.clear();
         self.farewells = None;
-        drop(self.session.cell.take());
+        drop(self.session.slot.take());
         self.session.raise(Flag::Dropped);
-        Arc::clone(&self.host).service_ended(&self.session);
-        Arc::clone(&self.host).step_made(&self.session);
+        Arc::clone(&self.host).on_service_ended(&self.session);
+        Arc::clone(&self.host).on_close_step(&self.session);
     }
 }
 

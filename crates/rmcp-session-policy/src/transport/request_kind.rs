@@ -2,17 +2,17 @@
 
 use rmcp::model::ClientRequest;
 
-use crate::session::Kind;
+use crate::session::ActivityKind;
 
 /// How a request counts.
-pub(crate) fn kind_of(request: &ClientRequest) -> Kind {
+pub(crate) fn kind_of(request: &ClientRequest) -> ActivityKind {
     match request {
-        ClientRequest::CallToolRequest(_) => Kind::Call,
-        ClientRequest::PingRequest(_) => Kind::Ping,
-        ClientRequest::InitializeRequest(_) => Kind::Handshake,
+        ClientRequest::CallToolRequest(_) => ActivityKind::Call,
+        ClientRequest::PingRequest(_) => ActivityKind::Ping,
+        ClientRequest::InitializeRequest(_) => ActivityKind::Handshake,
         // One with parameters that rmcp does not understand is custom to it, whatever its method.
-        request if is_of_hosts(request.method()) => Kind::List,
-        _ => Kind::Call,
+        request if is_of_hosts(request.method()) => ActivityKind::List,
+        _ => ActivityKind::Call,
     }
 }
 
@@ -40,13 +40,13 @@ mod tests {
         let lists = ["tools/list", "prompts/list", "resources/list", "resources/templates/list", "of/a/server/list"];
         for method in lists.into_iter().chain(["logging/setLevel", "server/discover"]) {
             for params in [json!({}), json!({ "level": "info" }), json!({ "surprise": [] })] {
-                assert_eq!(kind(method, params), Kind::List, "{method}");
+                assert_eq!(kind(method, params), ActivityKind::List, "{method}");
             }
         }
-        assert_eq!(kind("ping", json!({})), Kind::Ping);
+        assert_eq!(kind("ping", json!({})), ActivityKind::Ping);
         let calls = ["tools/call", "resources/read", "prompts/get", "completion/complete", "of/a/server", "list"];
         for method in calls {
-            assert_eq!(kind(method, json!({ "name": "echo", "uri": "a:b" })), Kind::Call, "{method}");
+            assert_eq!(kind(method, json!({ "name": "echo", "uri": "a:b" })), ActivityKind::Call, "{method}");
         }
     }
 }

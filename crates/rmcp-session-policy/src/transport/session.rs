@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 
-use super::cell::Cell;
 use super::ids::Ids;
 use super::in_flight::InFlight;
 use super::listener::Listener;
 use super::seal::{LazySealKey, SealKey};
 use super::severable::{Delivery, SeverableStream};
+use super::transport_slot::TransportSlot;
 use crate::admission::Lease;
 use crate::call_rejection::CallRejection;
 use crate::observe::CloseReason;
@@ -43,7 +43,7 @@ pub(crate) enum Flag {
     /// It is out of the directory, and its place has passed on.
     Left = 256,
     /// It was deleted or revoked while its end was under way, so it must not come back.
-    Barred = 512,
+    NoRestore = 512,
     /// The policies were told that it has ended for good.
     EndTold = 1024,
     /// `initialize` was answered, and the answer was handed over to be sent.
@@ -74,7 +74,7 @@ pub(crate) struct Session<T> {
     /// What the ids of its events are sealed with.
     seal_key: LazySealKey,
     /// The inner transport.
-    pub(crate) cell: Cell<T>,
+    pub(crate) slot: TransportSlot<T>,
 }
 
 /// What a session holds.
@@ -85,7 +85,7 @@ struct Belongings<T> {
     /// Boxed, because most sessions hold nothing.
     lease: Option<Box<Lease>>,
     /// What parking keeps of the session, as serialized by the store.
-    parcel: Option<Arc<[u8]>>,
+    initialize_params: Option<Arc<[u8]>>,
 }
 
 /// A message from the service that the inner transport does not have yet; its drop is its arrival.
@@ -101,13 +101,13 @@ impl<T> OnItsWay<T> {
 impl<T> Drop for OnItsWay<T> {
     fn drop(&mut self) {
         if self.0.on_their_way.fetch_sub(1, SeqCst) == 1 && self.0.is_closing() {
-            self.0.record.progress.ring();
+            self.0.record.progress.notify_waiters();
         }
     }
 }
 
 impl<T> Session<T> {
-    pub(crate) fn new(record: Record, transport: T, parcel: Option<Arc<[u8]>>, root: Arc<SealKey>) -> Self {
+    pub(crate) fn new(record: Record, transport: T, initialize_params: Option<Arc<[u8]>>, root: Arc<SealKey>) -> Self {
         Self {
             record,
             flags: AtomicU32::new(0),
@@ -119,10 +119,10 @@ impl<T> Session<T> {
                 streams: Slab::new(),
                 listeners: Some(Vec::new()),
                 lease: None,
-                parcel,
+                initialize_params,
             }),
             seal_key: LazySealKey::new(root),
-            cell: Cell::new(transport),
+            slot: TransportSlot::new(transport),
             on_their_way: AtomicU32::new(0),
         }
     }
@@ -150,7 +150,7 @@ impl<T> Session<T> {
     }
 
     /// Notes the one reason and moment of the end.
-    pub(crate) fn ends(&self, reason: CloseReason, now: Timestamp) {
+    pub(crate) fn set_close_reason(&self, reason: CloseReason, now: Timestamp) {
         // The end begins once, so this is set once.
         self.ended.store(now.0, Relaxed);
         let place = CloseReason::ALL.iter().position(|other| *other == reason).unwrap_or_default() as u32;
@@ -158,7 +158,7 @@ impl<T> Session<T> {
     }
 
     /// Why and since when it ends.
-    pub(crate) fn end(&self) -> Option<(CloseReason, Timestamp)> {
+    pub(crate) fn close_reason(&self) -> Option<(CloseReason, Timestamp)> {
         let place = (self.flags.load(SeqCst) >> REASON).checked_sub(1)?;
         let reason = CloseReason::ALL.get(place as usize)?;
         Some((*reason, Timestamp(self.ended.load(Relaxed))))
@@ -214,12 +214,12 @@ impl<T> Session<T> {
     }
 
     /// Keeps what it can be restored from.
-    pub(crate) fn set_parcel(&self, parcel: Arc<[u8]>) {
-        self.lock().parcel = Some(parcel);
+    pub(crate) fn set_initialize_params(&self, initialize_params: Arc<[u8]>) {
+        self.lock().initialize_params = Some(initialize_params);
     }
 
-    pub(crate) fn take_parcel(&self) -> Option<Arc<[u8]>> {
-        self.lock().parcel.take()
+    pub(crate) fn take_initialize_params(&self) -> Option<Arc<[u8]>> {
+        self.lock().initialize_params.take()
     }
 
     /// Whether no client waits for an answer, and none is on its way; or nothing can be answered any more.
@@ -234,7 +234,7 @@ impl<T> Session<T> {
     pub(crate) fn lingers_too(&self) {
         self.lingering.fetch_add(1, SeqCst);
         if self.is_closing() {
-            self.record.progress.ring();
+            self.record.progress.notify_waiters();
         }
     }
 
@@ -277,7 +277,7 @@ impl<T> Session<T> {
     /// Ends the inner transport.
     pub(crate) fn hang_up(&self) {
         self.raise(Flag::HangUp);
-        if let Some(transport) = self.cell.take() {
+        if let Some(transport) = self.slot.take() {
             drop(transport);
             self.raise(Flag::Dropped);
         }
@@ -290,7 +290,7 @@ impl<T> Session<T> {
         T: Send,
     {
         loop {
-            let mut step = std::pin::pin!(self.record.progress.listen());
+            let mut step = std::pin::pin!(self.record.progress.notified());
             step.as_mut().enable();
             if done(self) {
                 return;
@@ -308,22 +308,25 @@ impl<T> Recorded for Session<T> {
 
 impl<T> fmt::Debug for Session<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("record", &self.record).field("end", &self.end()).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("record", &self.record)
+            .field("end", &self.close_reason())
+            .finish_non_exhaustive()
     }
 }
 
 /// The manager, as the transport sees it.
-pub(crate) trait Host<T>: Send + Sync {
+pub(crate) trait TransportEvents<T>: Send + Sync {
     /// How a `tools/call` that is cut off is answered.
     fn call_rejection(&self) -> CallRejection;
     /// The client waits for this request no longer, but its handler may still be at work.
-    fn runs_on(&self, request: Arc<InFlight<T>>);
+    fn on_handler_left_running(&self, request: Arc<InFlight<T>>);
     /// The service is done with the session: the incarnation ends, if it has not ended yet.
-    fn service_ended(self: Arc<Self>, session: &Arc<Session<T>>);
+    fn on_service_ended(self: Arc<Self>, session: &Arc<Session<T>>);
     /// The running task serves the session, and closes it once more when the service ends.
-    fn serves(&self, session: &Session<T>);
+    fn on_serving(&self, session: &Session<T>);
     /// The running task panics, and so closes nothing.
-    fn will_not_trail(&self, session: &Session<T>);
+    fn on_task_panicked(&self, session: &Session<T>);
     /// Another step of the end was made.
-    fn step_made(self: Arc<Self>, session: &Arc<Session<T>>);
+    fn on_close_step(self: Arc<Self>, session: &Arc<Session<T>>);
 }

@@ -76,7 +76,7 @@ impl<T> Stream for PolicyStream<T> {
         };
         let next = stream.poll_next(cx);
         if session.is_closing() {
-            session.record.progress.ring();
+            session.record.progress.notify_waiters();
         }
         next.map(|message| seal(message, session, source))
     }
@@ -90,7 +90,7 @@ impl<T> Drop for PolicyStream<T> {
             session.record.stream_closed(Instant::now());
         }
         if session.is_closing() {
-            session.record.progress.ring();
+            session.record.progress.notify_waiters();
         }
     }
 }

@@ -2,8 +2,6 @@
 
 #[path = "../edge/mod.rs"]
 mod edge;
-#[path = "../log/mod.rs"]
-mod log;
 #[path = "../scripted/mod.rs"]
 mod scripted;
 #[path = "../server/mod.rs"]
@@ -20,7 +18,6 @@ mod witness;
 mod backend_trouble;
 mod bad_config;
 mod bounded;
-mod bounded_log;
 mod busy_is_exact;
 mod call_rejections;
 mod closes_are_bounded_and_real;
@@ -33,7 +30,6 @@ mod held_streams;
 mod http_everywhere;
 mod http_statuses;
 mod idle_listeners;
-mod ids_are_credentials;
 mod in_flight;
 mod laws_against_policies;
 mod lifetimes;
@@ -45,8 +41,6 @@ mod operating;
 mod real_clients;
 mod restores_obey;
 mod retry_after_is_honest;
-mod said_by_the_layer;
-mod said_once;
 mod served_in_turn;
 mod sessions_have_owners;
 mod stacked;

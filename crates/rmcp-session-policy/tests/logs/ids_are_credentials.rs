@@ -122,11 +122,11 @@ fn assert_kept_secret(paper: &Paper, ids: &HashSet<SessionId>) {
     assert!(print > 0, "fingerprints are shown");
 }
 
-fn listen(paper: &Paper) -> tracing::subscriber::DefaultGuard {
+fn listen(paper: &Paper) -> crate::log::Listening {
     let writer = paper.clone();
     let ours = filter_fn(|metadata| metadata.target().starts_with("rmcp_session_policy"));
     let layer = fmt::layer().with_ansi(false).with_writer(move || writer.clone()).with_filter(ours);
-    tracing::subscriber::set_default(tracing_subscriber::registry().with(layer))
+    crate::log::listen_with(tracing_subscriber::registry().with(layer))
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,6 +275,7 @@ async fn no_id_is_shown_when_a_close_is_wedged() {
 
 #[test]
 fn policies_show_no_ids() {
+    let _turn = crate::log::alone();
     let paper = Paper::default();
     paper.debug(&Lru::new());
     paper.debug(&Fifo::new());
@@ -293,6 +294,7 @@ fn policies_show_no_ids() {
 
 #[test]
 fn a_fingerprint_has_eight_digits_and_tells_ids_apart() {
+    let _turn = crate::log::alone();
     let print = Fingerprint::of("one");
     assert_eq!(print.to_string().len(), 8);
     assert_eq!(print, Fingerprint::of("one"));

@@ -16,14 +16,14 @@ const LATE: usize = 1_000;
 /// rmcp closes a session once more when its service has ended, perhaps seconds after the session did, and by then the id may
 /// have another incarnation. It does so from the task on which the service asked for its first message: so the task tells
 /// which incarnation a close is for.
-pub(super) struct Trailing {
+pub(super) struct ServingTasks {
     /// The incarnation that a task serves, oldest first.
     serving: Mutex<LinkedHashMap<(Id, SessionId), SessionKey>>,
     /// How many are remembered: a server that is not rmcp's may never make the close that forgets one.
     most: usize,
 }
 
-impl Trailing {
+impl ServingTasks {
     pub(super) fn new(max_sessions: usize) -> Self {
         Self { serving: Mutex::default(), most: max_sessions.saturating_mul(2).saturating_add(LATE) }
     }
@@ -84,7 +84,7 @@ mod tests {
         let ends: [fn(); 2] = [|| {}, || panic!("the service does")];
         for (end, returns) in ends.into_iter().zip([true, false]) {
             assert_eq!(serve(&sessions, end).await, returns);
-            assert_eq!(sessions.shared.trailing.lock().len(), 0);
+            assert_eq!(sessions.shared.serving_tasks.lock().len(), 0);
         }
     }
 
@@ -101,6 +101,6 @@ mod tests {
             }
         });
         task.await.unwrap();
-        assert_eq!(sessions.shared.trailing.lock().len(), LATE + 2);
+        assert_eq!(sessions.shared.serving_tasks.lock().len(), LATE + 2);
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Choice, Registry, Rules};
 use crate::admission::ArrivalKind;
 use crate::eviction::EvictionPolicy;
-use crate::session::{Activity, Kind, Origin, Record, Signals};
+use crate::session::{Activity, ActivityKind, Origin, Record, Signals};
 use crate::timestamp::Timestamp;
 
 thread_local! {
@@ -37,13 +37,13 @@ pub(crate) fn lenient() -> Rules {
 }
 
 /// A registry and what its sessions tell it.
-pub(crate) struct Stage {
+pub(crate) struct TestRegistry {
     pub(crate) registry: Registry<Record>,
     #[cfg(test)]
     pub(crate) signals: Arc<Signals>,
 }
 
-impl Stage {
+impl TestRegistry {
     pub(crate) fn new(policy: impl EvictionPolicy) -> Self {
         Self::with(policy, lenient(), usize::MAX)
     }
@@ -78,7 +78,7 @@ impl Stage {
 
     #[cfg(test)]
     /// So many sessions whose handshake is finished.
-    pub(crate) fn crowd<const N: usize>(&mut self) -> [Arc<Record>; N] {
+    pub(crate) fn ready_many<const N: usize>(&mut self) -> [Arc<Record>; N] {
         std::array::from_fn(|_| self.ready())
     }
 
@@ -113,11 +113,11 @@ impl Stage {
 
 /// Begins a call, which lasts until it is dropped.
 pub(crate) fn call(record: &Arc<Record>) -> Activity<Record> {
-    begin(record, Kind::Call).expect("the session is not closing")
+    begin(record, ActivityKind::Call).expect("the session is not closing")
 }
 
 /// Begins an activity, unless the session is closing.
-pub(crate) fn begin(record: &Arc<Record>, kind: Kind) -> Option<Activity<Record>> {
+pub(crate) fn begin(record: &Arc<Record>, kind: ActivityKind) -> Option<Activity<Record>> {
     Activity::begin(record, kind, Instant::now())
 }
 

@@ -11,10 +11,10 @@ use crate::sync::{Lazy, Notify, fence};
 /// Who rings has changed something before, and who waits looks at it after having begun to listen. Of the two one sees the
 /// other, hence the fences: either the ringer sees that somebody listens, or the listener sees the change.
 #[derive(Debug, Default)]
-pub(crate) struct Bell(Lazy<Notify>);
+pub(crate) struct LazyNotify(Lazy<Notify>);
 
-impl Bell {
-    pub(crate) fn ring(&self) {
+impl LazyNotify {
+    pub(crate) fn notify_waiters(&self) {
         fence(SeqCst);
         if let Some(bell) = self.0.get() {
             bell.notify_waiters();
@@ -22,7 +22,7 @@ impl Bell {
     }
 
     /// Listens from the call of `enable` on.
-    pub(crate) fn listen(&self) -> Notified<'_> {
+    pub(crate) fn notified(&self) -> Notified<'_> {
         let bell = self.0.get_or_make();
         fence(SeqCst);
         bell.notified()
@@ -45,14 +45,14 @@ mod loom_tests {
     #[test]
     fn either_the_change_is_seen_or_the_ring_is_heard() {
         model(|| {
-            let shared = Arc::new((Bell::default(), AtomicBool::default()));
+            let shared = Arc::new((LazyNotify::default(), AtomicBool::default()));
             let other = Arc::clone(&shared);
             let ringer = thread::spawn(move || {
                 other.1.store(true, Relaxed);
-                other.0.ring();
+                other.0.notify_waiters();
             });
             let (bell, changed) = &*shared;
-            let mut ring = pin!(bell.listen());
+            let mut ring = pin!(bell.notified());
             ring.as_mut().enable();
             let seen = changed.load(Relaxed);
             ringer.join().unwrap();

@@ -6,7 +6,7 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// Holds a transport that is lent out while somebody waits for its next message, and can be taken away for good.
 #[derive(Debug)]
-pub(crate) struct Cell<T> {
+pub(crate) struct TransportSlot<T> {
     held: Mutex<Held<T>>,
 }
 
@@ -17,7 +17,7 @@ struct Held<T> {
     hung_up: bool,
 }
 
-impl<T> Cell<T> {
+impl<T> TransportSlot<T> {
     pub(crate) fn new(transport: T) -> Self {
         Self { held: Mutex::new(Held { transport: Some(Box::new(transport)), hung_up: false }) }
     }
@@ -27,12 +27,12 @@ impl<T> Cell<T> {
     }
 
     /// Takes the transport out for a while; `None` once it is gone.
-    pub(crate) fn lend(&self) -> Option<Box<T>> {
+    pub(crate) fn check_out(&self) -> Option<Box<T>> {
         self.lock().transport.take()
     }
 
     /// Puts the transport back. Gives it back to be dropped if the session has hung up meanwhile.
-    pub(crate) fn give_back(&self, transport: Box<T>) -> Option<Box<T>> {
+    pub(crate) fn check_in(&self, transport: Box<T>) -> Option<Box<T>> {
         let mut held = self.lock();
         if held.hung_up {
             return Some(transport);
@@ -55,11 +55,11 @@ mod tests {
 
     #[test]
     fn what_is_lent_out_while_the_session_hangs_up_is_dropped_when_it_comes_back() {
-        let cell = Cell::new("transport");
-        let lent = cell.lend().expect("there");
+        let cell = TransportSlot::new("transport");
+        let lent = cell.check_out().expect("there");
         assert_eq!(cell.take(), None, "it is out");
-        assert_eq!(cell.give_back(lent), Some(Box::new("transport")));
-        assert_eq!(cell.lend(), None);
+        assert_eq!(cell.check_in(lent), Some(Box::new("transport")));
+        assert_eq!(cell.check_out(), None);
     }
 }
 
@@ -93,14 +93,14 @@ mod loom_tests {
 
     #[derive(Clone)]
     struct Stage {
-        cell: Arc<Cell<Transport>>,
+        cell: Arc<TransportSlot<Transport>>,
         fate: Arc<Fate>,
     }
 
     impl Stage {
         fn new() -> Self {
             let fate = Arc::new(Fate::default());
-            Self { cell: Arc::new(Cell::new(Transport(Arc::clone(&fate)))), fate }
+            Self { cell: Arc::new(TransportSlot::new(Transport(Arc::clone(&fate)))), fate }
         }
 
         fn beside(&self, act: impl FnOnce(&Self) + 'static) -> thread::JoinHandle<()> {
@@ -110,10 +110,10 @@ mod loom_tests {
 
         /// As the service does: borrows it for a while, and drops it if that is left to it.
         fn use_it(&self) {
-            let Some(transport) = self.cell.lend() else { return };
+            let Some(transport) = self.slot.check_out() else { return };
             self.fate.in_use.store(true, SeqCst);
             self.fate.in_use.store(false, SeqCst);
-            if let Some(late) = self.cell.give_back(transport) {
+            if let Some(late) = self.slot.check_in(transport) {
                 drop(late);
                 self.tell();
             }
@@ -121,13 +121,13 @@ mod loom_tests {
 
         /// As the service does when it closes.
         fn take(&self) {
-            if self.cell.take().is_some() {
+            if self.slot.take().is_some() {
                 self.tell();
             }
         }
 
         fn hang_up(&self) {
-            if let Some(transport) = self.cell.take() {
+            if let Some(transport) = self.slot.take() {
                 drop(transport);
                 self.tell();
             }
@@ -141,7 +141,7 @@ mod loom_tests {
         /// Gone though the cell is still there, and exactly one was told.
         fn assert_gone(&self) {
             assert_eq!((self.fate.drops.load(SeqCst), self.fate.told.load(SeqCst)), (1, 1));
-            assert!(self.cell.lend().is_none());
+            assert!(self.slot.check_out().is_none());
         }
     }
 

@@ -19,20 +19,20 @@ use super::directory::Directory;
 use super::ends::Ends;
 use super::handlers::Handlers;
 use super::leases::Leases;
-use super::lot::Limits;
 use super::parking::Parking;
+use super::parking_state::Limits;
 use super::places::Places;
-use super::restore::UnderWay;
-use super::trailing::Trailing;
+use super::restore::Flight;
+use super::serving_tasks::ServingTasks;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
 #[cfg(feature = "http")]
 use crate::call_rejection::CallRejection;
 use crate::context::ClientContext;
 use crate::error::{PolicyError, Rejected, ServerFull};
 use crate::eviction::EvictionPolicy;
-use crate::observe::{SessionEvent, SessionObserver, Tally};
+use crate::observe::{Counters, SessionEvent, SessionObserver};
 use crate::registry::{Registry, Rules};
-use crate::scope::{Outcome, note};
+use crate::scope::{Outcome, record_outcome};
 use crate::session::Signals;
 use crate::tracker::RequestTracker;
 #[cfg(feature = "http")]
@@ -41,7 +41,7 @@ use crate::transport::{HeldStreams, Incarnations, SealKey, Session};
 
 /// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
 #[derive(Debug)]
-pub(super) struct Core<T> {
+pub(super) struct ManagerState<T> {
     pub(super) registry: Registry<Session<T>>,
     pub(super) places: Places,
     /// How many sessions are there whose end has begun.
@@ -50,10 +50,10 @@ pub(super) struct Core<T> {
 }
 
 /// A manager.
-pub(crate) struct Shared<I: SessionManager> {
+pub(crate) struct ManagerInner<I: SessionManager> {
     pub(super) inner: I,
     pub(super) settings: Settings,
-    pub(super) core: Mutex<Core<I::Transport>>,
+    pub(super) core: Mutex<ManagerState<I::Transport>>,
     /// What requests in flight hold of their admission.
     leases: Mutex<Leases<I::Transport>>,
     /// Requests without a waiting client, whose handlers may be at work.
@@ -63,12 +63,12 @@ pub(crate) struct Shared<I: SessionManager> {
     /// Every session there is: what a request asks.
     pub(super) directory: Directory<I::Transport>,
     /// Ids that are being restored.
-    pub(super) restoring: DashMap<SessionId, Arc<UnderWay>, RandomState>,
+    pub(super) restoring: DashMap<SessionId, Arc<Flight>, RandomState>,
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
     /// The listening streams of parked sessions.
     pub(super) held: Arc<HeldStreams<I::Transport>>,
-    pub(super) trailing: Trailing,
+    pub(super) serving_tasks: ServingTasks,
     pub(super) incarnations: Incarnations,
     /// What the keys of event ids are made of.
     pub(super) seal_root: Arc<SealKey>,
@@ -78,7 +78,7 @@ pub(crate) struct Shared<I: SessionManager> {
     /// Who may make requests within a session.
     pub(super) requests: Option<Arc<dyn AdmissionPolicy>>,
     pub(super) signals: Arc<Signals>,
-    pub(super) tally: Tally,
+    pub(super) counters: Counters,
     pub(super) draining: AtomicBool,
     /// Whether newcomers are refused, by a drain or before one.
     pub(super) refusing: AtomicBool,
@@ -92,7 +92,7 @@ pub(crate) struct Shared<I: SessionManager> {
     warned_of_no_sessions: AtomicBool,
 }
 
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// Makes a manager. Fails only if the operating system has no random bytes.
     pub(super) fn new(
         inner: I,
@@ -106,7 +106,7 @@ impl<I: SessionManager> Shared<I> {
         let signals = Arc::<Signals>::default();
         let tracks_access = eviction.as_ref().is_some_and(|policy| policy.tracks_access());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
-        let trailing = Trailing::new(settings.max_sessions);
+        let serving_tasks = ServingTasks::new(settings.max_sessions);
         let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
         let deadlines = Deadlines::default();
         let sooner = Arc::clone(&deadlines.sooner);
@@ -115,7 +115,7 @@ impl<I: SessionManager> Shared<I> {
         let policies = [&admission, &requests].into_iter().flatten().cloned();
         let ends = Ends::new(policies, Box::new(move |session| streams.end(session)));
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
-        let core = Core { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
+        let core = ManagerState { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
         Ok(Self {
             inner,
             settings,
@@ -128,14 +128,14 @@ impl<I: SessionManager> Shared<I> {
             restores: AtomicUsize::new(0),
             parking,
             held,
-            trailing,
+            serving_tasks,
             incarnations: Incarnations::default(),
             seal_root: Arc::new(SealKey::random()?),
             tracks_access,
             admission,
             requests,
             signals,
-            tally: Tally::default(),
+            counters: Counters::default(),
             draining: AtomicBool::new(false),
             refusing: AtomicBool::new(false),
             tracker,
@@ -148,7 +148,7 @@ impl<I: SessionManager> Shared<I> {
     }
 
     /// The lock. What panics under it are policies, and those are caught.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Core<I::Transport>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ManagerState<I::Transport>> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -186,7 +186,7 @@ impl<I: SessionManager> Shared<I> {
     /// Counts and reports somebody who is turned away.
     pub(crate) fn turn_away(&self, refusal: Rejected, context: Option<&ClientContext>) -> Rejected {
         let Rejected { kind, reason, retry, .. } = refusal;
-        self.tally.count_rejected(kind, reason);
+        self.counters.count_rejected(kind, reason);
         tracing::debug!(?kind, %reason, "refused");
         self.observe(&SessionEvent::Rejected { kind, reason, retry, context });
         refusal
@@ -213,7 +213,7 @@ impl<I: SessionManager> Shared<I> {
             PolicyError::Inner(_) | PolicyError::DuplicateId => Rejected::backend(kind),
             PolicyError::NotFound | PolicyError::UnknownEvent => return error,
         };
-        note(Outcome::Rejected(Box::new(self.turn_away(refusal, context))));
+        record_outcome(Outcome::Rejected(Box::new(self.turn_away(refusal, context))));
         error
     }
 
@@ -243,7 +243,7 @@ fn owner_of(context: Option<&ClientContext>) -> Option<(Option<&str>, Option<&st
 
 /// For the HTTP layer.
 #[cfg(feature = "http")]
-impl<I: SessionManager> Shared<I> {
+impl<I: SessionManager> ManagerInner<I> {
     /// Whether the client that asks opened the session, at the service that it asks. Allocates nothing, unless the
     /// session is parked.
     pub(crate) fn owner(&self, id: &str, asking: Option<&ClientContext>) -> Owner {
@@ -270,7 +270,7 @@ impl<I: SessionManager> Shared<I> {
 
     /// Counts a POST: within a session or to open one, or without a session.
     pub(crate) fn count_request(&self, is_sessionless: bool) {
-        let counter = if is_sessionless { &self.tally.sessionless } else { &self.tally.requests };
+        let counter = if is_sessionless { &self.counters.sessionless } else { &self.counters.requests };
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -315,11 +315,11 @@ impl<I: SessionManager> Shared<I> {
 
 /// The session is not there (any more), and whoever answers the client is told so.
 pub(super) fn not_found<E: std::error::Error>() -> PolicyError<E> {
-    note(Outcome::NotFound);
+    record_outcome(Outcome::NotFound);
     PolicyError::NotFound
 }
 
-impl<I: SessionManager> Drop for Shared<I> {
+impl<I: SessionManager> Drop for ManagerInner<I> {
     fn drop(&mut self) {
         self.held.close();
         if let Some(task) = self.lifecycle.get() {

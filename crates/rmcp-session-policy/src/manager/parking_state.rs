@@ -26,7 +26,7 @@ pub(super) struct Limits {
 #[derive(Clone, Debug)]
 pub(super) struct Parked {
     /// What `initialize` said.
-    pub(super) parcel: Arc<[u8]>,
+    pub(super) initialize_params: Arc<[u8]>,
     context: Option<Arc<ClientContext>>,
     serial: SessionOrigin,
     opened: Timestamp,
@@ -45,9 +45,9 @@ pub(super) struct Parked {
 }
 
 impl Parked {
-    pub(super) fn of(record: &Record, parcel: Arc<[u8]>, is_back: bool, now: Instant) -> Self {
+    pub(super) fn of(record: &Record, initialize_params: Arc<[u8]>, is_back: bool, now: Instant) -> Self {
         Self {
-            parcel,
+            initialize_params,
             context: record.context.clone(),
             serial: record.serial,
             opened: record.opened,
@@ -94,7 +94,7 @@ impl Parked {
     }
 
     fn bytes(&self, id: &str) -> usize {
-        entry_bytes(id, self.parcel.len(), self.context())
+        entry_bytes(id, self.initialize_params.len(), self.context())
     }
 }
 
@@ -127,7 +127,7 @@ type Queue = LinkedHashMap<SessionId, Parked>;
 /// its stead, until another session takes the place. So live sessions, parked ones, those in transit and those over the
 /// room are never more than the places and the room of the lot together.
 #[derive(Default)]
-pub(super) struct Lot {
+pub(super) struct ParkingState {
     /// Sessions whose clients have called.
     called: Queue,
     /// Sessions whose clients never have: the first to go.
@@ -143,7 +143,7 @@ pub(super) struct Lot {
     stays: u64,
 }
 
-impl Lot {
+impl ParkingState {
     /// How many count, and what they hold in bytes.
     pub(super) fn size(&self) -> (usize, usize) {
         (self.called.len() + self.uncalled.len() + self.pinned.len(), self.bytes)
@@ -417,7 +417,7 @@ mod tests {
     fn parked(called: bool, said: usize, now: Instant) -> Parked {
         let now = Timestamp::at(now);
         Parked {
-            parcel: vec![0; said].into(),
+            initialize_params: vec![0; said].into(),
             context: None,
             serial: SessionOrigin::allocate(),
             opened: now,
@@ -474,7 +474,7 @@ mod tests {
         #[test]
         fn it_is_exact(steps in prop::collection::vec((step(), any::<prop::sample::Index>()), 0..200)) {
             let limits = limits();
-            let mut lot = Lot::default();
+            let mut lot = ParkingState::default();
             let mut now = Instant::now();
             let mut live = BTreeSet::<String>::new();
             let mut pins = BTreeMap::<String, Parked>::new();
@@ -562,8 +562,8 @@ mod tests {
     }
 
     /// A lot of four, with sessions named by their order.
-    fn full() -> (Lot, Instant) {
-        let (mut lot, now) = (Lot::default(), Instant::now());
+    fn full() -> (ParkingState, Instant) {
+        let (mut lot, now) = (ParkingState::default(), Instant::now());
         for id in ["1", "2", "3", "4"] {
             lot.park(id.into(), parked(true, 0, now), &limits(), 0, &mut Vec::new());
         }

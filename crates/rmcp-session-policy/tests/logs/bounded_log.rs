@@ -1,5 +1,4 @@
-//! `bounded`: the log of the crate `mcp-session`, but for the ids. Alone in its file: whether anybody listens is asked once per
-//! place that logs, and a test beside it may be asked first.
+//! `bounded`: the log is that of the crate `mcp-session`, without the ids.
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
@@ -37,7 +36,7 @@ impl<S: Subscriber> Layer<S> for Lines {
 #[tokio::test(start_paused = true)]
 async fn the_log_is_in_the_words_of_that_crate_and_names_no_id() {
     let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
+    let _guard = crate::log::listen_with(tracing_subscriber::registry().with(lines.clone()));
     let mut config = SessionConfig::default();
     config.keep_alive = Some(SECOND);
     let sessions = BoundedSessionManagerBuilder::new(1)
