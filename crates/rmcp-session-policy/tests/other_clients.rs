@@ -3,6 +3,7 @@
 //! The clients are processes of their own; `clients/setup` installs them from npm and PyPI.
 #![cfg(unix)]
 
+#[path = "support/server.rs"]
 mod server;
 
 use std::path::{Path, PathBuf};

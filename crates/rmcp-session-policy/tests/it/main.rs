@@ -1,18 +1,20 @@
 //! What each law and each part promises, one file for each promise.
 
-#[path = "../edge/mod.rs"]
+#[path = "../support/edge.rs"]
 mod edge;
-#[path = "../scripted/mod.rs"]
+#[path = "../support/parked.rs"]
+mod parked;
+#[path = "../support/scripted.rs"]
 mod scripted;
-#[path = "../server/mod.rs"]
+#[path = "../support/server.rs"]
 mod server;
-#[path = "../service/mod.rs"]
+#[path = "../support/service.rs"]
 mod service;
-#[path = "../session/mod.rs"]
+#[path = "../support/session.rs"]
 mod session;
-#[path = "../web/mod.rs"]
+#[path = "../support/web.rs"]
 mod web;
-#[path = "../witness/mod.rs"]
+#[path = "../support/witness.rs"]
 mod witness;
 
 mod backend_trouble;
@@ -24,6 +26,7 @@ mod closes_are_bounded_and_real;
 mod current_session;
 mod drains;
 mod early_answers;
+mod ended_for_good;
 mod ends_at_bad_moments;
 mod event_ids_are_sealed;
 mod held_streams;
@@ -38,8 +41,12 @@ mod listening_clients;
 mod never_a_victim;
 mod one_end;
 mod operating;
+mod parking_bounds;
 mod real_clients;
-mod restores_obey;
+mod restore_races;
+mod restore_replays;
+mod restores_one_at_a_time;
+mod restores_take_places;
 mod retry_after_is_honest;
 mod served_in_turn;
 mod sessions_have_owners;

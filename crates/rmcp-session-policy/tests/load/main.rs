@@ -1,12 +1,12 @@
 //! Floods, races and long random histories: what takes more than a few seconds.
 
-#[path = "../scripted/mod.rs"]
+#[path = "../support/scripted.rs"]
 mod scripted;
-#[path = "../server/mod.rs"]
+#[path = "../support/server.rs"]
 mod server;
-#[path = "../service/mod.rs"]
+#[path = "../support/service.rs"]
 mod service;
-#[path = "../web/mod.rs"]
+#[path = "../support/web.rs"]
 mod web;
 
 mod attackers_day;

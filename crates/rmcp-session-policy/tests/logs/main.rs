@@ -1,15 +1,15 @@
 //! What is logged, and what no log, error or `Debug` output shows. A program of its own: whether a place in the code logs is decided
 //! when it is first passed, so these tests run one after the other, each with its own subscriber and beside no other test.
 
-#[path = "../log/mod.rs"]
+#[path = "../support/log.rs"]
 mod log;
-#[path = "../scripted/mod.rs"]
+#[path = "../support/scripted.rs"]
 mod scripted;
-#[path = "../server/mod.rs"]
+#[path = "../support/server.rs"]
 mod server;
-#[path = "../service/mod.rs"]
+#[path = "../support/service.rs"]
 mod service;
-#[path = "../session/mod.rs"]
+#[path = "../support/session.rs"]
 mod session;
 
 mod bounded_log;

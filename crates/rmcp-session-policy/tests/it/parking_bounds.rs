@@ -1,0 +1,112 @@
+//! How many sessions are parked, how many bytes they hold, and for how long.
+
+use crate::parked::{Manager, is_not_there, is_restored, knows, park, parked, ready, ready_saying, scripted};
+use crate::scripted::{Scripted, initialize_params};
+use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
+use rmcp_session_policy::{HOUR, MINUTE};
+
+#[tokio::test(start_paused = true)]
+async fn no_more_are_parked_than_allowed_and_the_oldest_are_forgotten() {
+    let (_inner, sessions) = scripted(|b| b.max_parked(3));
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(parked_among(&sessions).await);
+    }
+    assert_eq!(sessions.stats().parked, 3);
+    let mut known = Vec::new();
+    for id in &ids {
+        known.push(knows(&sessions, id).await);
+    }
+    assert_eq!(known, [false, false, true, true, true]);
+}
+
+async fn parked_among(sessions: &Manager<Scripted>) -> SessionId {
+    let (id, transport) = ready(sessions).await;
+    park(sessions, &id).await;
+    drop(transport);
+    id
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_parked_if_nobody_may_be() {
+    let (_inner, sessions) = scripted(|b| b.max_parked(0));
+    let id = parked_among(&sessions).await;
+    assert!(!knows(&sessions, &id).await);
+    assert_eq!((sessions.stats().parked, sessions.stats().parked_bytes), (0, 0));
+}
+
+fn params_of(bytes: usize) -> serde_json::Value {
+    let mut params = initialize_params();
+    params["clientInfo"]["name"] = "x".repeat(bytes).into();
+    params
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_bytes_are_parked_than_allowed() {
+    let (_inner, sessions) = scripted(|b| b.max_parked_bytes(4_096));
+    let mut transports = Vec::new();
+    for _ in 0..10 {
+        let (id, transport) = ready_saying(&sessions, params_of(1_000)).await;
+        transports.push(transport);
+        park(&sessions, &id).await;
+        let stats = sessions.stats();
+        assert!(stats.parked_bytes <= 4_096 && stats.parked_bytes >= 1_000 * stats.parked, "{stats:?}");
+    }
+    assert_eq!(sessions.stats().parked, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_bytes_are_parked_as_allowed() {
+    let (_inner, sessions) = scripted(|b| b);
+    drop(parked(&sessions).await);
+    let bytes = sessions.stats().parked_bytes;
+    let (_inner, sessions) = scripted(|b| b.max_parked_bytes(2 * bytes));
+    for _ in 0..3 {
+        drop(parked(&sessions).await);
+    }
+    assert_eq!((sessions.stats().parked, sessions.stats().parked_bytes), (2, 2 * bytes));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_too_much_is_not_parked() {
+    let (_inner, sessions) = scripted(|b| b.max_parked_entry_bytes(1_024));
+    let (talker, transport) = ready_saying(&sessions, params_of(1_025)).await;
+    park(&sessions, &talker).await;
+    drop(transport);
+    assert!(!knows(&sessions, &talker).await);
+    let modest = parked_among(&sessions).await;
+    assert!(knows(&sessions, &modest).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_client_that_says_more_than_all_may_does_not_push_the_others_out() {
+    let (_inner, sessions) = scripted(|b| b.max_parked_bytes(4_096));
+    let modest = parked_among(&sessions).await;
+    let (talker, transport) = ready_saying(&sessions, params_of(5_000)).await;
+    park(&sessions, &talker).await;
+    drop(transport);
+    assert!(knows(&sessions, &modest).await);
+    assert!(!knows(&sessions, &talker).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_parked_too_long_is_forgotten() {
+    let (_inner, sessions) = scripted(|b| b.max_parked_age(HOUR));
+    let id = parked(&sessions).await;
+    tokio::time::sleep(59 * MINUTE).await;
+    assert!(knows(&sessions, &id).await);
+    tokio::time::sleep(2 * MINUTE).await;
+    assert!(!knows(&sessions, &id).await);
+    assert_eq!((sessions.stats().parked, sessions.stats().parked_bytes), (0, 0));
+    assert!(is_not_there(&sessions.restore_session(id).await), "rmcp may have loaded it just before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_restored_takes_no_room_among_the_parked() {
+    let (_inner, sessions) = scripted(|b| b.max_sessions(1));
+    let id = parked(&sessions).await;
+    assert!(sessions.stats().parked_bytes > 0);
+    let outcome = sessions.restore_session(id).await;
+    assert!(is_restored(&outcome));
+    assert_eq!((sessions.stats().parked, sessions.stats().parked_bytes), (0, 0));
+}
