@@ -1,4 +1,4 @@
-//! What the official SDKs' clients see of us, each at a pinned version: evicted, cut off, refused.
+//! The official SDKs' clients, each at a pinned version, whose sessions are evicted, cut off or refused.
 //!
 //! The clients are processes of their own; `clients/setup` installs them from npm and PyPI.
 #![cfg(unix)]
@@ -244,7 +244,7 @@ fn assert_gone(sdk: Sdk, seen: &Value) {
     }
 }
 
-async fn evicted_while_idle_its_next_call_works(sdk: Sdk) {
+async fn a_call_after_an_eviction_works(sdk: Sdk) {
     let sessions = sessions(|builder| builder);
     let server = Server::with_layer(Arc::clone(&sessions)).await;
     let mut alice = sdk.connect(&server).await;
@@ -366,7 +366,7 @@ macro_rules! with_each_sdk {
 }
 
 with_each_sdk! {
-    evicted_while_idle_its_next_call_works
+    a_call_after_an_eviction_works
     evicted_without_parking_it_is_told
     closed_amid_a_call_it_is_told_at_once
     too_many_newcomers

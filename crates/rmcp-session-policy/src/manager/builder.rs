@@ -1,4 +1,5 @@
-//! The settings, and what makes sense of them.
+//! The builder of a manager: the settings, their defaults, and the checks of
+//! [`build`](PolicySessionManagerBuilder::build).
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::observe::SessionObserver;
 use crate::registry::{Predicate, Rules};
 use crate::time::{HOUR, MINUTE, SECOND};
 
-/// Times that have to be kept.
+/// The settings that the manager reads while it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) max_sessions: usize,
@@ -28,13 +29,49 @@ pub(crate) struct Settings {
     pub(crate) init_timeout: Duration,
     pub(crate) max_busy: Duration,
     pub(crate) close_deadline: Duration,
-    /// Whether each end is logged; its observer may do so in its own words.
+    /// Whether the manager logs each close. An observer may log them instead.
     pub(crate) logs_ends: bool,
-    /// How a refused or cut-off `tools/call` within a session is answered.
+    /// How a rejected or cut-off `tools/call` within a session is answered.
     pub(crate) call_rejection: CallRejection,
 }
 
-/// Settings of a [`PolicySessionManager`] to be.
+/// Builds a [`PolicySessionManager`]. [`local`](PolicySessionManager::local) and
+/// [`builder`](PolicySessionManager::builder) create it.
+///
+/// Each setter replaces the value that was set before. [`build`](Self::build) checks all settings together.
+///
+/// ```
+/// use rmcp_session_policy::admission::{AdmissionPolicyExt, TokenBucket};
+/// use rmcp_session_policy::eviction::Lfu;
+/// use rmcp_session_policy::{HOUR, MINUTE, PolicySessionManager, SECOND};
+///
+/// let sessions = PolicySessionManager::local()
+///     // Capacity, and the policies.
+///     .max_sessions(500)
+///     .max_opening(50)
+///     .admission(TokenBucket::per_minute(10).burst(10).per_client())
+///     .eviction(Lfu::new())
+///     .min_idle(5 * SECOND)
+///     .protect(|session| session.context().and_then(|client| client.principal()) == Some("monitor"))
+///     // Times.
+///     .idle_timeout(10 * MINUTE)
+///     .max_lifetime(24 * HOUR)
+///     .init_timeout(10 * SECOND)
+///     .max_busy(5 * MINUTE)
+///     .close_deadline(2 * SECOND)
+///     // Parking.
+///     .max_parked(2_000)
+///     .max_parked_bytes(16 << 20)
+///     .max_parked_entry_bytes(16 << 10)
+///     .max_parked_age(HOUR)
+///     .max_parked_streams(100)
+///     .build()?;
+/// assert_eq!(sessions.stats().max_sessions, 500);
+///
+/// let error = PolicySessionManager::local().max_sessions(10).max_opening(11).build().unwrap_err();
+/// assert_eq!(error.setting, "max_opening");
+/// # Ok::<(), rmcp_session_policy::ConfigError>(())
+/// ```
 #[must_use]
 pub struct PolicySessionManagerBuilder<I> {
     inner: I,
@@ -87,16 +124,18 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
-    /// Sets who may come in. Defaults to everybody.
+    /// Sets the policy that decides whether a new session may be opened and a parked one restored. Defaults to
+    /// [`Open`](crate::admission::Open), which admits all.
     pub fn admission(mut self, policy: impl AdmissionPolicy) -> Self {
         self.admission = Some(Box::new(policy));
         self
     }
 
-    /// Sets which requests within a session are let in, `ping` apart. A refused `tools/call` is answered as
-    /// [`reject_calls_with`](Self::reject_calls_with) says, any other request with a JSON-RPC error; the session lives
-    /// on. What a permit holds is held until the request's handler is done, also where the client has cancelled the
-    /// request, and for [`max_busy`](Self::max_busy) at most. Defaults to all.
+    /// Sets the policy that decides about each request within a session except `ping`. A rejected `tools/call` is
+    /// answered as [`reject_calls_with`](Self::reject_calls_with) says, any other rejected request with a JSON-RPC
+    /// error; the session stays open. A permit is held until the request's handler is done, even if the client has
+    /// cancelled the request, and for [`max_busy`](Self::max_busy) at most. Defaults to no policy: all requests are
+    /// admitted.
     ///
     /// ```
     /// # use rmcp_session_policy::PolicySessionManager;
@@ -113,88 +152,111 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
-    /// Sets how a `tools/call` within a session is answered that is refused, or that the end of its session cuts off.
-    /// Defaults to [`CallRejection::Result`], which a model can read.
+    /// Sets the form of the answer to a `tools/call` that is rejected within a session, or cut off by the end of its
+    /// session. Defaults to [`CallRejection::Result`], which a model can read.
+    ///
+    /// ```
+    /// use rmcp_session_policy::{CallRejection, PolicySessionManager};
+    ///
+    /// let sessions = PolicySessionManager::local().reject_calls_with(CallRejection::Error).build()?;
+    /// # let _ = sessions.stats();
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
     pub const fn reject_calls_with(mut self, rejection: CallRejection) -> Self {
         self.settings.call_rejection = rejection;
         self
     }
 
-    /// Sets who goes when there is no room. Defaults to the least recently used among those without an open stream,
-    /// then the least recently used of all.
+    /// Sets the policy that chooses the session to evict when the server is full. Defaults to the least recently used
+    /// session among those without an open stream, then the least recently used of all.
     pub fn eviction(mut self, policy: impl EvictionPolicy) -> Self {
         self.eviction = Some(Box::new(policy));
         self
     }
 
-    /// Lets nobody be thrown out, half-open sessions included: a newcomer is refused when there is no room.
+    /// Switches eviction off, for half-open sessions too: a full server rejects newcomers. Defaults to eviction, see
+    /// [`eviction`](Self::eviction).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use rmcp::transport::streamable_http_server::session::SessionManager;
+    /// use rmcp_session_policy::{PolicyError, PolicySessionManager};
+    ///
+    /// let sessions = PolicySessionManager::local().max_sessions(1).refuse_when_full().build()?;
+    /// let (_id, _transport) = sessions.create_session().await?;
+    /// assert!(matches!(sessions.create_session().await, Err(PolicyError::ServerFull(_))));
+    /// # Ok(()) }
+    /// ```
     pub fn refuse_when_full(mut self) -> Self {
         self.eviction = None;
         self
     }
 
-    /// Closes a session that was not heard of for so long, and has neither a request in flight nor an open stream;
-    /// `None` never does. Defaults to 30 minutes.
+    /// Sets how long a session may receive nothing from its client, with no request in flight and no open stream,
+    /// before it is closed. `None` means no limit. Defaults to 30 minutes.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.idle_timeout = timeout.into();
         self
     }
 
-    /// Closes a session so long after it was first opened, whatever it is doing; `None` never does. Defaults to `None`.
+    /// Sets how long after it was first opened a session is closed, even if it is busy. `None` means no limit. Defaults
+    /// to `None`.
     pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
         self.settings.max_lifetime = lifetime.into();
         self
     }
 
-    /// Closes a session whose client does not finish its handshake in that time. It counts from the answer to `initialize`:
-    /// a handler that takes long to answer has up to [`max_busy`](Self::max_busy). If the answer was sent, the session is
-    /// parked. Defaults to 30 seconds.
+    /// Sets how long a client may take to finish its handshake before its session is closed. The time counts from the
+    /// answer to `initialize`; the handler has up to [`max_busy`](Self::max_busy) for that answer. If the answer was
+    /// sent, the closed session is parked. Defaults to 30 seconds.
     pub const fn init_timeout(mut self, timeout: Duration) -> Self {
         self.settings.init_timeout = timeout;
         self
     }
 
-    /// Sets how many places half-open sessions may hold before a newcomer takes the oldest one's place. Defaults to a
-    /// tenth of the capacity, but not under the lesser of 5 and a quarter of it, and at least 1.
+    /// Sets how many places half-open sessions may hold before a newcomer takes the place of the oldest one. Defaults
+    /// to a tenth of the capacity, but to no less than the smaller of 5 and a quarter of the capacity, and to at least
+    /// 1.
     pub const fn max_opening(mut self, sessions: usize) -> Self {
         self.max_opening = Some(sessions);
         self
     }
 
-    /// Sets for how long after its last use a session is never a victim. Defaults to zero.
+    /// Sets for how long after its last use a session is never evicted. Defaults to zero.
     pub const fn min_idle(mut self, idle: Duration) -> Self {
         self.min_idle = idle;
         self
     }
 
-    /// Sets for how long a request in flight protects its session and keeps the lease of its admission, and how long the
-    /// answer to `initialize` may take before the session is closed and its client is told to come back. A request is in
-    /// flight until its handler is done, or for as long as the handler keeps a copy of the request's context. Defaults
-    /// to 10 minutes.
+    /// Sets for how long a request in flight protects its session and keeps the lease of its admission. It also bounds
+    /// the answer to `initialize`: after that time the session is closed and its client is told to try again. A request
+    /// is in flight until its handler is done, or for as long as the handler keeps a copy of the request's context.
+    /// Defaults to 10 minutes.
     pub const fn max_busy(mut self, busy: Duration) -> Self {
         self.settings.max_busy = busy;
         self
     }
 
-    /// Sets how long the close of a session may take before the session counts as stuck. It keeps its place until it is
-    /// gone. Defaults to 5 seconds.
+    /// Sets how long the close of a session may take before the session counts as stuck. A stuck session keeps its
+    /// place until its close is done. Defaults to 5 seconds.
     pub const fn close_deadline(mut self, deadline: Duration) -> Self {
         self.settings.close_deadline = deadline;
         self
     }
 
-    /// Makes sessions for which `predicate` holds never a victim. It is asked when a session is about to be one; whom it
-    /// protects is looked at again when something happens to the session, and else about once a second (ten thousand
-    /// sessions a second at most). It is called while the manager holds its lock, so it must not call
-    /// [`stats`](PolicySessionManager::stats), [`list`](PolicySessionManager::list) or anything else of this manager.
-    /// Defaults to nobody.
+    /// Protects the sessions for which `predicate` holds from eviction. The manager calls it when a session is about to
+    /// be evicted. It calls it again for a protected session when something happens to that session, and otherwise
+    /// about once a second (for ten thousand sessions a second at most). The manager holds its lock during the call, so
+    /// the predicate must not call [`stats`](PolicySessionManager::stats), [`list`](PolicySessionManager::list) or any
+    /// other method of this manager. Defaults to no protection.
     pub fn protect(mut self, predicate: impl Fn(&SessionInfo<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.protect = Some(Arc::new(predicate));
         self
     }
 
-    /// Sets how many sessions may be parked; 0 parks none. When there are more, those go first whose clients never called
-    /// (see [`SessionInfo::has_called`]), the oldest first, and then the oldest of the others. Defaults to 10,000.
+    /// Sets how many sessions may be parked; 0 parks none. Beyond the limit the manager forgets sessions whose clients
+    /// never called first (see [`SessionInfo::has_called`]), oldest first, and then the oldest of the others. Defaults
+    /// to 10,000.
     pub const fn max_parked(mut self, sessions: usize) -> Self {
         self.limits.entries = sessions;
         self
@@ -207,41 +269,67 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
-    /// Sets how many bytes one parked session may hold; one that would hold more is not parked. Counted are what the client
-    /// said in `initialize`, the context it was opened with (principal, kept headers), the session's id, and about 200 bytes
-    /// for the entry. Defaults to 64 KiB.
+    /// Sets how many bytes one parked session may hold; a larger session is not parked. The count includes the
+    /// parameters of `initialize`, the context that the session was opened with (principal, kept headers), the
+    /// session's id, and about 200 bytes for the entry. Defaults to 64 KiB.
     pub const fn max_parked_entry_bytes(mut self, bytes: usize) -> Self {
         self.limits.entry_bytes = bytes;
         self
     }
 
-    /// Sets for how long a session stays parked that is not heard of. Defaults to 24 hours.
+    /// Sets for how long a session stays parked without a message from its client. Defaults to 24 hours.
     pub const fn max_parked_age(mut self, age: Duration) -> Self {
         self.limits.age = age;
         self
     }
 
-    /// Sets how many listening streams (GETs) stay open while their sessions are parked, one a session; 0 keeps none. A
-    /// stream that stays open goes on with its session's next incarnation, so its client misses nothing. It takes
-    /// [`layer`](PolicySessionManager::layer). Defaults to [`max_sessions`](Self::max_sessions).
+    /// Sets how many listening streams (GETs) stay open while their sessions are parked, at most one per session; 0
+    /// keeps none. A stream that stays open goes on with the next incarnation of its session, so its client misses
+    /// nothing. Requires [`layer`](PolicySessionManager::layer). Defaults to [`max_sessions`](Self::max_sessions).
     pub const fn max_parked_streams(mut self, streams: usize) -> Self {
         self.max_parked_streams = Some(streams);
         self
     }
 
-    /// Sets who hears of what happens. Defaults to nobody.
+    /// Sets the observer that receives the events of sessions and rejections. Defaults to no observer.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicUsize, Ordering};
+    ///
+    /// use rmcp::transport::streamable_http_server::session::SessionManager;
+    /// use rmcp_session_policy::{PolicySessionManager, SessionEvent, SessionObserver};
+    ///
+    /// #[derive(Clone, Debug, Default)]
+    /// struct Opened(Arc<AtomicUsize>);
+    ///
+    /// impl SessionObserver for Opened {
+    ///     fn observe(&self, event: &SessionEvent<'_>) {
+    ///         if let SessionEvent::Opened { .. } = event {
+    ///             self.0.fetch_add(1, Ordering::Relaxed);
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let opened = Opened::default();
+    /// let sessions = PolicySessionManager::local().observer(opened.clone()).build()?;
+    /// let (_id, _transport) = sessions.create_session().await?;
+    /// assert_eq!(opened.0.load(Ordering::Relaxed), 1);
+    /// # Ok(()) }
+    /// ```
     pub fn observer(mut self, observer: impl SessionObserver) -> Self {
         self.observer = Some(Arc::new(observer));
         self
     }
 
-    /// Makes busy sessions candidates too: the eviction policy says when they go.
+    /// Offers busy sessions to the eviction policy too. Defaults to idle sessions only.
     pub(crate) const fn busy_may_go(mut self) -> Self {
         self.busy_may_go = true;
         self
     }
 
-    /// Leaves it to the observer to log who goes.
+    /// Leaves the log of closes to the observer. Defaults to a log entry for each close.
     pub(crate) const fn without_log(mut self) -> Self {
         self.settings.logs_ends = false;
         self
@@ -251,7 +339,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the first setting that makes no sense, its value, and what would do.
+    /// [`ConfigError`] names the first invalid setting, its value, and a remedy.
     pub fn build(mut self) -> Result<PolicySessionManager<I>, ConfigError> {
         let settings = &mut self.settings;
         let most = settings.max_sessions;
@@ -290,7 +378,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             if duration == Some(Duration::ZERO) {
                 return Err(ConfigError::new(setting, Duration::ZERO, remedy));
             }
-            // The timer wheel reaches two years; a session that old is none.
+            // tokio's timer wheel reaches two years. No session needs a time that long.
             if duration.is_some_and(|duration| duration > 365 * 24 * HOUR) {
                 return Err(ConfigError::new(setting, duration.unwrap_or_default(), "allow at most 365 days"));
             }
@@ -318,7 +406,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     }
 }
 
-/// How many of `most` places half-open sessions may hold.
+/// The default of `max_opening` for `most` places.
 fn default_opening(most: usize) -> usize {
     (most / 10).max((most / 4).min(5)).max(1)
 }

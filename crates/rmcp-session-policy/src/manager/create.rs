@@ -1,4 +1,4 @@
-//! How sessions come to exist.
+//! Creation of sessions: admission, the place, the inner manager, the registry.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -24,17 +24,17 @@ use crate::transport::{Flag, PolicyTransport, Session, TransportEvents};
 type Created<I> = (SessionId, PolicyTransport<<I as SessionManager>::Transport>);
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 
-/// What a session brings with it.
+/// What a new incarnation starts with: where it comes from, and its entry in the parking.
 pub(super) struct Luggage {
     pub(super) origin: Origin,
     pub(super) initialize_params: Option<Arc<[u8]>>,
-    /// Its entry in the parking, if it comes from there.
+    /// Its entry in the parking, if it is restored.
     pub(super) pin: Option<Parked>,
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Creates a session: admission first, then a place, then the inner manager. Whatever fails or is dropped, what was
-    /// taken before goes back by its own drop.
+    /// Creates a session: admission first, then a place, then the inner manager. If a step fails or is dropped, the
+    /// drops of the earlier results give back what they hold.
     pub(super) async fn create(self: &Arc<Self>) -> Result<Created<I>, Failed<I>> {
         clear_held();
         let context = ClientContext::current();
@@ -49,7 +49,7 @@ impl<I: SessionManager> ManagerInner<I> {
         Ok((id, transport))
     }
 
-    /// Asks who may come in, and gets a place.
+    /// Asks the admission policy, and gets a place. Reports a rejection.
     async fn admit(
         self: &Arc<Self>,
         kind: ArrivalKind,
@@ -60,7 +60,7 @@ impl<I: SessionManager> ManagerInner<I> {
         admitted.ok_or_else(|| self.refuse(kind, context, self.at_capacity()))
     }
 
-    /// Asks who may come in, and gets a place; `None` if there is none, of which nobody is told yet.
+    /// Asks the admission policy, and gets a place. `None` if there is no place; the caller reports that.
     pub(super) async fn try_admit(
         self: &Arc<Self>,
         kind: ArrivalKind,
@@ -84,11 +84,12 @@ impl<I: SessionManager> ManagerInner<I> {
                 }
             }
         };
-        // Without a place the quota is given back, before anybody hears of the refusal.
+        // Without a place, the permit gives its quota back before the rejection is reported.
         Ok(self.place(kind, context, only_free).await.map(|place| (permit, place)))
     }
 
-    /// Puts a session that exists in the inner manager into the registry. It waits for nothing, so it is never half done.
+    /// Puts a session that exists in the inner manager into the registry. It does not await, so it cannot be dropped
+    /// halfway.
     pub(super) fn register(
         self: &Arc<Self>,
         luggage: Luggage,
@@ -115,10 +116,12 @@ impl<I: SessionManager> ManagerInner<I> {
             core.look_at(key, self.first_deadline(&session, now));
             self.directory.insert(Arc::clone(&session));
             place.settle(&mut core.places);
-            // In one step with its coming, so that at no moment it is neither here nor parked, nor is room taken twice.
+            // Leaves the parking under the lock under which it enters the registry, so it is always in one of them, and
+            // never counted in both.
             let places = self.settings.max_sessions.saturating_sub(core.registry.len());
             let arrived = self.parking.arrive(&session.record.id, pin.as_ref(), places);
-            // Before anybody can choose it: until its request comes, it is no victim.
+            // Begun under the lock, before another request can choose a victim: the session is not evicted until its
+            // first request comes.
             let newborn = Activity::begin(&session, ActivityKind::Hold, now);
             if arrived.came != Came::ToStay {
                 session.raise(Flag::NoRestore);
@@ -141,12 +144,13 @@ impl<I: SessionManager> ManagerInner<I> {
             tracing::debug!(session = %info.fingerprint(), "session opened");
             self.observe(&SessionEvent::Opened { session: info });
         }
-        // This runs code of the policy. Should it panic, the drop of the transport ends the session.
+        // `commit` runs code of the policy. If it panics, the drop of the transport ends the session.
         session.hold(permit.commit());
         if session.has(Flag::Left) {
             session.drop_lease();
         }
-        // A drain that began after the newcomer was let in does not see it unless it looks again; so does the newcomer.
+        // A drain that began after the admission may have listed the sessions before this one was there. So the new
+        // session checks for a drain itself.
         if self.draining.load(SeqCst) {
             if self.close(&session, CloseReason::Drained) {
                 self.spawn_close(session);

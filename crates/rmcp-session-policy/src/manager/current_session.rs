@@ -1,4 +1,5 @@
-//! The session of a request, as its handler sees it.
+//! [`CurrentSession`], the session of a request as its handler sees it, and [`BusyGuard`], which keeps that session
+//! busy.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,12 +14,12 @@ use crate::transport::Session;
 
 /// Names the session that a request came in, and lets its handler hold it busy for work of its own.
 ///
-/// A request counts as in flight until its handler is done. A handler that answers at once and works on in the background
-/// takes a [`BusyGuard`], so that its session is not evicted, does not run into its idle timeout, and is waited for by
-/// [`drain`](crate::PolicySessionManager::drain). Holding a `CurrentSession` alone keeps nothing busy.
+/// A request counts as in flight until its handler is done. A handler that answers at once and goes on working in the
+/// background takes a [`BusyGuard`]. Its session is then not evicted and not idle, and
+/// [`drain`](crate::PolicySessionManager::drain) waits for it. A `CurrentSession` alone keeps nothing busy.
 ///
-/// A tool can also take it as an argument, `Extension<CurrentSession>`. Requests of protocol 2026-07-28 have none: they
-/// belong to no session.
+/// A tool can also take it as an argument, `Extension<CurrentSession>`. Requests of protocol 2026-07-28 have none,
+/// because they belong to no session.
 ///
 /// ```
 /// use rmcp::service::RequestContext;
@@ -48,7 +49,7 @@ use crate::transport::Session;
 #[derive(Clone)]
 pub struct CurrentSession {
     session: Arc<dyn Held>,
-    /// The same session of the manager around, where managers stack.
+    /// The same session in the outer manager, where managers are stacked.
     outer: Option<Arc<Self>>,
 }
 
@@ -56,7 +57,7 @@ pub struct CurrentSession {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CurrentSessionError {
-    /// The request came in no session of a manager of this crate.
+    /// The request does not belong to a session of this crate.
     #[error("the request belongs to no session")]
     Absent,
     /// The end of the session has begun.
@@ -75,7 +76,7 @@ impl CurrentSession {
     ///
     /// # Errors
     ///
-    /// [`CurrentSessionError::Absent`] if the request came in none.
+    /// [`CurrentSessionError::Absent`] if the request belongs to no session.
     pub fn of(context: &RequestContext<RoleServer>) -> Result<Self, CurrentSessionError> {
         Self::among(&context.extensions).ok_or(CurrentSessionError::Absent)
     }
@@ -112,7 +113,7 @@ impl CurrentSession {
         self.outermost().key()
     }
 
-    /// What logs show of the session in place of its id.
+    /// The fingerprint that logs show in place of the session id.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.outermost().fingerprint()
@@ -120,8 +121,8 @@ impl CurrentSession {
 
     /// Holds the session busy until the guard is dropped: it counts as one more request in flight.
     ///
-    /// [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) bounds it, as it bounds a request: longer work has to
-    /// [`renew`](BusyGuard::renew) it. The end of a session does not wait for it, a drain does, within its deadline.
+    /// [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) bounds it, as it bounds a request; longer work has to
+    /// [`renew`](BusyGuard::renew) it. A drain waits for the guard within its deadline. Other ends of a session do not.
     ///
     /// # Errors
     ///
@@ -146,19 +147,20 @@ impl fmt::Debug for CurrentSession {
     }
 }
 
-/// Holds a session busy; its drop lets it go. Made by [`CurrentSession::keep_busy`].
+/// Keeps a session busy until it is dropped. [`CurrentSession::keep_busy`] creates it.
 #[must_use = "dropped at once, the session is busy no longer"]
 pub struct BusyGuard {
-    /// One in each of the managers that stack.
+    /// One part for each of the stacked managers.
     parts: Vec<Box<dyn Work>>,
 }
 
 impl BusyGuard {
-    /// Counts as a request that begins now, so that [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) runs anew.
+    /// Starts [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) anew, as if the work were a request that
+    /// begins now.
     ///
     /// # Errors
     ///
-    /// [`CurrentSessionError::Closing`] if the end of the session has begun: then the guard holds nothing any more.
+    /// [`CurrentSessionError::Closing`] if the end of the session has begun. The guard then has no effect any more.
     pub fn renew(&mut self) -> Result<(), CurrentSessionError> {
         if !self.parts.is_empty() && self.parts.iter_mut().all(|part| part.renew()) {
             return Ok(());
@@ -174,7 +176,7 @@ impl fmt::Debug for BusyGuard {
     }
 }
 
-/// A session over whatever transport.
+/// A session, without the type of its transport.
 trait Held: Send + Sync {
     fn key(&self) -> SessionKey;
     fn fingerprint(&self) -> Fingerprint;
@@ -193,7 +195,8 @@ impl<T: Send + 'static> Held for Session<T> {
 
     fn begin_work(self: Arc<Self>) -> Option<Box<dyn Work>> {
         let activity = Activity::begin(&self, ActivityKind::Work, Instant::now())?;
-        // After it has begun: more must never linger than is under way.
+        // Said after the activity has begun: the count of lingering activities must never exceed the count of
+        // activities.
         self.lingers_too();
         Some(Box::new(Working { activity: Some(activity), session: self }))
     }
@@ -213,7 +216,7 @@ struct Working<T> {
 impl<T: Send + 'static> Work for Working<T> {
     fn renew(&mut self) -> bool {
         let Some(activity) = self.activity.take() else { return false };
-        // At no moment may more linger than is under way.
+        // Said before the activity ends: the count of lingering activities must never exceed the count of activities.
         self.session.lingers_no_more();
         self.activity = activity.turn_into(ActivityKind::Work, Instant::now());
         if self.activity.is_some() {

@@ -1,4 +1,4 @@
-//! When sessions are to be looked at.
+//! The queue of session deadlines.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +12,17 @@ use crate::timestamp::Timestamp;
 
 /// The next deadline of each session, earliest first.
 ///
-/// The deadline of a session that ends stays until its time has come, or the queue is tidied.
+/// The deadline of an ended session stays until it is due, or the queue is tidied.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     earliest: Queue<Timestamp>,
-    /// Rung when there is an earlier one than the earliest so far.
+    /// Notified when the earliest deadline becomes earlier.
     pub(super) sooner: Arc<Notify>,
 }
 
 impl Deadlines {
-    /// Sets the one deadline of a session that has none. `is_here` tells of `sessions` sessions whether they are here still.
+    /// Sets the one deadline of a session that has none. `is_here` tells whether a session still exists, and `sessions`
+    /// how many do.
     pub(super) fn insert(
         &mut self,
         key: SessionKey,
@@ -29,7 +30,8 @@ impl Deadlines {
         sessions: usize,
         is_here: impl Fn(SessionKey) -> bool,
     ) {
-        // Rounded up: whoever is looked at too early is put back to the same moment, over and over until it comes.
+        // Rounded up: a session that is checked before its deadline gets the same deadline again, in a loop until the
+        // deadline is due.
         let at = Timestamp::at(at + Duration::from_nanos(999));
         if self.earliest.peek().is_none_or(|(earliest, _)| at < earliest) {
             self.sooner.notify_one();
@@ -38,7 +40,7 @@ impl Deadlines {
         self.earliest.push(at, key);
     }
 
-    /// Takes the next session whose deadline has come, or tells when the next one comes.
+    /// Takes the next session whose deadline is due, or returns when the next deadline is.
     pub(super) fn next(&mut self, now: Instant) -> Result<SessionKey, Option<Instant>> {
         let Some((at, key)) = self.earliest.peek() else { return Err(None) };
         if Timestamp::at(now) < at {

@@ -1,4 +1,4 @@
-//! Every session there is, by its id.
+//! The directory of live sessions by id.
 
 use std::hash::BuildHasher;
 use std::num::NonZero;
@@ -13,17 +13,16 @@ use crate::transport::Session;
 /// How many shards there are for each thread that can run at a time.
 const SHARDS: usize = 4;
 
-/// Every session there is, by its id: what a request asks. A look takes the lock of one shard of many, for as long as it
-/// lasts.
+/// Every live session by its id: the table that each request looks up. A look-up holds the lock of one shard.
 ///
-/// An entry is a pointer, the id being in the session, and the hash of the id: sessions lie far apart in memory, and
-/// neither a look that passes another entry nor a table that grows has to go there.
+/// An entry is a pointer to the session, which has the id, and the hash of the id. Sessions lie far apart in memory.
+/// With the hash in the entry, neither a look-up that passes other entries nor the growth of the table reads a session.
 pub(super) struct Directory<T> {
     shards: Box<[Shard<T>]>,
     hasher: RandomState,
 }
 
-/// On cache lines of its own, so that threads that ask for different sessions do not wait for each other.
+/// Aligned to cache lines of its own, so that threads that look up different sessions do not contend.
 #[repr(align(128))]
 struct Shard<T>(RwLock<HashTable<Entry<T>>>);
 
@@ -49,11 +48,11 @@ impl<T> Default for Directory<T> {
 impl<T> Directory<T> {
     fn find_shard(&self, id: &str) -> (u64, &RwLock<HashTable<Entry<T>>>) {
         let hash = self.hasher.hash_one(id);
-        // By bits that the table looks at last.
+        // The shard index comes from bits of the hash that the table of the shard uses last.
         (hash, &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)].0)
     }
 
-    /// Looks at a session where it is.
+    /// Runs `look` on a session under the lock of its shard.
     pub(super) fn look<R>(&self, id: &str, look: impl FnOnce(&Arc<Session<T>>) -> R) -> Option<R> {
         let (hash, shard) = self.find_shard(id);
         let table = shard.read().unwrap_or_else(PoisonError::into_inner);
@@ -68,14 +67,14 @@ impl<T> Directory<T> {
         self.look(id, |_| ()).is_some()
     }
 
-    /// Puts a session in whose id is not in.
+    /// Inserts a session. Its id must not be in the directory.
     pub(super) fn insert(&self, session: Arc<Session<T>>) {
         let (hash, shard) = self.find_shard(&session.record.id);
         let mut table = shard.write().unwrap_or_else(PoisonError::into_inner);
         table.insert_unique(hash, Entry { hash, session }, |entry| entry.hash);
     }
 
-    /// Takes this session out, if it is in.
+    /// Removes this session, if it is in the directory.
     pub(super) fn remove(&self, session: &Arc<Session<T>>) {
         let (hash, shard) = self.find_shard(&session.record.id);
         let mut table = shard.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! How sessions end: once, for one reason, and all of the way.
+//! The end of a session: it begins once, has one reason, and runs to its last step.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -21,7 +21,8 @@ use crate::session::{Phase, SessionKey};
 use crate::timestamp::Timestamp;
 use crate::transport::{Flag, InFlight, Session, TransportEvents};
 
-/// How long the requests in flight have to be answered, and clients to come back to streams they stopped reading.
+/// How long the close of a session waits for answers to the requests in flight, and for clients that have stopped
+/// reading.
 pub(super) const CLOSE_GRACE: Duration = Duration::from_millis(100);
 
 impl<T> ManagerState<T> {
@@ -29,7 +30,7 @@ impl<T> ManagerState<T> {
         self.registry.get(key).map(|slot| Arc::clone(&slot.session))
     }
 
-    /// Notes that the end of a session has begun. The caller won the one step that began it.
+    /// Records that the end of a session has begun. Only the caller that moved the state to closing may call it.
     pub(super) fn mark_closing(&mut self, session: &Session<T>, reason: CloseReason, now: Instant) {
         let key = session.record.key;
         session.set_close_reason(reason, Timestamp::at(now));
@@ -37,7 +38,7 @@ impl<T> ManagerState<T> {
         self.closing += 1;
     }
 
-    /// Looks at a session again at that moment.
+    /// Sets the next deadline of a session.
     pub(super) fn look_at(&mut self, key: SessionKey, at: Instant) {
         let Self { deadlines, registry, .. } = self;
         deadlines.insert(key, at, registry.len(), |key| registry.get(key).is_some());
@@ -45,7 +46,7 @@ impl<T> ManagerState<T> {
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Begins the end of a session whatever it is doing; false if it had begun before.
+    /// Begins the end of a session, even if it is busy. Returns false if the end had begun before.
     pub(super) fn close(self: &Arc<Self>, session: &Arc<Session<I::Transport>>, reason: CloseReason) -> bool {
         let Some(phase) = session.record.state.close() else { return false };
         if phase == Phase::Opening {
@@ -71,19 +72,19 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Carries an end out: at once as far as it goes without waiting, the rest on a task of its own.
+    /// Runs the end of a session: up to the first wait at once, the rest on a task of its own.
     pub(super) fn spawn_close(self: &Arc<Self>, session: Arc<Session<I::Transport>>) {
         let mut end = Box::pin(Arc::clone(self).end(session));
         let runtime = self.any_runtime();
-        // Its timers need a runtime from the first poll on. One that is entered already is not entered again: a runtime that
-        // shuts down drops what is spawned on it while it looks at itself, and a second entry would panic.
+        // The timers need a runtime from the first poll on. A runtime that is entered already is not entered again:
+        // while a runtime shuts down, it drops its tasks, and a second entry from such a drop would panic.
         let is_outside = Handle::try_current().is_err();
         let entered = runtime.as_ref().filter(|_| is_outside).map(Handle::enter);
         if let Poll::Ready(_closed) = end.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return;
         }
         drop(entered);
-        // Outside any runtime, as when one is shut down, nothing can finish it: dropping it frees the place.
+        // Without a runtime, as after a shutdown, no task can finish the end; its drop frees the place.
         if let Some(runtime) = runtime {
             drop(runtime.spawn(end));
         }
@@ -93,33 +94,33 @@ impl<I: SessionManager> ManagerInner<I> {
         Handle::try_current().ok().or_else(|| self.runtime.get().cloned())
     }
 
-    /// Carries an end out and waits for the inner manager, for as long as the close deadline. If this future is dropped,
-    /// the end goes on.
+    /// Runs the end of a session and waits for the inner manager, for at most the close deadline. If this future is
+    /// dropped, the end continues.
     pub(super) async fn close_and_wait(self: &Arc<Self>, session: Arc<Session<I::Transport>>) -> Result<(), I::Error> {
         let mut end = Waited { end: Some(Box::pin(Arc::clone(self).end(session))), shared: self };
         let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut end).poll(cx))).await;
         match first {
             Poll::Ready(closed) => closed,
-            // If it takes longer it goes on; its place is accounted for.
+            // A longer close continues on a task of its own, and keeps its place until it is done.
             Poll::Pending => timeout(self.settings.close_deadline, end).await.unwrap_or(Ok(())),
         }
     }
 
-    /// The end of a session, in order: answer what is in flight, drop the streams nobody reads, close it in the inner
-    /// manager, drop the inner transport.
+    /// The steps of an end, in order: answer the requests in flight, drop the streams that are not read, close the
+    /// session in the inner manager, drop the inner transport.
     async fn end(self: Arc<Self>, session: Arc<Session<I::Transport>>) -> Result<(), I::Error> {
         let closed = Closed { shared: &self, session: &session };
         session.receiver.wake();
         let record = &session.record;
         let quiet = |session: &Session<I::Transport>| session.is_answered() && session.is_taken();
         if !quiet(&session) {
-            // A deadline that passes is part of the plan: then the streams are dropped.
+            // If the time passes, the stalled streams are dropped below.
             timeout(CLOSE_GRACE, session.until(quiet)).await.ok();
             if session.sever_stalled_streams() && !session.is_answered() {
                 timeout(CLOSE_GRACE, session.until(Session::is_answered)).await.ok();
             }
         }
-        // A block, so that what panics before its first await is caught too.
+        // An async block, so that `catch_unwind` also catches a panic before the first await.
         let close = async { self.inner.close_session(&record.id).await };
         let mut inner = std::pin::pin!(AssertUnwindSafe(detached(close)).catch_unwind());
         let first = std::future::poll_fn(|cx| Poll::Ready(inner.as_mut().poll(cx))).await;
@@ -148,7 +149,7 @@ impl<I: SessionManager> ManagerInner<I> {
         })
     }
 
-    /// Whether a session that ended comes back by its next request.
+    /// Whether the next request of an ended session restores it.
     fn is_parked_after(session: &Session<I::Transport>) -> bool {
         if session.has(Flag::NoRestore) {
             return false;
@@ -156,9 +157,10 @@ impl<I: SessionManager> ManagerInner<I> {
         let reason = session.close_reason().map(|(reason, _)| reason);
         match reason {
             Some(reason) if reason.is_restorable() => true,
-            // Its client has the id, and may have taken the answer for all there is to the handshake.
+            // The client has the id, and may have stopped its handshake after the answer.
             Some(CloseReason::InitTimeout) => session.has(Flag::Initialized) && !session.has(Flag::Unheard),
-            // The request that restored it was dropped in the middle: as if it had never been asked for.
+            // The request that restored the session was dropped before the replay ended: the session is parked as
+            // before.
             Some(CloseReason::Ended | CloseReason::InitFailed) => {
                 session.record.restored && !session.has(Flag::Replayed) && !session.has(Flag::InitFailed)
             }
@@ -167,7 +169,7 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 }
 
-/// An end that somebody waits for; if nobody does any more, it goes on on a task of its own.
+/// The end of a session that a caller waits for. If the caller drops it, the end continues on a task of its own.
 struct Waited<'a, I: SessionManager, F>
 where
     F: Future<Output: Send> + Send + 'static,
@@ -200,7 +202,7 @@ where
     }
 }
 
-/// The inner manager's close has returned, by whatever way.
+/// Dropped when the inner manager's `close_session` has returned, failed, or panicked, or its future is dropped.
 struct Closed<'a, I: SessionManager> {
     shared: &'a Arc<ManagerInner<I>>,
     session: &'a Arc<Session<I::Transport>>,
@@ -215,7 +217,8 @@ impl<I: SessionManager> Drop for Closed<'_, I> {
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// If the session is gone, the inner manager's part and the transport, forgets it and hands its place on.
+    /// If the inner manager has closed the session and the transport is dropped, removes the session and passes its
+    /// place on.
     fn settle(self: &Arc<Self>, session: &Arc<Session<I::Transport>>) {
         let gone = session.has(Flag::Closed) && session.has(Flag::Dropped);
         if !gone || !session.raise(Flag::Gone) {
@@ -225,7 +228,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let record = &session.record;
         let parked = Self::is_parked_after(session).then(|| self.parking.keep(session, now)).flatten();
         let is_parked = parked.is_some();
-        // Held before it is parked: whatever ends the parking finds the stream.
+        // The streams are held before the session is parked, so that the end of the parking finds them.
         self.settle_streams(session, is_parked);
         if !is_parked {
             self.parking.remember_ended(session);
@@ -234,8 +237,8 @@ impl<I: SessionManager> ManagerInner<I> {
             let mut core = self.lock();
             core.closing -= 1;
             let slot = core.registry.remove(record.key);
-            // Parked before it leaves the directory, so that at no moment the id is neither; and before its place is handed
-            // on, so that the session which comes back into that place makes room for this one.
+            // The session is parked before it leaves the directory, so that its id is always in one of them. It is also
+            // parked before its place is passed on, so that a session restored into that place makes room for this one.
             let places = self.settings.max_sessions.saturating_sub(core.registry.len());
             let gone = parked.map(|parked| self.parking.park(SessionId::clone(&record.id), parked, places, now));
             self.directory.remove(session);
@@ -243,13 +246,13 @@ impl<I: SessionManager> ManagerInner<I> {
             (slot, gone)
         };
         if session.has(Flag::NoRestore) {
-            // Perhaps barred only after it was asked.
+            // `NoRestore` may have been raised after `is_parked_after` read it.
             self.parking.take(&record.id);
         }
         drop(slot);
         session.drop_lease();
         session.raise(Flag::Left);
-        // Perhaps committed only now, to a session that ended as soon as it began.
+        // A creation may have committed the lease after the first drop, to a session that ended at once.
         session.drop_lease();
         drop(gone);
         if !is_parked && session.raise(Flag::EndTold) {

@@ -1,4 +1,4 @@
-//! What happens when sessions have ended for good.
+//! Notification of the ends for good: the admission policies and the held streams are told.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,7 +8,8 @@ use super::parking_state::Parked;
 use crate::admission::AdmissionPolicy;
 use crate::session::SessionOrigin;
 
-/// What hears of it when a session neither lives nor is parked any more: the stream that is held for it, and the policies.
+/// The receivers of an end for good, when a session is neither live nor parked any more: the stream that is held for
+/// it, and the policies.
 pub(super) struct Ends {
     policies: Vec<Arc<dyn AdmissionPolicy>>,
     end_stream: EndStream,
@@ -22,7 +23,7 @@ impl Ends {
         Self { policies: policies.into_iter().collect(), end_stream }
     }
 
-    /// Tells of the end of a session. This runs code of the policies, so the caller holds no lock.
+    /// Tells them of the end of a session. This runs code of the policies, so the caller must hold no lock.
     pub(super) fn tell(&self, session: SessionOrigin) {
         (self.end_stream)(session);
         for policy in &self.policies {
@@ -39,7 +40,8 @@ impl fmt::Debug for Ends {
     }
 }
 
-/// Sessions that have left the parking for good. Every way out ends in the drop of this, which is for outside all locks.
+/// Sessions that have left the parking for good. Its drop tells the policies of their ends, so it must be dropped
+/// outside all locks.
 #[must_use = "dropped at once, it is dropped under the locks that are held"]
 pub(super) struct Gone<'a> {
     pub(super) ends: &'a Ends,

@@ -1,4 +1,4 @@
-//! The event store of requests without a session: each principal has event ids of its own.
+//! The event store of requests without a session. The event ids of each principal have a seal of their own.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use crate::transport::{LazySealKey, SealKey};
 
 /// The inner manager's event store, for the requests of one principal.
 ///
-/// rmcp asks a manager for its store within each request that belongs to no session, and then stores and replays events
-/// without telling whose they are. So the store is bound to the principal of the request: it seals the ids it gives out, and
-/// replays only after an id with its own seal. Without a principal, possession of an id is all there is.
+/// rmcp asks the manager for its store within each request that belongs to no session, and then stores and replays
+/// events without naming their owner. So the store is bound to the principal of the request: it seals the ids that it
+/// returns, and replays only after an id with its own seal. Without a principal, a client needs only the id.
 struct SealedEvents {
     inner: Arc<dyn EventStore>,
     context: Option<Arc<ClientContext>>,

@@ -30,10 +30,10 @@ struct Line {
 
 /// Waiters, each with a number of its own, served round robin by client and by ascending number within one client.
 ///
-/// A client that begins to wait takes the last turn, and so does a client that was served and waits on. So a client that
-/// has many waiters is served as often as one that has few.
+/// A client that begins to wait takes the last turn. So does a client that was served and has more waiters. A client
+/// with many waiters is therefore served as often as one with few.
 ///
-/// Every operation is O(log n). Nothing is kept of a client that does not wait.
+/// Every operation is O(log n). The queue keeps nothing of a client without waiters.
 #[derive(Debug, Default)]
 pub(super) struct FairQueue {
     lines: BTreeMap<Client, Line>,
@@ -185,7 +185,7 @@ mod tests {
             2 => any::<prop::sample::Index>().prop_map(Step::Remove),
         ], 0..200)) {
             let (mut queue, mut model) = (FairQueue::default(), Model::default());
-            // All that ever waited: to remove what does not wait any more changes nothing.
+            // All waiters that ever were: removing one that no longer waits changes nothing.
             let mut waiters = Vec::new();
             for step in steps {
                 match step {

@@ -1,4 +1,4 @@
-//! Handlers that are at work though no client waits for their answers.
+//! The list of handlers that still run although no client waits for their answers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use tokio::time::Instant;
 use super::manager_inner::ManagerInner;
 use crate::transport::InFlight;
 
-/// How often they are looked at.
+/// How often the handlers are checked.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How many a request that is refused looks at.
+/// How many handlers a rejected request checks.
 const AT_ONCE: usize = 256;
 
-/// The requests that were cancelled, or cut off by the end of their session, until their handlers are done.
+/// The requests that were cancelled or cut off by the end of their session, until their handlers are done.
 ///
-/// Nothing tells when a handler is done that has dropped its context, so they are looked at: every 50 ms, and when a
-/// request is refused for want of what one of them may hold.
+/// A handler that has dropped its context sends no signal when it is done. So the manager polls them: every 50 ms, and
+/// when a request is rejected that one of their leases could admit.
 #[derive(Debug)]
 pub(super) struct Handlers<T> {
     running: VecDeque<Running<T>>,
@@ -39,7 +39,7 @@ impl<T> Default for Handlers<T> {
 }
 
 impl<T> Handlers<T> {
-    /// Takes out those that are done, of the `limit` that were looked at the longest ago.
+    /// Removes and returns the requests that are done, among the `limit` that were checked the longest ago.
     fn take_done(&mut self, now: Instant, limit: usize) -> Vec<Arc<InFlight<T>>> {
         let mut done = Vec::new();
         for _ in 0..limit.min(self.running.len()) {
@@ -74,14 +74,14 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Ends requests whose handlers are done; tells whether there were any.
+    /// Ends requests whose handlers are done. Returns whether there were any.
     pub(super) fn end_done(&self) -> bool {
         let done = self.lock_handlers().take_done(Instant::now(), AT_ONCE);
         // Dropped outside the lock: this runs code of policies.
         !done.is_empty()
     }
 
-    /// Ends all requests whose handlers are done, if it is time to look; tells when it is the next time.
+    /// Ends all requests whose handlers are done, if the next check is due. Returns when the following check is due.
     pub(super) fn look_after_handlers(&self, now: Instant) -> Option<Instant> {
         let (done, next) = {
             let mut handlers = self.lock_handlers();

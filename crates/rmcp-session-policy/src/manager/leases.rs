@@ -1,4 +1,4 @@
-//! What requests hold of their admission, until they are too old.
+//! The queue of the leases that requests in flight hold, which gives them back after `max_busy`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const SPARE: usize = 64;
 
 /// The requests in flight that hold a lease, oldest first, of all sessions, also of those that ended meanwhile.
 ///
-/// What ends stays in the queue until its time has come, or the queue has twice as many as were left at the last tidying.
+/// A request that ends stays in the queue until it is due, or the queue is twice as long as after the last tidying.
 #[derive(Debug)]
 pub(super) struct Leases<T> {
     queue: VecDeque<(Instant, Leased<T>)>,
@@ -29,24 +29,25 @@ impl<T> Default for Leases<T> {
 }
 
 impl<T> Leases<T> {
-    /// Puts a request in. True if it is the only one.
+    /// Appends a request. Returns whether it is the only one.
     fn push(&mut self, begun: Instant, request: &Arc<InFlight<T>>) -> bool {
         if self.queue.len() >= self.tidy_at {
             self.queue.retain(|(_, request)| request.strong_count() > 0);
             self.queue.shrink_to(SPARE.max(2 * self.queue.len()));
             self.tidy_at = SPARE.max(2 * self.queue.len());
         }
-        // Those that begin at the same time may come in any order; what counts is the newer moment.
+        // Requests that begin at about the same time may be appended in any order; the newer moment counts.
         let begun = self.queue.back().map_or(begun, |(newest, _)| begun.max(*newest));
         self.queue.push_back((begun, Arc::downgrade(request)));
         self.queue.len() == 1
     }
 
-    /// Takes the next that is older than `max_busy`, or tells when the next one will be.
+    /// Takes the next request that is older than `max_busy`, or returns when the next one will be.
     fn next(&mut self, now: Instant, max_busy: Duration) -> Result<Arc<InFlight<T>>, Option<Instant>> {
         while let Some((begun, request)) = self.queue.front() {
             let overdue = *begun + max_busy;
-            // Not upgraded, or it could end here, which runs code of a policy.
+            // Not upgraded: the drop of the last reference here would end the request, which runs code of a policy
+            // under the lock.
             if request.strong_count() > 0 && now < overdue {
                 return Err(Some(overdue));
             }
@@ -61,7 +62,7 @@ impl<T> Leases<T> {
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Sees to it that a request gives its lease back when it is older than `max_busy`.
+    /// Makes a request give its lease back when it is older than `max_busy`.
     pub(super) fn watch_lease(&self, begun: Instant, request: &Arc<InFlight<I::Transport>>) {
         let is_only = self.lock_leases().push(begun, request);
         if is_only {
@@ -69,7 +70,7 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Gives back the leases of requests that are older than `max_busy`; tells when the next one will be.
+    /// Gives back the leases of requests that are older than `max_busy`. Returns when the next one will be.
     pub(super) fn release_old_leases(&self, now: Instant) -> Option<Instant> {
         loop {
             let next = self.lock_leases().next(now, self.settings.max_busy);

@@ -1,4 +1,4 @@
-//! The one task of a manager: asleep until the next deadline.
+//! The manager's one background task, which sleeps until the next deadline and then ends what is due.
 
 use std::sync::{Arc, Weak};
 
@@ -11,8 +11,8 @@ use crate::observe::CloseReason;
 use crate::session::{Phase, SessionKey, StateSnapshot};
 use crate::transport::{Flag, Session};
 
-/// Ends sessions whose time has come, and forgets parked ones that are too old. A use of a session never touches a timer: when the session's deadline comes, it is
-/// asked what it did meanwhile, and gets another.
+/// Ends sessions that are due, and forgets parked sessions that are too old. A use of a session sets no timer: when the
+/// session's deadline comes, the task reads what the session did meanwhile, and sets the next deadline.
 pub(super) async fn run<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
     let Some(sooner) = shared.upgrade().map(|shared| Arc::clone(&shared.sooner)) else { return };
     loop {
@@ -27,7 +27,7 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
                     Ok(())
                 }
                 Err(at) => {
-                    // Nobody may ever ask for a parked session again: that it is too old is noticed here.
+                    // A parked session may never be asked for again, so its age is checked here too.
                     shared.parking.expire(now);
                     let streams = shared.end_overdue_streams(now);
                     let others = [at, shared.parking.next_expiry(), streams, leases, handlers];
@@ -43,15 +43,15 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
     }
 }
 
-/// What a deadline that has come means.
+/// What to do with a session whose deadline has come.
 enum Due {
     End(CloseReason),
-    /// Nothing yet; look again then.
+    /// Not due yet. Check the session again at this moment.
     At(Option<Instant>),
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// When a new session is looked at for the first time: as soon as any of its times may have come.
+    /// When a new session is checked for the first time: at the earliest moment at which any of its times may be due.
     pub(super) fn first_deadline(&self, session: &Session<I::Transport>, now: Instant) -> Instant {
         let Settings { init_timeout, idle_timeout, max_lifetime, .. } = &self.settings;
         let lifetime = max_lifetime.map(|lifetime| session.record.opened.instant() + lifetime);
@@ -76,7 +76,7 @@ impl<I: SessionManager> ManagerInner<I> {
                     return;
                 }
                 Due::End(reason) => {
-                    // If a request came in since it was read, everything is weighed anew.
+                    // If a request came since the state was read, the check starts again.
                     if session.record.state.close_if(seen).is_ok() {
                         if seen.phase() == Phase::Opening {
                             session.record.left_opening();
@@ -91,11 +91,13 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Until when a half-open session has time: the client for its next step, the handler for its answer to `initialize`.
+    /// When a half-open session is due: the client has until then for its next step, or the handler for its answer to
+    /// `initialize`.
     fn handshake_until(&self, session: &Session<I::Transport>) -> Instant {
         let record = &session.record;
         let is_being_answered = session.has(Flag::Initializing) && !session.has(Flag::Initialized);
-        // The handshake is the last use of a session that is new. A replay is no client's, and has the client's time.
+        // For a new session, the handshake is the last use. A replay comes from rmcp, not from a client, and gets the
+        // time of a client.
         if is_being_answered && !record.restored {
             return record.last_used().instant() + self.settings.max_busy;
         }
@@ -113,13 +115,13 @@ impl<I: SessionManager> ManagerInner<I> {
             }
             at(end);
         }
-        // A restored session has said all that is to be said once its handshake was replayed.
+        // A restored session is not half-open any more once its handshake was replayed.
         if seen.phase() == Phase::Opening && !session.has(Flag::Replayed) {
             let end = self.handshake_until(session);
             if now >= end {
                 return Due::End(CloseReason::InitTimeout);
             }
-            // Should `initialize` be answered this moment, the client's time starts now.
+            // If `initialize` is answered right now, the client's time starts now.
             at(end.min(now + self.settings.init_timeout));
         }
         if let Some(timeout) = self.settings.idle_timeout {
@@ -134,7 +136,7 @@ impl<I: SessionManager> ManagerInner<I> {
             };
             let busy_until = busy_until.filter(|until| now < *until);
             if let Some(until) = busy_until {
-                // Should it end this moment, the clock starts now.
+                // If the last activity ends right now, the idle time starts now.
                 at((now + timeout).min(until.max(silent_since)));
             } else if record.open_streams() > 0 {
                 at(now + timeout);

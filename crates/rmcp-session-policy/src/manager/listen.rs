@@ -19,7 +19,7 @@ type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 type Here<I> = Arc<Session<<I as SessionManager>::Transport>>;
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// What `has_session` reserved for the stream of a session that stays parked.
+    /// Takes what `has_session` reserved in this scope for the stream of a session that stays parked.
     pub(super) fn take_reserved(&self, id: &SessionId) -> Option<Reserved<I::Transport>> {
         take_held::<Reserved<I::Transport>>().filter(|reserved| reserved.is_of(&self.held, id))
     }
@@ -42,7 +42,7 @@ impl<I: SessionManager> ManagerInner<I> {
         stream
     }
 
-    /// Opens a listening stream of a live session. If it has one from its earlier incarnation, that one gives way.
+    /// Opens a listening stream of a live session. It replaces a stream that came over from an earlier incarnation.
     pub(super) async fn open_stream(&self, session: Here<I>) -> Result<Opened<I>, Failed<I>> {
         if let Some(stream) = self.take_over(&session) {
             session.record.ready();
@@ -50,17 +50,18 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         let stream = self.inner.create_standalone_stream(&session.record.id).await;
         let stream = stream.map_err(|error| self.failed_within(&session, error))?;
-        // What listens is a client, though its `initialized` never came.
+        // A client that listens has finished its handshake, even if its `initialized` never came.
         session.record.ready();
         Ok(self.listening(&session, self.govern(&session, stream)))
     }
 
-    /// Takes over what came to a session from its earlier incarnation, for the GET of the scope that is running.
+    /// Takes over the stream that came to a session from its earlier incarnation, for the GET of the current scope.
     pub(super) fn take_over(&self, session: &Here<I>) -> Option<Listening<I::Transport>> {
         is_listening().then(|| Listening::take_over(session, &self.held)).flatten()
     }
 
-    /// A listening stream of a live session. Behind the HTTP layer, which knows a GET, it may be held.
+    /// Wraps a listening stream of a live session. The stream may be held if the HTTP layer says that the request is a
+    /// GET.
     pub(super) fn listening(&self, session: &Here<I>, stream: Opened<I>) -> Opened<I> {
         match is_listening() {
             true => PolicyStream::Listening(Listening::open(session, stream, &self.held)),
@@ -78,8 +79,8 @@ impl<I: SessionManager> ManagerInner<I> {
         PolicyStream::live(Arc::clone(session), stream, true, source)
     }
 
-    /// Reserves the stream of a session that stays parked, for the GET of the scope that is running; false if it is none, or
-    /// there is no room.
+    /// Reserves the stream of a session that stays parked, for the GET of the current scope. Returns false if the
+    /// request is no GET, or there is no room.
     pub(super) fn reserve_stream(&self, id: &SessionId, parked: &Parked) -> bool {
         let session = ParkedSession {
             id: SessionId::clone(id),
@@ -97,7 +98,8 @@ impl<I: SessionManager> ManagerInner<I> {
         self.settings.max_lifetime.map(|lifetime| opened.instant() + lifetime)
     }
 
-    /// Opens a stream of a session that was parked when its client asked. `None` if it is back.
+    /// Opens a stream of a session that was parked when its client asked. `None` if the session has been restored
+    /// since.
     async fn listen_parked(
         self: &Arc<Self>,
         id: &SessionId,
@@ -105,7 +107,8 @@ impl<I: SessionManager> ManagerInner<I> {
     ) -> Result<Option<Listening<I::Transport>>, Failed<I>> {
         let origin = reserved.session.origin;
         let Some(stream) = reserved.open() else { return Err(self.refuse_restore()) };
-        // Looked at only now: a parking that ends, or a restore that comes to its join, after this finds the stream.
+        // Checked after the stream is held: an end of the parking, or a restore that reaches its join, after this check
+        // finds the stream.
         if self.parking.get(id, Instant::now()).is_some_and(|parked| parked.serial() == origin) {
             return Ok(Some(stream));
         }
@@ -115,25 +118,25 @@ impl<I: SessionManager> ManagerInner<I> {
         if let Some(session) = self.find(id) {
             let deadline = Instant::now() + self.settings.close_deadline;
             let replayed = session.until(|session| session.is_closing() || !session.is_replaying());
-            // Should it take longer, the session is asked as it is.
+            // If the replay takes longer, the session is used as it is.
             timeout_at(deadline, replayed).await.ok();
         }
         Ok(None)
     }
 
-    /// Joins the held stream of a session that comes back, before its handler hears that it is initialized: what the handler
-    /// says from then on, the client's stream carries.
+    /// Joins the held stream of a restored session before its handler hears that it is initialized. From then on the
+    /// client's stream carries the messages of the handler.
     pub(super) async fn join_held(self: &Arc<Self>, session: &Here<I>) {
         if !self.held.has(session.record.serial) {
             return;
         }
-        // If the client of the request that restores the session hangs up now, the restore is given up.
+        // If the client of the restoring request hangs up now, this guard gives the restore up.
         let mut abandoned = Abandoned { shared: self, session: Some(Arc::clone(session)) };
         let stream = detached(self.inner.create_standalone_stream(&session.record.id)).await;
         abandoned.session = None;
         match stream {
             Ok(stream) => self.held.join(session, self.govern(session, stream)),
-            // If the session ends, that end decides.
+            // The session is closing: its end decides what becomes of the stream.
             Err(_) if session.is_closing() => {}
             Err(_) => {
                 tracing::warn!(session = %session.record.fingerprint(), "the inner manager opens no stream for a session that came back; its held one ends");
@@ -142,14 +145,15 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// The session is gone: holds its newest stream if it is about to be parked. Whatever ends the parking ends the stream.
+    /// Called when a session is gone. Holds its newest stream if the session is about to be parked; the end of the
+    /// parking then ends the stream.
     pub(super) fn settle_streams(&self, session: &Session<I::Transport>, is_parked: bool) {
         let listeners = session.take_listeners();
         let record = &session.record;
         if !is_parked {
             Listening::end_all(&listeners);
         } else if listeners.is_empty() {
-            // It may have come from the parking, and not come to the join.
+            // The session may have been restored without reaching the join.
             self.held.stays(record.serial);
         } else {
             let parked = ParkedSession {
@@ -162,7 +166,7 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Ends the parking of sessions with a stream whose lifetime has ended; tells when the next one's ends.
+    /// Ends the parking of sessions with a stream whose lifetime has ended. Returns when the next lifetime ends.
     pub(super) fn end_overdue_streams(&self, now: Instant) -> Option<Instant> {
         loop {
             match self.held.next_overdue(now) {
@@ -173,7 +177,7 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 }
 
-/// What comes between two calls of one GET, which rmcp makes one after the other.
+/// Tests of what happens between the two calls that rmcp makes for one GET.
 #[cfg(test)]
 #[cfg(all(feature = "http", feature = "testing"))]
 mod tests {
@@ -219,7 +223,7 @@ mod tests {
         drop(transport);
     }
 
-    /// A parked session, and the one that has its place.
+    /// Returns a parked session, and the transport of the session that has its place.
     async fn parked(sessions: &Sessions) -> (SessionId, PolicyTransport<Line>) {
         let (id, transport) = open(sessions).await;
         park(sessions, transport).await;
@@ -267,7 +271,7 @@ mod tests {
         let ended = sessions.shared.find(&id).unwrap();
         let mut stream = pin!(get(sessions.create_standalone_stream(&id)).await.unwrap());
         park(&sessions, transport).await;
-        // The inner manager may give a stream at the moment at which the session ends.
+        // The inner manager may return a stream at the moment at which the session ends.
         let late = sessions.shared.govern(&ended, futures_util::stream::empty());
         sessions.shared.held.join(&ended, late);
         assert!(poll!(stream.next()).is_pending());

@@ -1,4 +1,4 @@
-//! What all parts of a manager share.
+//! The state that all parts of a manager share.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -39,12 +39,13 @@ use crate::tracker::RequestTracker;
 use crate::transport::Flag;
 use crate::transport::{HeldStreams, Incarnations, SealKey, Session};
 
-/// Everything that a creation or an end changes, behind one lock that no request takes and that is held across no await.
+/// The state that creations and ends change, behind one lock. No request within a session takes the lock, and it is
+/// never held across an await.
 #[derive(Debug)]
 pub(super) struct ManagerState<T> {
     pub(super) registry: Registry<Session<T>>,
     pub(super) places: Places,
-    /// How many sessions are there whose end has begun.
+    /// How many sessions are closing.
     pub(super) closing: usize,
     pub(super) deadlines: Deadlines,
 }
@@ -54,13 +55,13 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     pub(super) inner: I,
     pub(super) settings: Settings,
     pub(super) core: Mutex<ManagerState<I::Transport>>,
-    /// What requests in flight hold of their admission.
+    /// The leases of requests in flight.
     leases: Mutex<Leases<I::Transport>>,
-    /// Requests without a waiting client, whose handlers may be at work.
+    /// Requests without a waiting client, whose handlers may still run.
     handlers: Mutex<Handlers<I::Transport>>,
-    /// Rung when the lifecycle has to wake earlier than it meant to.
+    /// Notified when the lifecycle task has to wake earlier than it planned.
     pub(super) sooner: Arc<Notify>,
-    /// Every session there is: what a request asks.
+    /// Every live session by its id.
     pub(super) directory: Directory<I::Transport>,
     /// Ids that are being restored.
     pub(super) restoring: DashMap<SessionId, Arc<Flight>, RandomState>,
@@ -70,12 +71,12 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     pub(super) held: Arc<HeldStreams<I::Transport>>,
     pub(super) serving_tasks: ServingTasks,
     pub(super) incarnations: Incarnations,
-    /// What the keys of event ids are made of.
+    /// The key from which the keys of event ids are derived.
     pub(super) seal_root: Arc<SealKey>,
-    /// Whether the eviction policy is told of every use.
+    /// Whether the eviction policy is told of each use.
     pub(super) tracks_access: bool,
     pub(super) admission: Option<Arc<dyn AdmissionPolicy>>,
-    /// Who may make requests within a session.
+    /// The admission policy of requests within sessions.
     pub(super) requests: Option<Arc<dyn AdmissionPolicy>>,
     pub(super) signals: Arc<Signals>,
     pub(super) counters: Counters,
@@ -85,7 +86,7 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     /// The requests of the HTTP layer that no session accounts for.
     pub(super) tracker: Arc<RequestTracker>,
     observer: Option<Arc<dyn SessionObserver>>,
-    /// Where to finish what begins outside any runtime.
+    /// The runtime that finishes ends which begin outside any runtime.
     pub(super) runtime: OnceLock<Handle>,
     pub(super) lifecycle: OnceLock<AbortHandle>,
     #[cfg(feature = "http")]
@@ -93,7 +94,7 @@ pub(crate) struct ManagerInner<I: SessionManager> {
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Makes a manager. Fails only if the operating system has no random bytes.
+    /// Creates a manager. Fails only if the operating system has no random bytes.
     pub(super) fn new(
         inner: I,
         settings: Settings,
@@ -147,7 +148,7 @@ impl<I: SessionManager> ManagerInner<I> {
         })
     }
 
-    /// The lock. What panics under it are policies, and those are caught.
+    /// Locks the state. Only policies can panic under the lock, and those panics are caught.
     pub(super) fn lock(&self) -> MutexGuard<'_, ManagerState<I::Transport>> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -164,7 +165,7 @@ impl<I: SessionManager> ManagerInner<I> {
         self.directory.find(id)
     }
 
-    /// A session that takes requests.
+    /// Finds a session that takes requests.
     pub(super) fn find_live(&self, id: &str) -> Result<Arc<Session<I::Transport>>, PolicyError<I::Error>> {
         self.find(id).filter(|session| !session.is_closing()).ok_or_else(not_found)
     }
@@ -183,7 +184,7 @@ impl<I: SessionManager> ManagerInner<I> {
         refuses.load(SeqCst)
     }
 
-    /// Counts and reports somebody who is turned away.
+    /// Counts and reports a rejection.
     pub(crate) fn turn_away(&self, refusal: Rejected, context: Option<&ClientContext>) -> Rejected {
         let Rejected { kind, reason, retry, .. } = refusal;
         self.counters.count_rejected(kind, reason);
@@ -192,14 +193,14 @@ impl<I: SessionManager> ManagerInner<I> {
         refusal
     }
 
-    /// The inner manager failed: a request of that kind is turned away.
+    /// Counts and reports the rejection of an arrival after a failure of the inner manager.
     pub(super) fn failed(&self, kind: ArrivalKind, error: I::Error) -> PolicyError<I::Error> {
-        // Without its text, which may name the session.
+        // Logged without the text of the error, which may contain the session id.
         tracing::warn!(?kind, "the inner session manager failed");
         self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Inner(error))
     }
 
-    /// Turns a newcomer away: counts it, reports it, and notes it for whoever answers the client.
+    /// Rejects a newcomer: counts and reports the rejection, and records it for the layer, which answers the client.
     pub(super) fn refuse(
         &self,
         kind: ArrivalKind,
@@ -222,33 +223,33 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 }
 
-/// Whose a session is.
+/// The owner of a session, compared with the client that asks.
 #[cfg(feature = "http")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// It is neither live nor parked.
+    /// The session is neither live nor parked.
     Unknown,
-    /// Somebody else's.
+    /// The session belongs to another client.
     Other,
-    /// Its owner is asking for it.
+    /// The session belongs to the client that asks.
     Same(SessionId),
 }
 
-/// By what an owner is told: the service and the principal.
+/// What identifies an owner: the service and the principal.
 #[cfg(feature = "http")]
 fn owner_of(context: Option<&ClientContext>) -> Option<(Option<&str>, Option<&str>)> {
     let owner = context.map(|context| (context.service(), context.principal()));
     owner.filter(|owner| *owner != (None, None))
 }
 
-/// For the HTTP layer.
+/// The methods that the HTTP layer calls.
 #[cfg(feature = "http")]
 impl<I: SessionManager> ManagerInner<I> {
-    /// Whether the client that asks opened the session, at the service that it asks. Allocates nothing, unless the
+    /// Compares the owner of a session with the client that asks and the service that it asks. Allocates only if the
     /// session is parked.
     pub(crate) fn owner(&self, id: &str, asking: Option<&ClientContext>) -> Owner {
         let is_same = |opened: Option<&ClientContext>| owner_of(opened) == owner_of(asking);
-        // Between two looks it may be parked, or come back: so each place is looked at twice.
+        // The session may be parked or restored between the two checks, so both are repeated once.
         for _ in 0..2 {
             let live = self.directory.look(id, |session| {
                 is_same(session.record.context.as_deref()).then(|| SessionId::clone(&session.record.id))
@@ -261,20 +262,20 @@ impl<I: SessionManager> ManagerInner<I> {
         Owner::Unknown
     }
 
-    /// Notes that the answer to the `initialize` of a session did not reach its client.
+    /// Records that the answer to the `initialize` of a session did not reach its client.
     pub(crate) fn note_unheard(&self, id: &str) {
         if let Some(session) = self.find(id) {
             session.raise(Flag::Unheard);
         }
     }
 
-    /// Counts a POST: within a session or to open one, or without a session.
+    /// Counts a POST as one without a session, or as one that names or opens a session.
     pub(crate) fn count_request(&self, is_sessionless: bool) {
         let counter = if is_sessionless { &self.counters.sessionless } else { &self.counters.requests };
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// How a refused `tools/call` within a session is answered.
+    /// How a rejected `tools/call` within a session is answered.
     pub(crate) const fn call_rejection(&self) -> CallRejection {
         self.settings.call_rejection
     }
@@ -300,12 +301,12 @@ impl<I: SessionManager> ManagerInner<I> {
         self.inner.event_store().is_some()
     }
 
-    /// Notes that a parked session was heard of; false if it is not parked.
+    /// Records a message from the client of a parked session. Returns false if the session is not parked.
     pub(crate) fn touch_parked(&self, id: &str) -> bool {
         self.parking.touch(id, Instant::now())
     }
 
-    /// Says once that rmcp keeps no sessions, and the layer was not told.
+    /// Logs once that rmcp is set to keep no sessions, but the layer is not.
     pub(crate) fn warn_of_no_sessions(&self) {
         if !self.warned_of_no_sessions.swap(true, std::sync::atomic::Ordering::Relaxed) {
             tracing::warn!("rmcp serves requests without sessions: tell the layer by without_sessions() (said once)");
@@ -313,7 +314,7 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 }
 
-/// The session is not there (any more), and whoever answers the client is told so.
+/// Records for the layer that the session does not exist (any more), and returns the error.
 pub(super) fn not_found<E: std::error::Error>() -> PolicyError<E> {
     record_outcome(Outcome::NotFound);
     PolicyError::NotFound

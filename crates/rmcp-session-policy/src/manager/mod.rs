@@ -1,4 +1,4 @@
-//! The manager: admission, places, ends, deadlines, and rmcp's trait over them.
+//! The manager: rmcp's `SessionManager` over admission, places, parking, ends and deadlines.
 
 mod asking;
 mod builder;
@@ -39,12 +39,13 @@ pub(crate) use manager_inner::ManagerInner;
 #[cfg(feature = "http")]
 pub(crate) use manager_inner::Owner;
 
-/// A session manager under policies, over any inner one.
+/// A session manager that applies policies to any inner session manager.
 ///
-/// It bounds how many sessions the inner manager holds, exactly, and lets an
-/// [`AdmissionPolicy`](crate::admission::AdmissionPolicy) decide who may come in and an
-/// [`EvictionPolicy`](crate::eviction::EvictionPolicy) who goes when there is no room. It is itself a
-/// [`SessionManager`], so it goes where the inner one went, and wraps and is wrapped.
+/// It bounds the number of sessions in the inner manager exactly. An
+/// [`AdmissionPolicy`](crate::admission::AdmissionPolicy) decides which sessions may be opened, and an
+/// [`EvictionPolicy`](crate::eviction::EvictionPolicy) chooses the session to close when the server is full. The
+/// manager is itself a [`SessionManager`]: it replaces the inner one in the service, and can be the inner manager of
+/// another one.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -60,15 +61,16 @@ pub(crate) use manager_inner::Owner;
 /// # Ok(()) }
 /// ```
 ///
-/// The sessions end with their transports, which the service holds; dropping the manager ends none. To stop in order,
-/// [`drain`](Self::drain). It belongs to the tokio runtime in which its first session is opened: its deadlines are kept
-/// there.
+/// A session ends with its transport, which the service holds; the drop of the manager ends no session. To stop in
+/// order, call [`drain`](Self::drain). The manager belongs to the tokio runtime in which its first session is opened:
+/// its background task runs there.
 pub struct PolicySessionManager<I: SessionManager> {
     shared: Arc<ManagerInner<I>>,
 }
 
 impl PolicySessionManager<LocalSessionManager> {
-    /// Starts to build a manager over rmcp's own, whose idle timer and handshake timer are off: this manager owns both.
+    /// Returns a builder over rmcp's own manager. The idle timer and the handshake timer of the inner manager are
+    /// switched off, because this manager has its own.
     pub fn local() -> PolicySessionManagerBuilder<LocalSessionManager> {
         let mut inner = LocalSessionManager::default();
         inner.session_config.keep_alive = None;
@@ -78,9 +80,9 @@ impl PolicySessionManager<LocalSessionManager> {
 }
 
 impl<I: SessionManager> PolicySessionManager<I> {
-    /// Starts to build a manager over `inner`.
+    /// Returns a builder over `inner`.
     ///
-    /// If `inner` is rmcp's `LocalSessionManager`, switch its `keep_alive` off: it cuts running calls.
+    /// If `inner` is rmcp's `LocalSessionManager`, switch its `keep_alive` off, because it cuts off running calls.
     /// [`local`](PolicySessionManager::local) does so.
     pub fn builder(inner: I) -> PolicySessionManagerBuilder<I> {
         PolicySessionManagerBuilder::new(inner)
@@ -91,7 +93,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         &self.shared
     }
 
-    /// The inner manager.
+    /// Returns the inner manager.
     #[must_use]
     pub fn inner(&self) -> &I {
         &self.shared.inner

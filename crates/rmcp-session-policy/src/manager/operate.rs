@@ -1,4 +1,4 @@
-//! What operators do: look, terminate, drain.
+//! The API for operators: `stats`, `list`, `terminate`, `drain`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -19,12 +19,35 @@ use crate::timestamp::Timestamp;
 use crate::tracker::Waiting;
 use crate::transport::{Flag, Session};
 
-/// The longest wait for calls to finish: an instant reaches only so far.
+/// The longest drain. A longer one could overflow an `Instant`.
 const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * HOUR.as_secs());
 
-/// Which sessions to terminate: one by its key, or all for which a closure holds.
+/// Selects the sessions to [`terminate`](PolicySessionManager::terminate): one by its [`SessionKey`], or all for which
+/// a closure returns true.
+///
+/// ```
+/// use rmcp::transport::streamable_http_server::session::SessionManager;
+/// use rmcp_session_policy::eviction::SessionInfo;
+/// use rmcp_session_policy::{CloseReason, PolicySessionManager, SessionSelector};
+///
+/// /// The sessions of one principal.
+/// struct Of(&'static str);
+///
+/// impl SessionSelector for Of {
+///     fn selects(&self, session: &SessionInfo<'_>) -> bool {
+///         session.context().and_then(|client| client.principal()) == Some(self.0)
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sessions = PolicySessionManager::local().build()?;
+/// let (_id, _transport) = sessions.create_session().await?;
+/// assert_eq!(sessions.terminate(Of("mallory"), CloseReason::Revoked).await, 0);
+/// assert_eq!(sessions.terminate(sessions.list()[0].key, CloseReason::Revoked).await, 1);
+/// # Ok(()) }
+/// ```
 pub trait SessionSelector {
-    /// Whether to terminate this session.
+    /// Returns whether to terminate this session.
     fn selects(&self, session: &SessionInfo<'_>) -> bool;
 }
 
@@ -41,7 +64,7 @@ impl<F: Fn(&SessionInfo<'_>) -> bool> SessionSelector for F {
 }
 
 impl<I: SessionManager> PolicySessionManager<I> {
-    /// Counts what is and what was. Its cost grows with the number of sessions.
+    /// Returns the numbers of sessions now, and the counts since the start. Its cost grows with the number of sessions.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shared = &*self.shared;
@@ -75,18 +98,18 @@ impl<I: SessionManager> PolicySessionManager<I> {
         stats
     }
 
-    /// Lists who is here. Its cost grows with the number of sessions.
+    /// Lists the live sessions. Its cost grows with the number of sessions.
     #[must_use]
     pub fn list(&self) -> Vec<SessionSnapshot> {
-        // Of a full microsecond, as what is known of sessions.
+        // Rounded to a full microsecond, as the moments of sessions are.
         let now = Timestamp::at(Instant::now()).instant();
         self.shared.lock().registry.iter().map(|session| SessionSnapshot::of(&session.record, now)).collect()
     }
 
-    /// Ends the selected sessions, live and parked, and waits until they are gone, for as long as the close deadline.
-    /// Returns how many there were. A closure that selects says the type of its argument, as below.
+    /// Ends the selected sessions, live and parked, and waits until they are gone, for at most the close deadline.
+    /// Returns how many it selected. A closure must name the type of its argument, as below.
     ///
-    /// Requests in flight are answered with an error. Whether the sessions may come back depends on the reason:
+    /// Requests in flight are answered with an error. The reason decides whether the sessions may be restored:
     /// [`Revoked`](CloseReason::Revoked) ones may not.
     ///
     /// ```
@@ -129,7 +152,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 selected
             })
         };
-        // Whoever was parked at the first look may have come back before the second.
+        // A session that was parked when the live ones were listed may have been restored before the parked ones were.
         let mut ended = ended;
         if !reason.is_restorable() {
             for session in shared.sessions() {
@@ -144,13 +167,15 @@ impl<I: SessionManager> PolicySessionManager<I> {
         ended.len() + parked
     }
 
-    /// Whether newcomers are refused: [`refuse_newcomers`](Self::refuse_newcomers) was called, or [`drain`](Self::drain).
+    /// Returns whether newcomers are rejected, because [`refuse_newcomers`](Self::refuse_newcomers) or
+    /// [`drain`](Self::drain) was called.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.shared.refusing.load(SeqCst)
     }
 
-    /// Refuses newcomers from now on, as [`drain`](Self::drain) does, while sessions are served on, parked ones too.
+    /// Rejects newcomers from now on, as [`drain`](Self::drain) does, but goes on serving the sessions there are,
+    /// parked ones too.
     ///
     /// Call it some time before `drain`, so that load balancers see that the server is about to stop
     /// ([`is_draining`](Self::is_draining), [`Stats::draining`]) and send newcomers elsewhere. It cannot be taken back.
@@ -160,15 +185,15 @@ impl<I: SessionManager> PolicySessionManager<I> {
         }
     }
 
-    /// Stops in order: refuses newcomers, closes idle sessions, lets calls under way finish until `deadline` has passed,
-    /// answers calls that come meanwhile with an error, then closes the rest and ends what listens.
+    /// Stops in order. The manager rejects newcomers and closes idle sessions. It lets calls in flight finish until
+    /// `deadline` has passed, and answers calls that come meanwhile with an error. Then it closes the remaining
+    /// sessions and ends the listening streams.
     ///
-    /// It returns once what was answered has left: until then, as far as the deadline reaches, it waits for each answer to
-    /// be taken from its stream by the server, though not for a client that has stopped reading. Of requests without a
-    /// session it knows those that come through the layer: calls are waited for, and answered with an error at the deadline;
-    /// listening streams end when the calls are over.
+    /// Within the deadline it waits until the server has taken each answer from its stream, but not for a client that
+    /// has stopped reading. It covers the requests without a session that come through the layer: it waits for calls,
+    /// and answers them with an error at the deadline; listening streams end when the calls are over.
     ///
-    /// The manager takes no newcomers afterwards. Sessions that were drained stay parked, for nobody to restore here.
+    /// The manager admits no newcomers afterwards. Drained sessions are parked, but this manager restores them no more.
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
         let shared = &self.shared;
         let deadline = Instant::now() + deadline.min(LONGEST_DRAIN);
@@ -178,7 +203,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         shared.held.close();
         tracing::info!("draining");
         let mut report = DrainReport::default();
-        // Those whose end began earlier, but that are not gone yet, are among them.
+        // The list includes sessions whose end began earlier and is not done.
         let all = shared.sessions();
         loop {
             let mut calm = std::pin::pin!(shared.signals.calm.notified());
@@ -214,7 +239,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         (report.calls_finished, report.calls_cut_off) = (calls.finished, calls.cut_off);
         report.stuck = rest.iter().filter(|session| !session.has(Flag::Left)).count();
         for session in &all {
-            // At the deadline each had its time for that when it was closed.
+            // Past the deadline this does not wait. Each close has waited for its streams already.
             timeout_at(deadline, session.until(|session| !session.has_due_streams())).await.ok();
         }
         tracing::info!(?report, "drained");
@@ -227,7 +252,7 @@ impl<I: SessionManager> ManagerInner<I> {
         self.lock().registry.iter().cloned().collect()
     }
 
-    /// Ends a session with nothing in flight, for the drain: `Some(false)` if it is busy, `None` if it is closing.
+    /// Ends a session with nothing in flight, for the drain. `Some(false)` if it is busy, `None` if it is closing.
     fn close_if_idle(self: &Arc<Self>, session: &Arc<Session<I::Transport>>) -> Option<bool> {
         loop {
             let seen = session.record.state.read();
@@ -251,7 +276,7 @@ impl<I: SessionManager> ManagerInner<I> {
 
     async fn wait_until_gone(ended: &[Arc<Session<I::Transport>>], deadline: Instant) {
         for session in ended {
-            // Those that are not gone by then show as stuck.
+            // Sessions that are not gone by then count as stuck.
             timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.ok();
         }
     }

@@ -1,4 +1,4 @@
-//! Sessions without a place that their next request restores.
+//! The parking: sessions without a place, which their next request restores.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,20 +21,20 @@ use crate::observe::CloseReason;
 use crate::session::SessionOrigin;
 use crate::transport::{Flag, Session};
 
-/// The parked sessions, and the ids that must not come back.
+/// The parked sessions, and the ids that must not be restored.
 pub(super) struct Parking {
     pub(super) limits: Limits,
-    /// Whether rmcp was given our store. If it was given another one, only the manager knows which ids have ended for good.
+    /// Whether rmcp uses our store. If it uses another one, only the manager knows which ids have ended for good.
     ours: AtomicBool,
     state: Mutex<ParkingState>,
     /// Ids that were ended for good, oldest first.
     tombstones: Mutex<LinkedHashMap<SessionId, ()>>,
     ends: Ends,
-    /// Rung when there is something to expire.
+    /// Notified when there is something to expire.
     sooner: Arc<Notify>,
 }
 
-/// A session that has come into a place, as the parking sees it.
+/// The result of an arrival: how the session came into its place, and the sessions that leave the parking for it.
 pub(super) struct Arrived<'a> {
     pub(super) came: Came,
     pub(super) gone: Gone<'a>,
@@ -52,7 +52,8 @@ impl Parking {
         }
     }
 
-    /// Does something with the state under its lock, and gives what has left it for good.
+    /// Runs `change` on the state under its lock. Returns its result, and the sessions that have left the parking for
+    /// good.
     fn change<R>(&self, change: impl FnOnce(&mut ParkingState, &mut Vec<Parked>) -> R) -> (R, Gone<'_>) {
         let mut gone = Gone { ends: &self.ends, sessions: Vec::new() };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,15 +70,15 @@ impl Parking {
         look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What to park of a session that has ended; `None` if there is nothing to restore it from.
+    /// Returns what to park of an ended session. `None` if there is nothing to restore it from.
     pub(super) fn keep<T>(&self, session: &Session<T>, now: Instant) -> Option<Parked> {
         let initialize_params = session.take_initialize_params().filter(|_| self.limits.entries > 0)?;
         let is_back = session.record.restored && !session.has(Flag::Replayed);
         Some(Parked::of(&session.record, initialize_params, is_back, now))
     }
 
-    /// Parks a session that has left its place, of which now so many are without a session. If there is no room, those go
-    /// first whose clients never called, itself included, then the oldest.
+    /// Parks a session that has left its place. `places` is the number of places without a session now. If there is no
+    /// room, the parking forgets sessions whose clients never called first, this one included, and then the oldest.
     pub(super) fn park(&self, id: SessionId, parked: Parked, places: usize, now: Instant) -> Gone<'_> {
         let limits = &self.limits;
         let park = |state: &mut ParkingState, gone: &mut Vec<Parked>| {
@@ -87,25 +88,27 @@ impl Parking {
         self.change(park).1
     }
 
-    /// Notes that a session, which was pinned if it is restored, has come into a place, of which now so many are without one.
+    /// Records that a session has come into a place; a restored one was pinned. `places` is the number of places
+    /// without a session now.
     pub(super) fn arrive(&self, id: &str, pin: Option<&Parked>, places: usize) -> Arrived<'_> {
         let (came, gone) = self.change(|state, gone| state.arrive(id, pin, &self.limits, places, gone));
         Arrived { came, gone }
     }
 
-    /// Keeps a session's room while it is being restored, until it [arrives](Self::arrive) or is [unpinned](Self::unpin).
+    /// Keeps the room of a session that is being restored, until it [arrives](Self::arrive) or is
+    /// [unpinned](Self::unpin).
     pub(super) fn pin(&self, id: &str) -> Option<Parked> {
         self.change(|state, _| state.pin(id)).0
     }
 
-    /// The restore of a pinned session is over, while so many places are without a session. If it did not arrive, it is
-    /// parked as before.
+    /// Ends the pin of a session whose restore is over. If the session did not arrive, it is parked as before. `places`
+    /// is the number of places without a session now.
     pub(super) fn unpin(&self, id: &SessionId, pin: &Parked, places: usize) -> Gone<'_> {
         let now = Instant::now();
         self.change(|state, gone| state.unpin(id, pin, now, &self.limits, places, gone)).1
     }
 
-    /// Remembers an id that was ended for good, where a store that is not ours might bring it back.
+    /// Remembers an id that ended for good, if another store might restore it.
     pub(super) fn remember_ended<T>(&self, session: &Session<T>) {
         let for_good = session.has(Flag::NoRestore)
             || matches!(
@@ -121,8 +124,8 @@ impl Parking {
         }
     }
 
-    /// Whether an id that is not parked must not come back. If the store is ours, what is not parked was ended, or
-    /// forgotten, since rmcp loaded it.
+    /// Whether an id that is not parked must not be restored. With our store, an id that is not parked has ended, or
+    /// was forgotten, since rmcp loaded it.
     pub(super) fn is_ended_for_good(&self, id: &str) -> bool {
         self.ours.load(Relaxed) || self.tombstones.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
     }
@@ -136,14 +139,14 @@ impl Parking {
         self.look_at(|state| state.get(id).is_some())
     }
 
-    /// Looks at who opened a parked session.
+    /// Reads the context of the client that opened a parked session.
     #[cfg(feature = "http")]
     pub(super) fn look<R>(&self, id: &str, look: impl FnOnce(Option<&ClientContext>) -> R) -> Option<R> {
         self.look_at(|state| state.get(id).map(|parked| look(parked.context())))
     }
 
-    /// Notes that a parked session was heard of: its age counts from now. It is no use of the session. False if it is not
-    /// parked.
+    /// Records a message from the client of a parked session: the age of the session counts from now. This is no use of
+    /// the session. Returns false if it is not parked.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
     pub(super) fn touch(&self, id: &str, now: Instant) -> bool {
         let limits = &self.limits;
@@ -154,13 +157,13 @@ impl Parking {
         self.change(touch).0
     }
 
-    /// Takes a session out that must not come back; true for the one caller that did. One that is being restored is ended
-    /// once it is.
+    /// Removes a session that must not be restored. Returns true for the one caller that did. A session that is being
+    /// restored is ended after its restore.
     pub(super) fn take(&self, id: &str) -> bool {
         self.change(|state, gone| state.take(id, gone)).0
     }
 
-    /// Takes out every parked session for which `predicate` holds, asked outside the lock; tells how many.
+    /// Removes every parked session for which `predicate`, called outside the lock, holds. Returns how many.
     pub(super) fn take_all(&self, predicate: impl Fn(&SessionId, &Parked) -> bool) -> usize {
         let copy = |(id, parked): (&SessionId, &Parked)| (SessionId::clone(id), parked.clone());
         let all: Vec<_> = self.look_at(|state| state.iter().map(copy).collect());
@@ -173,31 +176,31 @@ impl Parking {
         self.look_at(ParkingState::size)
     }
 
-    /// Forgets what was parked too long ago.
+    /// Forgets the sessions that were parked too long ago.
     pub(super) fn expire(&self, now: Instant) {
         drop(self.change(|state, gone| state.expire(now, self.limits.age, gone)));
     }
 
-    /// When the next one will have been parked for too long.
+    /// When the next parked session will be too old.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.look_at(ParkingState::oldest).map(|since| since + self.limits.age)
     }
 
-    /// Tells the policies that a session has ended for good that was not parked.
+    /// Tells the policies that a session which was not parked has ended for good.
     pub(super) fn tell_end(&self, session: SessionOrigin) {
         self.ends.tell(session);
     }
 }
 
-/// The parking, as rmcp sees it.
+/// The parking, as rmcp's `SessionStore`.
 struct ParkingStore<I: SessionManager>(Arc<ManagerInner<I>>);
 
 impl<I: SessionManager> PolicySessionManager<I> {
-    /// The store to hand to rmcp as `StreamableHttpServerConfig::session_store`: with it, an evicted or idle session is
-    /// parked and comes back with its next request, under the same id.
+    /// Returns the store to hand to rmcp as `StreamableHttpServerConfig::session_store`. With it, an evicted or idle
+    /// session is parked, and its next request restores it under the same id.
     ///
-    /// A restored session has a **new handler**: what the old one remembered is gone. Servers that keep state in the
-    /// handler keep it elsewhere, by principal for instance, or leave parking off.
+    /// A restored session has a **new handler**: the state of the old handler is gone. A server that keeps state in the
+    /// handler should keep it elsewhere, for instance by principal, or leave parking off.
     ///
     /// The bounds are the builder's `max_parked`, `max_parked_bytes`, `max_parked_entry_bytes` and `max_parked_age`.
     #[must_use]
@@ -216,7 +219,7 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
         }
     }
 
-    /// Called after every `initialize`, while the session lives: only its end parks it.
+    /// rmcp calls this after every `initialize`, while the session is live. Only the end of the session parks it.
     async fn store(&self, id: &str, state: &SessionState) -> Result<(), SessionStoreError> {
         self.0.parking.ours.store(true, Relaxed);
         let limits = &self.0.parking.limits;
@@ -225,7 +228,7 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
             return Ok(());
         }
         let initialize_params = serde_json::to_vec(&state.initialize_params)?;
-        // One that would not fit at all would push all others out first.
+        // A session larger than the whole parking would push all others out first.
         let bytes = entry_bytes(id, initialize_params.len(), session.record.context.as_deref());
         if bytes > limits.entry_bytes.min(limits.bytes) {
             tracing::debug!(session = %session.record.fingerprint(), bytes, "too large to park");
@@ -235,9 +238,9 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
         Ok(())
     }
 
-    /// Called when a client deletes its session, and only then.
+    /// rmcp calls this when a client deletes its session, and only then.
     async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
-        // First, so that a restore that passes what follows sees it.
+        // Done first, so that a restore which runs beside the following steps sees it.
         self.0.bar_restore(id);
         if let Some(session) = self.0.find(id) {
             if self.0.close(&session, CloseReason::Client) {

@@ -1,4 +1,4 @@
-//! The parked sessions, in the order in which they go when there are too many.
+//! The parked sessions in the order in which they are forgotten beyond the limits, without locks and clocks.
 
 use std::mem;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::context::ClientContext;
 use crate::session::{Origin, Record, SessionOrigin};
 use crate::timestamp::Timestamp;
 
-/// How much may be parked.
+/// The limits of the parking.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
     pub(super) entries: usize,
@@ -21,11 +21,11 @@ pub(super) struct Limits {
     pub(super) age: Duration,
 }
 
-/// What is kept of a session without a place. A copy of it keeps nothing alive: the session is parked as long as the
-/// lot has it.
+/// What the parking keeps of a session. A copy keeps nothing alive: the session is parked as long as [`ParkingState`]
+/// has it.
 #[derive(Clone, Debug)]
 pub(super) struct Parked {
-    /// What `initialize` said.
+    /// The parameters of `initialize`, serialized.
     pub(super) initialize_params: Arc<[u8]>,
     context: Option<Arc<ClientContext>>,
     serial: SessionOrigin,
@@ -35,10 +35,10 @@ pub(super) struct Parked {
     uses: u64,
     /// From when its age counts.
     since: Timestamp,
-    /// Tells this parking from another one of the same session.
+    /// Distinguishes this parking from other ones of the same session.
     stay: u64,
     called: bool,
-    /// Whether it is back from a restore that was given up.
+    /// Whether it is parked again after a restore that was given up.
     is_back: bool,
     /// Whether it was ended for good while it was being restored.
     barred: bool,
@@ -62,7 +62,7 @@ impl Parked {
         }
     }
 
-    /// Where a new incarnation comes from.
+    /// The origin of a new incarnation.
     pub(super) fn origin(&self, id: SessionId) -> Origin {
         Origin {
             id,
@@ -98,21 +98,22 @@ impl Parked {
     }
 }
 
-/// What a parked session takes of memory: what `initialize` said, its id, the context of its client, and its entry.
+/// The memory of a parked session in bytes: the parameters of `initialize`, its id, the context of its client, and its
+/// entry.
 pub(super) fn entry_bytes(id: &str, said: usize, context: Option<&ClientContext>) -> usize {
-    /// Two links of its queue, its place in the queue's table, and the counters of its id and of what was said.
+    /// Two links of its queue, its slot in the queue's table, and the reference counts of its id and of the parameters.
     const LINKS: usize = 2 * size_of::<usize>() + 2 * size_of::<usize>() + 4 * size_of::<usize>();
     const ENTRY: usize = size_of::<SessionId>() + size_of::<Parked>() + LINKS;
     ENTRY + id.len() + said + context.map_or(0, ClientContext::bytes)
 }
 
-/// How a session came into its place.
+/// The result of an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Came {
     ToStay,
-    /// Though it was ended for good while it was being restored.
+    /// The session was ended for good while it was being restored.
     Barred,
-    /// Though it has left the lot for good while it was being restored: its end has been told.
+    /// The session left the parking for good while it was being restored; the policies have been told of its end.
     Lost,
 }
 
@@ -121,30 +122,32 @@ type Queue = LinkedHashMap<SessionId, Parked>;
 
 /// The parked sessions.
 ///
-/// A session whose restore is under way is *pinned*: it keeps its room, and neither its age nor others push it out. When
-/// the lot is full and a session must be parked that made a place free, a pinned one makes room for it: it is in transit
-/// then and counts against the places. If it does not come back after all, the oldest of the lot counts against them in
-/// its stead, until another session takes the place. So live sessions, parked ones, those in transit and those over the
-/// room are never more than the places and the room of the lot together.
+/// A session whose restore is in progress is *pinned*: it keeps its room, and neither its age nor another session
+/// removes it. When the parking is full and the session that made a place free must be parked, a pinned session gives
+/// up its room. It is then *in transit*, and counts against the places. If its restore is given up, the oldest parked
+/// session counts against the places instead (*over*), until another session takes the place.
+///
+/// So the live sessions and those in the five queues together are never more than the places and the limit of the
+/// parking together.
 #[derive(Default)]
 pub(super) struct ParkingState {
     /// Sessions whose clients have called.
     called: Queue,
-    /// Sessions whose clients never have: the first to go.
+    /// Sessions whose clients have never called. They are forgotten first.
     uncalled: Queue,
-    /// Pinned sessions that count.
+    /// Pinned sessions that count against the limits.
     pinned: Queue,
-    /// Pinned sessions that count against the places.
+    /// Pinned sessions that count against the places instead.
     transit: Queue,
-    /// Sessions whose clients have called, older than all others, that count against the places too.
+    /// Sessions whose clients have called, older than all in `called`, that count against the places too.
     over: Queue,
-    /// What those hold that count.
+    /// The bytes of the sessions that count against the limits.
     bytes: usize,
     stays: u64,
 }
 
 impl ParkingState {
-    /// How many count, and what they hold in bytes.
+    /// How many sessions count against the limits, and their bytes.
     pub(super) fn size(&self) -> (usize, usize) {
         (self.called.len() + self.uncalled.len() + self.pinned.len(), self.bytes)
     }
@@ -164,7 +167,7 @@ impl ParkingState {
         if called { &mut self.called } else { &mut self.uncalled }
     }
 
-    /// Puts a session at the end of its queue, and gives the one of the same id that it replaces.
+    /// Appends a session to its queue. Returns the session of the same id that it replaces.
     fn push(&mut self, id: SessionId, parked: Parked) -> Option<Parked> {
         self.bytes += parked.bytes(&id);
         let before = self.queue(parked.called).insert(SessionId::clone(&id), parked)?;
@@ -172,8 +175,8 @@ impl ParkingState {
         Some(before)
     }
 
-    /// Parks a session that has left its place, of which now so many are without a session. What has to go for it, perhaps
-    /// itself, is put with `gone`.
+    /// Parks a session that has left its place. `places` is the number of places without a session now. Sessions that
+    /// are forgotten for it, perhaps itself, are pushed to `gone`.
     pub(super) fn park(
         &mut self,
         id: SessionId,
@@ -198,7 +201,7 @@ impl ParkingState {
         self.shrink(limits, gone);
     }
 
-    /// How many count against the places.
+    /// How many sessions count against the places.
     fn against_places(&self) -> usize {
         self.transit.len() + self.over.len()
     }
@@ -211,14 +214,14 @@ impl ParkingState {
     fn shrink(&mut self, limits: &Limits, gone: &mut Vec<Parked>) {
         while self.is_over(limits) {
             let unpinned = self.uncalled.pop_front().or_else(|| self.called.pop_front());
-            // If all are being restored, and a place went to another, one of them has neither a place nor room.
+            // All are pinned, and another session took the place: the newest pinned one has neither a place nor room.
             let Some((id, parked)) = unpinned.or_else(|| self.pinned.pop_back()) else { break };
             self.bytes -= parked.bytes(&id);
             gone.push(parked);
         }
     }
 
-    /// Notes that a session has come into a place, of which now so many are without one.
+    /// Records that a session has come into a place. `places` is the number of places without a session now.
     pub(super) fn arrive(
         &mut self,
         id: &str,
@@ -251,15 +254,15 @@ impl ParkingState {
         came
     }
 
-    /// A session is back from a restore that was given up: it must not cost another client's session while nobody has the
-    /// place.
+    /// Called when a session is parked again after a restore that was given up. While its place is free, it must not
+    /// push another client's session out.
     fn spare_the_oldest(&mut self, limits: &Limits, places: usize) {
         if self.uncalled.is_empty() && self.is_over(limits) && self.against_places() < places {
             self.put_oldest_over();
         }
     }
 
-    /// Has the oldest of the lot count against the places.
+    /// Makes the oldest parked session count against the places.
     fn put_oldest_over(&mut self) {
         if let Some((id, parked)) = self.called.pop_front() {
             self.bytes -= parked.bytes(&id);
@@ -267,7 +270,7 @@ impl ParkingState {
         }
     }
 
-    /// Has the newest of those over the room count in the lot, of which it is the oldest.
+    /// Makes a session of `over` count against the limits again, as the oldest in `called`.
     fn count_again(&mut self, id: SessionId, parked: Parked) {
         self.bytes += parked.bytes(&id);
         self.called.insert(SessionId::clone(&id), parked);
@@ -285,8 +288,8 @@ impl ParkingState {
         Some(parked)
     }
 
-    /// Takes the pin of a session away that did not come back, while so many places are without a session. It was heard of,
-    /// so its age counts from now.
+    /// Ends the pin of a session that did not come into a place. Its client has asked for it, so its age counts from
+    /// now. `places` is the number of places without a session now.
     pub(super) fn unpin(
         &mut self,
         id: &SessionId,
@@ -330,8 +333,8 @@ impl ParkingState {
         Some(parked)
     }
 
-    /// Takes a session out that must not come back; true for the one caller that did. One that is pinned goes once its
-    /// restore is done.
+    /// Removes a session that must not be restored. Returns true for the one caller that did. A pinned session is
+    /// removed after its restore.
     pub(super) fn take(&mut self, id: &str, gone: &mut Vec<Parked>) -> bool {
         if let Some(parked) = self.remove_unpinned(id) {
             gone.push(parked);
@@ -341,7 +344,7 @@ impl ParkingState {
         pinned.is_some_and(|parked| !mem::replace(&mut parked.barred, true))
     }
 
-    /// Notes that a parked session was heard of.
+    /// Records a message from the client of a parked session.
     pub(super) fn touch(&mut self, id: &str, now: Instant, limits: &Limits, gone: &mut Vec<Parked>) -> bool {
         if let Some((id, mut parked)) = self.over.remove_entry(id) {
             parked.seen(now);
@@ -360,7 +363,7 @@ impl ParkingState {
         pinned.filter(|parked| !parked.barred).map(|parked| parked.seen(now)).is_some()
     }
 
-    /// Forgets what was parked too long ago.
+    /// Forgets the sessions that were parked too long ago.
     pub(super) fn expire(&mut self, now: Instant, age: Duration, gone: &mut Vec<Parked>) {
         while let Some((_, oldest)) = self.over.front()
             && oldest.since.instant() + age <= now
@@ -379,7 +382,7 @@ impl ParkingState {
         }
     }
 
-    /// From when the age of the oldest counts.
+    /// From when the age of the oldest session counts.
     pub(super) fn oldest(&self) -> Option<Instant> {
         let fronts = [self.called.front(), self.uncalled.front(), self.over.front()];
         fronts.into_iter().flatten().map(|(_, parked)| parked.since).min().map(Timestamp::instant)
@@ -438,16 +441,16 @@ mod tests {
 
     #[derive(Clone, Copy, Debug)]
     enum Step {
-        /// A session comes into a free place.
+        /// A new session comes into a free place.
         Open,
-        /// A live one loses its place.
+        /// A live session loses its place and is parked.
         Park {
             called: bool,
             said: usize,
             is_back: bool,
         },
         Pin,
-        /// A pinned one comes into a free place.
+        /// A pinned session comes into a free place.
         Arrive,
         Unpin,
         Take,
@@ -470,7 +473,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, the bounds hold at each step, and each session is live, in the lot, or has left it once.
+        /// After each step the bounds hold, and each session is live, parked, or has left the parking exactly once.
         #[test]
         fn it_is_exact(steps in prop::collection::vec((step(), any::<prop::sample::Index>()), 0..200)) {
             let limits = limits();
@@ -561,7 +564,7 @@ mod tests {
         }
     }
 
-    /// A lot of four, with sessions named by their order.
+    /// A full parking of four sessions, named by their order.
     fn full() -> (ParkingState, Instant) {
         let (mut lot, now) = (ParkingState::default(), Instant::now());
         for id in ["1", "2", "3", "4"] {
@@ -601,7 +604,7 @@ mod tests {
         lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
         lot.unpin(&"2".into(), &pin, now, &limits(), 1, &mut gone);
         assert_eq!((ids(&lot.over), ids(&lot.called)), (vec!["1"], vec!["3", "4", "5", "2"]));
-        // The one that is over the room comes back as any other, and so does the rest.
+        // The session of `over` is restored as any other, and so are the rest.
         let pin = lot.pin("1").unwrap();
         assert_eq!(ids(&lot.transit), ["1"]);
         lot.unpin(&"1".into(), &pin, now, &limits(), 1, &mut gone);

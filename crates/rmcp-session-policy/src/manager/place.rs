@@ -1,4 +1,4 @@
-//! How a request gets a place: one unit of capacity, owned by exactly one holder.
+//! How a request gets a place. A place is one unit of capacity, which exactly one request or session owns.
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -19,22 +19,23 @@ use crate::observe::CloseReason;
 use crate::registry::Choice;
 use crate::transport::Session;
 
-/// How long a request waits for its victim to be gone before it takes another.
+/// How long a request waits until its victim is gone, before it takes another one.
 const VICTIM_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How many victims a request takes at most.
 const MAX_VICTIMS: u32 = 3;
 
-/// For how long no session may go before the newcomers that wait are refused: one may only just have been answered. A restore
-/// waits for its whole turn: its client has a session, and a refusal costs it a call.
+/// For how long no session may be evictable before the waiting newcomers are rejected; a session becomes idle only a
+/// moment after its answer. A restore waits for its whole turn: its client has a session, and a rejection costs it a
+/// call.
 const IDLE_GRACE: Duration = Duration::from_millis(20);
 
 /// How long a request waits at most for its turn.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// Where places come from.
+/// The owner of the places.
 trait Capacity: Send + Sync {
-    /// Takes a place back from a request that becomes no session.
+    /// Takes back the place of a request that does not become a session.
     fn release(&self, kind: ArrivalKind);
 }
 
@@ -53,7 +54,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The session has it from now on, and gives it back when it is gone.
+    /// Passes the place to the session, which gives it back when it is gone.
     pub(super) fn settle(mut self, places: &mut Places) {
         self.capacity = None;
         places.arrived(self.kind);
@@ -79,7 +80,7 @@ struct Waiting<'a, I: SessionManager> {
     shared: &'a Arc<ManagerInner<I>>,
     number: u64,
     wake: Arc<Notify>,
-    /// Whether it had its turn, and so has taken a victim.
+    /// Whether it had its turn, and expects the place of a closing session.
     expects: bool,
     left: bool,
 }
@@ -92,14 +93,14 @@ impl<I: SessionManager> Drop for Waiting<'_, I> {
     }
 }
 
-/// A request on its way to a place.
+/// The search of one request for a place.
 struct Search<'a, I: SessionManager> {
     shared: &'a Arc<ManagerInner<I>>,
     kind: ArrivalKind,
     context: Option<&'a ClientContext>,
     began: Instant,
     give_up: Instant,
-    /// When it takes another victim.
+    /// When the request takes another victim.
     next_victim: Instant,
     waiting: Option<Waiting<'a, I>>,
 }
@@ -110,14 +111,14 @@ enum Step<T> {
     Refused,
     /// Waits until it is woken, at most until this moment.
     Waits(Instant),
-    /// The same, or until some session may go: it is its turn.
+    /// The same, or until some session becomes evictable. The request has its turn.
     Listens(Instant),
     /// Waits for a place, having taken this victim.
     Takes(Arc<Session<T>>, Instant),
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Gets a place for a request: a free one, or, unless only a free one will do, that of a victim.
+    /// Gets a place for a request: a free one, or, unless `only_free`, that of a victim.
     ///
     /// `None` if no session may go.
     pub(super) async fn place(
@@ -155,7 +156,7 @@ impl<I: SessionManager> ManagerInner<I> {
                     (until, false)
                 }
             };
-            // Whatever ends the wait, the next step sees what has changed.
+            // The next step reads what has changed, so the cause of the wake does not matter.
             let woken = pin!(search.waiting.as_ref()?.wake.notified());
             if listens {
                 timeout_at(until, select(woken, change)).await.ok();
@@ -173,8 +174,8 @@ impl<I: SessionManager> ManagerInner<I> {
 }
 
 impl<'a, I: SessionManager> Search<'a, I> {
-    /// Looks for a place and decides what comes next. `change` listens, from before the look, for the next session that may
-    /// go.
+    /// Looks for a place and decides the next step. `change` is enabled before the look, and fires when a session
+    /// becomes evictable.
     fn next_step(
         &mut self,
         core: &mut ManagerState<I::Transport>,
@@ -245,7 +246,7 @@ impl<'a, I: SessionManager> Search<'a, I> {
         }
     }
 
-    /// Waits in the queue, if it does not yet.
+    /// Enters the queue, if the request is not in it.
     fn queue(&mut self, core: &mut ManagerState<I::Transport>, now: Instant) {
         if self.waiting.is_none() {
             let arrival = Arrival::new(now, self.kind);
@@ -275,7 +276,7 @@ impl<'a, I: SessionManager> Search<'a, I> {
         self.waiting = Some(Waiting { shared: self.shared, number, wake, expects, left: false });
     }
 
-    /// When the first of the queue looks again though nothing wakes it: some sessions may go once a moment has come.
+    /// When the first of the queue looks again without being woken: some sessions become evictable at a known moment.
     fn look_again_at(core: &ManagerState<I::Transport>, now: Instant, latest: Instant) -> Instant {
         let moment = core.registry.next_moment().unwrap_or(latest);
         moment.max(now + Duration::from_millis(1)).min(latest)

@@ -1,4 +1,4 @@
-//! The places of a manager, and what waits for one.
+//! The count of free places, and the queues of requests that wait for one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,23 +9,24 @@ use tokio::time::Instant;
 use super::fair_queue::FairQueue;
 use crate::admission::{ArrivalKind, ClientKey};
 
-/// Counts the places, and hands each one that comes free to what has waited for it. It is kept under the manager's lock.
+/// Counts the places, and hands each one that becomes free to a waiter. It lives under the manager's lock.
 ///
-/// While anything waits, no place is free, so nothing that comes later slips in. Restores are served before newcomers; among
-/// each of these first what has its turn and expects the place of a victim, and then the rest, by client in turn.
+/// While a request waits, no place is free, so a later request cannot overtake it. Restores are served before
+/// newcomers. Within each kind, waiters that had their turn and expect the place of a victim come first, and then the
+/// others by client in turn.
 #[derive(Debug)]
 pub(super) struct Places {
     free: usize,
-    /// Newcomers that have a place, or expect one, and are no session yet.
+    /// Newcomers that have or expect a place, and are not a session yet.
     arriving: usize,
     waiters: BTreeMap<u64, Waiter>,
     restores: Lane,
     newcomers: Lane,
     /// The number of the newest waiter, and of the newest turn.
     last: u64,
-    /// What was first in the queues when its request was last told so.
+    /// The waiter that was last woken because it was the first of the queues.
     first: Option<u64>,
-    /// Since when every look found no session that may go.
+    /// Since when every look has found no evictable session.
     pub(super) stalled_since: Option<Instant>,
 }
 
@@ -33,7 +34,7 @@ pub(super) struct Places {
 #[derive(Debug, Default)]
 struct Lane {
     queued: FairQueue,
-    /// Those that had their turn, by it.
+    /// Waiters that had their turn, by turn.
     expecting: BTreeMap<u64, u64>,
 }
 
@@ -48,7 +49,7 @@ struct Waiter {
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Queued,
-    /// Had its turn, which this is.
+    /// Had this turn, and expects a place.
     Expecting(u64),
     /// Has a place.
     Served,
@@ -68,7 +69,7 @@ impl Places {
         }
     }
 
-    /// Places that nothing holds.
+    /// How many places are free.
     pub(super) const fn free(&self) -> usize {
         self.free
     }
@@ -81,7 +82,7 @@ impl Places {
         true
     }
 
-    /// Takes a place back: of a session that is gone, or of a request that became none.
+    /// Takes back the place of a session that is gone, or of a request that did not become a session.
     pub(super) fn put_back(&mut self) {
         let number = [ArrivalKind::Restore, ArrivalKind::Create].into_iter().find_map(|kind| {
             let lane = self.lane(kind);
@@ -99,9 +100,10 @@ impl Places {
         self.tell_first();
     }
 
-    /// A request with a place has become a session, or never will.
+    /// Called when a request with a place has become a session, or never will.
     ///
-    /// The first of the queue looks again: what keeps a session that it has not met yet ends without a word.
+    /// Wakes the first of the queue. It has to look again, because the end of what protects a session notifies only
+    /// those that met the session.
     pub(super) fn arrived(&mut self, kind: ArrivalKind) {
         self.arriving -= usize::from(is_newcomer(kind));
         if let Some(first) = self.first().and_then(|first| self.waiters.get(&first)) {
@@ -109,8 +111,8 @@ impl Places {
         }
     }
 
-    /// Newcomers, other than this waiter, that will be half-open sessions. They count as such before they are, or a burst of
-    /// newcomers would evict every session before the first of them is there.
+    /// The number of newcomers, without this waiter, that will be half-open sessions. They count as half-open in
+    /// advance; otherwise a burst of newcomers would evict every session before the first of them is a session.
     pub(super) fn arriving_beside(&self, number: Option<u64>) -> usize {
         let waiter = number.and_then(|number| self.waiters.get(&number));
         let counts = waiter.is_some_and(|waiter| is_newcomer(waiter.kind) && !matches!(waiter.stage, Stage::Queued));
@@ -132,7 +134,7 @@ impl Places {
         self.first() == Some(number)
     }
 
-    /// Queues a request. Gives its number, and what wakes it.
+    /// Queues a request. Returns its number, and the `Notify` that wakes it.
     pub(super) fn queue(&mut self, kind: ArrivalKind, client: ClientKey) -> (u64, Arc<Notify>) {
         let (number, wake) = self.add(kind, client, Stage::Queued);
         let Self { waiters, restores, newcomers, .. } = self;
@@ -140,12 +142,12 @@ impl Places {
             let lane = if is_newcomer(kind) { newcomers } else { restores };
             lane.queued.push(&waiter.client, number);
         }
-        // If it is first itself it knows.
+        // A request that is first itself need not be woken.
         self.first = self.first();
         (number, wake)
     }
 
-    /// Has a request that has its turn at once expect a place.
+    /// Registers a request that has its turn at once as one that expects a place.
     pub(super) fn expect_at_once(&mut self, kind: ArrivalKind) -> (u64, Arc<Notify>) {
         self.last += 1;
         let turn = self.last;
@@ -155,7 +157,7 @@ impl Places {
         (number, wake)
     }
 
-    /// Has the first of the queue expect a place.
+    /// Makes the first of the queue expect a place.
     pub(super) fn expect(&mut self, number: u64) {
         self.last += 1;
         let turn = self.last;
@@ -170,7 +172,7 @@ impl Places {
         self.tell_first();
     }
 
-    /// Uses the turn of the first of the queue up: no session may go for it.
+    /// Uses up the turn of the first of the queue, which is rejected.
     pub(super) fn refuse(&mut self, number: u64) {
         if let Some(waiter) = self.waiters.remove(&number) {
             let first = self.lane(waiter.kind).queued.pop();
@@ -179,7 +181,7 @@ impl Places {
         }
     }
 
-    /// Takes the place that a waiter was handed, if it was. It waits no longer then.
+    /// Takes the place that was handed to a waiter, if one was. The waiter then leaves the queue.
     pub(super) fn collect(&mut self, number: u64) -> bool {
         let served = self.waiters.get(&number).is_some_and(|waiter| matches!(waiter.stage, Stage::Served));
         if served {
@@ -188,7 +190,7 @@ impl Places {
         served
     }
 
-    /// Forgets a waiter. The place that it was handed goes to the next.
+    /// Removes a waiter. A place that was handed to it goes to the next one.
     pub(super) fn leave(&mut self, number: u64) {
         let Some(waiter) = self.waiters.remove(&number) else { return };
         let lane = self.lane(waiter.kind);
@@ -208,9 +210,9 @@ impl Places {
         }
     }
 
-    /// A request that had a place, or expected one, becomes no session.
+    /// Called when a request that had or expected a place does not become a session.
     ///
-    /// Fewer sessions will be half-open, so it may be that one that may not go for the first of the queue now may.
+    /// Fewer sessions will be half-open, so a session may become evictable for the first of the queue.
     pub(super) fn give_up(&mut self, kind: ArrivalKind) {
         self.arrived(kind);
     }
@@ -230,7 +232,8 @@ impl Places {
         self.restores.queued.first().or_else(|| self.newcomers.queued.first())
     }
 
-    /// Wakes the first of the queue if it has become so. Only the first looks for a victim, so of all that wait one is woken.
+    /// Wakes the first of the queue if it has just become the first. Only the first looks for a victim, so only one
+    /// waiter is woken.
     fn tell_first(&mut self) {
         let first = self.first();
         if first.is_none() {
@@ -260,7 +263,7 @@ mod tests {
         ClientKey::Address([192, 0, 2, last].into())
     }
 
-    /// Has all places taken.
+    /// Takes all places.
     fn full(all: usize) -> Places {
         let mut places = Places::new(all);
         assert!((0..all).all(|_| places.take(Create)) && !places.take(Create));
@@ -350,15 +353,15 @@ mod tests {
         Come(ArrivalKind, u8),
         /// The first of the queue takes a victim.
         Expect,
-        /// No session may go for the first of the queue.
+        /// The first of the queue is rejected.
         Refuse,
-        /// One of those that wait, or have been handed a place, leaves.
+        /// A waiter, with or without a place handed to it, leaves.
         Leave(u8),
-        /// One of those that have been handed a place takes it.
+        /// A waiter takes the place that was handed to it.
         Collect(u8),
-        /// A place that was taken becomes that of a session.
+        /// A request with a place becomes a session.
         Settle(u8),
-        /// Or is given back.
+        /// A request gives its place back.
         GiveBack(u8),
         /// A session is gone.
         End,
@@ -379,7 +382,7 @@ mod tests {
         prop::collection::vec(step, 0..200)
     }
 
-    /// What should be: what waits in which order, and what has a place.
+    /// The expected state: the waiters in order, and those with a place.
     #[derive(Default)]
     struct Model {
         /// By kind: restores, newcomers.
@@ -396,7 +399,7 @@ mod tests {
             (0..2).find_map(|lane| Some((self.queued[lane].first()?, lane)))
         }
 
-        /// A place comes free.
+        /// A place becomes free.
         fn serve(&mut self) {
             let next = (0..2).find_map(|lane| match self.expecting[lane].is_empty() {
                 true => self.queued[lane].pop(),
@@ -428,7 +431,7 @@ mod tests {
                         let lane = usize::from(kind == Create);
                         let is_next = (0..=lane).all(|lane| model.queued[lane].is_empty());
                         prop_assert_eq!(places.is_next(kind), is_next);
-                        // Every other one of those whose turn it is finds a victim at once.
+                        // Every second request that has its turn finds a victim at once.
                         let number = if is_next && model.waiting.len() % 2 == 0 {
                             let number = places.expect_at_once(kind).0;
                             model.expecting[lane].push(number);

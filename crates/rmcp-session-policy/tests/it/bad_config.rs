@@ -1,4 +1,4 @@
-//! A setting that makes no sense is refused by name, with its value and what would do.
+//! `build` refuses an invalid setting with its name, its value and a remedy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn assert_names(error: &ConfigError, setting: &str, value: &str, remedy: &str) {
 }
 
 #[test]
-fn no_session_at_all_is_refused() {
+fn max_sessions_of_zero_is_refused() {
     assert_names(&refused(|b| b.max_sessions(0)), "max_sessions", "0", "at least 1");
 }
 
@@ -89,7 +89,7 @@ fn durations_beyond_the_timers_reach_are_refused() {
 }
 
 #[test]
-fn a_remedy_names_the_way_to_have_none() {
+fn the_error_names_the_setting_that_switches_it_off() {
     assert!(refused(|b| b.idle_timeout(Duration::ZERO)).remedy.contains("None"));
     assert!(refused(|b| b.max_lifetime(Duration::ZERO)).remedy.contains("None"));
     assert!(refused(|b| b.max_parked_age(Duration::ZERO)).remedy.contains("max_parked(0)"));
@@ -97,7 +97,7 @@ fn a_remedy_names_the_way_to_have_none() {
 }
 
 #[test]
-fn parking_without_room_is_refused_unless_nobody_is_parked() {
+fn a_parking_without_bytes_is_refused_unless_max_parked_is_zero() {
     assert_names(&refused(|b| b.max_parked_bytes(0)), "max_parked_bytes", "0", "max_parked(0)");
     assert_names(&refused(|b| b.max_parked_entry_bytes(0)), "max_parked_entry_bytes", "0", "max_parked(0)");
     let nobody = PolicySessionManager::local().max_parked(0).max_parked_bytes(0).max_parked_entry_bytes(0);
@@ -166,7 +166,7 @@ fn an_admission_policy_that_makes_no_sense_is_refused_wherever_it_stands() {
 }
 
 #[test]
-fn the_largest_and_the_smallest_that_make_sense_are_not_refused() {
+fn the_largest_and_the_smallest_valid_settings_are_accepted() {
     let local = PolicySessionManager::local;
     assert!(local().admission(SlidingWindow::new(i32::MAX as usize, Duration::MAX)).build().is_ok());
     assert!(local().admission(SlidingWindow::new(1, Duration::from_nanos(1))).build().is_ok());

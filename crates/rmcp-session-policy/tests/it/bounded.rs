@@ -1,4 +1,4 @@
-//! `bounded`: what the crate `mcp-session` promises, kept exactly.
+//! Module `bounded` keeps the promises of the crate `mcp-session`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ async fn the_oldest_goes_and_its_client_is_told_404() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_one_goes_before_a_busy_one_and_a_busy_one_before_a_newcomer_is_refused() {
+async fn an_idle_session_is_evicted_before_a_busy_one_and_a_busy_one_before_a_newcomer_is_refused() {
     let sessions = bounded(2);
     let service = Service::new(Arc::clone(&sessions), None);
     let sleeps = |id: String| {
@@ -79,7 +79,7 @@ async fn a_thousand_at_once_never_exceed_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_than_the_rate_are_refused_and_cost_nobody_anything() {
+async fn newcomers_over_the_rate_are_refused_and_evict_no_session() {
     let sessions = BoundedSessionManager::new(SessionConfig::default(), 2).with_rate_limit(2, 60 * SECOND);
     let sessions = Arc::new(sessions);
     let service = Service::new(Arc::clone(&sessions), None);
@@ -121,7 +121,7 @@ async fn a_running_call_is_not_cut_by_the_idle_timeout() {
 }
 
 #[test]
-fn what_makes_no_sense_panics_as_documented() {
+fn invalid_settings_panic_as_documented() {
     let panics = |what: &dyn Fn()| {
         let panic = catch_unwind(AssertUnwindSafe(what)).expect_err("panics");
         match panic.downcast_ref::<&str>() {
@@ -154,14 +154,14 @@ fn any_duration_is_taken() {
 }
 
 #[test]
-fn reasons_read_as_they_are_called() {
+fn close_reasons_display_as_their_names() {
     let reasons = [CloseReason::Evicted, CloseReason::MaxLifetime, CloseReason::Closed];
     assert_eq!(reasons.map(|reason| reason.to_string()), ["Evicted", "MaxLifetime", "Closed"]);
 }
 
 /// What its README shows, with the `use` changed.
 #[test]
-fn code_for_that_crate_compiles() {
+fn code_written_for_mcp_session_compiles() {
     let mut session_config = SessionConfig::default();
     session_config.keep_alive = Some(Duration::from_secs(4 * 60 * 60));
     let manager =

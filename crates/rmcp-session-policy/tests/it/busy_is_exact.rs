@@ -1,4 +1,4 @@
-//! L5: busy is exact. It follows the requests, not the lifetime of HTTP streams.
+//! L5: a session is busy exactly while a request is in flight, whether or not its HTTP stream is open.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -233,7 +233,7 @@ async fn the_cancellation_of_another_request_changes_nothing() {
     assert_eq!(call.text().await, "slept 5000");
 }
 
-/// The worker is stuck on a stream that nobody reads, so the second call is still queued in front of it.
+/// The worker waits for a stream that is not read, so the second call is still queued in front of it.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_still_queued_inside_protects_its_session() {
     let sessions = manager(|b| b.max_sessions(1).max_busy(MINUTE));
@@ -254,7 +254,7 @@ async fn a_call_that_is_still_queued_inside_protects_its_session() {
 
 /// A policy that names the busy session over and over is not listened to, queued or not.
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_insists_on_a_busy_session_does_not_get_it() {
+async fn a_policy_that_insists_on_a_busy_session_is_overruled() {
     let sessions = Arc::new(
         PolicySessionManager::local()
             .max_sessions(2)

@@ -53,7 +53,7 @@ async fn a_refused_call_says_why_and_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_other_request_and_any_by_choice_is_answered_with_an_error() {
+async fn requests_other_than_calls_and_calls_by_choice_are_answered_with_an_error() {
     let error = json!({ "code": 429, "message": "refused by gate: retry after 60 s", "data": data() });
     let whole = json!({ "jsonrpc": "2.0", "id": 7, "error": error });
     assert_eq!(answer(refusing(Retry::After(MINUTE)), "tools/list", json!({})).await, whole);

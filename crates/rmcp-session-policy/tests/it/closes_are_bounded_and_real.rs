@@ -1,4 +1,4 @@
-//! L8: a close is bounded and real.
+//! L8: a close ends within its deadline, and the inner worker ends with it.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ const fn everybody(_: &SessionInfo<'_>) -> bool {
     true
 }
 
-/// The lifecycle task runs; then nobody is there.
+/// Starts the lifecycle task and closes its only session; returns how many tasks are left.
 async fn tasks_without_sessions<M: SessionManager>(sessions: &Arc<M>) -> usize {
     let first = Driver::ready(sessions).await.unwrap_or_else(|_| panic!("room"));
     first.manager.close_session(&first.id).await.unwrap_or_else(|_| panic!("closes"));
@@ -95,7 +95,7 @@ async fn past_max_busy_a_client_that_does_not_read_is_evicted_and_its_worker_end
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_siblings_of_a_stream_that_nobody_reads_get_their_farewell() {
+async fn requests_beside_an_unread_stream_get_their_farewell() {
     let sessions = manager(|b| b);
     let alice = Arc::new(Driver::ready(&sessions).await.expect("room"));
     let running = alice.call_as(json!("running"), "sleep", json!({ "millis": 60_000 })).await.expect("lives");
@@ -188,7 +188,7 @@ async fn a_request_that_comes_while_its_session_is_closing_is_not_taken_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wedged_close_delays_nobody_else() {
+async fn a_wedged_close_delays_no_other_request() {
     let sessions = wedge(|b| b.max_sessions(3));
     let alice = Driver::ready(&sessions).await.expect("room");
     sessions.inner().wedge(&alice.id);
@@ -302,7 +302,7 @@ async fn a_handler_that_finishes_after_the_farewell_gives_no_second_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_queued_behind_a_stream_that_nobody_reads_are_answered_too() {
+async fn requests_queued_behind_an_unread_stream_are_answered_too() {
     let sessions = manager(|b| b);
     let before = tasks_without_sessions(&sessions).await;
     let alice = Arc::new(Driver::ready(&sessions).await.expect("room"));
@@ -335,7 +335,7 @@ async fn requests_queued_behind_a_stream_that_nobody_reads_are_answered_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_out_is_not_taken_back_from_a_slow_reader() {
+async fn a_sent_answer_reaches_a_slow_reader() {
     let sessions = manager(|b| b);
     let alice = Driver::ready(&sessions).await.expect("room");
     let slow = alice.sleep(1_000).await.expect("lives");

@@ -1,4 +1,4 @@
-//! L15: a drain loses no answer, waits for no client that has stopped reading, and knows the requests without a session.
+//! L15: a drain loses no answer, does not wait for clients that have stopped reading, and covers requests without a session.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -251,7 +251,7 @@ async fn a_drain_waits_for_an_answer_in_a_stream_no_longer_than_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn neither_a_drain_nor_a_termination_waits_for_a_client_that_has_stopped_reading() {
+async fn drains_and_terminations_do_not_wait_for_a_client_that_has_stopped_reading() {
     for drains in [true, false] {
         let sessions = manager(|b| b);
         let alice = Driver::ready(&sessions).await.expect("room");
@@ -338,7 +338,7 @@ async fn a_drain_waits_until_the_answer_to_an_initialize_has_left_its_body() {
     assert_eq!(answer.messages().await[0]["id"], "i");
     settle().await;
     assert!(draining.is_finished());
-    // One that nobody reads is given a tenth of a second.
+    // A drain waits a tenth of a second for an answer that is not read.
     let edge = Edge::new(Handler::default(), |b| b);
     let _unread = edge.initialize("i").await;
     let begun = Instant::now();
@@ -509,7 +509,7 @@ async fn a_drain_cuts_calls_without_a_session_off_at_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_waits_for_no_call_without_a_session_that_nobody_reads() {
+async fn a_drain_does_not_wait_for_an_unread_call_without_a_session() {
     let edge = Edge::new(Handler::default(), |b| b);
     let _unread = edge.call("loud", "chatter", HOUR.as_millis() as u64).await;
     settle().await;
@@ -520,7 +520,7 @@ async fn a_drain_waits_for_no_call_without_a_session_that_nobody_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_without_a_session_that_is_there_is_not_followed_by_an_error() {
+async fn a_finished_answer_without_a_session_is_not_followed_by_an_error() {
     let edge = Edge::new(Handler::default(), |b| b);
     let mut answer = edge.call("loud", "chatter", 1_000).await;
     while !answer.frame().await.expect("the answer is to come").contains("slept 1000") {}

@@ -1,4 +1,4 @@
-//! An answer that is known before the body was read arrives, and the connection stays of use.
+//! An answer that is sent before the request body was read reaches the client, and the connection stays usable.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ async fn read_response(tcp: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn the_next_request_on_the_connection_is_answered_too() {
+async fn the_next_request_on_the_connection_is_answered() {
     for (server, status) in servers().await {
         let address = server.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
         for size in SIZES {
@@ -79,7 +79,7 @@ async fn the_next_request_on_the_connection_is_answered_too() {
 }
 
 #[tokio::test]
-async fn over_http_2_too() {
+async fn the_next_request_is_answered_over_http_2_too() {
     let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
     for (server, status) in servers().await {
         for size in SIZES {

@@ -1,4 +1,4 @@
-//! A session that ended for good does not come back, whenever that end falls.
+//! A session that ended for good does not come back, even if that end falls into its eviction or its restore.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use rmcp_session_policy::eviction::SessionInfo;
 use rmcp_session_policy::{ClientContext, CloseReason, Fingerprint, HOUR, MINUTE, SECOND};
 
 #[tokio::test(start_paused = true)]
-async fn what_ended_for_good_does_not_come_back() {
+async fn only_sessions_closed_for_a_restorable_reason_are_parked() {
     for &reason in CloseReason::ALL {
         let (_inner, sessions) = scripted(|b| b.max_sessions(1));
         let (id, transport) = ready(&sessions).await;
@@ -26,7 +26,7 @@ async fn what_ended_for_good_does_not_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_store_of_somebody_else_what_ended_for_good_is_refused() {
+async fn with_a_foreign_store_an_id_that_ended_for_good_is_refused() {
     for reason in [CloseReason::Client, CloseReason::Lifetime, CloseReason::Revoked] {
         let (inner, sessions) = scripted(|b| b.max_sessions(1));
         let (id, _transport) = sessions.create_session().await.expect("room");
@@ -39,7 +39,7 @@ async fn with_a_store_of_somebody_else_what_ended_for_good_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_store_of_somebody_else_the_last_that_ended_for_good_are_refused() {
+async fn with_a_foreign_store_the_last_ids_that_ended_for_good_are_refused() {
     let (_inner, sessions) = scripted(|b| b.max_sessions(3).max_parked(2));
     let mut ids = Vec::new();
     for _ in 0..3 {
@@ -56,7 +56,7 @@ async fn with_a_store_of_somebody_else_the_last_that_ended_for_good_are_refused(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_store_is_told_to_delete_is_deleted() {
+async fn a_session_that_the_store_deletes_is_gone_live_or_parked() {
     let witness = Witness::default();
     let (_inner, sessions) = scripted(|b| b.max_sessions(2).observer(witness.clone()));
     let parked = parked(&sessions).await;

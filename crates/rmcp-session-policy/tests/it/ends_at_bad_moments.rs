@@ -1,4 +1,4 @@
-//! Ends, restores and drains at bad moments.
+//! Ends, restores and drains that coincide with each other, with panics, or with the end of the runtime.
 
 #![allow(
     clippy::allow_attributes,
@@ -71,7 +71,7 @@ async fn the_oldest_of_a_full_lot_is_restored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_hears_of_a_busy_session_that_is_deleted() {
+async fn a_drain_ends_when_its_busy_session_is_deleted() {
     let (_i, s) = scripted(|b| b);
     let (a, mut t) = ready(&s).await;
     let svc = tokio::spawn(async move { while t.receive().await.is_some() {} });
@@ -89,7 +89,7 @@ async fn a_drain_hears_of_a_busy_session_that_is_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_hears_of_an_initialize_that_is_answered() {
+async fn a_drain_ends_when_an_initialize_is_answered() {
     let (i, s) = scripted(|b| b.init_timeout(Duration::from_secs(600)));
     i.set(crate::scripted::Call::Initialize, crate::scripted::Act::Slow(Duration::from_secs(1)));
     let (a, _t) = s.create_session().await.expect("room");
@@ -138,7 +138,7 @@ fn a_transport_dropped_outside_any_runtime_ends_its_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_session_revoked_while_it_comes_back_is_gone() {
+async fn a_session_revoked_during_its_restore_is_gone() {
     let (_i, s) = scripted(|b| b.max_sessions(3));
     let (a, ta) = ready(&s).await;
     s.terminate(|_: &rmcp_session_policy::eviction::SessionInfo<'_>| true, CloseReason::Evicted).await;
@@ -175,7 +175,7 @@ async fn a_session_revoked_while_it_comes_back_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_open_sessions_that_chatter_lock_nobody_out() {
+async fn half_open_sessions_that_send_notifications_do_not_block_newcomers() {
     let (_i, s) = scripted(|b| b.max_sessions(4)); // max_opening 1
     let mut keep = vec![];
     for _ in 0..3 {
@@ -284,7 +284,7 @@ async fn a_request_still_queued_in_a_remote_manager_gets_its_farewell() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_that_panics_at_once_is_an_end_all_the_same() {
+async fn a_close_that_panics_at_once_ends_the_session() {
     let s = Arc::new(PolicySessionManager::builder(Remote(Scripted::new())).max_sessions(1).build().expect("valid"));
     let (a, t) = ready(&s).await;
     drop(s.create_standalone_stream(&a).await.expect("listens"));
@@ -296,7 +296,7 @@ async fn a_close_that_panics_at_once_is_an_end_all_the_same() {
 
 /// A close that is waited for no longer goes on by itself.
 #[tokio::test(start_paused = true)]
-async fn a_close_whose_caller_is_gone_goes_all_of_the_way() {
+async fn a_close_finishes_after_its_caller_is_gone() {
     let (inner, s) = scripted(|b| b.max_sessions(1));
     let (id, _t) = ready(&s).await;
     inner.set(Call::Close, Act::Slow(Duration::from_secs(1)));
@@ -307,7 +307,7 @@ async fn a_close_whose_caller_is_gone_goes_all_of_the_way() {
 }
 
 #[test]
-fn a_close_at_once_needs_no_runtime() {
+fn a_close_that_returns_at_once_needs_no_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (inner, s) = scripted(|b| b.max_sessions(1));
     let (id, _t) = runtime.block_on(ready(&s));

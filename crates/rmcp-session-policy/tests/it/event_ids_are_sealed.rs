@@ -1,4 +1,4 @@
-//! An event id is good for its own session, or for its own principal, and for nobody else. By raw HTTP.
+//! An event id is valid for its own session, or for its own principal, and for no other. Tested by raw HTTP.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use rmcp_session_policy::{PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-/// An event store as rmcp wants it: its ids are unique, and it does not ask whose they are.
+/// An event store as rmcp requires: its ids are unique, and it does not check the owner of an id.
 #[derive(Default)]
 struct Events(Mutex<Vec<(String, ServerSseMessage)>>);
 
@@ -272,7 +272,7 @@ fn tampered(id: &str) -> impl Iterator<Item = String> + '_ {
 }
 
 #[tokio::test]
-async fn bob_reads_nothing_of_alice_s_by_her_event_ids_and_she_what_she_missed() {
+async fn event_ids_replay_for_their_own_session_and_for_no_other() {
     let server = Server::start(local(true)).await;
     let alice = server.open("alice").await;
     let bob = server.open("bob").await;
@@ -304,7 +304,7 @@ async fn bob_reads_nothing_of_alice_s_by_her_event_ids_and_she_what_she_missed()
 }
 
 #[tokio::test]
-async fn what_is_replayed_has_ids_to_go_on_from() {
+async fn replayed_events_have_ids_to_resume_from() {
     let server = Server::start(local(true)).await;
     let asked = server.ask(Some("alice"), "one").await;
     let again = server.ask_again(Some("alice"), &asked[0].id).await;
@@ -330,7 +330,7 @@ async fn to_replay_a_stream_without_a_session_takes_the_quota_of_requests_withou
 }
 
 #[tokio::test]
-async fn without_a_principal_possession_of_an_id_is_all_there_is() {
+async fn without_a_principal_an_event_id_alone_permits_a_replay() {
     let server = Server::start(local(true)).await;
     let events = server.ask(None, "anybody's answer").await;
     assert!(holds(&server.ask_again(None, &events[0].id).await, "anybody's answer"));
@@ -365,7 +365,7 @@ async fn a_call_that_lost_its_stream_is_answered_on_another() {
 }
 
 #[tokio::test]
-async fn with_an_event_store_a_stream_is_over_once_its_request_is_answered_and_nothing_is_left() {
+async fn with_an_event_store_a_stream_is_over_once_its_answer_was_replayed() {
     let server = Server::start(local(true)).await;
     let (alice, bob) = (server.open("alice").await, server.open("bob").await);
     let mut stream = alice.begin(1, "wait", "alice's answer").await;
@@ -389,7 +389,7 @@ async fn with_an_event_store_a_stream_is_over_once_its_request_is_answered_and_n
 }
 
 #[tokio::test]
-async fn a_stream_that_is_over_is_so_while_other_calls_are_at_work() {
+async fn a_finished_stream_is_over_though_other_calls_are_in_flight() {
     for events in [false, true] {
         let server = Server::start(local(events)).await;
         let alice = server.open("alice").await;
@@ -463,7 +463,7 @@ async fn after_a_restore_an_old_listening_id_opens_a_new_stream_and_an_old_reque
 }
 
 #[tokio::test]
-async fn managers_stack() {
+async fn event_ids_work_through_stacked_managers() {
     for events in [false, true] {
         let inner = local(events).build().expect("valid");
         let server = Server::start(PolicySessionManager::builder(inner)).await;

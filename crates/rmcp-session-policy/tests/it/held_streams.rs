@@ -53,7 +53,7 @@ async fn a_client_that_opens_its_stream_once_hears_every_incarnation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_clients_than_places_hear_all_that_is_said_to_them() {
+async fn more_clients_than_places_hear_all_their_messages() {
     // As many clients as there are places and slots.
     let edge = Edge::local(|b| b.max_sessions(4));
     let mut clients = Vec::new();
@@ -78,7 +78,7 @@ async fn more_clients_than_places_hear_all_that_is_said_to_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_slow_client_has_not_read_when_its_session_is_parked_comes_before_the_rest() {
+async fn messages_unread_when_the_session_is_parked_come_before_later_ones() {
     let edge = Edge::local(|b| b);
     let id = edge.open().await;
     let mut ear = edge.listen(&id).await;
@@ -117,7 +117,7 @@ async fn a_stream_is_joined_before_the_handler_hears_that_it_is_initialized() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_streams_of_a_session_the_newest_is_held() {
+async fn the_newest_of_two_streams_of_a_session_is_held() {
     let edge = Edge::local(|b| b);
     let id = edge.open().await;
     let mut older = edge.listen(&id).await;
@@ -192,7 +192,7 @@ async fn a_get_that_restores_its_session_takes_over_from_the_held_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_and_a_get_at_once_of_a_parked_session_both_do() {
+async fn a_call_and_a_get_at_once_of_a_parked_session_are_both_answered() {
     for call_first in [true, false] {
         let edge = Edge::local(|b| b.max_sessions(2));
         let (id, older) = held(&edge).await;
@@ -283,7 +283,7 @@ async fn no_more_streams_are_held_than_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn if_none_may_be_held_none_is() {
+async fn no_stream_is_held_if_the_limit_is_zero() {
     let edge = Edge::local(|b| b.max_sessions(1).max_parked_streams(0));
     let (id, mut ear) = held(&edge).await;
     assert_eq!(ear.hear().await, ended(""));
@@ -295,7 +295,7 @@ async fn if_none_may_be_held_none_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_streams_as_sessions_are_held_if_nothing_else_is_said() {
+async fn max_parked_streams_defaults_to_max_sessions() {
     let edge = Edge::local(|b| b.max_sessions(3));
     let mut ears = Vec::new();
     for _ in 0..5 {
@@ -360,7 +360,7 @@ async fn a_stream_that_gave_its_slot_to_its_victim_ends_if_its_session_stays_par
 
 /// Whatever clients do at once, no more streams are held than allowed, and nothing is left once they are gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_clients_do_at_once_neither_exceeds_the_bound_nor_leaves_anything() {
+async fn concurrent_clients_never_exceed_the_bound_of_held_streams() {
     const SLOTS: usize = 3;
     let edge = Edge::local(|b| b.max_sessions(2).max_parked_streams(SLOTS));
     let clients = (0..8_u64).map(|client| {
@@ -435,7 +435,7 @@ type Local = PolicySessionManagerBuilder<LocalSessionManager>;
 type Way = (&'static str, fn(Local) -> Local);
 
 #[tokio::test(start_paused = true)]
-async fn a_held_stream_ends_with_its_sessions_parking_whatever_ends_that() {
+async fn a_held_stream_ends_when_its_session_is_parked_no_longer() {
     let ways: [Way; 6] = [
         ("deleted", |b| b),
         ("revoked", |b| b),
@@ -479,7 +479,7 @@ async fn a_drain_ends_the_streams_of_the_sessions_it_parks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_of_a_session_that_ends_for_good_ends_as_ever() {
+async fn the_stream_of_a_session_that_ends_for_good_ends() {
     let edge = Edge::local(|b| b);
     let id = edge.open().await;
     let mut ear = edge.listen(&id).await;
@@ -540,7 +540,7 @@ async fn a_stream_that_cannot_be_joined_ends_and_its_session_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hangs_up_while_the_stream_is_joined_leaves_the_session_parked_and_the_stream_held() {
+async fn a_hang_up_while_the_stream_is_joined_leaves_the_session_parked_and_the_stream_held() {
     let (inner, edge, id, mut ear) = scripted().await;
     inner.set(Call::Listen, Act::Never);
     assert!(tokio::time::timeout(SECOND, edge.say(&id, "")).await.is_err());
@@ -619,7 +619,7 @@ async fn a_get_while_a_session_is_being_restored_waits_and_takes_over() {
 // Around and within
 
 #[tokio::test(start_paused = true)]
-async fn one_manager_in_another_holds_each_stream_once() {
+async fn stacked_managers_hold_each_stream_once() {
     let inner = PolicySessionManager::local().max_sessions(2).build().expect("valid");
     let edge = Edge::new(PolicySessionManager::builder(inner).max_sessions(1));
     let id = edge.open().await;

@@ -1,4 +1,4 @@
-//! The layer under other servers and versions of HTTP, and against clients that do not behave.
+//! The layer under other servers and versions of HTTP, and with clients whose bodies stall or break off.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,14 +77,14 @@ async fn one_comes_in_and_the_next_is_told_when(client: &reqwest::Client, url: &
 }
 
 #[tokio::test]
-async fn under_bare_hyper() {
+async fn the_layer_works_under_bare_hyper() {
     let (sessions, mcp) = mcp(once_a_minute());
     let url = hyper(sessions.layer().layer(mcp)).await;
     one_comes_in_and_the_next_is_told_when(&reqwest::Client::new(), &url).await;
 }
 
 #[tokio::test]
-async fn over_http_2_and_draining_names_no_connection_there() {
+async fn the_layer_works_over_http_2_and_a_drain_sends_no_connection_header() {
     let (sessions, mcp) = mcp(once_a_minute());
     let url = hyper(sessions.layer().layer(mcp)).await;
     let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
@@ -99,14 +99,14 @@ async fn over_http_2_and_draining_names_no_connection_there() {
 }
 
 #[tokio::test]
-async fn with_a_buffer_between_the_layer_and_the_service() {
+async fn the_layer_works_with_a_buffer_before_the_service() {
     let (sessions, mcp) = mcp(once_a_minute());
     let url = hyper(sessions.layer().layer(tower::buffer::Buffer::new(mcp, 8))).await;
     one_comes_in_and_the_next_is_told_when(&reqwest::Client::new(), &url).await;
 }
 
 #[tokio::test]
-async fn in_a_service_builder() {
+async fn the_layer_works_in_a_service_builder() {
     let (sessions, mcp) = mcp(once_a_minute());
     let service = tower::ServiceBuilder::new().layer(sessions.layer()).service(mcp);
     one_comes_in_and_the_next_is_told_when(&reqwest::Client::new(), &hyper(service).await).await;
@@ -173,7 +173,7 @@ async fn a_body_that_does_not_come_is_waited_for_briefly() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_of_mcp_is_answered_by_the_service() {
+async fn requests_that_are_not_mcp_are_answered_by_the_service() {
     let (sessions, mcp) = mcp(PolicySessionManager::local());
     let url = hyper(sessions.layer().layer(mcp)).await;
     let client = reqwest::Client::new();

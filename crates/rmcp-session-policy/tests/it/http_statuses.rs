@@ -1,4 +1,4 @@
-//! What clients are told, by raw HTTP.
+//! HTTP statuses and bodies of the layer, tested by raw HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +58,7 @@ async fn without_an_id_the_body_is_plain_text() {
 }
 
 #[tokio::test]
-async fn a_dead_id_is_404_whatever_is_asked_of_it() {
+async fn every_method_on_an_ended_id_is_404() {
     let server = Server::with(PolicySessionManager::local().max_sessions(1), true, |layer| layer).await;
     let id = server.open().await;
     server.sessions.terminate(|_: &rmcp_session_policy::eviction::SessionInfo<'_>| true, CloseReason::Revoked).await;
@@ -71,7 +71,7 @@ async fn a_dead_id_is_404_whatever_is_asked_of_it() {
 }
 
 #[tokio::test]
-async fn a_client_deletes_its_session_once() {
+async fn the_second_delete_of_a_session_is_404() {
     let server = Server::start(PolicySessionManager::local()).await;
     let id = server.open().await;
     let delete = || async { server.request(Method::DELETE, Some(&id)).send().await.expect("answers").status() };
@@ -99,7 +99,7 @@ async fn a_stranger_cannot_tell_a_session_from_none() {
     nobody_can_tell(&server, &id, "mallory").await;
 }
 
-/// Whatever this user asks of the session, the answer is as for an id that nobody ever had.
+/// Asserts that each method of this user on the session is answered as for an id that never existed.
 async fn nobody_can_tell(server: &Server, id: &str, user: &str) {
     for method in [Method::POST, Method::GET, Method::DELETE] {
         let mut answers = Vec::new();
@@ -217,7 +217,7 @@ async fn a_call_refused_within_a_session_is_200_with_a_result_and_the_session_li
 }
 
 #[tokio::test]
-async fn what_a_request_holds_is_free_when_it_is_answered() {
+async fn the_lease_of_a_request_is_free_when_it_is_answered() {
     let builder = PolicySessionManager::local().requests(Concurrent::new(1).per_session());
     let server = Server::start(builder.reject_calls_with(CallRejection::Error)).await;
     let id = server.open().await;
@@ -270,7 +270,7 @@ async fn a_request_without_a_session_holds_its_permit_until_its_body_ends() {
 }
 
 #[tokio::test]
-async fn without_sessions_every_post_is_asked_about() {
+async fn without_sessions_every_post_is_admitted_by_the_policy() {
     let sessions = Arc::new(PolicySessionManager::local().build().expect("valid"));
     let mut config = StreamableHttpServerConfig::default();
     config.legacy_session_mode = false;

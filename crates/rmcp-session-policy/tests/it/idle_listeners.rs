@@ -11,7 +11,7 @@ async fn park(edge: &Edge) {
 
 /// Sessions that did nothing but listen had all the slots: a session that was evicted then was deaf, and was answered 503.
 #[tokio::test(start_paused = true)]
-async fn sessions_that_never_called_cannot_make_the_others_deaf() {
+async fn uncalled_sessions_take_no_listening_stream_of_called_ones() {
     let edge = Edge::local(|b| b.max_sessions(2).max_parked_streams(2));
     let mut idlers = Vec::new();
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! What is in flight: by its handler, not by its stream; and under one id at a time.
+//! A request is in flight until its handler is done, not until its stream ends. One id has at most one request in flight.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -121,7 +121,7 @@ async fn refused(mut replies: Replies) -> Option<i64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_50_calls_with_one_id_one_runs() {
+async fn one_of_50_calls_with_the_same_id_runs() {
     let (sessions, worker) = (manager(|b| b.requests(Concurrent::new(2).per_session())), Worker::default());
     let alice = ready(&sessions, &worker).await;
     let first = work(&alice, json!(1), 10_000).await;
@@ -134,7 +134,7 @@ async fn of_50_calls_with_one_id_one_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_50_calls_that_are_cancelled_two_run_and_48_are_refused() {
+async fn cancelled_calls_hold_their_leases_so_48_of_50_are_refused() {
     let (sessions, worker) = (manager(|b| b.requests(Concurrent::new(2).per_session())), Worker::default());
     let alice = ready(&sessions, &worker).await;
     for same_id in [false, true] {
@@ -155,7 +155,7 @@ async fn of_50_calls_that_are_cancelled_two_run_and_48_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_handler_holds_that_obeys_a_cancel_is_free_at_once() {
+async fn the_lease_of_a_handler_that_obeys_a_cancel_is_free_at_once() {
     let (sessions, worker) = (manager(|b| b.requests(Concurrent::new(1))), Worker::default());
     let alice = ready(&sessions, &worker).await;
     for turn in 0..20 {
@@ -173,7 +173,7 @@ async fn what_a_handler_holds_that_obeys_a_cancel_is_free_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_held_for_max_busy_at_most_whatever_became_of_its_call() {
+async fn a_lease_is_held_for_max_busy_at_most() {
     let limit = || Concurrent::new(1).per_client();
     let (sessions, worker) = (manager(|b| b.max_busy(MINUTE).requests(limit())), Worker::default());
     for (cancelled, ended) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -249,7 +249,7 @@ async fn a_number_and_its_text_are_two_ids() {
     assert_eq!((&number[0]["id"], &text[0]["id"]), (&json!(1), &json!("1")));
 }
 
-/// Lets nobody in once it has waited.
+/// Waits, and then rejects.
 #[derive(Debug)]
 struct Refuses;
 
@@ -262,7 +262,7 @@ impl AdmissionPolicy for Refuses {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_is_taken_while_its_request_waits_to_be_let_in_and_free_when_it_is_not() {
+async fn an_id_is_taken_while_its_request_waits_for_admission_and_free_after_a_rejection() {
     let (sessions, worker) = (manager(|b| b.requests(Refuses)), Worker::default());
     let alice = ready(&sessions, &worker).await;
     {
@@ -314,7 +314,7 @@ async fn a_tool_sees_the_id_of_its_request_as_text() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_handler_asks_its_client_comes_on_the_stream_of_its_call() {
+async fn a_request_of_a_handler_to_its_client_comes_on_the_stream_of_its_call() {
     let inner = PolicySessionManager::local().build().expect("valid");
     let stacked = Arc::new(PolicySessionManager::builder(inner).build().expect("valid"));
     let alice = Driver::open_with(&stacked, Worker::default()).await.expect("room");

@@ -1,4 +1,4 @@
-//! Idle timeout, maximum lifetime and init timeout, kept to the moment, however many sessions there are.
+//! Idle timeout, maximum lifetime and init timeout end sessions on time, with any number of sessions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +72,7 @@ async fn a_half_open_session_may_be_idle_before_its_init_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn anything_from_the_client_restarts_the_idle_clock() {
+async fn any_message_from_the_client_restarts_the_idle_clock() {
     let sessions = manager(|b| b.idle_timeout(10 * SECOND));
     let alice = Driver::ready(&sessions).await.expect("room");
     for _ in 0..3 {
@@ -236,7 +236,7 @@ async fn a_restored_session_keeps_its_first_opening() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_parked_session_whose_lifetime_is_over_cannot_return() {
+async fn a_parked_session_past_its_lifetime_cannot_return() {
     let sessions = manager(|b| b.idle_timeout(20 * SECOND).max_lifetime(MINUTE));
     let http = Http::new(&sessions, Some(sessions.parking()));
     let alice = http.open().await.expect("room");
@@ -294,7 +294,7 @@ async fn the_lifecycle_task_ends_when_the_manager_and_its_last_session_are_gone(
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_its_manager_a_session_still_ends_in_time() {
+async fn a_session_ends_in_time_after_its_manager_is_dropped() {
     let sessions = PolicySessionManager::builder(Silent::default()).init_timeout(10 * SECOND).build().expect("valid");
     let (_id, transport) = sessions.create_session().await.expect("room");
     drop(sessions);

@@ -1,4 +1,4 @@
-//! Limits per session are those of all its incarnations, and end with it: policies are told of each end once.
+//! A limit per session covers all incarnations of the session and ends with it. Policies are told of each end once.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -84,7 +84,8 @@ impl Stage {
         assert_eq!(self.sessions.terminate(|_: &SessionInfo<'_>| true, reason).await, 1);
     }
 
-    /// Of the sessions that were asked about, the first so many have ended for good, and it was told once of each.
+    /// Asserts that the policy was told once of the end of each of the first `sessions` sessions it was asked about, and of
+    /// no other end.
     fn assert_told(&self, sessions: usize) {
         let mut asked = self.ends.asked();
         asked.dedup();
@@ -112,7 +113,7 @@ async fn a_session_that_is_parked_and_restored_is_one_session_and_has_not_ended(
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_end_is_told_when_its_client_deletes_it() {
+async fn policies_hear_of_a_session_end_when_its_client_deletes_it() {
     let stage = Stage::new(|b| b);
     let id = stage.user().await;
     assert_eq!(stage.service.delete(&id).await, StatusCode::ACCEPTED);
@@ -121,7 +122,7 @@ async fn its_end_is_told_when_its_client_deletes_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_end_is_told_when_it_ends_for_a_reason_that_is_not_restorable() {
+async fn policies_hear_of_a_session_end_when_its_reason_is_not_restorable() {
     for reason in CloseReason::ALL.iter().copied().filter(|reason| !reason.is_restorable()) {
         let stage = Stage::new(|b| b);
         stage.user().await;
@@ -132,7 +133,7 @@ async fn its_end_is_told_when_it_ends_for_a_reason_that_is_not_restorable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_end_is_told_when_it_is_never_parked() {
+async fn policies_hear_of_a_session_end_when_it_is_never_parked() {
     let none: fn(PolicySessionManagerBuilder<Scripted>) -> PolicySessionManagerBuilder<Scripted> = |b| b.max_parked(0);
     for configure in [none, |b| b.max_parked_entry_bytes(64), |b| b.max_parked_bytes(64)] {
         let stage = Stage::new(configure);
@@ -145,7 +146,7 @@ async fn its_end_is_told_when_it_is_never_parked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_end_is_told_when_it_is_pushed_out_of_the_parking() {
+async fn policies_hear_of_a_session_end_when_another_takes_its_parking_space() {
     let stage = Stage::new(|b| b.max_parked(1));
     stage.parked_user().await;
     stage.user().await;
@@ -154,7 +155,7 @@ async fn its_end_is_told_when_it_is_pushed_out_of_the_parking() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_end_is_told_when_there_is_no_room_for_it() {
+async fn policies_hear_of_a_session_end_when_the_parking_has_no_room() {
     let stage = Stage::new(|b| b.max_parked(1));
     stage.parked_user().await;
     let _never_called = stage.service.open().await;
@@ -164,7 +165,7 @@ async fn its_end_is_told_when_there_is_no_room_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_end_is_told_when_it_was_parked_too_long_though_nobody_asks() {
+async fn policies_hear_of_a_session_end_when_max_parked_age_passes_without_requests() {
     let stage = Stage::new(|b| b.max_parked_age(HOUR));
     stage.parked_user().await;
     tokio::time::sleep(59 * MINUTE).await;
@@ -174,7 +175,7 @@ async fn its_end_is_told_when_it_was_parked_too_long_though_nobody_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nor_must_anything_else_be_due_then() {
+async fn max_parked_age_passes_while_nothing_else_is_due() {
     let stage = Stage::new(|b| b.max_parked_age(MINUTE).idle_timeout(HOUR));
     let id = stage.user().await;
     tokio::time::sleep(30 * MINUTE).await;
@@ -187,7 +188,7 @@ async fn nor_must_anything_else_be_due_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_end_is_told_when_it_is_deleted_while_parked() {
+async fn policies_hear_of_a_session_end_when_it_is_deleted_while_parked() {
     let stage = Stage::new(|b| b);
     let id = stage.parked_user().await;
     stage.sessions.parking().delete(&id).await.expect("deletes");
@@ -198,7 +199,7 @@ async fn its_end_is_told_when_it_is_deleted_while_parked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_end_is_told_when_it_is_revoked_while_parked() {
+async fn policies_hear_of_a_session_end_when_it_is_revoked_while_parked() {
     let stage = Stage::new(|b| b);
     let id = stage.parked_user().await;
     stage.terminate(CloseReason::Revoked).await;
@@ -208,7 +209,7 @@ async fn its_end_is_told_when_it_is_revoked_while_parked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_end_is_told_when_its_lifetime_ends_while_it_is_parked() {
+async fn policies_hear_of_a_session_end_when_its_lifetime_ends_while_it_is_parked() {
     let stage = Stage::new(|b| b.max_lifetime(HOUR));
     let id = stage.parked_user().await;
     tokio::time::sleep(HOUR).await;
@@ -217,7 +218,7 @@ async fn its_end_is_told_when_its_lifetime_ends_while_it_is_parked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_end_is_told_when_its_replay_fails() {
+async fn policies_hear_of_a_session_end_when_its_replay_fails() {
     let stage = Stage::new(|b| b);
     let id = stage.parked_user().await;
     stage.inner.set(Call::Initialize, Act::Error);
@@ -227,7 +228,7 @@ async fn its_end_is_told_when_its_replay_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_end_is_told_when_it_is_deleted_or_revoked_while_it_is_being_restored() {
+async fn policies_hear_of_a_session_end_when_it_is_deleted_or_revoked_during_a_restore() {
     for revoked in [false, true] {
         let stage = Stage::new(|b| b);
         let id = stage.parked_user().await;
@@ -251,7 +252,7 @@ async fn its_end_is_told_when_it_is_deleted_or_revoked_while_it_is_being_restore
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_not_told_of_a_restore_that_is_given_up_or_refused() {
+async fn policies_hear_of_no_session_end_when_a_restore_is_given_up_or_refused() {
     let stage = Stage::new(|b| b.max_sessions(1));
     let id = stage.parked_user().await;
     stage.inner.set(Call::Restore, Act::Never);
@@ -284,7 +285,7 @@ async fn a_limit_per_session_does_not_start_anew_at_a_restore() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_keys_of_dead_sessions_stay() {
+async fn no_keys_of_ended_sessions_stay() {
     let limit = Arc::new(SlidingWindow::new(1, HOUR).per_session().max_keys(10));
     let builder = PolicySessionManager::local().max_sessions(2).max_parked(3).max_parked_age(HOUR);
     let sessions = Arc::new(builder.requests(Arc::clone(&limit)).build().expect("valid"));
@@ -345,7 +346,7 @@ async fn a_session_that_ends_while_a_request_is_decided_leaves_no_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_panics_when_it_is_told_costs_nobody_anything() {
+async fn a_policy_that_panics_on_a_session_end_does_no_harm() {
     #[derive(Debug)]
     struct Panics;
 

@@ -158,7 +158,7 @@ async fn eight_clients_on_four_places_hear_five_of_five_before_and_after_their_e
 }
 
 #[tokio::test]
-async fn a_client_whose_session_was_parked_for_idleness_hears_five_of_five_after_it_came_back() {
+async fn a_client_whose_idle_session_was_parked_hears_five_of_five_after_the_restore() {
     let (sessions, server) = start(|b| b).await;
     let client = Sdk::connect(&server).await;
     client.notify("before").await;

@@ -1,4 +1,4 @@
-//! What each law and each part promises, one file for each promise.
+//! The promises of the laws and of each part, one file for each promise.
 
 #[path = "../support/edge.rs"]
 mod edge;
@@ -17,11 +17,11 @@ mod web;
 #[path = "../support/witness.rs"]
 mod witness;
 
-mod backend_trouble;
 mod bad_config;
 mod bounded;
 mod busy_is_exact;
 mod call_rejections;
+mod client_context;
 mod closes_are_bounded_and_real;
 mod current_session;
 mod drains;
@@ -29,20 +29,22 @@ mod early_answers;
 mod ended_for_good;
 mod ends_at_bad_moments;
 mod event_ids_are_sealed;
+mod faulty_policies;
 mod held_streams;
 mod http_everywhere;
 mod http_statuses;
 mod idle_listeners;
 mod in_flight;
-mod laws_against_policies;
+mod inner_manager_failures;
 mod lifetimes;
 mod limits_end_with_sessions;
 mod listening_clients;
-mod never_a_victim;
 mod one_end;
-mod operating;
+mod operator_api;
 mod parking_bounds;
+mod principals_and_limits;
 mod real_clients;
+mod request_classification;
 mod restore_races;
 mod restore_replays;
 mod restores_one_at_a_time;
@@ -50,9 +52,7 @@ mod restores_take_places;
 mod retry_after_is_honest;
 mod served_in_turn;
 mod sessions_have_owners;
-mod stacked;
-mod strange_inner_managers;
-mod strangers;
+mod sessions_never_evicted;
+mod stacked_managers;
 mod undo_is_drop;
-mod what_a_request_is;
-mod who_is_asking;
+mod unusual_inner_managers;

@@ -35,7 +35,7 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delete_and_the_close_that_trails_it_are_one_end() {
+async fn a_delete_and_its_late_close_are_one_end() {
     let (witness, sessions) = local(2);
     let service = Service::new(Arc::clone(&sessions), Some(sessions.parking()));
     let id = service.open().await;
@@ -84,7 +84,7 @@ async fn closes_of_unknown_ids_change_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_that_can_end_a_session_at_once_ends_it_once() {
+async fn concurrent_ends_of_all_kinds_end_a_session_once() {
     let (witness, inner, sessions) = scripted(1);
     inner.set(Call::Close, Act::Slow(Duration::from_millis(30)));
     let (id, transport) = sessions.create_session().await.expect("room");
@@ -106,7 +106,7 @@ async fn all_that_can_end_a_session_at_once_ends_it_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_close_that_trails_an_eviction_spares_the_restored_session() {
+async fn a_late_close_after_an_eviction_spares_the_restored_session() {
     let (witness, sessions) = local(1);
     let service = Service::new(Arc::clone(&sessions), Some(sessions.parking()));
     let alice = service.open().await;
@@ -159,7 +159,7 @@ async fn come_back(sessions: &Sessions, id: &SessionId) -> <Sessions as SessionM
 }
 
 #[tokio::test(start_paused = true)]
-async fn closes_that_trail_by_three_incarnations_spare_the_fourth() {
+async fn late_closes_of_three_incarnations_spare_the_fourth() {
     let (witness, _inner, sessions) = scripted(1);
     let (id, mut transport) = open_by_hand(&sessions).await;
     let mut services = Vec::new();
@@ -184,7 +184,7 @@ async fn closes_that_trail_by_three_incarnations_spare_the_fourth() {
 /// A close that trails is one thing, and one that a client asks for another, which comes without a context too if there is
 /// no layer.
 #[tokio::test(start_paused = true)]
-async fn a_clients_close_is_not_taken_for_one_that_trails() {
+async fn a_close_by_the_client_is_not_taken_for_a_late_close() {
     for parked in [false, true] {
         let (_witness, _inner, sessions) = scripted(1);
         let (id, first) = open_by_hand(&sessions).await;
@@ -235,7 +235,7 @@ async fn a_delete_of_a_parked_session_forgets_it_without_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_end_and_what_trails_it_are_one_end() {
+async fn an_idle_timeout_and_its_late_close_are_one_end() {
     let (witness, sessions) = local(1);
     let service = Service::new(Arc::clone(&sessions), Some(sessions.parking()));
     let id = service.open().await;

@@ -6,7 +6,7 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use rmcp_session_policy::{HOUR, MINUTE};
 
 #[tokio::test(start_paused = true)]
-async fn no_more_are_parked_than_allowed_and_the_oldest_are_forgotten() {
+async fn the_oldest_parked_sessions_are_forgotten_beyond_max_parked() {
     let (_inner, sessions) = scripted(|b| b.max_parked(3));
     let mut ids = Vec::new();
     for _ in 0..5 {
@@ -28,7 +28,7 @@ async fn parked_among(sessions: &Manager<Scripted>) -> SessionId {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_parked_if_nobody_may_be() {
+async fn no_session_is_parked_if_max_parked_is_zero() {
     let (_inner, sessions) = scripted(|b| b.max_parked(0));
     let id = parked_among(&sessions).await;
     assert!(!knows(&sessions, &id).await);
@@ -42,7 +42,7 @@ fn params_of(bytes: usize) -> serde_json::Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_bytes_are_parked_than_allowed() {
+async fn the_parking_never_holds_more_than_max_parked_bytes() {
     let (_inner, sessions) = scripted(|b| b.max_parked_bytes(4_096));
     let mut transports = Vec::new();
     for _ in 0..10 {
@@ -56,7 +56,7 @@ async fn no_more_bytes_are_parked_than_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_bytes_are_parked_as_allowed() {
+async fn the_parking_is_filled_to_the_byte() {
     let (_inner, sessions) = scripted(|b| b);
     drop(parked(&sessions).await);
     let bytes = sessions.stats().parked_bytes;
@@ -68,7 +68,7 @@ async fn as_many_bytes_are_parked_as_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_says_too_much_is_not_parked() {
+async fn a_session_with_a_large_initialize_is_not_parked() {
     let (_inner, sessions) = scripted(|b| b.max_parked_entry_bytes(1_024));
     let (talker, transport) = ready_saying(&sessions, params_of(1_025)).await;
     park(&sessions, &talker).await;
@@ -79,7 +79,7 @@ async fn a_client_that_says_too_much_is_not_parked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_client_that_says_more_than_all_may_does_not_push_the_others_out() {
+async fn a_session_larger_than_the_whole_parking_pushes_no_other_out() {
     let (_inner, sessions) = scripted(|b| b.max_parked_bytes(4_096));
     let modest = parked_among(&sessions).await;
     let (talker, transport) = ready_saying(&sessions, params_of(5_000)).await;
@@ -90,7 +90,7 @@ async fn one_client_that_says_more_than_all_may_does_not_push_the_others_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_parked_too_long_is_forgotten() {
+async fn a_session_parked_longer_than_max_parked_age_is_forgotten() {
     let (_inner, sessions) = scripted(|b| b.max_parked_age(HOUR));
     let id = parked(&sessions).await;
     tokio::time::sleep(59 * MINUTE).await;
@@ -102,7 +102,7 @@ async fn what_is_parked_too_long_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_restored_takes_no_room_among_the_parked() {
+async fn a_restored_session_takes_no_room_in_the_parking() {
     let (_inner, sessions) = scripted(|b| b.max_sessions(1));
     let id = parked(&sessions).await;
     assert!(sessions.stats().parked_bytes > 0);

@@ -1,4 +1,4 @@
-//! Real rmcp clients against a real server: evicted, they come back.
+//! rmcp clients against a server on loopback: after an eviction they go on.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::server::Server;
 use rmcp_session_policy::PolicySessionManager;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn evicted_without_parking_a_client_initializes_anew_and_goes_on() {
+async fn without_parking_an_evicted_client_initializes_anew() {
     let sessions = Arc::new(PolicySessionManager::local().max_sessions(1).build().expect("valid"));
     let server = Server::start(Arc::clone(&sessions), None).await;
     let alice = server.connect().await;
@@ -19,7 +19,7 @@ async fn evicted_without_parking_a_client_initializes_anew_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_parking_an_evicted_clients_next_call_simply_works() {
+async fn with_parking_the_next_call_of_an_evicted_client_succeeds() {
     let sessions = Arc::new(PolicySessionManager::local().max_sessions(1).build().expect("valid"));
     let server = Server::start(Arc::clone(&sessions), Some(sessions.parking())).await;
     let alice = server.connect().await;

@@ -63,10 +63,11 @@ fn come_again(bad: &mut Bad) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn evictions_and_restores_of_one_id_racing_each_other_lose_no_answer() {
+async fn racing_evictions_and_restores_lose_no_answer() {
     let (mut bad, stats) = race(4, 3).await;
     assert!(stats.restored > 100, "it was a race: {stats:?}");
-    // rmcp remembers a restore for a moment after it is done: who asks then is sent on to a session that may be gone.
+    // rmcp remembers a restore for a moment after it is done, and sends a request that comes then to a session that may be
+    // gone.
     let misled = come_again(&mut bad);
     assert!(bad.is_empty(), "{bad:#?} {stats:?}");
     assert!(misled <= 24, "more than one in a hundred: {misled}");
@@ -74,7 +75,7 @@ async fn evictions_and_restores_of_one_id_racing_each_other_lose_no_answer() {
 
 /// With more clients at work than places, some must be refused, and are told so, and nothing worse.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_every_place_busy_restores_are_refused_and_nothing_worse() {
+async fn with_every_place_busy_restores_are_refused_with_503_only() {
     let (mut bad, stats) = race(2, 12).await;
     let refused = come_again(&mut bad) as u64;
     assert!(bad.is_empty(), "{bad:#?} {stats:?}");

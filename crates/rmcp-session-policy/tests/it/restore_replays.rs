@@ -47,7 +47,7 @@ async fn a_replay_that_never_ends_is_bounded_and_forgets_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_during_a_replay_waits_until_it_is_over() {
+async fn a_request_during_a_replay_waits_until_the_replay_is_over() {
     for step in [Call::Initialize, Call::Accept] {
         let inner = Scripted::relaying();
         let sessions = Arc::new(PolicySessionManager::builder(inner.clone()).max_sessions(1).build().expect("valid"));
@@ -69,7 +69,7 @@ async fn whoever_asks_during_a_replay_waits_until_it_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_during_a_replay_that_takes_too_long_is_told_that_the_session_is_there() {
+async fn a_request_during_an_overlong_replay_finds_the_session() {
     let (inner, sessions) = scripted(|b| b.max_sessions(1).close_deadline(5 * SECOND));
     let id = parked(&sessions).await;
     let RestoreOutcome::Restored(_transport) = sessions.restore_session(Arc::clone(&id)).await.expect("a place") else {

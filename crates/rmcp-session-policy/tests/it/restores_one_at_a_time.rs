@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::parked::{is_restored, knows, local, park, park_any, parked, parking, ready, scripted};
 use crate::scripted::{Act, Call, Scripted, initialized};
-use crate::service::{NOT_FOUND, WELL};
+use crate::service::WELL;
 use axum::http::StatusCode;
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager};
 use rmcp_session_policy::{ClientContext, CloseReason, PolicySessionManager, SECOND};
@@ -23,7 +23,7 @@ async fn restores_of_one_id_go_one_at_a_time_and_are_never_answered_already_pres
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_for_a_restore_waits_no_longer_than_it_takes() {
+async fn a_second_request_waits_no_longer_than_the_restore_takes() {
     let sessions = local(|b| b.max_sessions(1));
     let service = parking(&sessions);
     let id = service.open().await;
@@ -35,7 +35,7 @@ async fn whoever_waits_for_a_restore_waits_no_longer_than_it_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_whose_end_begins_while_it_is_asked_for_is_waited_for() {
+async fn a_look_up_waits_for_a_close_that_begins_meanwhile() {
     let (_inner, sessions) = scripted(|b| b.max_sessions(2));
     for _ in 0..1_000 {
         let (id, transport) = ready(&sessions).await;
@@ -59,8 +59,8 @@ async fn a_session_whose_end_begins_while_it_is_asked_for_is_waited_for() {
 async fn a_restore_that_is_refused_does_not_keep_the_next_request_from_its_session() {
     let sessions = local(|b| b.max_sessions(1));
     let service = parking(&sessions);
-    // So many that rmcp has forgotten the last restore of each when it comes back: it takes whoever comes too soon for
-    // restored already, which ends in the layer's 503.
+    // With 20 clients, rmcp has forgotten the last restore of each when it comes back. rmcp takes a session that comes
+    // back sooner for restored already, and the layer answers 503.
     let mut clients = Vec::new();
     for _ in 0..20 {
         clients.push(service.open().await);
@@ -77,7 +77,7 @@ async fn a_restore_that_is_refused_does_not_keep_the_next_request_from_its_sessi
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hangs_up_during_a_restore_does_not_keep_the_next_request_from_its_session() {
+async fn a_hang_up_during_a_restore_does_not_block_the_next_request() {
     let inner = Scripted::relaying();
     let sessions = Arc::new(PolicySessionManager::builder(inner.clone()).max_sessions(1).build().expect("valid"));
     let service = parking(&sessions);
@@ -98,7 +98,7 @@ async fn who_hangs_up_during_a_restore_does_not_keep_the_next_request_from_its_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hangs_up_during_a_restore_costs_nobody_the_session_though_the_parking_is_full() {
+async fn a_hang_up_during_a_restore_loses_no_parked_session() {
     let inner = Scripted::relaying();
     let builder = PolicySessionManager::builder(inner.clone()).max_sessions(1).max_parked(2);
     let sessions = Arc::new(builder.build().expect("valid"));
@@ -133,7 +133,7 @@ async fn who_hangs_up_during_a_restore_costs_nobody_the_session_though_the_parki
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_inner_manager_has_by_itself_is_closed_and_restored() {
+async fn a_session_that_only_the_inner_manager_has_is_closed_and_restored() {
     let (inner, sessions) = scripted(|b| b.max_sessions(4));
     let id: SessionId = "of another process".into();
     let RestoreOutcome::Restored(_line) = inner.restore_session(Arc::clone(&id)).await.expect("opens") else {
@@ -144,7 +144,7 @@ async fn what_the_inner_manager_has_by_itself_is_closed_and_restored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_while_a_session_closes_waits_until_it_is_parked() {
+async fn a_request_while_a_session_closes_waits_until_it_is_parked() {
     let (inner, sessions) = scripted(|b| b.max_sessions(1));
     let (id, transport) = ready(&sessions).await;
     inner.set(Call::Close, Act::Slow(SECOND));

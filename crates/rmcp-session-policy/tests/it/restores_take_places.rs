@@ -1,4 +1,4 @@
-//! A restore takes a place, counts against admission and makes room as a creation does.
+//! A restore takes a place, counts against admission and evicts a victim as a creation does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,7 +107,7 @@ async fn the_least_recently_used_goes_though_it_was_restored_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_kept_for_one_session_restores_no_other() {
+async fn an_admission_kept_for_one_session_restores_no_other() {
     let (_inner, sessions) = scripted(|b| b.max_sessions(3));
     let alice = ClientContext::new().with_principal("alice").scope(parked(&sessions)).await;
     let bob = ClientContext::new().with_principal("bob").scope(parked(&sessions)).await;
@@ -124,7 +124,7 @@ async fn what_was_kept_for_one_session_restores_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_comes_back_is_not_lost_to_its_own_victim() {
+async fn a_restored_session_and_its_victim_swap_places_in_a_full_parking() {
     let sessions = local(|b| b.max_sessions(1).max_parked(1));
     let service = parking(&sessions);
     let (mut parked, mut live) = (service.open().await, service.open().await);
@@ -140,7 +140,7 @@ async fn a_session_that_comes_back_is_not_lost_to_its_own_victim() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_may_not_come_back_is_told_when_it_asks() {
+async fn a_restore_without_a_place_is_refused_at_has_session() {
     let (inner, sessions) = scripted(|b| b.max_sessions(1));
     let id = parked(&sessions).await;
     let (other, _transport) = ready(&sessions).await;
@@ -171,7 +171,7 @@ async fn a_restored_session_has_its_owner_and_history() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drained_no_session_is_restored_here() {
+async fn a_drained_manager_restores_no_session() {
     let (_inner, sessions) = scripted(|b| b.max_sessions(1));
     let id = parked(&sessions).await;
     sessions.drain(SECOND).await;

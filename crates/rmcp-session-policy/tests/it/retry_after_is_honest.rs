@@ -1,4 +1,4 @@
-//! Whoever waits as long as it was told comes in; whoever waits a second less does not.
+//! A client that waits for `Retry-After` is admitted. A client that waits one second less is not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,21 +42,21 @@ async fn comes_back(policy: impl AdmissionPolicy, early: u64) -> StatusCode {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_a_sliding_window() {
+async fn retry_after_of_a_sliding_window_is_exact() {
     let policy = || SlidingWindow::new(3, Duration::from_millis(10_400));
     assert_eq!(comes_back(policy(), 0).await, 200);
     assert_eq!(comes_back(policy(), 1).await, 429);
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_a_token_bucket() {
+async fn retry_after_of_a_token_bucket_is_exact() {
     let policy = || TokenBucket::new(1, Duration::from_millis(7_300)).burst(4);
     assert_eq!(comes_back(policy(), 0).await, 200);
     assert_eq!(comes_back(policy(), 1).await, 429);
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_the_stricter_of_two() {
+async fn retry_after_of_two_policies_is_that_of_the_stricter() {
     let policy =
         || TokenBucket::per_second(1).burst(2).per_client().and(SlidingWindow::new(2, Duration::from_secs(30)));
     assert_eq!(comes_back(policy(), 0).await, 200);

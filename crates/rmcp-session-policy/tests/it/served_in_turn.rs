@@ -1,4 +1,5 @@
-//! What waits for a place is served by client in turn, restores first, so that a flood takes the turns of no other client.
+//! Waiting restores are served before waiting newcomers, and each group by client in turn. So a flood from one client does
+//! not delay other clients.
 
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
@@ -185,7 +186,7 @@ async fn no_newcomer_is_refused_because_others_of_its_client_wait() {
 
 /// Everything that wakes the first of 256 newcomers wakes only that one.
 #[tokio::test(start_paused = true)]
-async fn of_all_newcomers_that_wait_one_looks_for_a_place() {
+async fn one_of_the_waiting_newcomers_looks_for_a_place_at_a_time() {
     let sessions = manager(|b| b.max_sessions(20).max_opening(2));
     let user = Driver::ready(&sessions).await.expect("room");
     let mut busy = Vec::new();
@@ -270,7 +271,7 @@ async fn a_restore_waits_where_only_half_open_sessions_amid_their_handshakes_are
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_whose_initialize_is_being_answered_goes_for_no_restore() {
+async fn a_session_whose_initialize_is_being_answered_is_not_evicted_for_a_restore() {
     let sessions = manager(|b| b.max_sessions(1));
     let back = parked(&sessions).await;
     let slow = Driver::open_with(&sessions, SlowToInitialize(5 * SECOND)).await.expect("room");
@@ -284,7 +285,7 @@ async fn a_session_whose_initialize_is_being_answered_goes_for_no_restore() {
 
 /// A session that has its place, but is not there yet, is met by no policy: its coming must wake what waits.
 #[tokio::test(start_paused = true)]
-async fn a_restore_waits_for_no_longer_than_a_session_that_was_coming_back_when_it_came_is_at_work() {
+async fn a_restore_waits_until_a_session_restored_just_before_it_is_idle() {
     let sessions = manager(|b| b.max_sessions(1));
     let [first, second] = [parked(&sessions).await, parked(&sessions).await];
     let began = Instant::now();
@@ -327,7 +328,7 @@ async fn restores_are_served_before_newcomers() {
 
 /// A session that is protected for a moment is no reason to refuse a newcomer, however long it waited before.
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_that_waited_for_handshakes_still_waits_a_moment_for_a_call_to_be_answered() {
+async fn a_newcomer_that_waited_for_handshakes_still_waits_briefly_for_a_call_to_be_answered() {
     let sessions = manager(|b| b.max_sessions(1));
     let first = half_open(&sessions).await.expect("room");
     let order = Order::default();
@@ -340,7 +341,7 @@ async fn a_newcomer_that_waited_for_handshakes_still_waits_a_moment_for_a_call_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_no_session_may_go_all_that_wait_are_refused_in_a_moment() {
+async fn all_waiting_newcomers_are_refused_within_the_grace_if_no_session_may_go() {
     let sessions = manager(|b| b.max_sessions(1));
     let busy = Driver::ready(&sessions).await.expect("room");
     let call = busy.sleep(60_000).await.expect("lives");
@@ -355,9 +356,9 @@ async fn where_no_session_may_go_all_that_wait_are_refused_in_a_moment() {
     drop(call);
 }
 
-/// A newcomer is refused if no session may go for 20 ms while it is there, whoever was refused before it.
+/// A newcomer is refused if no session may go for 20 ms while it waits, even if another one was refused just before.
 #[tokio::test(start_paused = true)]
-async fn each_newcomer_waits_a_moment_of_its_own() {
+async fn each_newcomer_has_a_grace_of_its_own() {
     let sessions = manager(|b| b.max_sessions(1));
     let busy = Driver::ready(&sessions).await.expect("room");
     let call = tokio::spawn(busy.sleep(30).await.expect("lives").text());
@@ -490,7 +491,7 @@ async fn all_are_served_amid_a_flood(places: usize, connections: usize, honest: 
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_7_newcomers_and_7_parked_users_all_are_served_amid_a_flood_over_256_connections() {
+async fn seven_newcomers_and_seven_parked_users_are_served_amid_a_flood_over_256_connections() {
     all_are_served_amid_a_flood(20, 256, 7, 20 * MILLI).await;
 }
 

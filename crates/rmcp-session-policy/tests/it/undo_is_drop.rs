@@ -1,5 +1,4 @@
-//! A creation or restore that fails, panics, or is dropped at any await leaves everything as if it had never been asked
-//! for.
+//! A creation or restore that fails, panics, or is dropped at any await leaves everything as it was before.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use tokio::time::timeout;
 
 type Manager = PolicySessionManager<Scripted>;
 
-/// A manager and everybody who keeps account of it.
+/// A manager, with the observer and the policies that record what they were told.
 struct Case {
     inner: Scripted,
     gate: Gate,
@@ -139,7 +138,7 @@ impl Fate {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_creation_that_the_inner_manager_spoils_leaves_nothing() {
+async fn a_creation_that_fails_in_the_inner_manager_leaves_nothing() {
     for fate in FATES {
         let case = Case::new(2);
         let (_id, _transport) = case.ready().await;
@@ -159,7 +158,7 @@ async fn a_creation_that_the_inner_manager_spoils_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_creation_that_admission_spoils_leaves_nothing_and_costs_nobody() {
+async fn a_creation_that_fails_in_admission_leaves_nothing_and_evicts_no_session() {
     for fate in FATES {
         let case = Case::new(1);
         let (id, _transport) = case.ready().await;
@@ -182,7 +181,7 @@ async fn a_creation_that_admission_spoils_leaves_nothing_and_costs_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_while_its_victim_closes_a_newcomer_leaves_a_free_place() {
+async fn a_newcomer_dropped_while_its_victim_closes_leaves_a_free_place() {
     let case = Case::new(1);
     let (id, transport) = case.ready().await;
     case.inner.set(Call::Close, Act::Slow(Duration::from_millis(50)));
@@ -198,7 +197,7 @@ async fn dropped_while_its_victim_closes_a_newcomer_leaves_a_free_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_waiter_gives_its_turn_on() {
+async fn a_dropped_waiter_passes_its_turn_on() {
     let case = Case::new(2);
     let mut held = vec![case.ready().await, case.ready().await];
     case.inner.set(Call::Close, Act::Slow(Duration::from_millis(50)));
@@ -219,13 +218,13 @@ async fn a_dropped_waiter_gives_its_turn_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_with_the_place_in_hand_a_waiter_gives_it_back() {
+async fn a_waiter_dropped_with_a_place_gives_the_place_back() {
     let case = Case::new(1);
     let (_id, transport) = case.ready().await;
     case.inner.set(Call::Close, Act::Slow(Duration::from_millis(50)));
     let mut waiter = Box::pin(case.sessions.create_session());
     assert!(futures_util::poll!(&mut waiter).is_pending());
-    // The place comes while nobody polls.
+    // The place comes while the waiter is not polled.
     tokio::time::sleep(Duration::from_millis(60)).await;
     drop(transport);
     assert_eq!(case.sessions.stats().reserved, 1);
@@ -235,7 +234,7 @@ async fn dropped_with_the_place_in_hand_a_waiter_gives_it_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_created_session_that_nobody_takes_is_ended() {
+async fn a_created_session_whose_request_is_dropped_is_ended() {
     let case = Case::new(1);
     let before = case.standing();
     drop(case.sessions.create_session().await.expect("room"));
@@ -270,7 +269,7 @@ async fn an_initialize_that_comes_to_nothing_frees_the_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restore_that_the_inner_manager_spoils_leaves_the_session_parked() {
+async fn a_restore_that_fails_in_the_inner_manager_leaves_the_session_parked() {
     for fate in FATES {
         let case = Case::new(1);
         let id = case.parked().await;
@@ -286,7 +285,7 @@ async fn a_restore_that_the_inner_manager_spoils_leaves_the_session_parked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restore_that_admission_spoils_leaves_the_session_parked() {
+async fn a_restore_that_fails_in_admission_leaves_the_session_parked() {
     for fate in FATES {
         let case = Case::new(1);
         let id = case.parked().await;
@@ -319,7 +318,7 @@ async fn a_restore_dropped_while_its_victim_closes_leaves_both_parked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restored_session_that_nobody_takes_is_parked_again() {
+async fn a_restored_session_whose_request_is_dropped_is_parked_again() {
     let case = Case::new(1);
     let id = case.parked().await;
     let before = case.standing();
@@ -348,7 +347,7 @@ async fn a_restored_session_whose_replay_is_dropped_is_parked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_the_inner_manager_spoils_leaves_its_session_idle() {
+async fn a_request_that_fails_in_the_inner_manager_leaves_its_session_idle() {
     for fate in FATES {
         let case = Case::new(1);
         let (id, mut transport) = case.ready().await;

@@ -1,4 +1,4 @@
-//! As many users as there are places and parked entries together are served, all of them, always.
+//! Every call is answered if there are no more users than places and parked entries together.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ impl Chance {
     }
 }
 
-/// Has users take turns by chance, so many at a time, and checks that each call is answered and each bound kept.
+/// Runs calls of random users, `at_once` at a time, and checks that each call is answered and each bound is kept.
 async fn take_turns(places: usize, room: usize, at_once: usize, turns: usize) {
     let builder = PolicySessionManager::local().max_sessions(places).max_parked(room);
     let sessions: Arc<Sessions> = Arc::new(builder.build().expect("valid"));
@@ -45,20 +45,20 @@ async fn take_turns(places: usize, room: usize, at_once: usize, turns: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_after_the_other() {
+async fn users_one_after_the_other_are_served() {
     for (places, room) in [(1, 1), (2, 5), (10, 20), (20, 3)] {
         take_turns(places, room, 1, 500).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_at_once() {
+async fn users_at_once_are_served() {
     for (places, room, at_once) in [(4, 8, 3), (10, 20, 8), (20, 40, 16)] {
         take_turns(places, room, at_once, 2_000).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_at_once_on_several_threads() {
+async fn users_at_once_on_several_threads_are_served() {
     take_turns(10, 20, 4, 1_000).await;
 }

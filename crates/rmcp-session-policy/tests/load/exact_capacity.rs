@@ -1,4 +1,4 @@
-//! At no instant do more sessions exist in the inner manager than there are places, whatever races.
+//! The inner manager never holds more sessions than there are places, under concurrent creations, restores and closes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,7 +83,7 @@ where
                     known.push(id);
                     held.push(transport);
                 }
-                // A call that nobody answers, while its session lives.
+                // A call that is never answered while its session lives.
                 4 if !served => {
                     drop(sessions.create_stream(&id, list_tools(1)).await);
                     drop(transport);
@@ -198,37 +198,37 @@ async fn race_scripted(places: usize, close: Act) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_2_places_over_the_scripted_manager() {
+async fn capacity_2_is_exact_over_the_scripted_manager() {
     race_scripted(2, Act::Ok).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_100_places_over_the_scripted_manager() {
+async fn capacity_100_is_exact_over_the_scripted_manager() {
     race_scripted(100, Act::Ok).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_1000_places_over_the_scripted_manager() {
+async fn capacity_1000_is_exact_over_the_scripted_manager() {
     race_scripted(1_000, Act::Ok).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_100_places_over_the_scripted_manager_with_closes_that_fail() {
+async fn capacity_100_is_exact_over_the_scripted_manager_with_closes_that_fail() {
     race_scripted(100, Act::Error).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_2_places_over_rmcps_own_manager() {
+async fn capacity_2_is_exact_over_rmcps_own_manager() {
     race(local(), 2, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_100_places_over_rmcps_own_manager() {
+async fn capacity_100_is_exact_over_rmcps_own_manager() {
     race(local(), 100, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_1000_places_over_rmcps_own_manager() {
+async fn capacity_1000_is_exact_over_rmcps_own_manager() {
     race(local(), 1_000, true).await;
 }
 

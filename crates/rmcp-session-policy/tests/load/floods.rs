@@ -155,7 +155,7 @@ fn summary(outcomes: &[Result<Duration, u16>]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_of_7_parked_users_and_7_newcomers_are_served_in_a_flood_over_256_connections() {
+async fn seven_parked_users_and_seven_newcomers_are_served_in_a_flood_over_256_connections() {
     let Outcome { users, newcomers } = flood(20, 256, 7).await;
     assert!(users.iter().all(Result::is_ok), "parked users: {users:?}");
     assert!(newcomers.iter().all(Result::is_ok), "newcomers: {newcomers:?}");

@@ -1,4 +1,4 @@
-//! Floods, races and long random histories: what takes more than a few seconds.
+//! Tests that take more than a few seconds: floods, races and long random histories.
 
 #[path = "../support/scripted.rs"]
 mod scripted;
@@ -9,11 +9,11 @@ mod service;
 #[path = "../support/web.rs"]
 mod web;
 
-mod attackers_day;
+mod attacks_at_once;
 mod every_user_is_served;
 mod exact_capacity;
 mod floods;
-mod floods_and_the_parking;
+mod floods_and_parking;
 mod model;
 mod test_kit;
-mod thousand_on_a_hundred;
+mod thousand_clients_on_hundred_places;

@@ -15,7 +15,7 @@ proptest! {
     #![proptest_config(many(512))]
 
     #[test]
-    fn the_manager_does_as_the_model_says(history in histories(400)) {
+    fn the_manager_does_as_the_model_says_with_lru(history in histories(400)) {
         let agreed = agrees_in_order(Lru::new(), |who| who.used, &history);
         prop_assert!(agreed.is_ok(), "{}", agreed.unwrap_err());
     }
@@ -25,13 +25,13 @@ proptest! {
     #![proptest_config(many(32))]
 
     #[test]
-    fn so_it_does_first_in_first_out(history in histories(200)) {
+    fn the_manager_does_as_the_model_says_with_fifo(history in histories(200)) {
         let agreed = agrees_in_order(Fifo::new(), |who| who.came, &history);
         prop_assert!(agreed.is_ok(), "{}", agreed.unwrap_err());
     }
 
     #[test]
-    fn so_it_does_whoever_the_policy_chooses(history in histories(200)) {
+    fn the_manager_does_as_the_model_says_with_any_victim(history in histories(200)) {
         let tiers = || Lru::new().tiers([|session: &SessionInfo<'_>| session.open_streams() == 0]);
         for agreed in [agrees(Lfu::new(), &history), agrees(tiers(), &history)] {
             prop_assert!(agreed.is_ok(), "{}", agreed.unwrap_err());

@@ -1,4 +1,4 @@
-//! The built-in policies and combinators keep the laws; policies that break one are told which.
+//! The built-in policies and combinators keep the laws. For a policy that breaks a law, the kit names the law.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -166,7 +166,7 @@ fn a_broken_eviction_policy_is_told_which_law_it_broke() {
     finds!(eviction::keeps_the_laws(make), "named others when it went through the same again");
 }
 
-/// So many in all, done wrong in one way.
+/// Admits a fixed number of newcomers, with one deliberate fault.
 #[derive(Debug)]
 struct Quota {
     left: Arc<Mutex<u32>>,

@@ -1,4 +1,4 @@
-//! `bounded`: the log is that of the crate `mcp-session`, without the ids.
+//! Module `bounded` logs the messages of the crate `mcp-session`, without the ids.
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
@@ -34,7 +34,7 @@ impl<S: Subscriber> Layer<S> for Lines {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_log_is_in_the_words_of_that_crate_and_names_no_id() {
+async fn the_log_has_the_messages_of_mcp_session_without_ids() {
     let lines = Lines::default();
     let _guard = crate::log::listen_with(tracing_subscriber::registry().with(lines.clone()));
     let mut config = SessionConfig::default();

@@ -1,4 +1,4 @@
-//! L12: ids are credentials. None is in our logs, errors or `Debug`, however much happens.
+//! L12: ids are credentials. No log, error or `Debug` output shows one.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -21,7 +21,7 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, fmt};
 
-/// Everything that was shown to anybody.
+/// Everything that the library showed: logs, errors, `Debug` output and answers.
 #[derive(Clone, Default)]
 struct Paper(Arc<Mutex<Vec<u8>>>);
 
@@ -176,7 +176,7 @@ async fn no_id_is_shown_during_a_busy_day() {
     assert_eq!(http.request("DELETE", Some(&open[11]), None).await.status, 202);
     paper.note(http.call(&open[11], "count", json!({})).await.body);
 
-    // Everybody is busy, so newcomers are refused; the refusal's text reaches the client.
+    // All sessions are busy, so newcomers are refused; the refusal's text reaches the client.
     let mut drivers = Vec::new();
     for _ in 0..4 {
         let driver = Driver::ready(&sessions).await.expect("room");

@@ -1,5 +1,7 @@
-//! What is logged, and what no log, error or `Debug` output shows. A program of its own: whether a place in the code logs is decided
-//! when it is first passed, so these tests run one after the other, each with its own subscriber and beside no other test.
+//! Tests of log messages, and of what no log, error or `Debug` output shows.
+//!
+//! They are a program of their own. `tracing` decides at the first pass whether a place in the code logs, so these tests run
+//! one after the other, each with its own subscriber, and beside no other test.
 
 #[path = "../support/log.rs"]
 mod log;
@@ -14,5 +16,5 @@ mod session;
 
 mod bounded_log;
 mod ids_are_credentials;
-mod said_by_the_layer;
-mod said_once;
+mod layer_warnings;
+mod warnings_once;

@@ -1,4 +1,4 @@
-//! What is logged on one thread.
+//! A subscriber that records the log of one thread.
 
 #![allow(
     unreachable_pub,

@@ -1,5 +1,15 @@
 //! Parked sessions over the scripted manager and over rmcp's own.
 
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    clippy::missing_panics_doc,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "a fixture, of which each test file uses a part"
+)]
+
 use std::sync::Arc;
 
 use crate::scripted::{Failed, Line, Scripted, initialize, initialize_params, initialized};

@@ -1,4 +1,4 @@
-//! The kit's inner manager, and what clients say to it.
+//! The kit's scripted inner manager, and the messages that clients send to it.
 
 #![allow(
     dead_code,

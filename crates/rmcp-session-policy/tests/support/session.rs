@@ -1,4 +1,4 @@
-//! Sessions without HTTP: what rmcp's service does with a manager, call by call, on paused time.
+//! Sessions without HTTP: a driver that makes the calls of rmcp's service to a manager one by one, on paused time.
 
 #![allow(
     dead_code,

@@ -1,4 +1,4 @@
-//! Policies and observers that keep account of what they were told.
+//! Policies and observers that record what they were told.
 
 #![allow(
     dead_code,
@@ -73,7 +73,7 @@ impl SessionObserver for Witness {
     }
 }
 
-/// Least recently used, and knows who it was told of; clones of the account are the same one.
+/// Least recently used, with an account of the sessions it was told of. Clones of the account share it.
 #[derive(Debug, Default)]
 pub struct Accountant {
     lru: Lru,
@@ -84,7 +84,7 @@ pub struct Accountant {
 pub struct Account(Arc<Mutex<BTreeSet<SessionKey>>>, Arc<AtomicUsize>);
 
 impl Account {
-    /// Who the policy thinks is there.
+    /// The sessions that the policy has been told of and not told the end of.
     pub fn keys(&self) -> BTreeSet<SessionKey> {
         self.0.lock().expect("no panic under it").clone()
     }

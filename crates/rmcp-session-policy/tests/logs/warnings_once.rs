@@ -1,4 +1,4 @@
-//! What an operator should hear of is said once, not for each client.
+//! The manager logs a warning for operators once, not for each client.
 
 use crate::log::listen;
 use crate::scripted::{Scripted, initialized};
@@ -8,7 +8,7 @@ use rmcp_session_policy::eviction::victim_fn;
 use rmcp_session_policy::{ClientContext, PolicySessionManager};
 
 #[tokio::test]
-async fn that_clients_without_a_context_share_a_limit_is_said_once() {
+async fn a_limit_shared_by_clients_without_a_context_is_logged_once() {
     let (log, _listening) = listen();
     let sessions = PolicySessionManager::local().admission(Concurrent::new(9).per_client()).build().expect("valid");
     let known = ClientContext::new().with_peer([192, 0, 2, 1].into());
@@ -21,7 +21,7 @@ async fn that_clients_without_a_context_share_a_limit_is_said_once() {
 }
 
 #[tokio::test]
-async fn that_a_policy_is_overruled_is_said_once() {
+async fn an_overruled_policy_is_logged_once() {
     let (log, _listening) = listen();
     let policy = victim_fn(|_| None);
     let sessions =

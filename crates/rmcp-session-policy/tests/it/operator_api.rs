@@ -1,4 +1,4 @@
-//! L15 and what operators see and do: stats, list, terminate, drain, observers.
+//! L15 and the API for operators: stats, list, terminate, drain, observers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ fn of(principal: &'static str) -> impl Fn(&SessionInfo<'_>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stats_count_what_is_and_what_was() {
+async fn stats_count_live_and_ended_sessions() {
     let sessions = Arc::new(
         PolicySessionManager::builder(Wedge::new()).max_sessions(4).eviction(Lru::new()).build().expect("valid"),
     );
@@ -62,7 +62,7 @@ async fn stats_count_what_is_and_what_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn list_shows_who_is_here() {
+async fn list_shows_every_live_session() {
     let sessions = manager(|b| b);
     let as_alice = ClientContext::new().with_principal("alice").with_peer([192, 0, 2, 1].into());
     let alice = as_alice.scope(Driver::ready(&sessions)).await.expect("room");
@@ -311,7 +311,7 @@ impl SessionObserver for Panics {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_observer_that_panics_costs_nobody_anything() {
+async fn an_observer_that_panics_changes_no_outcome() {
     let sessions = manager(|b| b.max_sessions(1).observer(Panics));
     for _ in 0..3 {
         let driver = Driver::ready(&sessions).await.expect("room");

@@ -44,7 +44,7 @@ impl Watch {
     }
 }
 
-/// So many at a time do something, each once per round; gives what failed.
+/// Runs an action once per client and round, `at_a_time` clients at a time. Returns what failed.
 async fn take_turns(clients: &[Client], at_a_time: usize) -> Vec<String> {
     let turns = (0..ROUNDS).flat_map(|round| clients.iter().enumerate().map(move |(n, client)| (round, n, client)));
     stream::iter(turns)
@@ -78,16 +78,16 @@ async fn every_call_succeeds(at_a_time: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_at_a_time() {
+async fn a_thousand_clients_one_at_a_time_are_served() {
     every_call_succeeds(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn eight_at_a_time() {
+async fn a_thousand_clients_eight_at_a_time_are_served() {
     every_call_succeeds(8).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thirty_two_at_a_time() {
+async fn a_thousand_clients_thirty_two_at_a_time_are_served() {
     every_call_succeeds(32).await;
 }

@@ -1,4 +1,4 @@
-//! What the layer finds wrong with how it was set up is said once, where an operator looks.
+//! The layer logs each fault of its configuration once.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
@@ -43,7 +43,7 @@ async fn send(layer: &PolicyLayer<LocalSessionManager>, requests: usize, peer: I
 }
 
 #[tokio::test]
-async fn that_a_proxy_seems_to_have_been_forgotten_is_said_once() {
+async fn an_unnamed_proxy_is_logged_once() {
     for header in ["x-forwarded-for", "forwarded"] {
         let (log, _listening) = listen();
         let layer = layer();
@@ -58,7 +58,7 @@ async fn that_a_proxy_seems_to_have_been_forgotten_is_said_once() {
 }
 
 #[tokio::test]
-async fn of_proxies_that_were_named_and_of_clients_that_are_told_apart_nothing_is_said() {
+async fn named_proxies_and_distinct_clients_log_nothing() {
     let (log, _listening) = listen();
     let named = layer().trusted_proxies(["192.0.2.1"]).expect("an address");
     send(&named, 300, PROXY, Some("x-forwarded-for")).await;
@@ -71,7 +71,7 @@ async fn of_proxies_that_were_named_and_of_clients_that_are_told_apart_nothing_i
 }
 
 #[tokio::test]
-async fn that_sessions_of_elsewhere_have_no_owner_is_said_once_when_the_layer_is_made() {
+async fn an_owner_setting_beside_restores_from_elsewhere_is_logged_once() {
     let (log, _listening) = listen();
     let alone = layer().restores_from_elsewhere();
     send(&alone, 1, PROXY, None).await;

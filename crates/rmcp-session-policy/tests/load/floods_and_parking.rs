@@ -1,4 +1,4 @@
-//! What never called leaves a full parking first, and pushes out no session that called.
+//! Sessions that never called leave a full parking first, and push out no session that called.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ async fn park_all(sessions: &Sessions) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_bare_initializes_cost_none_of_thirty_users_the_session() {
+async fn a_hundred_bare_initializes_push_out_no_session_of_thirty_users() {
     let (sessions, service) = start(|b| b.max_sessions(10).max_parked(50));
     let users = users(&service, 30).await;
     for _ in 0..100 {
@@ -68,7 +68,7 @@ async fn a_hundred_bare_initializes_cost_none_of_thirty_users_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nor_do_a_hundred_that_do_all_that_hosts_do_by_themselves() {
+async fn a_hundred_sessions_with_host_requests_only_push_out_no_session_of_thirty_users() {
     let (sessions, service) = start(|b| b.max_sessions(10).max_parked(50));
     let users = users(&service, 30).await;
     let unknown = json!({ "surprise": true });
@@ -99,7 +99,7 @@ async fn nor_do_a_hundred_that_do_all_that_hosts_do_by_themselves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_all_defaults_2400_initializes_of_64_kb_cost_no_parked_user_the_session() {
+async fn at_the_defaults_2400_initializes_of_64_kb_push_out_no_parked_user() {
     let (sessions, service) = start(|b| b);
     let users = users(&service, 20).await;
     park_all(&sessions).await;
@@ -117,7 +117,7 @@ async fn with_all_defaults_2400_initializes_of_64_kb_cost_no_parked_user_the_ses
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_those_that_never_called_the_oldest_go_first_then_of_those_that_did() {
+async fn uncalled_sessions_leave_the_parking_first_and_each_group_oldest_first() {
     let (sessions, service) = start(|b| b.max_parked(3));
     let mut ids = Vec::new();
     for calls in [true, false, true, false, true, true] {
@@ -136,7 +136,7 @@ async fn of_those_that_never_called_the_oldest_go_first_then_of_those_that_did()
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_never_called_is_not_kept_where_all_others_have() {
+async fn an_uncalled_session_is_not_parked_where_all_others_have_called() {
     let (sessions, service) = start(|b| b.max_parked(2));
     let users = users(&service, 2).await;
     park_all(&sessions).await;
@@ -149,7 +149,7 @@ async fn one_that_never_called_is_not_kept_where_all_others_have() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn that_a_session_called_is_known_across_its_incarnations() {
+async fn has_called_is_kept_across_incarnations() {
     let (sessions, service) = start(|b| b.max_parked(1));
     let user = users(&service, 1).await.remove(0);
     park_all(&sessions).await;

@@ -1,4 +1,4 @@
-//! L6: who is never a victim, and that a flood of handshakes locks nobody out.
+//! L6: which sessions are never evicted, and that a flood of handshakes does not block other clients.
 
 use std::sync::{Arc, Mutex};
 
@@ -115,7 +115,7 @@ async fn a_half_open_session_stays_until_its_init_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whom_the_author_protects_stays() {
+async fn a_protected_session_stays() {
     let admin = |session: &SessionInfo<'_>| session.context().and_then(ClientContext::principal) == Some("admin");
     let sessions = manager(|b| b.max_sessions(2).protect(admin));
     let as_admin = ClientContext::new().with_principal("admin");
@@ -143,7 +143,7 @@ async fn a_predicate_that_stops_protecting_is_heard_within_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn if_nobody_may_go_the_newcomer_is_refused_and_nobody_pays() {
+async fn a_newcomer_is_refused_if_no_session_may_go_and_none_is_evicted() {
     let sessions = manager(|b| b.max_sessions(3));
     let gone = Driver::ready(&sessions).await.expect("room");
     sessions.close_session(&gone.id).await.expect("closes");
@@ -167,7 +167,7 @@ async fn if_nobody_may_go_the_newcomer_is_refused_and_nobody_pays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refuse_when_full_throws_nobody_out_half_open_or_not() {
+async fn refuse_when_full_evicts_no_session_half_open_or_not() {
     let sessions = manager(|b| b.max_sessions(2).refuse_when_full());
     let alice = Driver::ready(&sessions).await.expect("room");
     let bob = half_open(&sessions).await.expect("room");
@@ -250,17 +250,17 @@ async fn a_session_is_not_evicted_between_its_creation_and_its_initialize() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_never_initializes_keeps_no_place() {
+async fn a_session_that_is_never_initialized_keeps_no_place() {
     let sessions = manager(|b| b.max_sessions(1));
     let alice = Driver::open(&sessions).await.expect("room");
     Driver::ready(&sessions).await.expect("takes it");
     assert!(!alice.lives().await);
 }
 
-/// Everybody initializes at the same moment, on a server with few places: nobody who was let in is thrown out before
-/// the answer to the `initialize`.
+/// 200 clients initialize at the same moment on a server with two places. No admitted session is evicted before its
+/// `initialize` is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_was_let_in_is_answered() {
+async fn an_admitted_newcomer_is_answered_amid_a_flood() {
     let sessions = manager(|b| b.max_sessions(2));
     let clients = (0..200).map(|_| {
         let sessions = Arc::clone(&sessions);
@@ -333,7 +333,7 @@ async fn a_newcomer_waits_for_its_victim_to_be_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_half_open_session_is_kept_a_moment_for_what_its_client_says_next() {
+async fn a_half_open_session_is_kept_briefly_for_the_next_message_of_its_client() {
     let sessions = manager(|b| b.max_sessions(1).max_opening(1));
     let answered = half_open(&sessions).await.expect("room");
     let begun = Instant::now();
@@ -406,7 +406,7 @@ async fn is_apart_refused(sessions: &Arc<Manager>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_found_for_one_request_holds_no_other_session() {
+async fn a_hold_for_one_session_protects_no_other() {
     let sessions = manager(|b| b);
     let one = Driver::ready(&sessions).await.expect("room");
     let other = Driver::ready(&sessions).await.expect("room");

@@ -1,5 +1,5 @@
-//! L16: the layer judges a request as rmcp does. Each request of a large table is put to rmcp alone, which shows what it does
-//! with it, and to the layer, whose policies are asked accordingly.
+//! L16: the layer classifies a request as rmcp does. The test sends each request of a large table to rmcp alone, to see what
+//! rmcp does with it, and to the layer, and compares which policies the layer asks.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -179,7 +179,7 @@ impl ServerHandler for Handler {
     }
 }
 
-/// A policy that lets everybody in, and notes that it was asked.
+/// A policy that admits everything, and records that it was asked.
 #[derive(Debug)]
 struct Asked(&'static str, Log);
 
@@ -505,7 +505,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn each_request_is_judged_as_rmcp_does() {
+async fn every_request_is_classified_as_rmcp_does() {
     let (alone, under) = (Server::alone(), Server::under_policies(true));
     let mut counts = [0; 4];
     for case in cases() {
@@ -571,7 +571,7 @@ fn call(version: &str) -> Case {
 }
 
 #[tokio::test]
-async fn without_a_policy_of_its_own_a_request_outside_its_session_is_asked_of_the_one_within() {
+async fn without_a_policy_of_their_own_requests_outside_their_session_use_the_policy_within() {
     let server = Server::under_policies(false);
     let seen = server.ask(&call("2025-11-25"), Id::Own).await;
     assert_eq!((seen.status, seen.handled, seen.log), (StatusCode::OK, 1, vec!["requests"]));

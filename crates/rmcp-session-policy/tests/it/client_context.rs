@@ -1,4 +1,4 @@
-//! Who a request is from, as the layer finds it, and what a session keeps of it.
+//! The client's address and headers, as the layer finds them, and what a session keeps of them.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A session belongs to its principal, and a limit limits: what was seen to let strangers in, or to make a limit void.
+//! Requests that once reached the session of another principal, or that once evaded a limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -73,7 +73,7 @@ async fn a_parked_session_does_not_come_back_for_a_stranger() {
 }
 
 #[tokio::test]
-async fn the_limit_of_requests_without_a_session_counts_whatever_rmcp_serves_without_one() {
+async fn the_sessionless_limit_counts_every_request_that_rmcp_serves_without_a_session() {
     let once_an_hour = || SlidingWindow::new(1, HOUR);
     for session in [false, true] {
         let server = Server::with(PolicySessionManager::local(), true, |layer| {
@@ -93,7 +93,7 @@ async fn the_limit_of_requests_without_a_session_counts_whatever_rmcp_serves_wit
 }
 
 #[tokio::test]
-async fn a_request_outside_one_s_own_session_is_asked_of_the_limit_within_it_where_there_is_no_other() {
+async fn a_request_outside_its_session_counts_against_the_limit_within_it_by_default() {
     let server = Server::start(PolicySessionManager::local().requests(SlidingWindow::new(1, HOUR).per_session())).await;
     let own = server.open_as("alice").await;
     let mut served = 0;
@@ -106,7 +106,7 @@ async fn a_request_outside_one_s_own_session_is_asked_of_the_limit_within_it_whe
 }
 
 #[tokio::test]
-async fn discover_is_refused_for_no_quota_and_the_next_call_is() {
+async fn a_discover_is_never_refused_for_its_quota_but_the_next_call_is() {
     let server = Server::with(PolicySessionManager::local(), true, |layer| {
         layer.sessionless(TokenBucket::per_minute(4).burst(4).per_client()).expect("valid")
     })
@@ -150,8 +150,8 @@ async fn a_notification_without_a_session_takes_no_quota() {
 }
 
 #[tokio::test]
-async fn a_newcomer_that_names_a_version_is_shed_by_a_look_at_the_policy() {
-    // Admits nobody, and is only ever looked at: the body says what the request is, and no quota is taken.
+async fn a_newcomer_with_a_version_header_is_shed_by_peek() {
+    // Admits no newcomer, and is only ever peeked at: the body says what the request is, and no quota is taken.
     let admitted = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&admitted);
     let policy = admit_fn(move |_: &Arrival<'_>| {
@@ -202,7 +202,7 @@ async fn a_ping_of_a_parked_session_at_a_full_server_is_answered_without_a_resto
 }
 
 #[tokio::test]
-async fn another_route_s_404_stays_one() {
+async fn a_404_of_another_route_is_unchanged() {
     use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
     let sessions = Arc::new(PolicySessionManager::local().max_sessions(1).build().expect("valid"));
     let mut config = StreamableHttpServerConfig::default();

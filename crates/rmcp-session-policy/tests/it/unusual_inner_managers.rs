@@ -1,4 +1,4 @@
-//! Inner managers that do what rmcp's own does not: one id twice, and a store of events.
+//! Inner managers that differ from rmcp's own: one gives an id twice, one has an event store.
 
 use std::sync::Arc;
 
@@ -95,7 +95,7 @@ fn strange() -> PolicySessionManager<Strange> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_that_is_given_twice_is_refused_and_costs_nobody_a_place() {
+async fn an_id_that_the_inner_manager_gives_twice_is_refused_and_takes_no_place() {
     let sessions = strange();
     let (id, first) = sessions.create_session().await.expect("room");
     for _ in 0..3 {

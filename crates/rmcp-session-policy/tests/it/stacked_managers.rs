@@ -1,4 +1,4 @@
-//! L11: the manager wraps itself and is wrapped.
+//! L11: a manager works as the inner manager of another one.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::service::{NOT_FOUND, Service, WELL};
 use rmcp_session_policy::{CloseReason, PolicySessionManager};
 
 #[tokio::test]
-async fn what_the_outer_one_parks_comes_back_through_both() {
+async fn a_session_that_the_outer_manager_parks_is_restored_through_both() {
     let inner = PolicySessionManager::local().max_sessions(10).build().expect("valid");
     let outer = Arc::new(PolicySessionManager::builder(inner).max_sessions(1).build().expect("valid"));
     let service = Service::new(Arc::clone(&outer), Some(outer.parking()));
@@ -18,12 +18,12 @@ async fn what_the_outer_one_parks_comes_back_through_both() {
     }
     let (inside, stats) = (outer.inner().stats(), outer.stats());
     assert_eq!((inside.live, inside.parked, stats.live, stats.parked), (1, 0, 1, 1), "{inside:?} {stats:?}");
-    // Inside, a session ended that nobody deleted.
+    // The inner manager counts these ends as `Ended`: no client deleted a session.
     assert_eq!((inside.closed(CloseReason::Client), inside.closed(CloseReason::Ended)), (0, 7), "{inside:?}");
 }
 
 #[tokio::test]
-async fn what_a_client_deletes_is_gone_from_both() {
+async fn a_session_that_its_client_deletes_is_gone_from_both_managers() {
     let inner = PolicySessionManager::local().max_sessions(10).build().expect("valid");
     let outer = Arc::new(PolicySessionManager::builder(inner).max_sessions(2).build().expect("valid"));
     let service = Service::new(Arc::clone(&outer), Some(outer.parking()));

@@ -1,4 +1,4 @@
-//! A policy that panics, lies or stares costs a bounded number of tries, and breaks no law.
+//! A policy that panics, names wrong sessions or names the same one for ever costs a bounded number of tries and breaks no law.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -114,12 +114,12 @@ async fn a_policy_that_panics_in_any_method_does_no_harm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_panics_when_told_who_is_idle_does_no_harm() {
+async fn a_policy_that_panics_in_on_idle_does_no_harm() {
     let (inner, _witness, sessions) = manager(|b| b.eviction(Panics { lru: Lru::new(), at: Method::Idle }));
     let mut held = Vec::new();
     for _ in 0..PLACES {
         let (id, transport) = ready(&sessions).await;
-        // Answered by nobody, so it is busy for as long as the transport does not pass it on.
+        // The call is never answered, so the session is busy until the transport passes the call on.
         let stream = sessions.create_stream(&id, list_tools(1)).await.expect("a call");
         held.push((transport, stream));
     }
@@ -136,13 +136,13 @@ async fn a_policy_that_panics_when_told_who_is_idle_does_no_harm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_names_nobody_is_overruled() {
+async fn a_policy_that_names_no_session_is_overruled() {
     let stats = keeps_the_laws(victim_fn(|_| None)).await;
     assert_eq!(stats.overruled, stats.closed(CloseReason::Evicted));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_names_one_for_ever_costs_a_bounded_number_of_tries() {
+async fn a_policy_that_always_names_the_same_session_costs_a_bounded_number_of_tries() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let mut favourite = None;
@@ -158,7 +158,7 @@ async fn a_policy_that_names_one_for_ever_costs_a_bounded_number_of_tries() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_names_strangers_is_overruled() {
+async fn a_policy_that_names_unknown_keys_is_overruled() {
     // Keys of another manager: some exist here by chance, most do not.
     let (_inner, _witness, other) = manager(|b| b.max_sessions(64).max_opening(64));
     let mut held = Vec::new();
@@ -184,12 +184,12 @@ impl EvictionPolicy for Necromancer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_names_the_dead_is_overruled() {
+async fn a_policy_that_names_ended_sessions_is_overruled() {
     let stats = keeps_the_laws(Necromancer::default()).await;
     assert!(stats.overruled > 0);
 }
 
-/// Names whoever is busy, half-open or protected.
+/// Names the sessions that are busy, half-open or protected.
 #[derive(Debug, Default)]
 struct Mean(Vec<SessionKey>);
 
@@ -208,7 +208,7 @@ impl EvictionPolicy for Mean {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_names_the_busy_and_the_protected_harms_neither() {
+async fn a_policy_that_names_busy_and_protected_sessions_evicts_neither() {
     let guarded = Arc::new(Mutex::new(None));
     let guard = Arc::clone(&guarded);
     let (_inner, witness, sessions) = manager(|b| {
@@ -231,7 +231,7 @@ async fn a_policy_that_names_the_busy_and_the_protected_harms_neither() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn overruled_the_oldest_that_may_go_goes() {
+async fn when_a_policy_is_overruled_the_oldest_evictable_session_is_evicted() {
     let (_inner, _witness, sessions) = manager(|b| b.eviction(victim_fn(|_| None)));
     let mut held = Vec::new();
     for _ in 0..PLACES {
@@ -247,7 +247,7 @@ async fn overruled_the_oldest_that_may_go_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_protection_that_panics_protects() {
+async fn a_protect_predicate_that_panics_protects() {
     let (inner, witness, sessions) = manager(|b| b.protect(|_| panic!("as told")));
     let mut held = Vec::new();
     for _ in 0..PLACES {
@@ -263,7 +263,7 @@ async fn a_protection_that_panics_protects() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_protection_that_changes_its_mind_at_every_look_costs_a_bounded_number_of_looks() {
+async fn a_protect_predicate_that_alternates_is_called_a_bounded_number_of_times() {
     let looks = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&looks);
     // It would turn for ever; give up where it can be seen.
@@ -412,7 +412,7 @@ async fn look<T: Send>(sessions: &Manager, look: impl Fn(&SessionInfo<'_>) -> T 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_sees_who_a_session_is_and_what_it_does() {
+async fn a_policy_sees_the_context_and_the_activity_of_a_session() {
     let (_inner, _witness, sessions) = manager(|b| b);
     let alice = ClientContext::new().with_principal("alice");
     let (id, _transport) = alice.scope(sessions.create_session()).await.expect("a place");
@@ -437,7 +437,7 @@ async fn a_policy_sees_who_a_session_is_and_what_it_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_sees_whom_it_makes_room_for() {
+async fn a_policy_sees_the_context_of_the_newcomer() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let policy = {
         let seen = Arc::clone(&seen);
@@ -473,7 +473,7 @@ impl EvictionPolicy for Sees {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_sees_uses_hears_of_each_call_and_of_no_ping() {
+async fn a_policy_that_tracks_access_is_told_of_each_call_and_of_no_ping() {
     let uses = Arc::new(AtomicUsize::new(0));
     let (_, _, sessions) = manager(|b| b.eviction(Sees(Arc::clone(&uses))));
     let (id, _transport) = ready(&sessions).await;

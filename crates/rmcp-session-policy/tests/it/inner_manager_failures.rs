@@ -1,4 +1,4 @@
-//! L9: whatever the inner manager does wrong, no client sees a 500.
+//! L9: no failure of the inner manager makes a client see a 500.
 
 use std::sync::Arc;
 
