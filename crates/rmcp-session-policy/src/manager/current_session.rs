@@ -22,6 +22,11 @@ use crate::transport::Session;
 /// because they belong to no session.
 ///
 /// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use futures_util::StreamExt;
+/// # use rmcp::transport::streamable_http_server::session::SessionManager;
+/// # use rmcp_session_policy::PolicySessionManager;
+/// # async fn write_page() { tokio::time::sleep(std::time::Duration::from_millis(100)).await }
 /// use rmcp::service::RequestContext;
 /// use rmcp::{ErrorData, RoleServer, tool, tool_router};
 /// use rmcp_session_policy::CurrentSession;
@@ -36,7 +41,7 @@ use crate::transport::Session;
 ///         let mut busy = CurrentSession::of(&context)?.keep_busy()?;
 ///         tokio::spawn(async move {
 ///             for _page in 0..10 {
-///                 // ... write the page, which takes less than `max_busy`
+///                 write_page().await; // takes less than `max_busy`
 ///                 if busy.renew().is_err() {
 ///                     return; // the session has ended
 ///                 }
@@ -45,6 +50,22 @@ use crate::transport::Session;
 ///         Ok("started".to_owned())
 ///     }
 /// }
+///
+/// # let sessions = PolicySessionManager::local().build()?;
+/// # let (id, transport) = sessions.create_session().await?;
+/// # let service = tokio::spawn(rmcp::serve_server(Reports, transport));
+/// # let initialize = serde_json::from_value(serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+/// #     "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } } }))?;
+/// # sessions.initialize_session(&id, initialize).await?;
+/// # let initialized = serde_json::json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+/// # sessions.accept_message(&id, serde_json::from_value(initialized)?).await?;
+/// # let _service = service.await??;
+/// # let call = serde_json::json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": { "name": "start" } });
+/// # let answer = sessions.create_stream(&id, serde_json::from_value(call)?).await?;
+/// # let _answer: Vec<_> = answer.collect().await;
+/// // The call is answered. The report still keeps the session busy.
+/// assert_eq!(sessions.list()[0].in_flight, 1);
+/// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct CurrentSession {
@@ -148,6 +169,50 @@ impl fmt::Debug for CurrentSession {
 }
 
 /// Keeps a session busy until it is dropped. [`CurrentSession::keep_busy`] creates it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use futures_util::StreamExt;
+/// # use rmcp::transport::streamable_http_server::session::SessionManager;
+/// # use rmcp_session_policy::{CloseReason, PolicySessionManager};
+/// use rmcp::service::RequestContext;
+/// use rmcp::{ErrorData, RoleServer, tool, tool_router};
+/// use rmcp_session_policy::{BusyGuard, CurrentSession, CurrentSessionError};
+/// use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+///
+/// #[derive(Clone)]
+/// struct Jobs(UnboundedSender<BusyGuard>);
+///
+/// #[tool_router(server_handler)]
+/// impl Jobs {
+///     #[tool(description = "starts a job in the background")]
+///     async fn start(&self, context: RequestContext<RoleServer>) -> Result<String, ErrorData> {
+///         self.0.send(CurrentSession::of(&context)?.keep_busy()?).ok();
+///         Ok("started".to_owned())
+///     }
+/// }
+///
+/// let (jobs, mut guards) = unbounded_channel();
+/// # let sessions = PolicySessionManager::local().build()?;
+/// # let (id, transport) = sessions.create_session().await?;
+/// # let service = tokio::spawn(rmcp::serve_server(Jobs(jobs), transport));
+/// # let initialize = serde_json::from_value(serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+/// #     "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } } }))?;
+/// # sessions.initialize_session(&id, initialize).await?;
+/// # let initialized = serde_json::json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+/// # sessions.accept_message(&id, serde_json::from_value(initialized)?).await?;
+/// # let _service = service.await??;
+/// # let call = serde_json::json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": { "name": "start" } });
+/// # let answer = sessions.create_stream(&id, serde_json::from_value(call)?).await?;
+/// # let _answer: Vec<_> = answer.collect().await;
+/// let mut busy = guards.recv().await.expect("a job");
+/// assert_eq!(sessions.list()[0].in_flight, 1);
+/// assert_eq!(busy.renew(), Ok(()));
+///
+/// sessions.terminate(sessions.list()[0].key, CloseReason::Revoked).await;
+/// assert_eq!(busy.renew(), Err(CurrentSessionError::Closing));
+/// # Ok(()) }
+/// ```
 #[must_use = "dropped at once, the session is busy no longer"]
 pub struct BusyGuard {
     /// One part for each of the stacked managers.

@@ -152,7 +152,8 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 selected
             })
         };
-        // A session that was parked when the live ones were listed may have been restored before the parked ones were.
+        // A session that was parked when the live ones were ended may have been restored before the parked ones were
+        // removed.
         let mut ended = ended;
         if !reason.is_restorable() {
             for session in shared.sessions() {

@@ -1,4 +1,4 @@
-//! How parked sessions come back.
+//! The restore of parked sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -23,13 +23,13 @@ use crate::session::{Activity, ActivityKind, Origin};
 use crate::timestamp::Timestamp;
 use crate::transport::{Flag, PolicyTransport, Session};
 
-/// How long a session that was just restored is given until its handshake is replayed.
+/// How long a restored session waits for the begin of its replay.
 const REPLAY_BEGINS: Duration = Duration::from_millis(100);
 
-/// How long rmcp is given to forget a restore that failed.
+/// How long rmcp takes, at most, to forget a restore that failed.
 const RMCP_FORGETS: Duration = Duration::from_millis(10);
 
-/// A restore under way.
+/// A restore in progress.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
     done: Notify,
@@ -37,12 +37,12 @@ pub(super) struct Flight {
     barred: AtomicBool,
 }
 
-/// The right to restore an id, which one has at a time; its drop lets the next one go on.
+/// The right to restore an id. One request has it at a time; its drop wakes the requests that wait for it.
 struct FlightGuard<I: SessionManager> {
     shared: Arc<ManagerInner<I>>,
     id: SessionId,
     under_way: Arc<Flight>,
-    /// What the session comes back from, if that is settled. It keeps its room in the parking meanwhile.
+    /// The parked session, once it is pinned. Until the drop, the pin keeps its room in the parking.
     pin: Option<Parked>,
 }
 
@@ -50,7 +50,7 @@ impl<I: SessionManager> Drop for FlightGuard<I> {
     fn drop(&mut self) {
         if let Some(pin) = &self.pin {
             let gone = {
-                // Under the lock, so that nobody comes into a place that is counted as free.
+                // Under the lock, so that no session comes into a place that is counted as free.
                 let core = self.shared.lock();
                 let places = self.shared.settings.max_sessions.saturating_sub(core.registry.len());
                 self.shared.parking.unpin(&self.id, pin, places)
@@ -66,10 +66,11 @@ impl<I: SessionManager> Drop for FlightGuard<I> {
     }
 }
 
-/// One request's hold of that right. If it ends without a session, the next request goes on a little later.
+/// The restore of one request, which holds that right. If it ends without a session, the right passes on a little
+/// later.
 struct PendingRestore<I: SessionManager> {
     right: Option<FlightGuard<I>>,
-    /// What the session comes back with, if that is settled.
+    /// The permit and the place of the session, once it has them.
     admitted: Option<(Permit, Place)>,
 }
 
@@ -87,7 +88,7 @@ impl<I: SessionManager> PendingRestore<I> {
         self.right.as_ref().is_some_and(|right| right.under_way.barred.load(SeqCst))
     }
 
-    /// What the session comes back from, if it is parked and may come back.
+    /// Pins the session, if it is parked and may be restored. Returns what is parked.
     fn pin(&mut self) -> Option<Parked> {
         let right = self.right.as_mut()?;
         if right.pin.is_none() && right.shared.may_come_back(&right.id) {
@@ -97,7 +98,7 @@ impl<I: SessionManager> PendingRestore<I> {
         right.pin.clone()
     }
 
-    /// There is nothing to restore, or nothing that rmcp knows of: whoever waits goes on.
+    /// Passes the right on at once. Called when the session is restored, or when rmcp knows nothing of this restore.
     fn done(mut self) {
         self.right.take();
     }
@@ -105,7 +106,7 @@ impl<I: SessionManager> PendingRestore<I> {
 
 impl<I: SessionManager> Drop for PendingRestore<I> {
     fn drop(&mut self) {
-        // rmcp forgets a restore that failed on a task of its own, and until then answers 404 to whoever asks for that id.
+        // rmcp forgets a failed restore on a task of its own. Until then it answers 404 to every request for that id.
         if let Some(right) = self.right.take()
             && let Ok(runtime) = Handle::try_current()
         {
@@ -121,23 +122,23 @@ type Restored<I> = RestoreOutcome<PolicyTransport<<I as SessionManager>::Transpo
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Restores a session. It obeys the laws of any newcomer; if it is refused, it stays parked.
+    /// Restores a session, under the same laws as a creation. A session whose restore is rejected stays parked.
     pub(super) async fn restore(self: &Arc<Self>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
         let mut restoring = self.right_to_restore(&id).await?;
         let restored = match self.find(&id) {
             None => self.restore_by(&mut restoring, id).await,
-            // It came back since rmcp asked. `AlreadyPresent` would be answered with 500.
+            // Another request has restored it since rmcp asked. rmcp would answer `AlreadyPresent` with 500.
             Some(_) => Ok(RestoreOutcome::NotSupported),
         };
         match &restored {
             Ok(RestoreOutcome::Restored(_)) => restoring.done(),
-            // Nobody else tries until rmcp is done with this request.
+            // No other request may try until rmcp is done with this one.
             _ => hold_in_scope(|| Some(restoring)),
         }
         restored
     }
 
-    /// Waits, bounded, for the right to restore an id, and for what is left of its last incarnation.
+    /// Waits, at most for the close deadline, for the right to restore an id and for the end of its last incarnation.
     async fn right_to_restore(self: &Arc<Self>, id: &SessionId) -> Result<PendingRestore<I>, Failed<I>> {
         let deadline = Instant::now() + self.settings.close_deadline;
         let mut kept = take_held::<PendingRestore<I>>().filter(|restoring| restoring.is_of(self, id));
@@ -155,7 +156,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 },
             };
             let Some(session) = self.find(id).filter(|session| session.is_closing()) else { return Ok(restoring) };
-            // Whoever asks meanwhile finds the session, and waits as well.
+            // A request that comes meanwhile finds the closing session, and waits as well.
             restoring.done();
             if timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_err() {
                 return Err(self.refuse_restore());
@@ -192,10 +193,11 @@ impl<I: SessionManager> ManagerInner<I> {
                 Luggage { origin: Origin { restored: true, ..origin }, initialize_params: None, pin: None }
             }
         };
-        // It leaves the parking in there: had this future been dropped before, the session would still be parked.
+        // `register` takes the session out of the parking. If this future is dropped before, the session is still
+        // parked.
         let transport = self.register(luggage, transport, place, permit, now)?;
         if restoring.is_barred() || transport.session().has(Flag::NoRestore) {
-            // Deleted or revoked while it was being restored: it is ended the one way there is.
+            // The session was deleted or revoked during its restore: it is closed as any other.
             if self.close(transport.session(), CloseReason::Client) {
                 self.spawn_close(Arc::clone(transport.session()));
             }
@@ -204,7 +206,7 @@ impl<I: SessionManager> ManagerInner<I> {
         Ok(RestoreOutcome::Restored(transport))
     }
 
-    /// Whether a session is parked and may come back.
+    /// Whether a session is parked and may be restored.
     pub(super) fn may_come_back(&self, id: &SessionId) -> bool {
         let now = Instant::now();
         let Some(parked) = self.parking.get(id, now) else { return false };
@@ -216,25 +218,26 @@ impl<I: SessionManager> ManagerInner<I> {
         true
     }
 
-    /// Asks for whoever is asking whether a session may come back. `None` if there is no place.
+    /// Asks the admission policy whether the client of this request may restore a session, and gets a place. `None` if
+    /// there is no place.
     async fn admit_restore(self: &Arc<Self>) -> Result<Option<(Permit, Place)>, Failed<I>> {
         let context = ClientContext::current();
         self.try_admit(ArrivalKind::Restore, context.as_deref(), is_passive()).await
     }
 
-    /// Turns a restore away that found no place, or waited for too long.
+    /// Rejects a restore that found no place, or waited too long.
     pub(super) fn refuse_restore(&self) -> Failed<I> {
         self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), self.at_capacity())
     }
 
-    /// Keeps a session that is deleted or revoked from coming back by a restore that is under way.
+    /// Bars a deleted or revoked session from a restore that is in progress.
     pub(super) fn bar_restore(&self, id: &str) {
         if let Some(under_way) = self.restoring.get(id) {
             under_way.barred.store(true, SeqCst);
         }
     }
 
-    /// Takes the right to restore an id, or gives what to wait for.
+    /// Takes the right to restore an id, or returns the restore to wait for.
     fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<PendingRestore<I>, Arc<Flight>> {
         match self.restoring.entry(SessionId::clone(id)) {
             Entry::Occupied(other) => Err(Arc::clone(other.get())),
@@ -252,12 +255,13 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Takes the right to restore a parked session for the request that asks for it, which must be in a scope: rmcp asks
-    /// whether the session is there, and restores it in another call. Gives what to wait for if it is being restored.
+    /// Takes the right to restore a parked session for a request in a scope. The scope is needed because rmcp asks in
+    /// one call whether the session exists, and restores it in another. Returns the restore to wait for if one is in
+    /// progress.
     fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<Option<PendingRestore<I>>, Arc<Flight>> {
         if ClientContext::is_in_scope() && self.may_come_back(id) {
             let mut restoring = self.begin_restore(id)?;
-            // Looked at again, now that nobody else can: it may have come back meanwhile, and been parked again.
+            // Checked again under the right: the session may have been restored meanwhile.
             if restoring.pin().is_none() {
                 restoring.done();
                 return Ok(None);
@@ -270,9 +274,9 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Keeps the right to restore a session, and all it needs to come back, until rmcp asks for it or the scope ends. Who
-    /// may not is told so now: rmcp would hold a restore that fails against whoever asks next. True for a GET whose session
-    /// stays parked: its stream is held.
+    /// Keeps the right to restore a session, the permit and the place until rmcp restores the session or the scope
+    /// ends. A rejection is returned here already, because rmcp answers the next requests with 404 after a restore that
+    /// fails. Returns true for a GET whose session stays parked; its stream is held.
     async fn admit_reserved(
         self: &Arc<Self>,
         id: &SessionId,
@@ -302,7 +306,7 @@ impl<I: SessionManager> ManagerInner<I> {
             RestoreOutcome::NotSupported => return Ok(None),
             _already_present => {}
         }
-        // The inner manager has what nobody opened through this one. Such a session does not exist.
+        // The inner manager has a session that was not opened through this one. For clients it does not exist.
         detached(self.inner.close_session(id)).await.map_err(failed)?;
         match again().await.map_err(failed)? {
             RestoreOutcome::Restored(transport) => Ok(Some(transport)),
@@ -310,14 +314,14 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Whether the session exists and takes requests. Waits, bounded, while the id is closing or being restored. Within a
-    /// scope, a parked session that may not come back is refused here.
+    /// Whether the session exists and takes requests. Waits, at most for the close deadline, while the session is
+    /// closing or being restored. Within a scope, the restore of a parked session is admitted or rejected here.
     pub(super) async fn has(self: &Arc<Self>, id: &SessionId) -> Result<bool, Failed<I>> {
         clear_held();
         if self.directory.look(id, takes_requests) == Some(true) {
             return Ok(true);
         }
-        // Boxed, because rmcp would carry the room for it through each request.
+        // Boxed, because otherwise the future of each request in rmcp would have its size.
         let answer = Box::pin(self.resolve(id)).await;
         if matches!(answer, Ok(false)) {
             record_outcome(Outcome::Absent);
@@ -325,7 +329,7 @@ impl<I: SessionManager> ManagerInner<I> {
         answer
     }
 
-    /// Waits for what a session is amid, and decides whether it comes back.
+    /// Waits for a close, restore or replay in progress, and decides whether the session is restored.
     async fn resolve(self: &Arc<Self>, id: &SessionId) -> Result<bool, Failed<I>> {
         let deadline = Instant::now() + self.settings.close_deadline;
         loop {
@@ -341,7 +345,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 },
                 None => match self.reserve_restore(id) {
                     Err(other) => self.wait_for_restore(id, &other, deadline).await,
-                    // It may have come back just before the right to restore it was taken.
+                    // Another request may have restored it just before this one took the right.
                     Ok(reserved) if self.find(id).is_some() => {
                         reserved.into_iter().for_each(PendingRestore::done);
                         true
@@ -356,9 +360,9 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Waits until the handshake of a restored session was replayed. `None`: look again.
+    /// Waits until the handshake of a restored session was replayed. `None` if the caller has to check again.
     async fn replayed(&self, session: &Arc<Session<I::Transport>>, deadline: Instant) -> Option<bool> {
-        // rmcp replays the handshake at once. Whoever restores by hand, and replays nothing, is not kept.
+        // rmcp replays the handshake at once. A caller that restores by hand and replays nothing is not kept waiting.
         let begins = deadline.min(Instant::now() + REPLAY_BEGINS);
         let begun = session.until(|session| session.has(Flag::Initializing) || !session.is_replaying());
         if timeout_at(begins, begun).await.is_err() {
@@ -368,7 +372,7 @@ impl<I: SessionManager> ManagerInner<I> {
         timeout_at(deadline, replayed).await.is_err().then(|| holds(session))
     }
 
-    /// Waits until a restore that is under way is done; false if it takes too long.
+    /// Waits until a restore in progress is done. Returns false if it takes too long.
     async fn wait_for_restore(&self, id: &SessionId, restore: &Arc<Flight>, deadline: Instant) -> bool {
         let mut done = std::pin::pin!(restore.done.notified());
         done.as_mut().enable();
@@ -377,13 +381,13 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 }
 
-/// Whether a session takes requests, its handshake having been replayed if it was restored.
+/// Whether a session takes requests. A restored session does once its handshake was replayed.
 fn takes_requests<T: Send + 'static>(session: &Arc<Session<T>>) -> bool {
     !session.is_replaying() && holds(session)
 }
 
-/// Whether a session takes requests. Within a scope this is one step with its lease: until the request comes, nobody takes
-/// its session away from under it.
+/// Whether a session takes requests. Within a scope, the same step begins a hold, so that the session is not evicted
+/// before the request comes.
 fn holds<T: Send + 'static>(session: &Arc<Session<T>>) -> bool {
     if !ClientContext::is_in_scope() {
         return !session.is_closing();

@@ -1,4 +1,4 @@
-//! Streams that are resumed: a client that lost one names the last event it saw.
+//! Resumption of streams by `Last-Event-ID`.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -15,17 +15,18 @@ use crate::scope::{Outcome, record_outcome};
 use crate::transport::{EventId, EventSource, PolicyStream, Resumption, Session};
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// The number in the event ids of this incarnation.
+    /// The number of this incarnation in event ids.
     pub(super) fn incarnation(&self, session: &Session<I::Transport>) -> u32 {
         self.incarnations.number(session.record.key)
     }
 
-    /// Opens what a client asks for by a `Last-Event-ID`.
+    /// Opens the stream that a client asks for by a `Last-Event-ID`.
     ///
     /// # Errors
     ///
-    /// An id of another session, or of none, and what the inner manager refuses are no failure to tell: rmcp answers with an
-    /// empty stream, or the client would ask for the same event for ever.
+    /// Fails for an id of another session, for an unknown id, and if the inner manager refuses. The failures are not
+    /// reported as those of the inner manager. rmcp answers them with an empty stream; otherwise the client would ask
+    /// for the same event for ever.
     pub(super) async fn resume(
         self: &Arc<Self>,
         id: &SessionId,
@@ -55,16 +56,18 @@ impl<I: SessionManager> ManagerInner<I> {
         session: Arc<Session<I::Transport>>,
         EventId { inner, source }: EventId<'_>,
     ) -> Result<PolicyStream<I::Transport>, PolicyError<I::Error>> {
-        // Before the inner manager is asked: an answer that comes meanwhile is not missed.
+        // Read before the inner manager is asked, so that an answer that comes meanwhile is not missed.
         let answered = !source.is_listening() && is_answered(&session, &source);
         if source.is_listening() && self.inner.event_store().is_none() {
-            // Ended first, so that the inner manager goes on with the one that is resumed. A store only gives what it has.
+            // The old stream ends first, so that the inner manager continues with the resumed one. With an event store,
+            // the resumed stream has only stored events.
             drop(self.take_over(&session));
         }
         let stream = match self.inner.resume(&session.record.id, inner.to_owned()).await {
             Ok(stream) => stream,
             Err(_) if session.is_closing() => return Err(not_found()),
-            // What keeps events keeps those of answered requests too; what does not, forgets a request with its answer.
+            // An inner manager with an event store keeps the events of answered requests too. One without forgets a
+            // request with its answer.
             Err(_) if answered || (!source.is_listening() && self.inner.event_store().is_none()) => return Err(over()),
             Err(error) => return Err(PolicyError::Inner(error)),
         };
@@ -81,13 +84,13 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 }
 
-/// Whether the client of a request waits for no answer any more, and none is on its way. Other requests may be in flight.
+/// Whether a request was answered and the answer is delivered. Other requests of the session may be in flight.
 fn is_answered<T>(session: &Session<T>, request: &EventSource) -> bool {
-    // In this order: an answer is on its way before its request gives up its id.
+    // The order matters: an answer counts as on its way before its request gives up its id.
     !session.ids.has(request) && session.is_delivered()
 }
 
-/// Nothing is left of a request's stream, and whoever answers the client is told so.
+/// Records for the layer that nothing is left of a request's stream, and returns the error.
 fn over<E: std::error::Error>() -> PolicyError<E> {
     record_outcome(Outcome::StreamOver);
     PolicyError::UnknownEvent

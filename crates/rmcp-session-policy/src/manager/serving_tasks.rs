@@ -1,4 +1,4 @@
-//! The closes that trail an end, told from those that somebody asks for.
+//! The tasks that serve sessions, by which the late closes of rmcp's service are told from those of clients.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,18 +8,18 @@ use tokio::task::{self, Id};
 
 use crate::session::{Record, SessionKey};
 
-/// How many services of sessions that are gone are remembered, beyond as many as there may be sessions.
+/// How many serving tasks of ended sessions are remembered, in addition to `max_sessions`.
 const LATE: usize = 1_000;
 
-/// The tasks that serve sessions.
+/// The incarnation that each task serves.
 ///
-/// rmcp closes a session once more when its service has ended, perhaps seconds after the session did, and by then the id may
-/// have another incarnation. It does so from the task on which the service asked for its first message: so the task tells
-/// which incarnation a close is for.
+/// rmcp closes a session once more when its service has ended. That may be seconds after the end of the session, when
+/// the id has another incarnation. rmcp does so on the task on which the service asked for its first message, so the
+/// task identifies the incarnation that a close is for.
 pub(super) struct ServingTasks {
-    /// The incarnation that a task serves, oldest first.
+    /// The incarnations by task and session id, oldest first.
     serving: Mutex<LinkedHashMap<(Id, SessionId), SessionKey>>,
-    /// How many are remembered: a server that is not rmcp's may never make the close that forgets one.
+    /// The limit of entries. A server other than rmcp's may never make the close that removes an entry.
     most: usize,
 }
 
@@ -32,7 +32,7 @@ impl ServingTasks {
         self.serving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the running task serves a session.
+    /// Records that the current task serves a session.
     pub(super) fn expect(&self, record: &Record) {
         let Some(task) = task::try_id() else { return };
         let mut serving = self.lock();
@@ -42,7 +42,7 @@ impl ServingTasks {
         }
     }
 
-    /// The incarnation of a session that the running task served, and serves no more.
+    /// Removes and returns the incarnation of a session that the current task has served.
     pub(super) fn take(&self, id: &SessionId) -> Option<SessionKey> {
         self.lock().remove(&(task::try_id()?, SessionId::clone(id)))
     }
@@ -61,7 +61,7 @@ mod tests {
 
     type Sessions = PolicySessionManager<LocalSessionManager>;
 
-    /// Serves a session on a task of its own until it ends, which `end` does; gives what becomes of the task.
+    /// Serves a session on a task of its own until `end` ends the task. Returns whether the task ended without a panic.
     async fn serve(sessions: &Arc<Sessions>, end: fn()) -> bool {
         let (id, mut transport) = sessions.create_session().await.unwrap();
         let closes = Arc::clone(sessions);

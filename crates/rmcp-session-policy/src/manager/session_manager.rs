@@ -1,4 +1,4 @@
-//! rmcp's trait.
+//! rmcp's trait [`SessionManager`] for the manager.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::transport::{
     EventSource, Flag, IdRefused, MAX_IN_FLIGHT, PolicyStream, PolicyTransport, Seat, Session, is_call, kind_of,
 };
 
-/// The longest name and version of a client's software that is kept, in bytes.
+/// The number of bytes that are kept of the name and of the version of a client's software.
 const SOFTWARE_BYTES: usize = 128;
 
 #[deny(clippy::missing_trait_methods)]
@@ -62,7 +62,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let failed = !matches!(answer, Ok(ServerJsonRpcMessage::Response(_)));
         session.raise(if failed { Flag::InitFailed } else { Flag::Initialized });
         let answer = match (answer, session.close_reason()) {
-            // What answers may be the farewell.
+            // The error may be the farewell of the closing session.
             (Ok(ServerJsonRpcMessage::Error(_)), Some((reason, _))) if !is_of_service(reason) => Err(cut_off()),
             (Ok(answer), _) => Ok(answer),
             (Err(_), _) if session.is_closing() => Err(cut_off()),
@@ -80,7 +80,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
 
     async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
         clear_held();
-        // rmcp closes a session once more when its service ends, and a manager around this one when it ends it.
+        // rmcp closes a session once more when its service ends. An outer manager closes it when it ends the session.
         let served = self.shared.serving_tasks.take(id);
         let for_good = served.is_none() && !is_detached();
         if for_good {
@@ -148,7 +148,8 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
         let replay = is_replay(&message);
-        // What was kept for the request that restores its session is kept until rmcp hands that request over.
+        // The replay must not take what is held for the restoring request. That is kept until rmcp hands the request
+        // over.
         let Entered { session, held } = match replay {
             true => Entered { session: self.shared.find_live(id)?, held: None },
             false => self.shared.enter(id)?,
@@ -164,7 +165,8 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             && let ClientNotification::CancelledNotification(cancelled) = &notification.notification
             && let Some(request) = &cancelled.params.request_id
         {
-            // Before it is handed in: once its client hears that it was, the id may come again.
+            // Done before the notification is passed on: once the client hears that it was, the client may use the id
+            // again.
             if let Some(request) = session.ids.cancel(request) {
                 self.shared.watch_handler(request);
             }
@@ -205,7 +207,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     }
 }
 
-/// Ends a session whose `initialize` nobody waits for any more: its id was never told to the client.
+/// Ends a session if the request that initializes it is dropped: the client was never told its id.
 pub(super) struct Abandoned<'a, I: SessionManager> {
     pub(super) shared: &'a Arc<ManagerInner<I>>,
     pub(super) session: Option<Arc<Session<I::Transport>>>,
@@ -221,7 +223,7 @@ impl<I: SessionManager> Drop for Abandoned<'_, I> {
     }
 }
 
-/// Whether a session ended because its service did, after whatever the service answered.
+/// Whether a session ended because its service ended.
 const fn is_of_service(reason: CloseReason) -> bool {
     matches!(reason, CloseReason::Ended | CloseReason::InitFailed)
 }
@@ -236,13 +238,13 @@ pub(super) fn begin_listening<I: SessionManager>(
     Ok(activity)
 }
 
-/// A session that takes requests, and what `has_session` kept of it for this one.
+/// A session that takes requests, and the hold that `has_session` began for this request.
 struct Entered<T> {
     session: Arc<Session<T>>,
     held: Option<Activity<Session<T>>>,
 }
 
-/// Begins what a request does, in place of what was held for it.
+/// Begins the activity of a request, in place of the hold for it if there is one.
 fn begin<T>(
     session: &Arc<Session<T>>,
     held: Option<Activity<Session<T>>>,
@@ -284,7 +286,7 @@ fn cut(text: &str) -> Box<str> {
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Enters the id of a request among those in flight, or gives the answer to one whose id may not be.
+    /// Enters the id of a request among those in flight. Returns the answer to the request if its id is not allowed.
     fn take_seat<'a>(
         &self,
         session: &'a Session<I::Transport>,
@@ -302,20 +304,20 @@ impl<I: SessionManager> ManagerInner<I> {
         })
     }
 
-    /// The answer to a request that is refused.
+    /// Returns the answer to a rejected request.
     fn refused(&self, refusal: &Rejected, message: ClientJsonRpcMessage) -> Option<ServerSseMessage> {
         let (request, id) = message.into_request()?;
         let answer = refusal.answer_to(is_call(&request), self.settings.call_rejection, id);
         Some(ServerSseMessage::from_message(answer))
     }
 
-    /// Counts and reports a request within a session that is turned away.
+    /// Counts and reports the rejection of a request within a session.
     fn turn_away_request(&self, session: &Session<I::Transport>, refusal: Rejected) -> Rejected {
         let current = ClientContext::current();
         self.turn_away(refusal, current.as_deref().or(session.record.context.as_deref()))
     }
 
-    /// Finds the session of a request: it is at hand if rmcp asked for it in the scope of the request.
+    /// Finds the session of a request. The scope has it if rmcp asked for the session in this scope.
     fn enter(&self, id: &str) -> Result<Entered<I::Transport>, PolicyError<I::Error>> {
         let held = take_held::<Activity<Session<I::Transport>>>();
         let is_this = |record: &Record| *record.id == *id && record.is_of(&self.signals);
@@ -325,12 +327,12 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// An `initialize` whose session ended before it was answered: the client has no session yet that could be unknown, and
-    /// may try again.
+    /// Returns the error for an `initialize` whose session ended before the answer. The client does not have the
+    /// session id yet, so it is told to try again, not that the session is unknown.
     fn cut_off(&self, kind: ActivityKind, reason: Option<CloseReason>) -> PolicyError<I::Error> {
         let draining = reason == Some(CloseReason::Drained) || self.stops_taking(ArrivalKind::Create);
         let refusal = match kind {
-            // To the request that restores its session, that one is not there.
+            // For the request that restores its session, the session does not exist.
             ActivityKind::Replay => return not_found(),
             _ if draining => Rejected::draining(ArrivalKind::Create),
             _ => Rejected::cut_off(ArrivalKind::Create),
@@ -340,17 +342,19 @@ impl<I: SessionManager> ManagerInner<I> {
         error
     }
 
-    /// An error of the inner manager about a session that ended meanwhile is no failure of it.
+    /// Returns the error for a failed call of the inner manager. If the session has ended meanwhile, that is no failure
+    /// of the inner manager.
     pub(super) fn failed_within(&self, session: &Session<I::Transport>, error: I::Error) -> PolicyError<I::Error> {
         if session.is_closing() { not_found() } else { self.failed(ArrivalKind::Request, error) }
     }
 
-    /// The same of a handshake, or of the replay of one: it is the session that is turned away.
+    /// Returns the error for a failed handshake or replay. It counts as the rejection of the creation or restore.
     fn failed_opening(&self, kind: ActivityKind, error: I::Error) -> PolicyError<I::Error> {
         self.failed(if kind == ActivityKind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create }, error)
     }
 
-    /// Asks whether a request may be made within a session. Tells what it holds of that, and since when.
+    /// Asks the policy about a request within a session. Returns the lease of the request, and the moment of its
+    /// admission.
     async fn admit_request(
         &self,
         session: &Session<I::Transport>,
@@ -374,12 +378,12 @@ impl<I: SessionManager> ManagerInner<I> {
         };
         let asking = Asking { shared: self, session };
         let mut asked = policy.admit(&arrival);
-        // Most policies answer at once: the clock is not read again.
+        // Most policies answer at once, so the clock is not read again.
         let (mut admitted, now) = match (&mut asked).now_or_never() {
             Some(admitted) => (admitted, now),
             None => (asked.await, Instant::now()),
         };
-        // Handlers that are done without an answer are looked for now and then: their leases may be free.
+        // Handlers that are done without an answer are polled only now and then, so their leases may be free by now.
         if admitted.is_err() && (self.end_done() | session.ids.end_panicked()) {
             admitted = policy.admit(&arrival).await;
         }

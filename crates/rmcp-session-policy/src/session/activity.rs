@@ -1,4 +1,4 @@
-//! What goes on in a session.
+//! [`Activity`], a guard that counts an activity in a session.
 
 use std::ptr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::kind::ActivityKind;
 use super::record::Recorded;
 use super::requests::ActivityId;
 
-/// An activity under way; its drop is its end.
+/// An activity in progress. Its drop ends it.
 #[derive(Debug)]
 pub(crate) struct Activity<S: Recorded> {
     session: Arc<S>,
@@ -18,7 +18,7 @@ pub(crate) struct Activity<S: Recorded> {
 }
 
 impl<S: Recorded> Activity<S> {
-    /// Counts an activity in, unless the session is closing.
+    /// Begins an activity, unless the session is closing.
     pub(crate) fn begin(session: &Arc<S>, kind: ActivityKind, now: Instant) -> Option<Self> {
         let id = session.record().begin(kind, now)?;
         Some(Self { session: Arc::clone(session), kind, id })
@@ -28,7 +28,8 @@ impl<S: Recorded> Activity<S> {
         &self.session
     }
 
-    /// Makes one of another kind of it, which begins now, unless the session is closing. At no moment is it none.
+    /// Turns it into an activity of another kind that begins now, unless the session is closing. The session counts an
+    /// activity throughout.
     pub(crate) fn turn_into(mut self, kind: ActivityKind, now: Instant) -> Option<Self> {
         self.id = self.session.record().convert(self.id, kind, now)?;
         self.kind = kind;

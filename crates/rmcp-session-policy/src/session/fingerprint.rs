@@ -1,14 +1,24 @@
-//! What stands for a session id.
+//! [`Fingerprint`], which stands for a session id in logs.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Eight hexadecimal digits that stand for a session id, which is a credential, wherever people look.
+/// Eight hexadecimal digits that stand for a session id in logs, lists and events. The id itself is a credential, and
+/// is never shown.
+///
+/// ```
+/// use rmcp_session_policy::Fingerprint;
+///
+/// let shown = Fingerprint::of("80f04fe2-5387-4a93-9fb0-4ef1f686fd95").to_string();
+/// assert_eq!(shown.len(), 8);
+/// assert_eq!(shown, Fingerprint::of("80f04fe2-5387-4a93-9fb0-4ef1f686fd95").to_string());
+/// assert_ne!(shown, Fingerprint::of("another id").to_string());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint(u32);
 
 impl Fingerprint {
-    /// The fingerprint of a session id.
+    /// Returns the fingerprint of a session id.
     #[must_use]
     pub fn of(id: &str) -> Self {
         let mut hasher = DefaultHasher::new();

@@ -1,13 +1,13 @@
 //! The kinds of activity in a session, and how each counts.
 
-/// How an activity counts.
+/// The kind of an activity, which decides how it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ActivityKind {
-    /// A request other than those below.
+    /// Any other request.
     Call,
     /// A request that hosts make by themselves right after the handshake, such as `tools/list`. It is a use, and is no call.
     List,
-    /// A `ping` request: keeps the session alive, is no use of it.
+    /// A `ping` request, which keeps the session alive but is no use of it.
     Ping,
     /// The `initialize` of a client.
     Handshake,
@@ -19,7 +19,7 @@ pub(crate) enum ActivityKind {
     Listen,
     /// A request that has found its session and is not handed to it yet.
     Hold,
-    /// Work of a handler's own, for which it holds its session busy.
+    /// Background work of a handler, which keeps its session busy.
     Work,
 }
 

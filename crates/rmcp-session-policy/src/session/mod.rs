@@ -1,6 +1,6 @@
 //! One session: its key, its state, its moments and uses, and the activities in flight.
 //!
-//! Nothing here knows another session, a policy, or the inner manager.
+//! This module knows no other session, no policy, and not the inner manager.
 
 mod activity;
 mod fingerprint;

@@ -1,4 +1,4 @@
-//! What all incarnations of a session have in common.
+//! [`SessionOrigin`], and the state that all incarnations of a session share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,22 +8,49 @@ use rmcp::transport::streamable_http_server::session::SessionId;
 use crate::context::ClientContext;
 use crate::timestamp::Timestamp;
 
-/// Names a session across its incarnations: a session that is parked and restored keeps it.
+/// Names a session across its incarnations. A session that is parked and restored keeps its origin.
 ///
-/// No two sessions of a process have the same one. It is not the session's id, and is no secret.
+/// Each session of a process has a different origin. It is not the session id, and not a secret.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::{Arc, Mutex};
+///
+/// use rmcp::transport::streamable_http_server::session::SessionManager;
+/// use rmcp_session_policy::{PolicySessionManager, SessionEvent, SessionObserver, SessionOrigin};
+///
+/// #[derive(Clone, Debug, Default)]
+/// struct Origins(Arc<Mutex<Vec<SessionOrigin>>>);
+///
+/// impl SessionObserver for Origins {
+///     fn observe(&self, event: &SessionEvent<'_>) {
+///         if let SessionEvent::Opened { session, .. } | SessionEvent::Restored { session, .. } = event {
+///             self.0.lock().expect("no panic").push(session.origin());
+///         }
+///     }
+/// }
+///
+/// let origins = Origins::default();
+/// let sessions = PolicySessionManager::local().observer(origins.clone()).build()?;
+/// let (_alice, _transport) = sessions.create_session().await?;
+/// let (_bob, _transport) = sessions.create_session().await?;
+/// let origins = origins.0.lock().expect("no panic");
+/// assert_ne!(origins[0], origins[1]);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionOrigin(u64);
 
 impl SessionOrigin {
-    /// Names a session that did not exist before.
+    /// Allocates the name of a new session.
     pub(crate) fn allocate() -> Self {
-        // Of the process, not of a manager: several managers may share one policy.
+        // One counter for the process, because several managers may share one policy.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Relaxed))
     }
 }
 
-/// Where a session came from, kept across its incarnations.
+/// The state of a session that is kept across its incarnations.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     pub(crate) id: SessionId,
@@ -40,7 +67,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// The origin of a session that did not exist before.
+    /// Creates the origin of a new session.
     pub(crate) fn new(id: SessionId, context: Option<Arc<ClientContext>>, opened: Timestamp) -> Self {
         Self {
             id,

@@ -1,4 +1,4 @@
-//! What is known of one session.
+//! What the registry and the policies know of one incarnation of a session.
 
 use std::fmt;
 use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
@@ -20,17 +20,17 @@ use crate::lazy_notify::LazyNotify;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard};
 use crate::timestamp::Timestamp;
 
-/// How long a half-open session is kept, at the least, for the next step of its handshake once `initialize` was answered.
+/// How long a half-open session is kept at least for the next step of its handshake, once `initialize` was answered.
 const NEXT_STEP: Duration = Duration::from_millis(100);
 
-/// What `initialize` said of the client's software.
+/// The name and version of the client's software from `initialize`.
 #[derive(Debug)]
 pub(crate) struct Software {
     pub(crate) name: Box<str>,
     pub(crate) version: Box<str>,
 }
 
-/// What holds a record. The registry keeps it, so that a session is one object in memory.
+/// An object that contains a record. The registry keeps such objects, so that a session is one object in memory.
 pub(crate) trait Recorded {
     fn record(&self) -> &Record;
 }
@@ -43,8 +43,8 @@ impl Recorded for Record {
 
 /// What the registry and the policies know of one incarnation of a session.
 ///
-/// Everything that a request touches is atomic or behind a lock of this session alone.
-// In this order, so that a look-up meets all it asks for within one or two lines of the processor's cache.
+/// Every field that a request changes is atomic, or behind a lock of this session only.
+// `repr(C)` keeps this order, so that a look-up finds all it reads within one or two cache lines.
 #[repr(C)]
 pub(crate) struct Record {
     pub(crate) id: SessionId,
@@ -54,7 +54,8 @@ pub(crate) struct Record {
     mark: AtomicBool,
     called: AtomicBool,
     open_streams: AtomicU32,
-    /// These three are read by anybody, and written only under the lock of the requests, which each activity takes anyway.
+    /// These three are read without a lock, and written only under the lock of the requests, which each activity takes
+    /// anyway.
     last_used: AtomicU64,
     /// When a ping or a listener was last seen.
     last_heard: AtomicU64,
@@ -68,7 +69,7 @@ pub(crate) struct Record {
     pub(crate) opened: Timestamp,
     pub(crate) context: Option<Arc<ClientContext>>,
     pub(crate) software: OnceLock<Box<Software>>,
-    /// Rung at each step of an end that somebody may wait for.
+    /// Notified at each step of the end of the session.
     pub(crate) progress: LazyNotify,
 }
 
@@ -100,7 +101,7 @@ impl Record {
         }
     }
 
-    /// Whether it is of the manager that has these signals.
+    /// Whether it belongs to the manager with these signals.
     pub(crate) fn is_of(&self, signals: &Arc<Signals>) -> bool {
         Arc::ptr_eq(&self.signals, signals)
     }
@@ -148,24 +149,25 @@ impl Record {
             ActivityKind::Ping | ActivityKind::Listen => &self.last_heard,
             ActivityKind::Replay | ActivityKind::Hold => return,
         };
-        // A thread may take its stamp and be overtaken before it has the lock.
+        // A thread may read the time before another thread and take the lock after it.
         touched.store(touched.load(Relaxed).max(at.0), Relaxed);
     }
 
-    /// Counts an activity in, unless the session is closing.
+    /// Begins an activity, unless the session is closing.
     pub(crate) fn begin(&self, kind: ActivityKind, now: Instant) -> Option<ActivityId> {
         self.state.begin().then(|| self.note_begin(self.lock_requests(), None, kind, Timestamp::of(now)))
     }
 
     /// Turns an activity into one that begins now, unless the session is closing.
     pub(crate) fn convert(&self, ticket: ActivityId, kind: ActivityKind, now: Instant) -> Option<ActivityId> {
-        // Locked before the word moves: who chooses a victim either read the word before, and then it has moved, or finds the
-        // new moment behind this lock. Of a beginning it is told by the count, which a turn leaves as it is.
+        // Take the lock before the compare-and-swap. A claim that loaded the old word fails its compare-and-swap; a
+        // claim that loads the new word waits for this lock and then reads the new start time. `begin` needs no such
+        // order, because it changes the count of activities, which a conversion leaves unchanged.
         let requests = self.lock_requests();
         self.state.convert().then(|| self.note_begin(requests, Some(ticket), kind, Timestamp::of(now)))
     }
 
-    /// Notes what begins, in place of another one or not.
+    /// Records the begin of an activity, which may replace another one.
     fn note_begin(
         &self,
         mut requests: MutexGuard<'_, Requests>,
@@ -192,7 +194,7 @@ impl Record {
         ticket
     }
 
-    /// Counts an activity out.
+    /// Ends an activity.
     pub(crate) fn end(&self, kind: ActivityKind, ticket: ActivityId) {
         let at = Timestamp::of(Instant::now());
         if kind == ActivityKind::Handshake {
@@ -207,7 +209,7 @@ impl Record {
             self.signals.idle.push(self.key);
             self.signals.evictable.notify_waiters();
         }
-        // The end of a session does not wait for all of them, so it is told of each.
+        // The end of a session does not wait for all activities, so it is notified of each end.
         if reading.phase() == Phase::Closing {
             self.progress.notify_waiters();
         }
@@ -231,7 +233,7 @@ impl Record {
         self.software.get().map(|_| Timestamp(self.answered.load(Relaxed)).instant() + NEXT_STEP)
     }
 
-    /// The handshake is finished.
+    /// Finishes the handshake.
     pub(crate) fn ready(&self) {
         if self.state.read().phase() == Phase::Opening && self.state.ready() {
             self.left_opening();
@@ -239,7 +241,7 @@ impl Record {
         }
     }
 
-    /// Counts a session out that is half-open no longer.
+    /// Counts the session out of the half-open ones.
     pub(crate) fn left_opening(&self) {
         if !self.restored {
             self.signals.opening.fetch_sub(1, SeqCst);
@@ -258,8 +260,9 @@ impl Record {
         self.may_go_again();
     }
 
-    /// Tells the policies that met this session as one that may not go to look at it again, and what waits for a place to ask
-    /// them: if it may not go yet, it is met again, and the end of what keeps it is told.
+    /// Queues the session for the policies that skipped it as not evictable, and wakes the requests that wait for a
+    /// place, which ask the policies again. If the session is still not evictable, the policies skip it again, and the
+    /// next end of an activity notifies them.
     fn may_go_again(&self) {
         if self.state.take_met() {
             self.signals.idle.push(self.key);
@@ -271,7 +274,8 @@ impl Record {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When the newest activity under way began. `None` if there is none, or one began or ended since `seen` was read.
+    /// When the newest activity in progress began. `None` if there is none, or one began or ended since `seen` was
+    /// read.
     pub(crate) fn newest_request(&self, seen: StateSnapshot) -> Option<Timestamp> {
         let requests = self.lock_requests();
         (requests.len() == seen.active()).then(|| requests.newest()).flatten()
@@ -294,12 +298,13 @@ mod tests {
     use crate::registry::{Choice, Rules, test_registry};
     use crate::session::Activity;
 
-    /// Acts as a request that ends after a session is judged busy and before it is marked as met.
+    /// Ends a request after its session was judged busy, and before the session is marked as met.
     #[tokio::test(start_paused = true)]
     async fn a_request_that_ends_before_the_mark_is_seen_by_the_second_look() {
         let ending = Arc::new(Mutex::new(None::<Activity<Record>>));
         let taken = Arc::clone(&ending);
-        // Asked once the session is known to be ready: the first time, the request it protects for ends.
+        // The predicate is called once the session is known to be ready. Its first call ends the request for which it
+        // protects the session.
         let protect = Arc::new(move |_: &crate::eviction::SessionInfo<'_>| taken.lock().unwrap().take().is_some());
         let rules = Rules { protect: Some(protect), max_busy: Duration::ZERO, ..test_registry::lenient() };
         let mut stage = TestRegistry::with(Lru::new(), rules, usize::MAX);
@@ -360,7 +365,7 @@ mod tests {
         assert_eq!(one.state.read().active(), 0);
     }
 
-    /// Clients call without a pause while victims are chosen; then all fall silent, and everybody must be found.
+    /// Clients call without a pause while victims are chosen. Then all stop, and every session must be found.
     #[test]
     fn no_end_of_a_request_is_lost() {
         const CLIENTS: usize = 4;
@@ -383,7 +388,7 @@ mod tests {
                 }
                 let mut begun_too_late = false;
                 for _ in 0..300 {
-                    // Half of the crowd stays for the end.
+                    // Half of the sessions stay for the end of the test.
                     if gone < crowd.len() / 2
                         && let Choice::Victim(record) = stage.choose()
                     {
@@ -420,7 +425,7 @@ mod loom_tests {
     use crate::session::Activity;
     use crate::sync::Notify;
 
-    /// A stage with one session, whose handshake is finished.
+    /// Creates a registry with one session, whose handshake is finished.
     fn ready() -> (TestRegistry, Arc<Record>) {
         let mut stage = TestRegistry::new(Fifo::new());
         let record = stage.ready();
@@ -436,14 +441,14 @@ mod loom_tests {
         thread::spawn(move || act(&record))
     }
 
-    /// Whether a bell has rung since somebody listens.
+    /// Whether `bell` has notified since `listening` was created.
     fn has_rung(bell: &Notify, listening: Pin<&mut Notified<'_>>) -> bool {
-        // A step on the bell, so that this is tried before and after each ring.
+        // A step on the `Notify`, so that loom tries this before and after each notification.
         drop(bell.notified());
         listening.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
-    /// Waits until a bell has rung or nobody is left to ring it; fails if it has not then.
+    /// Waits until `bell` has notified, or `ringer` has ended. Fails if it has not notified by then.
     fn wait(bell: &Notify, mut listening: Pin<&mut Notified<'_>>, ringer: &mut Option<thread::JoinHandle<()>>) {
         if !has_rung(bell, listening.as_mut()) {
             ringer.take().unwrap().join().unwrap();
@@ -480,8 +485,8 @@ mod loom_tests {
                 assert_eq!(stage.victim(), Some(1));
             }
             end.into_iter().for_each(|end| end.join().unwrap());
-            // `overruled` may count one that is no fault of the policy: between the last step of the request and its
-            // note in `idle`, the deputy finds the session before the policy hears of it.
+            // `overruled` may count one choice without a fault of the policy: between the last step of the request and
+            // its entry in `idle`, the fallback finds the session before the policy hears of it.
             assert!(stage.registry.overruled <= 1);
         });
     }
@@ -517,7 +522,7 @@ mod loom_tests {
             let mut handshake = pin!(signals.evictable.notified());
             handshake.as_mut().enable();
             if stage.victim().is_none() {
-                // It is half-open no longer, and counts as such a moment more.
+                // The session is no longer half-open, but counts as half-open for a moment.
                 wait(&signals.evictable, handshake, &mut ready);
                 assert_eq!(stage.victim(), Some(1));
             }
@@ -547,7 +552,7 @@ mod loom_tests {
     fn whoever_waits_for_the_last_end_of_a_closing_session_is_told() {
         model(|| {
             let (_stage, record) = ready();
-            // Leases touch no figures of the session, and so leave fewer interleavings.
+            // Holds change no counts of the session, and so leave fewer interleavings.
             let old = begin(&record, ActivityKind::Hold);
             let old = thread::spawn(move || drop(old));
             let new = beside(&record, |record| drop(begin(record, ActivityKind::Hold)));

@@ -1,25 +1,25 @@
-//! When each activity under way began.
+//! The start times of the activities in progress.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
 use crate::timestamp::Timestamp;
 
-/// Room for so many older ones is kept when the last of them has ended.
+/// The capacity for older activities that is kept when the last of them has ended.
 const KEPT: usize = 16;
 
 /// Names an activity of a session.
 pub(crate) type ActivityId = NonZeroU32;
 
-/// The activities of one session that are under way.
+/// The activities in progress of one session.
 ///
-/// Only one question is asked of it: when did the newest begin? If that is longer ago than `max_busy`, all are. The
-/// newest has a place of its own, so that a session with one request at a time never allocates; every session has one of
-/// these, so it is small.
+/// It answers one question: when did the newest activity begin? If that is longer ago than `max_busy`, it is so for
+/// all. The newest activity has a field of its own, so that a session with one request at a time never allocates. Every
+/// session has one of these, so it is small.
 #[derive(Debug)]
 pub(crate) struct Requests {
     newest: Option<(ActivityId, Timestamp)>,
-    /// Oldest first; made when first needed.
+    /// The older activities, oldest first. Allocated at the first use.
     #[expect(clippy::box_collection, reason = "most sessions never have it, and each would hold 24 bytes more")]
     older: Option<Box<VecDeque<(ActivityId, Timestamp)>>>,
     next: ActivityId,
@@ -45,7 +45,7 @@ impl Requests {
         if self.newest.is_some_and(|(newest, _)| newest == ticket) {
             self.newest = self.older.as_mut().and_then(|older| older.pop_back());
         } else if let Some(older) = &mut self.older {
-            // Compared by distance from the next one, so that the wrap of the counter does no harm.
+            // Compared by the distance to the next id, so that a wrap of the counter does no harm.
             let distance = |ticket: ActivityId| self.next.get().wrapping_sub(ticket.get());
             if let Ok(place) = older.binary_search_by(|(older, _)| distance(ticket).cmp(&distance(*older))) {
                 older.remove(place);

@@ -1,20 +1,20 @@
-//! What sessions tell their manager without a lock.
+//! The signals from sessions to their manager, without a lock.
 
 use super::key::SessionKey;
 use crate::sync::{AtomicBool, AtomicU32, Notify, SegQueue};
 
-/// What the sessions of one manager tell it without a lock.
+/// The signals from the sessions of one manager to the manager, without a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
-    /// Sessions that may go again and were met by a policy when they might not.
+    /// Sessions that a policy met while they were not evictable, and that may be evictable now.
     pub(crate) idle: SegQueue<SessionKey>,
-    /// Sessions that are half-open, those that are being restored apart.
+    /// The number of half-open sessions, without those that are being restored.
     pub(crate) opening: AtomicU32,
-    /// Rung when a session may go that might not before: one that was met then became idle, a half-open one is done answering
-    /// `initialize`, or one is half-open no longer.
+    /// Notified when a session may have become evictable: a session that was met became idle, a half-open one has
+    /// answered `initialize`, or a session is half-open no longer.
     pub(crate) evictable: Notify,
-    /// Whether somebody waits for the sessions to become idle.
+    /// Whether a drain waits for the sessions to become idle.
     pub(crate) draining: AtomicBool,
-    /// Rung when a session becomes idle while somebody waits for that.
+    /// Notified when a session becomes idle while a drain waits.
     pub(crate) calm: Notify,
 }

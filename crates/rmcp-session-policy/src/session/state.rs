@@ -1,10 +1,22 @@
-//! The one word that says whether a session may go.
+//! The atomic word that decides whether a session may be evicted.
 
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::sync::AtomicU64;
 
-/// Where a session is in its life.
+/// The phase of a session.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use rmcp::transport::streamable_http_server::session::SessionManager;
+/// use rmcp_session_policy::{Phase, PolicySessionManager};
+///
+/// let sessions = PolicySessionManager::local().build()?;
+/// let (_id, _transport) = sessions.create_session().await?;
+/// // The client has not finished its handshake yet.
+/// assert_eq!(sessions.list()[0].phase, Phase::Opening);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
@@ -12,7 +24,7 @@ pub enum Phase {
     Opening,
     /// The handshake is finished.
     Ready,
-    /// Its end has begun.
+    /// The session is closing.
     Closing,
 }
 
@@ -22,14 +34,15 @@ const CLOSING: u64 = 1 << 25;
 const MET: u64 = 1 << 26;
 const BEGUN: u64 = 1 << 27;
 
-/// Phase, activities under way, the *met* mark, and a count of all that ever began, in one atomic word.
+/// The phase, the number of activities in progress, the *met* mark, and a count of all activities that ever began, in
+/// one atomic word.
 ///
-/// Because the count of beginnings is part of the word, a claim that compares and swaps it fails whenever an activity
-/// began since the word was read, even one that has ended again.
+/// The count of beginnings is part of the word. So a compare-and-swap fails if an activity began since the word was
+/// read, even if that activity has ended.
 #[derive(Debug)]
 pub(crate) struct State(AtomicU64);
 
-/// One reading of a [`State`].
+/// The value of a [`State`] at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateSnapshot(u64);
 
@@ -58,51 +71,54 @@ impl State {
         StateSnapshot(self.0.load(SeqCst))
     }
 
-    /// Counts an activity in, unless the session is closing.
+    /// Counts an activity in. Returns false if the session is closing.
     pub(crate) fn begin(&self) -> bool {
-        // Never counted in and out again: whoever waits for the last activity of a closing session to end would see
-        // one that nobody tells the end of.
+        // The word is not incremented and decremented again: a task that waits for the last activity of a closing
+        // session would see an activity whose end is never notified.
         let one_more = |word: u64| (word & CLOSING == 0).then(|| word.wrapping_add(BEGUN + 1));
         self.0.fetch_update(SeqCst, SeqCst, one_more).is_ok()
     }
 
-    /// Counts one more beginning, of an activity that was counted in as another, unless the session is closing.
+    /// Counts one more beginning for an activity that is counted in already. Returns false if the session is closing.
     pub(crate) fn convert(&self) -> bool {
         let begun = |word: u64| (word & CLOSING == 0).then(|| word.wrapping_add(BEGUN));
         self.0.fetch_update(SeqCst, SeqCst, begun).is_ok()
     }
 
-    /// Counts an activity out. Returns the word as it is now, and whether a policy that met this session waits for it.
+    /// Counts an activity out. Returns the new word, and whether a policy that met this session waits for it.
     ///
-    /// It waits for each end, not only the last: those still under way may be too old to protect the session.
+    /// The policy waits for each end, not only for the last one: the remaining activities may be too old to protect the
+    /// session.
     pub(crate) fn end(&self) -> (StateSnapshot, bool) {
         let word = self.0.fetch_sub(1, SeqCst) - 1;
         (StateSnapshot(word), word & MET != 0 && self.take_met())
     }
 
-    /// Takes the *met* mark away; true for the one caller that found it.
+    /// Removes the *met* mark. Returns true for the one caller that found it.
     pub(crate) fn take_met(&self) -> bool {
         self.0.load(SeqCst) & MET != 0 && self.0.fetch_and(!MET, SeqCst) & MET != 0
     }
 
-    /// Marks the session as met by a policy while it may not go; returns the word at that moment.
+    /// Marks the session as met by a policy while it is not evictable. Returns the word at that moment.
     pub(crate) fn meet(&self) -> StateSnapshot {
         StateSnapshot(self.0.fetch_or(MET, SeqCst))
     }
 
-    /// Moves from opening to ready; true for the one caller that did.
+    /// Moves from opening to ready. Returns true for the one caller that did.
     pub(crate) fn ready(&self) -> bool {
         let word = self.0.load(SeqCst);
         word & (READY | CLOSING) == 0 && self.0.fetch_or(READY, SeqCst) & (READY | CLOSING) == 0
     }
 
-    /// Begins the end, whatever is under way. Returns the phase it ended, or `None` if its end had begun before.
+    /// Begins the end, even with activities in progress. Returns the phase before, or `None` if the end had begun
+    /// already.
     pub(crate) fn close(&self) -> Option<Phase> {
         let word = StateSnapshot(self.0.fetch_or(CLOSING, SeqCst));
         (word.phase() != Phase::Closing).then(|| word.phase())
     }
 
-    /// Begins the end if nothing has begun or moved since `seen` was read. The *met* mark does not count.
+    /// Begins the end if no activity has begun and the phase is unchanged since `seen` was read. The *met* mark does
+    /// not count.
     pub(crate) fn close_if(&self, seen: StateSnapshot) -> Result<(), StateSnapshot> {
         let unmoved = |word: u64| ((word ^ seen.0) & !MET == 0).then_some(word | CLOSING);
         self.0.fetch_update(SeqCst, SeqCst, unmoved).map(drop).map_err(StateSnapshot)
@@ -187,7 +203,7 @@ mod tests {
                 let closed = scope.spawn(|| state.close());
                 (ready.join().unwrap(), closed.join().unwrap())
             });
-            // Whoever moves it out of `Opening` counts it out; nobody else does.
+            // The thread that moves the state out of `Opening` counts it out, and no other does.
             assert_eq!(usize::from(ready) + usize::from(closed == Some(Phase::Opening)), 1);
         }
     }
@@ -213,7 +229,7 @@ mod loom_tests {
         thread::spawn(move || act(&state))
     }
 
-    /// Claims a session that is idle, as the choice of a victim does.
+    /// Claims an idle session, as the choice of a victim does.
     fn claim(state: &State) -> bool {
         let mut seen = state.read();
         while seen.phase() != Phase::Closing && seen.active() == 0 {
@@ -278,7 +294,7 @@ mod loom_tests {
             let state = Arc::new(State::opening());
             let ready = beside(&state, State::ready);
             let closed = beside(&state, State::close);
-            // As a deadline that has come does: by one reading.
+            // One read, as the lifecycle task does at a deadline.
             let seen = state.read();
             let claimed = seen.phase() == Phase::Opening && state.close_if(seen).is_ok();
             let counted_out = [ready.join().unwrap(), closed.join().unwrap() == Some(Phase::Opening), claimed];
@@ -295,7 +311,7 @@ mod loom_tests {
             let old = beside(&state, move |state| last(state.end().0));
             let new = beside(&state, move |state| state.begin().then(|| last(state.end().0)));
             assert_eq!(state.close(), Some(Phase::Ready));
-            // Whoever closed it waits if anything is under way now.
+            // The thread that closed it waits if an activity is in progress now.
             let waits = state.read().active() > 0;
             assert!(!state.begin());
             let told =
@@ -314,7 +330,7 @@ mod loom_tests {
             let ends = [beside(&state, |state| state.end().1), beside(&state, |state| state.end().1)];
             let seen = state.meet().active();
             let told = ends.into_iter().map(|end| end.join().unwrap()).filter(|told| *told).count();
-            // Told once, by the first end that was not seen.
+            // Notified once, by the first end after the read.
             assert_eq!(told, usize::from(seen > 0));
         });
     }

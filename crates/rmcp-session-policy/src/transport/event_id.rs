@@ -1,4 +1,4 @@
-//! Event ids as clients see them: the inner manager's, and what they belong to, under the seal of their session.
+//! Event ids as clients see them: the inner manager's id, the stream that it belongs to, and the seal of the session.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -9,14 +9,14 @@ use rmcp::model::RequestId;
 use super::seal::{SEAL_CHARS, SealKey};
 use crate::session::SessionKey;
 
-/// The id of the event that rmcp itself puts before a stream of a manager without an event store, to tell its client when to
-/// come back. It carries no seal, and nothing comes after it but the stream's beginning.
+/// The id of the event that rmcp itself puts before a stream of a manager without an event store, to tell the client
+/// when to reconnect. It has no seal. To resume after it means to start at the beginning of the stream.
 const PRIMING: &str = "0";
 
-/// The longest request id that is written out. Clients choose their ids, and each event carries one.
+/// The longest request id that is written in full. Clients choose their ids, and each event id contains one.
 const LONGEST_REQUEST_ID: usize = 64;
 
-/// Numbers the incarnations of a session id, so that those of another process have other numbers.
+/// Numbers the incarnations of a session id. Other processes use other numbers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Incarnations(u32);
 
@@ -39,13 +39,13 @@ pub(crate) struct EventSource {
     of: Name,
 }
 
-/// Names the request whose stream it is.
+/// The request that a stream belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Name {
-    /// A listening stream, which no request has.
+    /// No request: a listening stream.
     None,
     Number(i64),
-    /// The text in base64url, which begins with an `I`; of a long one its hash, after a `~`.
+    /// The text in base64url, which begins with an `I`. For a long text, its hash after a `~`.
     Text(Box<str>),
 }
 
@@ -91,8 +91,8 @@ impl EventSource {
         self.of == Name::of(id)
     }
 
-    /// Makes the id that the client sees of the inner manager's:
-    /// `<inner id>.<incarnation>.<request id>.<seal>`, to be read from the right.
+    /// Makes the id that the client sees from the inner manager's id: `<inner id>.<incarnation>.<request id>.<seal>`.
+    /// It is parsed from the right.
     pub(crate) fn seal(&self, inner: &str, key: &SealKey) -> String {
         let (mut incarnation, mut number) = (itoa::Buffer::new(), itoa::Buffer::new());
         let incarnation = incarnation.format(self.incarnation);
@@ -101,7 +101,7 @@ impl EventSource {
             Name::Number(id) => number.format(*id),
             Name::Text(name) => name,
         };
-        // Two dots, and a seal with its own.
+        // Two dots, and the seal, which includes its own dot.
         let mut text = String::with_capacity(inner.len() + incarnation.len() + name.len() + SEAL_CHARS + 3);
         for part in [inner, ".", incarnation, ".", name] {
             text.push_str(part);
@@ -114,13 +114,13 @@ impl EventSource {
 /// An event id that was sealed for the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EventId<'a> {
-    /// The inner manager's.
+    /// The inner manager's id.
     pub(crate) inner: &'a str,
     pub(crate) source: EventSource,
 }
 
 impl<'a> EventId<'a> {
-    /// Reads an id that a client names. `None` if this key has not sealed it.
+    /// Parses an id from a client. `None` if it does not have the seal of this key.
     pub(crate) fn open(id: &'a str, key: &SealKey) -> Option<Self> {
         let (text, request) = key.open(id)?.rsplit_once('.')?;
         let (inner, incarnation) = text.rsplit_once('.')?;
@@ -129,21 +129,21 @@ impl<'a> EventId<'a> {
     }
 }
 
-/// What a client asks for by a `Last-Event-ID`.
+/// What a `Last-Event-ID` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Resumption<'a> {
-    /// What came after this event, from the inner manager.
+    /// The events after this one, from the inner manager.
     After(EventId<'a>),
-    /// A listening stream: the event is rmcp's own, or one of an earlier incarnation's listening stream.
+    /// A new listening stream: the event is rmcp's own, or belongs to a listening stream of an earlier incarnation.
     Listen,
-    /// The rest of a stream of an earlier incarnation's request: there is none.
+    /// The rest of a request's stream of an earlier incarnation, of which nothing is left.
     Over,
     /// The session has no such event.
     Unknown,
 }
 
 impl<'a> Resumption<'a> {
-    /// Reads a `Last-Event-ID`. The session has no `incarnation` while it is parked.
+    /// Parses a `Last-Event-ID`. `incarnation` is `None` while the session is parked.
     pub(crate) fn of(last_event_id: &'a str, key: &SealKey, incarnation: Option<u32>) -> Self {
         if last_event_id == PRIMING {
             return Self::Listen;
@@ -192,7 +192,7 @@ mod tests {
             let event = EventId::open(&sealed, &key()).expect("ours");
             prop_assert_eq!((event.inner, &event.source), (&*inner, &source));
             prop_assert_eq!(EventId::open(&sealed, &key().of_session("another")), None);
-            // Managers stack: the sealed id is an inner one.
+            // In stacked managers, the sealed id is the inner id of the outer manager.
             let twice = EventSource::listening(incarnation).seal(&sealed, &key());
             prop_assert_eq!(EventId::open(&twice, &key()).expect("ours").inner, sealed);
         }

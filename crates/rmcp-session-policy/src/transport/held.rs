@@ -1,4 +1,4 @@
-//! The listening streams of parked sessions: bounded, one a session.
+//! The listening streams of parked sessions: at most one per session, and a bounded number of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ptr;
@@ -13,36 +13,39 @@ use super::session::Session;
 use super::stream::PolicyStream;
 use crate::session::SessionOrigin;
 
-/// The streams that stay open while their sessions are parked, until the next incarnation or the end of the parking.
+/// The list of streams that stay open while their sessions are parked, until the next incarnation or the end of the
+/// parking.
 ///
-/// A stream is here from the moment its session is parked, or it is opened, until it is joined to an incarnation, its
-/// client hangs up, or the parking ends. To be here is to have a slot, with one exception: if a session is parked and no slot
-/// is free, the stream of a session that is being restored gives it its own. That one is *in transit* then, from one to the
-/// other: its session is on its way into a place. So as many clients as there are places and slots together keep their
-/// streams. If there are more, the oldest session that never called gives its slot to one that has: sessions that do nothing
-/// but listen cannot make the others deaf.
+/// A stream is in the list from the moment at which its session is parked, or the stream is opened, until it is joined
+/// to an incarnation, its client hangs up, or the parking ends. Each stream in the list has a slot, with one exception.
+/// If a session is parked and no slot is free, the stream of a session that is being restored passes its slot to the
+/// parked one. It is then *in transit*, because its session is about to get a place. So as many clients as there are
+/// places and slots together keep their streams.
+///
+/// If there are more, the oldest session that never called loses its slot to one that has called. So sessions that only
+/// listen cannot take the streams of the others.
 pub(crate) struct HeldStreams<T> {
     most: usize,
-    /// How many sessions may be live, and so how many streams may be in transit.
+    /// The limit of live sessions, which is also the limit of streams in transit.
     places: usize,
     list: Mutex<List<T>>,
-    /// Rung when there is an earlier deadline than the earliest so far.
+    /// Notified when the earliest deadline becomes earlier.
     sooner: Arc<Notify>,
 }
 
 struct List<T> {
     streams: HashMap<SessionOrigin, Held<T>>,
-    /// How many of these are in transit.
+    /// How many of the streams are in transit.
     in_transit: usize,
-    /// Those with a slot whose sessions are being restored.
+    /// Streams with a slot whose sessions are being restored.
     coming_back: BTreeSet<SessionOrigin>,
-    /// Those with a slot whose sessions never called.
+    /// Streams with a slot whose sessions never called.
     uncalled: BTreeSet<SessionOrigin>,
-    /// Slots of streams that are about to be opened.
+    /// The number of slots reserved for streams that are about to be opened.
     reserved: usize,
-    /// The sessions whose lifetime ends while they are parked, earliest first.
+    /// The sessions with a lifetime, by the end of it, earliest first.
     deadlines: BTreeMap<(Instant, SessionOrigin), SessionId>,
-    /// Whether no stream is held any more.
+    /// Whether the list is closed and holds no stream any more.
     closed: bool,
 }
 
@@ -53,14 +56,14 @@ struct Held<T> {
     in_transit: bool,
 }
 
-/// A session without a place.
+/// What the list has to know of a parked session.
 #[derive(Clone)]
 pub(crate) struct ParkedSession {
     pub(crate) id: SessionId,
     pub(crate) origin: SessionOrigin,
     /// When its lifetime ends.
     pub(crate) until: Option<Instant>,
-    /// Whether it was called.
+    /// Whether its client has called.
     pub(crate) called: bool,
 }
 
@@ -73,7 +76,7 @@ impl<T> List<T> {
         self.streams.len() - self.in_transit
     }
 
-    /// Takes the slot of a stream whose session is on its way into a place.
+    /// Takes the slot of a stream whose session is being restored.
     fn make_room(&mut self, places: usize) {
         if self.in_transit < places
             && let Some(session) = self.coming_back.pop_first()
@@ -134,7 +137,7 @@ impl<T> HeldStreams<T> {
         self.lock().streams.contains_key(&session)
     }
 
-    /// Holds the newest of the streams of a session that is being parked, if there is room for it. The others end.
+    /// Holds the newest stream of a session that is being parked, if there is room. The others end.
     pub(crate) fn hold(&self, session: &ParkedSession, listeners: Vec<Arc<Listener<T>>>) {
         let mut is_held = false;
         for listener in listeners.into_iter().rev() {
@@ -145,7 +148,8 @@ impl<T> HeldStreams<T> {
         }
     }
 
-    /// Puts a stream on the list, in place of the session's present one. `None` if there is no room, or the stream is over.
+    /// Puts a stream on the list, in place of the session's present one. `None` if there is no room, or the stream has
+    /// ended.
     fn insert(
         &self,
         session: &ParkedSession,
@@ -183,13 +187,13 @@ impl<T> HeldStreams<T> {
         Some((rest, older))
     }
 
-    /// Ends the stream of a session that has ended for good, or whose stream cannot go on.
+    /// Ends the stream of a session that has ended for good, or a stream that cannot continue.
     pub(crate) fn end(&self, session: SessionOrigin) {
         let ended = self.lock().remove(session);
         drop(ended.map(|listener| listener.release()));
     }
 
-    /// Ends all of them, and holds none from now on.
+    /// Ends all streams, and holds none from now on.
     pub(crate) fn close(&self) {
         let ended: Vec<_> = {
             let mut list = self.lock();
@@ -203,7 +207,7 @@ impl<T> HeldStreams<T> {
         ended.iter().for_each(|listener| drop(listener.release()));
     }
 
-    /// Notes that a session with a stream is being restored.
+    /// Records that a session with a stream is being restored.
     pub(crate) fn comes_back(&self, session: SessionOrigin) {
         let mut list = self.lock();
         if list.streams.get(&session).is_some_and(|held| !held.in_transit) {
@@ -211,7 +215,7 @@ impl<T> HeldStreams<T> {
         }
     }
 
-    /// Notes that a session stays parked. If its stream was in transit and there is no room for it any more, it ends.
+    /// Records that a session stays parked. If its stream is in transit and there is no room for it, the stream ends.
     pub(crate) fn stays(&self, session: SessionOrigin) {
         // Dropped after the lock.
         let mut _uncalled = None;
@@ -238,14 +242,14 @@ impl<T> HeldStreams<T> {
         drop(ended.map(|listener| listener.release()));
     }
 
-    /// Joins the stream of a session that comes back to its new incarnation. Its slot is free from then on.
+    /// Joins the stream of a restored session to its new incarnation, and frees its slot.
     pub(crate) fn join(&self, session: &Session<T>, stream: PolicyStream<T>) {
         let origin = session.record.serial;
         let mut list = self.lock();
         let listener = list.streams.get(&origin).and_then(|held| held.listener.upgrade());
         let joined = match &listener {
-            // Noted in the session under this lock. Should the session end meanwhile, its end either finds the stream there,
-            // and holds it again once it is joined, or has been before, and left it here.
+            // The session records the listener under this lock. If the session ends meanwhile, its end either finds the
+            // listener and holds it again after the join, or came before and left the stream in this list.
             Some(listener) if session.listen(listener) => {
                 drop(list.remove(origin));
                 listener.join(stream)
@@ -256,7 +260,7 @@ impl<T> HeldStreams<T> {
         drop((joined, listener));
     }
 
-    /// Reserves the slot for the stream of a parked session, which may be that of its present stream.
+    /// Reserves a slot for the stream of a parked session. It may be the slot of its present stream.
     pub(crate) fn reserve(self: &Arc<Self>, session: ParkedSession) -> Option<Reserved<T>> {
         // Dropped after the lock.
         let mut _ended = None;
@@ -273,7 +277,7 @@ impl<T> HeldStreams<T> {
         Some(Reserved { held: Arc::clone(self), session, takes_slot })
     }
 
-    /// Takes a session whose lifetime has ended, or tells when the next one's ends.
+    /// Takes a session whose lifetime has ended, or returns when the next lifetime ends.
     pub(crate) fn next_overdue(&self, now: Instant) -> Result<SessionId, Option<Instant>> {
         let mut list = self.lock();
         let List { streams, deadlines, .. } = &mut *list;
@@ -288,7 +292,7 @@ impl<T> HeldStreams<T> {
         Ok(earliest.remove())
     }
 
-    /// Takes a stream off the list; false if it is not on it.
+    /// Removes a stream from the list. Returns false if it is not in the list.
     pub(super) fn remove(&self, session: SessionOrigin, listener: &Arc<Listener<T>>) -> bool {
         let mut list = self.lock();
         let is_here = list.has(session, listener);
@@ -311,8 +315,8 @@ impl<T> Reserved<T> {
         Arc::ptr_eq(&self.held, held) && self.session.id == *id
     }
 
-    /// Opens the stream, in place of the session's present one. `None` if that has gone meanwhile, and the stream of another
-    /// session has its slot.
+    /// Opens the stream, in place of the session's present one. `None` if the present stream has ended meanwhile, and
+    /// another session has its slot.
     pub(crate) fn open(mut self) -> Option<Listening<T>> {
         let listener = Listener::held();
         self.give_back();

@@ -24,11 +24,12 @@ pub(crate) const MAX_IN_FLIGHT: usize = 1_024;
 /// The longest id of a request, in bytes.
 const MAX_ID_BYTES: usize = 256;
 
-/// Room for this many ids is kept once no request is in flight.
+/// The capacity that the table keeps when no request is in flight.
 const KEPT: usize = 16;
 
 /// The ids of a session's requests in flight. A request enters before it is admitted and leaves at its answer, its
-/// cancel, or the end of the session. Of two requests with one id the service would answer one.
+/// cancel, or the end of the session. An id is unique in the table, because of two requests with the same id the
+/// service would answer only one.
 pub(crate) struct Ids<T> {
     entries: Mutex<HashMap<RequestId, Entry<T>>>,
 }
@@ -46,29 +47,29 @@ pub(super) struct Waiting<T> {
     pub(super) guard: Arc<InFlight<T>>,
 }
 
-/// What an answer of the service is an answer to.
+/// What the id of an answer from the service refers to.
 pub(super) enum Answered<T> {
-    /// A request whose client waits for it.
+    /// A request whose client waits for the answer.
     Waiting(Arc<InFlight<T>>),
-    /// An earlier request with the id of one that the service does not know yet.
+    /// An earlier request. The request that has the id now has not reached the service yet.
     Stale,
-    /// A request that was cancelled or got a farewell, or none.
+    /// A request that was cancelled or got a farewell, or no request at all.
     Unknown,
 }
 
-/// Why a request may not have the id it has.
+/// Why the id of a request is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IdRefused {
     InUse,
     TooLong,
-    /// It begins like those that rmcp's service sees.
+    /// The id begins with the prefix that is reserved for the ids which rmcp's service sees.
     Reserved,
-    /// As many requests are in flight as may be.
+    /// The limit of requests in flight is reached.
     TooMany,
 }
 
 impl IdRefused {
-    /// The JSON-RPC error for what the client did wrong; `None` if it only has to wait.
+    /// The JSON-RPC error for a fault of the client. `None` if the client only has to wait.
     pub(crate) fn error(self) -> Option<ErrorData> {
         let (text, reason) = match self {
             Self::InUse => ("a request with this id is in flight in this session", "id_in_use"),
@@ -106,7 +107,7 @@ impl<T> Ids<T> {
         let entry = Entry { is_call, guard: None };
         let mut entries = self.lock();
         if entries.len() >= MAX_IN_FLIGHT && !entries.contains_key(id) {
-            // Those that no answer will come to make room.
+            // Entries that no answer will free.
             let gone: Vec<_> = entries.extract_if(|_, entry| entry.will_not_be_answered()).collect();
             if entries.len() >= MAX_IN_FLIGHT {
                 return Err(IdRefused::TooMany);
@@ -128,7 +129,7 @@ impl<T> Ids<T> {
         Ok(())
     }
 
-    /// Takes out an id if the request that has it is such a one. What is taken out is dropped after the lock.
+    /// Removes an id if `is_it` holds for its entry. The caller drops the entry outside the lock.
     fn take(&self, id: &RequestId, is_it: impl FnOnce(&Entry<T>) -> bool) -> Option<Entry<T>> {
         let mut entries = self.lock();
         let taken = match entries.entry_ref(id) {
@@ -147,7 +148,7 @@ impl<T> Ids<T> {
         drop(self.take(id, is_it));
     }
 
-    /// Frees the id of a request that its client has cancelled; its handler may still be at work. One that waits for its
+    /// Frees the id of a request that its client has cancelled; its handler may still run. A request that waits for its
     /// admission cannot be cancelled.
     pub(crate) fn cancel(&self, id: &RequestId) -> Option<Arc<InFlight<T>>> {
         let guard = self.take(id, |entry| entry.guard.is_some())?.guard?;
@@ -155,15 +156,15 @@ impl<T> Ids<T> {
         Some(guard)
     }
 
-    /// The same, at the transport: what has the id now may be a later request than the cancelled one.
+    /// The same at the transport, where the id may belong to a later request already.
     pub(super) fn cancel_served(&self, id: &RequestId) -> Option<Arc<InFlight<T>>> {
         let guard = self.take(id, Entry::is_served)?.guard?;
         guard.linger();
         Some(guard)
     }
 
-    /// Ends the requests whose handlers panicked; tells whether there were any. They keep their ids, since their
-    /// clients wait.
+    /// Ends the requests whose handlers panicked. Returns whether there were any. They keep their ids, because their
+    /// clients still wait.
     pub(crate) fn end_panicked(&self) -> bool {
         let served: Vec<_> = {
             let entries = self.lock();
@@ -172,7 +173,7 @@ impl<T> Ids<T> {
         served.iter().filter(|guard| guard.end_if_panicked()).count() > 0
     }
 
-    /// Frees the id of a request that is answered.
+    /// Frees the id of an answered request.
     pub(super) fn answer(&self, id: &RequestId) -> Answered<T> {
         let mut stale = false;
         let taken = self.take(id, |entry| {
@@ -186,19 +187,19 @@ impl<T> Ids<T> {
         }
     }
 
-    /// Whether the client of the request whose stream this is waits for its answer.
+    /// Whether the client still waits for the answer on this stream.
     pub(crate) fn has(&self, stream: &EventSource) -> bool {
         self.lock().keys().any(|id| stream.is_of(id))
     }
 
-    /// Takes out every request that the service has and whose client waits.
+    /// Removes and returns every request that the service has and whose client waits.
     pub(super) fn take_served(&self) -> Vec<Waiting<T>> {
         let mut entries = self.lock();
         let served = entries.extract_if(|_, entry| entry.is_served());
         served.filter_map(|(id, Entry { is_call, guard })| guard.map(|guard| Waiting { id, is_call, guard })).collect()
     }
 
-    /// Frees every id, since the transport is gone.
+    /// Frees every id, when the transport is gone.
     pub(super) fn clear(&self) {
         let entries = std::mem::take(&mut *self.lock());
         drop(entries);
@@ -220,9 +221,9 @@ fn is_too_long(id: &RequestId) -> bool {
 }
 
 impl<T: Send + 'static> Ids<T> {
-    /// Notes that a request of the session has arrived at its transport, and gives it the id that the service sees.
+    /// Records that a request has arrived at the transport of its session, and gives it the id that the service sees.
     pub(super) fn arrived(session: &Arc<Session<T>>, request: &mut JsonRpcRequest<ClientRequest>) {
-        // A manager inside may have given it that already.
+        // An inner manager of this crate may have given it that id already.
         let id = service_id::original(&request.id).unwrap_or_else(|| request.id.clone());
         let shared = service_id::outlives_its_context(&request.request).then(|| service_id::share(&mut request.id));
         let extensions = request.request.extensions();
@@ -233,11 +234,12 @@ impl<T: Send + 'static> Ids<T> {
         {
             return guard.serve(shared);
         }
-        // Cancelled before it arrived: the id may be that of a later request by now.
+        // The request was cancelled before it arrived, so a later request may have its id.
         if let Some(guard) = Carrier::of(extensions, session) {
             return guard.serve(shared);
         }
-        // An inner manager that carries messages between processes loses the extensions: then it counts from here.
+        // An inner manager that carries messages between processes loses the extensions. The request then counts from
+        // here.
         match known {
             Some(Entry { guard: Some(guard), .. }) => guard.serve(shared),
             Some(_) => {}
@@ -269,7 +271,7 @@ impl<'a, T> Seat<'a, T> {
 }
 
 impl<T: Send + 'static> Seat<'_, T> {
-    /// Puts the request in flight, for as long as its extensions and its answer say.
+    /// Puts the request in flight, until its extensions are dropped and its answer is handed over.
     pub(crate) fn attach(
         mut self,
         message: &mut ClientJsonRpcMessage,

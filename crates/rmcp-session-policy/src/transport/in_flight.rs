@@ -1,4 +1,4 @@
-//! A request of a client, from its admission until its handler is done.
+//! A request in flight: from its admission until its handler is done.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,15 +14,15 @@ use crate::session::{Activity, ActivityKind};
 
 /// A request that is in flight: it keeps its session busy and holds the lease of its admission.
 ///
-/// Two hold it. The request's extensions do ([`Carrier`]), which rmcp moves into the handler's context. The table of ids
-/// does until the answer is handed over, so that no session looks idle while an answer is between its handler and the
-/// transport; and once its client has cancelled it, the manager does until the handler [is done](Self::is_done). It ends
-/// with the last of them.
+/// Its holders are the extensions of the request ([`Carrier`]), which rmcp moves into the handler's context, and the
+/// table of ids until the answer is handed over, so that no session looks idle while an answer is between its handler
+/// and the transport. After a cancel, the manager holds it until the handler [is done](Self::is_done). It ends with the
+/// last holder.
 pub(crate) struct InFlight<T> {
     id: RequestId,
     kind: ActivityKind,
     stage: AtomicU8,
-    /// Copies of the request's extensions that are left.
+    /// The number of copies of the request's extensions.
     carriers: AtomicU32,
     held: Mutex<Held<T>>,
 }
@@ -37,9 +37,9 @@ const PANICKED: u8 = 2;
 struct Held<T> {
     activity: Option<Activity<Session<T>>>,
     lease: Option<Lease>,
-    /// Whether the session counts it among those that the end does not wait for.
+    /// Whether the session counts it among the activities that its end does not wait for.
     lingers: bool,
-    /// The id that its handler's task has of it.
+    /// The id under which the handler's task knows it.
     service_id: Option<Weak<str>>,
 }
 
@@ -57,7 +57,7 @@ impl<T> Held<T> {
             }
             drop(activity);
         }
-        // This runs code of the policy, which may panic where nothing may be skipped.
+        // The drop of the lease runs code of the policy. A panic in it must not skip anything here.
         let lease = self.lease;
         if lease.is_some() && catch_unwind(AssertUnwindSafe(|| drop(lease))).is_err() {
             tracing::warn!("a lease of the policy for requests panicked when it was dropped");
@@ -66,7 +66,7 @@ impl<T> Held<T> {
 }
 
 impl<T> InFlight<T> {
-    /// A request that its extensions carry; without an activity if the end of its session has begun.
+    /// Creates a request that its extensions carry. It has no activity if the end of its session has begun.
     fn new(
         id: RequestId,
         kind: ActivityKind,
@@ -79,7 +79,7 @@ impl<T> InFlight<T> {
         Arc::new(Self { id, kind, stage: AtomicU8::new(stage), carriers: AtomicU32::new(carriers), held })
     }
 
-    /// A request that arrived at the transport without its extensions.
+    /// Creates a request that arrived at the transport without its extensions.
     pub(super) fn bare(id: RequestId, kind: ActivityKind, activity: Option<Activity<Session<T>>>) -> Arc<Self> {
         Self::new(id, kind, SERVED, 0, activity, None)
     }
@@ -92,7 +92,7 @@ impl<T> InFlight<T> {
         self.kind
     }
 
-    /// Notes that the transport hands the request to the service, under the id that is given.
+    /// Records that the transport hands the request to the service under this id.
     pub(super) fn serve(&self, service_id: Option<Weak<str>>) {
         self.stage.store(SERVED, Release);
         if service_id.is_some() {
@@ -100,18 +100,18 @@ impl<T> InFlight<T> {
         }
     }
 
-    /// How many hold the id that the service has of it.
+    /// The number of references to the id that the service has.
     fn ids_left(&self) -> usize {
         self.lock().service_id.as_ref().map_or(0, Weak::strong_count)
     }
 
-    /// Whether the handler of a request that its client waits for no longer is done, and no copy of the context is left.
+    /// For a request whose client no longer waits: whether its handler is done, and no copy of the context is left.
     pub(crate) fn is_done(&self) -> bool {
         self.carriers.load(Acquire) == 0 && self.ids_left() == 0
     }
 
-    /// Ends the request if its handler panicked where the extensions did not tell: rmcp's table of requests then has the
-    /// only copy of its id. Tells whether it did.
+    /// Ends the request if its handler panicked after it had dropped the extensions. rmcp's table of requests then has
+    /// the only reference to its id. Returns whether the handler panicked.
     pub(super) fn end_if_panicked(&self) -> bool {
         let is_left = self.carriers.load(Acquire) == 0 && self.ids_left() == 1;
         let has = is_left && self.stage.compare_exchange(SERVED, PANICKED, AcqRel, Acquire).is_ok();
@@ -140,7 +140,7 @@ impl<T> InFlight<T> {
         self.lock().activity.as_ref().is_some_and(|activity| activity.is_of(session))
     }
 
-    /// Ends the request before the last that holds it is gone.
+    /// Ends the request before its last holder is gone.
     pub(super) fn end(&self) {
         let held = {
             let mut held = self.lock();
@@ -150,13 +150,15 @@ impl<T> InFlight<T> {
         held.end();
     }
 
-    /// Keeps the session busy no longer; the lease is held until the handler is done.
+    /// Ends the activity, so that the request no longer keeps the session busy. The lease is held until the handler is
+    /// done.
     pub(super) fn end_activity(&self) {
         let held = self.lock().take_activity();
         held.end();
     }
 
-    /// Notes that its client waits for no answer: the session stays busy, but its end does not wait for the handler.
+    /// Records that the client does not wait for the answer. The session stays busy, but its end does not wait for the
+    /// handler.
     pub(super) fn linger(&self) {
         let mut held = self.lock();
         if !held.lingers
@@ -167,14 +169,14 @@ impl<T> InFlight<T> {
         }
     }
 
-    /// As [`linger`](Self::linger), if a copy of the extensions outlives the answer.
+    /// Calls [`linger`](Self::linger) if a copy of the extensions outlives the answer.
     pub(super) fn linger_if_carried(&self) {
         if self.carriers.load(Acquire) > 0 {
             self.linger();
         }
     }
 
-    /// Gives the lease back though the handler is still running.
+    /// Gives the lease back, even if the handler still runs.
     pub(crate) fn release_lease(&self) {
         let lease = self.lock().lease.take();
         Held::<T> { lease, ..Held::EMPTY }.end();
@@ -194,10 +196,10 @@ impl<T> fmt::Debug for InFlight<T> {
     }
 }
 
-/// Holds a request in flight from its own extensions.
+/// Holds a request in flight from within its own extensions.
 ///
-/// Extensions are cloned freely: each copy holds the request. Managers stack, so a carrier holds the one of the manager
-/// around it.
+/// Extensions may be cloned; each copy holds the request. In stacked managers, a carrier holds the carrier of the outer
+/// manager.
 pub(crate) struct Carrier<T> {
     guard: Arc<InFlight<T>>,
     outer: Option<Box<Self>>,
@@ -255,9 +257,10 @@ impl<T> Drop for Carrier<T> {
         match self.guard.stage.load(Acquire) {
             // The table of ids holds it until the answer is handed over.
             SERVED => {}
-            // Its session is busy no longer. Its client waits, and hears of the end of the session.
+            // The session is not busy with it any more. Its client waits until the end of the session.
             PANICKED => self.guard.end(),
-            // It never arrived, or not with its extensions: if it does, it counts from there.
+            // The request has not arrived, or arrived without its extensions. If it arrives later, it counts from then
+            // on.
             _ => {
                 let session = self.guard.lock().activity.as_ref().map(|activity| Arc::clone(activity.session()));
                 if let Some(session) = session {

@@ -17,21 +17,22 @@ use crate::session::SessionOrigin;
 /// How many messages of earlier incarnations are kept for a client that is slow to take them.
 const KEPT: usize = 16;
 
-/// What is behind a listening stream: an incarnation of its session, or, while the session is parked, nothing yet.
+/// The session side of a listening stream: connected to an incarnation of its session or, while the session is parked,
+/// to none.
 ///
-/// The client's end ([`Listening`]) owns it. The session and the list of held streams know it weakly, so a client that
-/// hangs up leaves nothing behind.
+/// The client's end ([`Listening`]) owns it. The session and the list of held streams have weak references, so a
+/// hang-up of the client leaves nothing behind.
 pub(crate) struct Listener<T> {
     state: Mutex<State<T>>,
 }
 
 struct State<T> {
     stage: Stage<T>,
-    /// What incarnations that ended had ready for the client.
+    /// Messages that ended incarnations had ready for the client.
     kept: VecDeque<ServerSseMessage>,
     /// Wakes the client's end at each change of the stage.
     waker: Option<Waker>,
-    /// Whether the end of its session decides if it ends too.
+    /// Whether the end of the session decides if the stream is held or ends.
     may_be_held: bool,
     /// Whether it came over from an earlier incarnation.
     joined: bool,
@@ -44,7 +45,7 @@ enum Stage<T> {
     Over,
 }
 
-/// What a change of the stage leaves to do, once no lock is held: the drop of a stream, and the waking of the client's end.
+/// What is left to do after a change of the stage, outside all locks: to drop a stream, and to wake the client's end.
 #[must_use = "to be dropped when no lock is held"]
 pub(super) struct Rest<T> {
     _was: Option<Stage<T>>,
@@ -71,7 +72,7 @@ impl<T> Listener<T> {
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// One of a parked session.
+    /// Creates the listener of a parked session.
     pub(super) fn held() -> Arc<Self> {
         Self::new(Stage::Held, VecDeque::new())
     }
@@ -80,7 +81,7 @@ impl<T> Listener<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its session has ended: drops the inner stream, but keeps what it has ready.
+    /// Drops the inner stream when the session has ended, but keeps the messages that are ready.
     pub(super) fn sever(&self) {
         let mut state = self.lock();
         let State { stage: Stage::Live(stream), kept, .. } = &mut *state else { return };
@@ -93,7 +94,7 @@ impl<T> Listener<T> {
         }
     }
 
-    /// Its session, which has ended, is parked. `None` if it is over.
+    /// Holds the stream when its ended session is parked. `None` if the stream is over.
     pub(super) fn hold(&self) -> Option<Rest<T>> {
         let mut state = self.lock();
         match state.stage {
@@ -102,7 +103,7 @@ impl<T> Listener<T> {
         }
     }
 
-    /// It goes on with a new incarnation, unless it is over: then it gives the stream back.
+    /// Continues with the stream of a new incarnation. Returns that stream if this one is over.
     pub(super) fn join(&self, stream: PolicyStream<T>) -> Result<Rest<T>, PolicyStream<T>> {
         let mut state = self.lock();
         if !matches!(state.stage, Stage::Held) {
@@ -112,7 +113,7 @@ impl<T> Listener<T> {
         Ok(state.change(Stage::Live(stream)))
     }
 
-    /// It ends with its session, at once if that is parked.
+    /// Lets the stream end with its session. If the session is parked, it ends at once.
     pub(super) fn release(&self) -> Rest<T> {
         let mut state = self.lock();
         state.may_be_held = false;
@@ -122,7 +123,7 @@ impl<T> Listener<T> {
         }
     }
 
-    /// The client has hung up; whether the stream was held.
+    /// Ends the stream when the client has hung up. Returns whether it was held.
     fn hang_up(&self) -> (bool, Rest<T>) {
         let mut state = self.lock();
         (matches!(state.stage, Stage::Held), state.change(Stage::Over))
@@ -132,8 +133,8 @@ impl<T> Listener<T> {
         matches!(self.lock().stage, Stage::Over)
     }
 
-    /// Ends it in favour of a newer one, which goes on with what is behind it. `None` unless it came over from an earlier
-    /// incarnation: of a session's own streams the newer one hears nothing that the older one would have heard.
+    /// Ends the stream in favour of a newer one, which continues with its session side. `None` unless it came over from
+    /// an earlier incarnation; a newer stream does not take over the messages of an older one of the same incarnation.
     fn give_way(&self) -> Option<Arc<Self>> {
         let mut state = self.lock();
         if !state.joined || !matches!(state.stage, Stage::Live(_)) {
@@ -178,7 +179,7 @@ impl<T> Listener<T> {
     }
 }
 
-/// The client's end of a listening stream. Its drop is the client's hang-up.
+/// The client's end of a listening stream. Its drop is the hang-up of the client.
 pub(crate) struct Listening<T> {
     pub(super) listener: Arc<Listener<T>>,
     held: Arc<HeldStreams<T>>,
@@ -190,7 +191,7 @@ impl<T> Listening<T> {
         Self { listener, held, session }
     }
 
-    /// Opens one over a stream of a live session. It is held when the session is parked, if it is the newest one then.
+    /// Opens a listening stream over a stream of a live session. When the session is parked, its newest stream is held.
     pub(crate) fn open(session: &Session<T>, stream: PolicyStream<T>, held: &Arc<HeldStreams<T>>) -> Self {
         Self::of(session, Listener::new(Stage::Live(stream), VecDeque::new()), held)
     }
@@ -203,23 +204,24 @@ impl<T> Listening<T> {
 
     fn of(session: &Session<T>, listener: Arc<Listener<T>>, held: &Arc<HeldStreams<T>>) -> Self {
         if !session.listen(&listener) {
-            // The session has ended since: its end has asked those that were there.
+            // The session has ended since. Its end has taken the listeners before this one was added.
             drop(listener.release());
         }
         Self::new(listener, Arc::clone(held), session.record.serial)
     }
 
-    /// Ends streams of a session that is not parked.
+    /// Ends the streams of a session that is not parked.
     pub(crate) fn end_all(listeners: &[Arc<Listener<T>>]) {
         listeners.iter().for_each(|listener| drop(listener.release()));
     }
 
-    /// Whether nothing will come of it.
+    /// Whether the stream will yield nothing more.
     pub(crate) fn is_over(&self) -> bool {
         self.listener.is_over()
     }
 
-    /// Takes it off the list of held streams; false if it is not on it, being joined or over.
+    /// Removes the stream from the list of held streams. Returns false if it is not in the list, because it was joined
+    /// or is over.
     pub(crate) fn withdraw(&self) -> bool {
         self.held.remove(self.session, &self.listener)
     }

@@ -1,8 +1,8 @@
-//! Between the inner manager's transport and rmcp's service: sees each message both ways, and is there until the end.
+//! The wrapper between the inner manager's transport and rmcp's service, which sees each message in both directions.
 //!
-//! What is in flight is known here exactly: each request of a client carries an [`InFlight`] in its extensions, which
-//! rmcp moves into the handler's context, and goes on under an id that tells when its handler is done. The drop of the wrapper is the end of the
-//! incarnation.
+//! It knows exactly which requests are in flight. Each request of a client carries an [`InFlight`] in its extensions,
+//! which rmcp moves into the handler's context, and gets an id that tells when its handler is done. The drop of the
+//! wrapper ends the incarnation.
 
 mod event_id;
 mod held;

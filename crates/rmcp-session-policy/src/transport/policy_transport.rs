@@ -1,4 +1,4 @@
-//! The wrapper of the inner manager's transport.
+//! [`PolicyTransport`], the wrapper of the inner manager's transport.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,15 +21,29 @@ use crate::call_rejection::CallRejection;
 use crate::observe::CloseReason;
 use crate::session::ActivityKind;
 
-/// The transport of a session under policies: the inner manager's, watched.
+/// The transport of a session: a wrapper of the inner manager's transport.
 ///
 /// It knows which requests of the client are in flight. When the session ends, it answers each of them with a JSON-RPC
-/// error before the inner transport goes. Its drop is the end of the session.
+/// error before the inner transport is dropped. The drop of the wrapper ends the session.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use rmcp::transport::streamable_http_server::session::SessionManager;
+/// use rmcp_session_policy::{CloseReason, PolicySessionManager};
+///
+/// let sessions = PolicySessionManager::local().build()?;
+/// let (id, transport) = sessions.create_session().await?;
+/// assert!(sessions.has_session(&id).await?);
+/// drop(transport);
+/// assert!(!sessions.has_session(&id).await?);
+/// assert_eq!(sessions.stats().closed(CloseReason::Ended), 1);
+/// # Ok(()) }
+/// ```
 pub struct PolicyTransport<T> {
     session: Arc<Session<T>>,
     host: Arc<dyn TransportEvents<T>>,
-    /// Errors on their way to the clients of requests that were in flight when the end began. Its queue takes memory even
-    /// when it is empty.
+    /// Errors on their way to the clients of requests that were in flight when the end began. `None` until then,
+    /// because an empty queue takes memory.
     farewells: Option<Farewells>,
 }
 
@@ -53,7 +67,7 @@ struct CheckedOut<'a, T> {
 }
 
 impl<'a, T> CheckedOut<'a, T> {
-    /// The transport, unless it is gone.
+    /// Takes the transport out of its slot, unless it is gone.
     fn of(session: &'a Arc<Session<T>>, host: &'a Arc<dyn TransportEvents<T>>) -> Option<Self> {
         Some(Self { transport: Some(session.slot.check_out()?), session, host })
     }
@@ -72,7 +86,7 @@ impl<T> Drop for CheckedOut<'_, T> {
 }
 
 impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
-    /// Notes what a message from the client begins or ends.
+    /// Records the request that a message from the client begins or cancels.
     fn note(session: &Arc<Session<T>>, host: &Arc<dyn TransportEvents<T>>, message: &mut ClientJsonRpcMessage) {
         match message {
             ClientJsonRpcMessage::Request(request) => Ids::arrived(session, request),
@@ -80,7 +94,7 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
                 if let ClientNotification::CancelledNotification(cancelled) = &mut notification.notification
                     && let Some(id) = &cancelled.params.request_id
                 {
-                    // A cancelled request may never be answered.
+                    // rmcp may never answer a cancelled request.
                     let known = service_id::original(id);
                     if let Some(request) = session.ids.cancel_served(known.as_ref().unwrap_or(id)) {
                         host.on_handler_left_running(request);
@@ -92,7 +106,8 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
         }
     }
 
-    /// Answers every request in flight with an error, those still queued inside included, until told to hang up.
+    /// Answers every request in flight with an error, including those still queued in the inner transport, until it is
+    /// told to hang up.
     async fn say_farewell(
         session: &Arc<Session<T>>,
         host: &Arc<dyn TransportEvents<T>>,
@@ -105,7 +120,7 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
                 let answer = transport.send(farewell(session, &waiting, host.call_rejection()));
                 let (guard, host) = (waiting.guard, Arc::clone(host));
                 farewells.push(Box::pin(async move {
-                    // The inner transport may be gone already; then there is nobody to tell.
+                    // The inner transport may be gone already; then the answer is dropped.
                     answer.await.ok();
                     guard.end_activity();
                     if guard.has_lease() {
@@ -137,10 +152,10 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
     }
 }
 
-/// The answer to a request that was in flight when its session ended.
+/// Returns the answer to a request that was in flight when its session ended.
 fn farewell<T>(session: &Session<T>, waiting: &Waiting<T>, rejection: CallRejection) -> ServerJsonRpcMessage {
     let reason = session.close_reason().map_or(CloseReason::Ended, |(reason, _)| reason);
-    // MCP keeps -32000..=-32099 for itself, so the codes are those of HTTP: come back, or start anew.
+    // MCP reserves -32000..=-32099, so the codes are those of HTTP: 503 to try again, 404 to start anew.
     let code = if reason.is_restorable() { 503 } else { 404 };
     let text = format!("the session was closed while this request was in flight: {reason}");
     let data = serde_json::json!({ "reason": reason.as_str() });
@@ -166,8 +181,8 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
         mut item: ServerJsonRpcMessage,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
         service_id::restore_in(&mut item);
-        // The end of the session waits for what is on its way. Said before the id is free: whoever finds it free, and nothing
-        // on its way, knows that the inner transport has the answer.
+        // The end of the session waits for answers on their way. This one is counted before its id is free. So if the
+        // id is free and no answer is on its way, the inner transport has the answer.
         let on_its_way = OnItsWay::begin(&self.session);
         let answered = match &item {
             ServerJsonRpcMessage::Response(response) => Some(&response.id),
@@ -184,19 +199,20 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
         if is_handshake && matches!(item, ServerJsonRpcMessage::Error(_)) {
             self.session.raise(Flag::InitFailed);
         }
-        // The late answer to a cancelled request is none to the one that has its id now. And once the end has begun, what
-        // is not the answer to a request that still waits for one has no reader: a request that got its farewell must
-        // not get a second answer.
+        // The late answer to a cancelled request must not answer the request that has its id now. Once the end has
+        // begun, only answers to requests that still wait are sent: a request that got its farewell must not get a
+        // second answer.
         let swallow = matches!(answered, Some(Answered::Stale)) || guard.is_none() && self.session.is_closing();
         let mut sending: Option<BoxFuture<'static, _>> = None;
         if !swallow
             && let Some(mut lent) = CheckedOut::of(&self.session, &self.host)
             && let Some(transport) = &mut lent.transport
         {
-            // Boxed, because its type borrows from the transport, though it is `'static`.
+            // Boxed, because the type of the future borrows from the transport, although the future is `'static`.
             sending = Some(Box::pin(transport.send(item)));
         }
-        // The request is in flight no longer: its client may have the answer before the send returns, and come again.
+        // The request is in flight no longer. Its client may get the answer before the send returns, and send the next
+        // request.
         if let Some(Answered::Waiting(guard)) = answered {
             if is_handshake {
                 guard.end();
@@ -220,12 +236,12 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
         }
         let mut lent = CheckedOut::of(session, host)?;
         let mut has_ended = false;
-        // In one place from the inner transport to the service: a message is large, and each move a copy.
+        // The message stays in one place on its way to the service: it is large, and each move copies it.
         let mut message = {
             let mut receive = pin!(lent.transport.as_mut()?.receive());
             poll_fn(|cx| {
                 session.receiver.register(cx.waker());
-                // Not before its reason is known: the farewells name it.
+                // The farewells name the reason, so they wait until it is known.
                 has_ended = session.close_reason().is_some();
                 if has_ended { Poll::Ready(None) } else { receive.as_mut().poll(cx) }
             })
@@ -240,7 +256,8 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
     }
 
     async fn close(&mut self) -> Result<(), Self::Error> {
-        // Said before the inner transport closes: that may wait for streams that only the end of the session drops.
+        // Called before the inner transport closes, because that close may wait for streams that only the end of the
+        // session drops.
         Arc::clone(&self.host).on_service_ended(&self.session);
         let Some(mut transport) = self.session.slot.take() else { return Ok(()) };
         let closed = transport.close().await;

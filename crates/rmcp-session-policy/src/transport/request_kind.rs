@@ -1,22 +1,22 @@
-//! The kind of activity that a request of a client is.
+//! Classification of client requests by the kind of their activity.
 
 use rmcp::model::ClientRequest;
 
 use crate::session::ActivityKind;
 
-/// How a request counts.
+/// Returns the kind of activity of a request.
 pub(crate) fn kind_of(request: &ClientRequest) -> ActivityKind {
     match request {
         ClientRequest::CallToolRequest(_) => ActivityKind::Call,
         ClientRequest::PingRequest(_) => ActivityKind::Ping,
         ClientRequest::InitializeRequest(_) => ActivityKind::Handshake,
-        // One with parameters that rmcp does not understand is custom to it, whatever its method.
+        // rmcp parses a request with unknown parameters as a custom one, so the method decides.
         request if is_of_hosts(request.method()) => ActivityKind::List,
         _ => ActivityKind::Call,
     }
 }
 
-/// Whether hosts make requests of that method by themselves, so that one says nothing of a user.
+/// Whether hosts send requests of this method by themselves, without an action of a user.
 fn is_of_hosts(method: &str) -> bool {
     method.ends_with("/list") || matches!(method, "logging/setLevel" | "server/discover" | "ping" | "initialize")
 }

@@ -1,4 +1,4 @@
-//! Seals: what makes a text ours, for one session or one principal.
+//! Seals, which prove that this manager made a text for one session or one principal.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -10,21 +10,21 @@ use blake3::{Hash, Hasher};
 /// How many bytes of the keyed hash a seal keeps.
 const SEAL_BYTES: usize = 16;
 
-/// How long a seal is as text.
+/// The length of a seal as text.
 pub(crate) const SEAL_CHARS: usize = 22;
 
-/// A key that seals texts, and knows its own seals again.
+/// A key that seals texts, and verifies its own seals.
 ///
-/// A sealed text is `<text>.<seal>`: the seal is the first half of the keyed BLAKE3 hash of the text, in base64url. It tells
-/// nothing of the key.
+/// A sealed text is `<text>.<seal>`: the seal is the first half of the keyed BLAKE3 hash of the text, in base64url. The
+/// seal reveals nothing of the key.
 ///
-/// A manager has one key of its own, which no client knows. The keys of sessions and principals are made of it: a client
-/// knows the id of its session, and must not be able to seal what it likes.
+/// Each manager has a secret root key. The keys of sessions and principals are derived from it and not from session ids
+/// alone, because a client knows the id of its session and must not be able to make seals.
 #[derive(Clone)]
 pub(crate) struct SealKey([u8; 32]);
 
 impl SealKey {
-    /// A key that only this process knows.
+    /// Creates a random key.
     ///
     /// # Errors
     ///
@@ -35,12 +35,12 @@ impl SealKey {
         Ok(Self(bytes))
     }
 
-    /// The key of a session, the same in each incarnation.
+    /// Derives the key of a session, which is the same in each incarnation.
     pub(crate) fn of_session(&self, id: &str) -> Self {
         self.derive("session", id)
     }
 
-    /// The key of a principal, or of requests without one.
+    /// Derives the key of a principal, or of requests without one.
     pub(crate) fn of_principal(&self, principal: Option<&str>) -> Self {
         match principal {
             Some(principal) => self.derive("principal", principal),
@@ -63,16 +63,16 @@ impl SealKey {
     /// Appends the seal.
     pub(crate) fn seal(&self, text: &mut String) {
         let mut seal = [0; SEAL_CHARS];
-        // It is exactly as long.
+        // The buffer is exactly as long as the text.
         URL_SAFE_NO_PAD.encode_slice(self.hash(text), &mut seal).ok();
         text.push('.');
         text.push_str(std::str::from_utf8(&seal).unwrap_or_default());
     }
 
-    /// Gives the text back that this key has sealed. Compares in constant time.
+    /// Returns the text without its seal if the seal is of this key. Compares in constant time.
     pub(crate) fn open<'a>(&self, sealed: &'a str) -> Option<&'a str> {
         let (text, seal) = sealed.rsplit_once('.')?;
-        // A decoder may ask for more room than it needs in the end.
+        // The decoder may require a larger buffer than its result.
         let mut bytes = [0; SEAL_CHARS];
         if seal.len() != SEAL_CHARS || URL_SAFE_NO_PAD.decode_slice(seal, &mut bytes).ok()? != SEAL_BYTES {
             return None;
@@ -96,7 +96,7 @@ impl fmt::Debug for SealKey {
     }
 }
 
-/// The key of one session or principal, made when it is first needed: most never need it.
+/// The key of one session or principal, derived at its first use. Most are never used.
 #[derive(Debug)]
 pub(crate) struct LazySealKey {
     root: Arc<SealKey>,
@@ -104,7 +104,7 @@ pub(crate) struct LazySealKey {
 }
 
 impl LazySealKey {
-    /// A key to be made of this one.
+    /// Creates a key that will be derived from this root.
     pub(crate) const fn new(root: Arc<SealKey>) -> Self {
         Self { root, key: OnceLock::new() }
     }
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(format!("{:?}", SealKey([1; 32]).of_session("secret")), "SealKey(..)");
     }
 
-    /// Another server and another version must agree.
+    /// Other servers and other versions must make the same seals.
     #[test]
     fn the_seal_of_one_key_and_session_is_always_the_same() {
         let mut sealed = "0/3.17.Nw".to_owned();

@@ -1,8 +1,8 @@
-//! The id that rmcp's service sees of a request, whose handler can be told to be done by it.
+//! The id under which rmcp's service sees a request. It tells when the handler of the request is done.
 //!
 //! rmcp's adapters for `#[tool]` and `#[prompt]` drop the request's context, and its extensions with it, before the
-//! handler's future runs: only the id stays with the task until its end. So such a request goes on under an id that is
-//! shared text, of which this end keeps a weak reference: when nobody else holds it any more, the handler is done.
+//! handler's future runs: only the id stays with the task until its end. So such a request gets an id that is shared
+//! text, to which this side keeps a weak reference. When the last strong reference is dropped, the handler is done.
 
 use std::sync::{Arc, Weak};
 
@@ -11,13 +11,13 @@ use rmcp::model::{
 };
 use rmcp::service::OriginatingRequestId;
 
-/// What the ids begin with. No client may use it.
+/// The prefix of these ids. Ids of clients must not begin with it.
 const PREFIX: &str = "request-id:";
 
 /// How many characters a number has at most: a sign and 19 digits.
 const LONGEST_NUMBER: usize = 20;
 
-/// Whether a client's id looks like one of these.
+/// Whether a client's id begins with the reserved prefix.
 pub(super) fn is_reserved(id: &RequestId) -> bool {
     matches!(id, RequestId::String(id) if id.starts_with(PREFIX))
 }
@@ -27,13 +27,13 @@ pub(super) const fn outlives_its_context(request: &ClientRequest) -> bool {
     matches!(request, ClientRequest::CallToolRequest(_) | ClientRequest::GetPromptRequest(_))
 }
 
-/// Gives a request the id that the service sees, unless a manager inside has done so; returns what tells of its end.
+/// Gives a request the id that the service sees, unless an inner manager has done so. Returns the weak reference to it.
 pub(super) fn share(id: &mut RequestId) -> Weak<str> {
     let shared: Arc<str> = match &*id {
         RequestId::String(text) if text.starts_with(PREFIX) => return Arc::downgrade(text),
         RequestId::String(text) => format!("{PREFIX}\"{text}").into(),
         RequestId::Number(number) => {
-            // Without an allocation of its own.
+            // Written to the stack, to save an allocation.
             let mut text = [0; PREFIX.len() + LONGEST_NUMBER];
             let (prefix, rest) = text.split_at_mut(PREFIX.len());
             prefix.copy_from_slice(PREFIX.as_bytes());
@@ -49,7 +49,7 @@ pub(super) fn share(id: &mut RequestId) -> Weak<str> {
     weak
 }
 
-/// The id that the client gave a request, by the one that the service sees.
+/// Returns the id that the client gave a request, from the one that the service sees.
 pub(super) fn original(id: &RequestId) -> Option<RequestId> {
     let RequestId::String(text) = id else { return None };
     let text = text.strip_prefix(PREFIX)?;
@@ -65,7 +65,7 @@ fn restore(id: &mut RequestId) {
     }
 }
 
-/// Puts the client's ids into a message of the service.
+/// Puts the client's ids into a message from the service.
 pub(super) fn restore_in(message: &mut ServerJsonRpcMessage) {
     match message {
         ServerJsonRpcMessage::Response(response) => restore(&mut response.id),
@@ -75,14 +75,14 @@ pub(super) fn restore_in(message: &mut ServerJsonRpcMessage) {
     }
 }
 
-/// A request of the server goes to the stream of the request whose handler made it.
+/// Restores the id of the request whose handler sent a server request, so that it goes to the stream of that request.
 fn restore_origin(request: &mut ServerRequest) {
     if let Some(OriginatingRequestId(id)) = request.extensions_mut().get_mut() {
         restore(id);
     }
 }
 
-/// Names a cancelled request as the service knows it.
+/// Puts the id that the service sees into a cancel notification.
 pub(super) fn share_cancelled(params: &mut CancelledNotificationParam) {
     if let Some(id) = &mut params.request_id {
         drop(share(id));

@@ -1,4 +1,5 @@
-//! One incarnation of a session: one object, which its transport, its streams, its manager and the registry share.
+//! The state of one incarnation of a session: one object, which its transport, its streams, its manager and the
+//! registry share.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,11 +21,11 @@ use crate::observe::CloseReason;
 use crate::session::{Phase, Record, Recorded};
 use crate::timestamp::Timestamp;
 
-/// What has happened to an incarnation; each once.
+/// The steps in the life of an incarnation. Each flag is raised at most once.
 #[derive(Clone, Copy, Debug)]
 #[repr(u32)]
 pub(crate) enum Flag {
-    /// Its service has asked for a message.
+    /// The service has asked for its first message.
     Served = 1,
     /// The transport is to be dropped.
     HangUp = 2,
@@ -32,40 +33,40 @@ pub(crate) enum Flag {
     Closed = 4,
     /// The inner transport was dropped.
     Dropped = 8,
-    /// Both are so, and somebody is putting it away.
+    /// Both `Closed` and `Dropped` are raised, and one task settles the session.
     Gone = 16,
-    /// `initialize` was asked for.
+    /// `initialize` was requested.
     Initializing = 32,
     /// `initialize` was answered with an error, or failed.
     InitFailed = 64,
     /// The handshake of a restored session was replayed.
     Replayed = 128,
-    /// It is out of the directory, and its place has passed on.
+    /// The session has left the directory, and its place is passed on.
     Left = 256,
-    /// It was deleted or revoked while its end was under way, so it must not come back.
+    /// The session was deleted or revoked during its end, so it must not be restored.
     NoRestore = 512,
-    /// The policies were told that it has ended for good.
+    /// The policies were told that the session has ended for good.
     EndTold = 1024,
     /// `initialize` was answered, and the answer was handed over to be sent.
     Initialized = 1 << 13,
-    /// The body of that answer was dropped before the client had it.
+    /// The body of that answer was dropped before the client had received it.
     Unheard = 1 << 14,
 }
 
-/// Above the flags, in the same word: why the session ends, as its place among all reasons counted from 1, or 0.
+/// The shift of the close reason, above the flags in the same word: the index of the reason plus 1, or 0.
 const REASON: u32 = 16;
 
-/// An incarnation of a session over an inner transport `T`. The [`Record`] is what policies see of it; this is the rest.
-// The record first, for the same reason as its own order.
+/// An incarnation of a session over an inner transport `T`. The [`Record`] is the part that policies see.
+// `repr(C)` keeps the record first, for the reason given at the record.
 #[repr(C)]
 pub(crate) struct Session<T> {
     pub(crate) record: Record,
     flags: AtomicU32,
-    /// Messages that the inner transport does not have yet.
+    /// The number of messages on their way to the inner transport.
     on_their_way: AtomicU32,
-    /// Since when it ends; known once the reason is.
+    /// The moment at which the end began. Valid once the reason is set.
     ended: AtomicU64,
-    /// Activities that its end does not wait for: nobody waits for their answer.
+    /// The number of activities that the end does not wait for, because no client waits for their answers.
     lingering: AtomicU32,
     /// Wakes the transport's `receive`.
     pub(crate) receiver: AtomicWaker,
@@ -77,18 +78,18 @@ pub(crate) struct Session<T> {
     pub(crate) slot: TransportSlot<T>,
 }
 
-/// What a session holds.
+/// What a session holds behind its lock.
 struct Belongings<T> {
     streams: Slab<Arc<SeverableStream>>,
     /// The listening streams that may be held when the session is parked, the newest last; `None` once that is settled.
     listeners: Option<Vec<Weak<Listener<T>>>>,
     /// Boxed, because most sessions hold nothing.
     lease: Option<Box<Lease>>,
-    /// What parking keeps of the session, as serialized by the store.
+    /// The parameters of `initialize` as serialized by the store, for the parking.
     initialize_params: Option<Arc<[u8]>>,
 }
 
-/// A message from the service that the inner transport does not have yet; its drop is its arrival.
+/// Counts a message on its way from the service to the inner transport. Its drop is the arrival of the message.
 pub(crate) struct OnItsWay<T>(Arc<Session<T>>);
 
 impl<T> OnItsWay<T> {
@@ -135,7 +136,7 @@ impl<T> Session<T> {
         self.flags.load(SeqCst) & flag as u32 != 0
     }
 
-    /// Raises a flag; true for the one caller that did. Costs next to nothing if it is raised.
+    /// Raises a flag. Returns true for the one caller that did. A raised flag costs one load.
     pub(crate) fn raise(&self, flag: Flag) -> bool {
         !self.has(flag) && self.flags.fetch_or(flag as u32, SeqCst) & flag as u32 == 0
     }
@@ -149,22 +150,22 @@ impl<T> Session<T> {
         self.record.restored && !self.has(Flag::Replayed) && self.record.state.read().phase() == Phase::Opening
     }
 
-    /// Notes the one reason and moment of the end.
+    /// Sets the reason and the moment of the end.
     pub(crate) fn set_close_reason(&self, reason: CloseReason, now: Timestamp) {
-        // The end begins once, so this is set once.
+        // An end begins once, so the moment is set once.
         self.ended.store(now.0, Relaxed);
         let place = CloseReason::ALL.iter().position(|other| *other == reason).unwrap_or_default() as u32;
         self.flags.fetch_or((place + 1) << REASON, SeqCst);
     }
 
-    /// Why and since when it ends.
+    /// The reason and the moment of the end, if it has begun.
     pub(crate) fn close_reason(&self) -> Option<(CloseReason, Timestamp)> {
         let place = (self.flags.load(SeqCst) >> REASON).checked_sub(1)?;
         let reason = CloseReason::ALL.get(place as usize)?;
         Some((*reason, Timestamp(self.ended.load(Relaxed))))
     }
 
-    /// Has a stream that can be dropped from outside; returns its place.
+    /// Adds a stream that can be dropped from outside. Returns its index.
     pub(crate) fn add_stream(&self, slot: Arc<SeverableStream>) -> usize {
         self.lock().streams.insert(slot)
     }
@@ -174,11 +175,11 @@ impl<T> Session<T> {
         drop(slot);
     }
 
-    /// Has a listening stream; false if it has ended, and its streams were asked for.
+    /// Adds a listening stream. Returns false if the end of the session has taken the streams already.
     pub(super) fn listen(&self, listener: &Arc<Listener<T>>) -> bool {
         let mut belongings = self.lock();
         let Some(listeners) = &mut belongings.listeners else { return false };
-        // Those that hung up are forgotten as often as the list would grow.
+        // Listeners that hung up are removed whenever the list would grow.
         if listeners.len() == listeners.capacity() {
             listeners.retain(|listener| listener.strong_count() > 0);
         }
@@ -191,13 +192,13 @@ impl<T> Session<T> {
         self.lock().listeners.iter().flatten().filter_map(Weak::upgrade).collect()
     }
 
-    /// The listening streams that are open at its end, the newest last. From now on it has none.
+    /// Takes the open listening streams at the end of the session, the newest last. No stream can be added from now on.
     pub(crate) fn take_listeners(&self) -> Vec<Arc<Listener<T>>> {
         let listeners = self.lock().listeners.take();
         listeners.into_iter().flatten().filter_map(|listener| listener.upgrade()).collect()
     }
 
-    /// Holds what its admission gave.
+    /// Holds the lease of its admission.
     pub(crate) fn hold(&self, lease: Lease) {
         if !lease.is_free() {
             let lease = Box::new(lease);
@@ -205,7 +206,7 @@ impl<T> Session<T> {
         }
     }
 
-    /// Gives back what the session holds of its admission. A policy may panic in it.
+    /// Gives the lease of its admission back. The policy may panic in it.
     pub(crate) fn drop_lease(&self) {
         let lease = self.lock().lease.take();
         if catch_unwind(AssertUnwindSafe(|| drop(lease))).is_err() {
@@ -213,7 +214,7 @@ impl<T> Session<T> {
         }
     }
 
-    /// Keeps what it can be restored from.
+    /// Keeps the parameters that it can be restored from.
     pub(crate) fn set_initialize_params(&self, initialize_params: Arc<[u8]>) {
         self.lock().initialize_params = Some(initialize_params);
     }
@@ -222,15 +223,16 @@ impl<T> Session<T> {
         self.lock().initialize_params.take()
     }
 
-    /// Whether no client waits for an answer, and none is on its way; or nothing can be answered any more.
+    /// Whether no client waits for an answer and no answer is on its way, or no answer can be sent any more.
     pub(crate) fn is_answered(&self) -> bool {
-        // In this order: of what lingers, one that ends between the two looks must not stand for one that is waited for.
+        // The order matters: an activity that lingers and ends between the two reads must not hide one that a client
+        // waits for.
         let active = self.record.state.read().active();
         let unanswered = active.saturating_sub(self.lingering.load(SeqCst) as usize);
         unanswered == 0 && self.is_delivered() || self.has(Flag::Dropped)
     }
 
-    /// Notes that no client waits for the end of one of the activities under way.
+    /// Counts an activity whose end no client waits for.
     pub(crate) fn lingers_too(&self) {
         self.lingering.fetch_add(1, SeqCst);
         if self.is_closing() {
@@ -238,7 +240,7 @@ impl<T> Session<T> {
         }
     }
 
-    /// Notes that such an activity is about to end. Said before it does.
+    /// Counts such an activity out. Called before the activity ends.
     pub(crate) fn lingers_no_more(&self) {
         self.lingering.fetch_sub(1, SeqCst);
     }
@@ -248,7 +250,7 @@ impl<T> Session<T> {
         self.seal_key.get(|root| root.of_session(&self.record.id))
     }
 
-    /// Whether the inner transport has all that the service has said.
+    /// Whether the inner transport has all messages of the service.
     pub(crate) fn is_delivered(&self) -> bool {
         self.on_their_way.load(SeqCst) == 0
     }
@@ -257,17 +259,17 @@ impl<T> Session<T> {
         self.lock().streams.iter().map(|(_, slot)| Arc::clone(slot)).collect()
     }
 
-    /// Whether the clients of all streams have taken what there is.
+    /// Whether the clients of all streams have taken all messages.
     pub(crate) fn is_taken(&self) -> bool {
         self.streams().iter().all(|slot| slot.delivery() == Delivery::Done)
     }
 
-    /// Whether a client is about to take what a stream has for it.
+    /// Whether the next poll of a client takes a message from one of the streams.
     pub(crate) fn has_due_streams(&self) -> bool {
         self.streams().iter().any(|slot| slot.delivery() == Delivery::Due)
     }
 
-    /// Drops the streams that nobody polls; tells whether there were any.
+    /// Drops the streams that are not polled. Returns whether there were any.
     pub(crate) fn sever_stalled_streams(&self) -> bool {
         let stalled: Vec<_> = self.streams().into_iter().filter(|slot| slot.is_stalled()).collect();
         stalled.iter().for_each(|slot| slot.sever());
@@ -284,7 +286,7 @@ impl<T> Session<T> {
         self.receiver.wake();
     }
 
-    /// Waits until `done`, asked again at each step of the end.
+    /// Waits until `done` holds. It is called again at each step of the end.
     pub(crate) async fn until(&self, done: impl Fn(&Self) -> bool + Send + Sync)
     where
         T: Send,
@@ -315,18 +317,18 @@ impl<T> fmt::Debug for Session<T> {
     }
 }
 
-/// The manager, as the transport sees it.
+/// The events of a transport, which the manager handles.
 pub(crate) trait TransportEvents<T>: Send + Sync {
-    /// How a `tools/call` that is cut off is answered.
+    /// Returns how a `tools/call` that is cut off is answered.
     fn call_rejection(&self) -> CallRejection;
-    /// The client waits for this request no longer, but its handler may still be at work.
+    /// The client does not wait for this request any more, but its handler may still run.
     fn on_handler_left_running(&self, request: Arc<InFlight<T>>);
-    /// The service is done with the session: the incarnation ends, if it has not ended yet.
+    /// The service is done with the session, so the incarnation ends.
     fn on_service_ended(self: Arc<Self>, session: &Arc<Session<T>>);
-    /// The running task serves the session, and closes it once more when the service ends.
+    /// The current task serves the session, and will close it once more when the service ends.
     fn on_serving(&self, session: &Session<T>);
-    /// The running task panics, and so closes nothing.
+    /// The current task panics, so it will not close the session.
     fn on_task_panicked(&self, session: &Session<T>);
-    /// Another step of the end was made.
+    /// One more step of the end is done.
     fn on_close_step(self: Arc<Self>, session: &Arc<Session<T>>);
 }

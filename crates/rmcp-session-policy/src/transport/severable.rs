@@ -1,4 +1,5 @@
-//! Inner streams that can be dropped from outside, and keep what their client has not taken yet.
+//! Streams of the inner manager that can be dropped from outside, and keep the messages that their client has not
+//! taken.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -13,36 +14,36 @@ const KEPT: usize = 16;
 
 type Inner = Pin<Box<dyn Stream<Item = ServerSseMessage> + Send + Sync>>;
 
-/// How far a client is with what a stream has for it.
+/// How far a client is in reading a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Delivery {
-    /// It has taken everything, and asked for more.
+    /// The client has taken everything, and polled for more.
     Done,
-    /// It waits for what is there: its next poll takes it.
+    /// The client waits, and its next poll takes a message.
     Due,
-    /// It has not asked for more since it was given something, or has never asked: it may have stopped reading.
+    /// The client has not polled since it was given a message, or has never polled. It may have stopped reading.
     Stalled,
 }
 
-/// The inner stream, where the end of the session can reach it: a client that has stopped reading never polls it again,
-/// and until it is dropped the inner worker waits.
+/// Shares an inner stream with the end of the session. A client that has stopped reading never polls the stream again,
+/// and the inner worker waits until the stream is dropped.
 pub(crate) struct SeverableStream {
     held: Mutex<Held>,
 }
 
 struct Held {
     inner: Option<Inner>,
-    /// What was ready when the inner stream was looked at or dropped, and that the client has not taken yet.
+    /// Messages taken from the inner stream that the client has not taken yet.
     kept: VecDeque<ServerSseMessage>,
     waker: Option<Waker>,
-    /// The client has taken all there was.
+    /// Whether the client has taken all messages and polled for more.
     waiting: bool,
 }
 
 impl Held {
-    /// Takes over what the inner stream has ready, so that it shows what the client has not taken yet.
+    /// Moves the ready messages of the inner stream to `kept`, to show what the client has not taken.
     fn gather(&mut self) {
-        // Of all wakers the inner stream keeps the last one it was polled with.
+        // The inner stream keeps only the last waker, so it is polled with that of the client.
         let waker = self.waker.as_ref().unwrap_or_else(|| Waker::noop());
         let mut cx = Context::from_waker(waker);
         while self.kept.len() < KEPT
@@ -58,13 +59,13 @@ impl Held {
 }
 
 impl SeverableStream {
-    /// Takes the inner stream of a session.
+    /// Wraps an inner stream of a session.
     pub(super) fn new(inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static) -> Self {
         let held = Held { inner: Some(Box::pin(inner)), kept: VecDeque::new(), waker: None, waiting: false };
         Self { held: Mutex::new(held) }
     }
 
-    /// The next message for the client.
+    /// Polls for the next message for the client.
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<ServerSseMessage>> {
         let mut held = self.lock();
         let next = match (held.kept.pop_front(), &mut held.inner) {
@@ -72,7 +73,7 @@ impl SeverableStream {
             (None, Some(inner)) => inner.as_mut().poll_next(cx),
             (None, None) => Poll::Ready(None),
         };
-        // A client that asks for more has handed on what it was given: until then the last message may be anywhere.
+        // A client that polls again has passed the last message on. Before that, the message may still be in its hands.
         held.waiting = !matches!(next, Poll::Ready(Some(_)));
         match &next {
             Poll::Pending => match &mut held.waker {
@@ -94,7 +95,7 @@ impl SeverableStream {
         held.inner.is_some() && !held.waiting
     }
 
-    /// How far the client is with what the stream has for it.
+    /// Returns how far the client is in reading the stream.
     pub(super) fn delivery(&self) -> Delivery {
         let mut held = self.lock();
         held.gather();
@@ -112,7 +113,7 @@ impl SeverableStream {
         }
     }
 
-    /// Drops the inner stream, but keeps what it has ready: the answer may be among it.
+    /// Drops the inner stream, but keeps its ready messages. The answer may be among them.
     pub(super) fn sever(&self) {
         let mut held = self.lock();
         held.gather();

@@ -1,4 +1,4 @@
-//! The streams that clients read: those of the inner manager, with sealed event ids.
+//! The streams that clients read: the streams of the inner manager, with sealed event ids.
 
 use std::fmt;
 use std::pin::Pin;
@@ -16,14 +16,15 @@ use super::severable::SeverableStream;
 
 /// A stream of a session to its client.
 pub(crate) enum PolicyStream<T> {
-    /// From the inner manager, or of one message of ours.
+    /// A stream of the inner manager, or of one message of this crate.
     Live { stream: Arc<SeverableStream>, session: Arc<Session<T>>, place: usize, listening: bool, source: EventSource },
-    /// A listening stream, which may outlive its session's incarnation.
+    /// A listening stream, which may outlive the incarnation of its session.
     Listening(Listening<T>),
 }
 
 impl<T> PolicyStream<T> {
-    /// Wraps a stream of the inner manager. `listening`: the client opened it by GET. `source` goes into its event ids.
+    /// Wraps a stream of the inner manager. `listening` says whether the client opened it by GET. `source` is written
+    /// into its event ids.
     pub(crate) fn live(
         session: Arc<Session<T>>,
         inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
@@ -38,18 +39,19 @@ impl<T> PolicyStream<T> {
         Self::Live { stream, session, place, listening, source }
     }
 
-    /// A stream of one message of ours. The session has it too, so that its end waits until the client has the message.
+    /// Creates a stream of one message of this crate. The session knows the stream, so its end waits until the client
+    /// has the message.
     pub(crate) fn once(session: &Arc<Session<T>>, message: Option<ServerSseMessage>) -> Self {
-        // It carries no event id.
+        // The message has no event id.
         Self::live(Arc::clone(session), futures_util::stream::iter(message), false, EventSource::listening(0))
     }
 
-    /// Whether what is behind it ends.
+    /// Whether the session of the stream is closing.
     pub(super) fn is_of_closing_session(&self) -> bool {
         matches!(self, Self::Live { session, .. } if session.is_closing())
     }
 
-    /// Drops the inner stream, but keeps what it has ready.
+    /// Drops the inner stream, but keeps its ready messages.
     pub(super) fn sever(&self) {
         if let Self::Live { stream, .. } = self {
             stream.sever();

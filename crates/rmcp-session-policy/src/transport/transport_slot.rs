@@ -1,10 +1,11 @@
-//! The inner transport, where the end of the session can reach it.
+//! A slot for the inner transport, from which the end of the session can take it.
 
 use std::sync::PoisonError;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// Holds a transport that is lent out while somebody waits for its next message, and can be taken away for good.
+/// Holds a transport. A task checks it out while it waits for the next message, and the end of the session can take it
+/// for good.
 #[derive(Debug)]
 pub(crate) struct TransportSlot<T> {
     held: Mutex<Held<T>>,
@@ -12,7 +13,7 @@ pub(crate) struct TransportSlot<T> {
 
 #[derive(Debug)]
 struct Held<T> {
-    /// Boxed: it changes hands twice for each message.
+    /// Boxed, because it is moved twice for each message.
     transport: Option<Box<T>>,
     hung_up: bool,
 }
@@ -26,12 +27,12 @@ impl<T> TransportSlot<T> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the transport out for a while; `None` once it is gone.
+    /// Takes the transport out for a while. `None` once it is gone.
     pub(crate) fn check_out(&self) -> Option<Box<T>> {
         self.lock().transport.take()
     }
 
-    /// Puts the transport back. Gives it back to be dropped if the session has hung up meanwhile.
+    /// Puts the transport back. Returns it, to be dropped, if the session has hung up meanwhile.
     pub(crate) fn check_in(&self, transport: Box<T>) -> Option<Box<T>> {
         let mut held = self.lock();
         if held.hung_up {
@@ -41,7 +42,7 @@ impl<T> TransportSlot<T> {
         None
     }
 
-    /// Takes the transport away for good, now or, if it is lent out, when it comes back.
+    /// Takes the transport for good: now or, if it is checked out, at its check-in.
     pub(crate) fn take(&self) -> Option<Box<T>> {
         let mut held = self.lock();
         held.hung_up = true;
@@ -73,12 +74,12 @@ mod loom_tests {
     use super::*;
     use crate::sync::{AtomicBool, AtomicU32};
 
-    /// What became of a transport.
+    /// Records what became of a transport.
     #[derive(Default)]
     struct Fate {
         in_use: AtomicBool,
         drops: AtomicU32,
-        /// How many were told that it is gone because of them.
+        /// The number of callers that were told that they removed it.
         told: AtomicU32,
     }
 
@@ -108,7 +109,7 @@ mod loom_tests {
             thread::spawn(move || act(&stage))
         }
 
-        /// As the service does: borrows it for a while, and drops it if that is left to it.
+        /// Acts as the service: checks it out and in, and drops it if the check-in returns it.
         fn use_it(&self) {
             let Some(transport) = self.slot.check_out() else { return };
             self.fate.in_use.store(true, SeqCst);
@@ -119,7 +120,7 @@ mod loom_tests {
             }
         }
 
-        /// As the service does when it closes.
+        /// Acts as the service when it closes.
         fn take(&self) {
             if self.slot.take().is_some() {
                 self.tell();
@@ -138,7 +139,7 @@ mod loom_tests {
             self.fate.told.fetch_add(1, SeqCst);
         }
 
-        /// Gone though the cell is still there, and exactly one was told.
+        /// Asserts that the transport is dropped while the slot still exists, and that exactly one caller was told.
         fn assert_gone(&self) {
             assert_eq!((self.fate.drops.load(SeqCst), self.fate.told.load(SeqCst)), (1, 1));
             assert!(self.slot.check_out().is_none());
