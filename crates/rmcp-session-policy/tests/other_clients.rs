@@ -1,4 +1,4 @@
-//! The official SDKs' clients, each at a pinned version, whose sessions are evicted, cut off or refused.
+//! Evictions, cut-off calls and rejections as the clients of the official SDKs see them, each SDK at a pinned version.
 //!
 //! The clients are processes of their own; `clients/setup` installs them from npm and PyPI.
 #![cfg(unix)]

@@ -254,8 +254,8 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
-    /// Sets how many sessions may be parked; 0 parks none. Beyond the limit the manager forgets sessions whose clients
-    /// never called first (see [`SessionInfo::has_called`]), oldest first, and then the oldest of the others. Defaults
+    /// Sets how many sessions may be parked; 0 parks none. Beyond the limit, the manager first forgets sessions that
+    /// were never called (see [`SessionInfo::has_called`]), oldest first, and then the oldest of the others. Defaults
     /// to 10,000.
     pub const fn max_parked(mut self, sessions: usize) -> Self {
         self.limits.entries = sessions;

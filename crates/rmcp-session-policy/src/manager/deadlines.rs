@@ -40,7 +40,7 @@ impl Deadlines {
         self.earliest.push(at, key);
     }
 
-    /// Takes the next session whose deadline is due, or returns when the next deadline is.
+    /// Takes the session with the earliest deadline if that is due, or returns when the next deadline is.
     pub(super) fn next(&mut self, now: Instant) -> Result<SessionKey, Option<Instant>> {
         let Some((at, key)) = self.earliest.peek() else { return Err(None) };
         if Timestamp::at(now) < at {

@@ -1,4 +1,4 @@
-//! Notification of the ends for good: the admission policies and the held streams are told.
+//! Notification of the admission policies and the held streams when a session has ended for good.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

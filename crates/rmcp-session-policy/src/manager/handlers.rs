@@ -74,14 +74,14 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Ends requests whose handlers are done. Returns whether there were any.
+    /// Ends requests with finished handlers. Returns whether there were any.
     pub(super) fn end_done(&self) -> bool {
         let done = self.lock_handlers().take_done(Instant::now(), AT_ONCE);
         // Dropped outside the lock: this runs code of policies.
         !done.is_empty()
     }
 
-    /// Ends all requests whose handlers are done, if the next check is due. Returns when the following check is due.
+    /// Ends all requests with finished handlers, if the next check is due. Returns when the following check is due.
     pub(super) fn look_after_handlers(&self, now: Instant) -> Option<Instant> {
         let (done, next) = {
             let mut handlers = self.lock_handlers();

@@ -43,7 +43,7 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
     }
 }
 
-/// What to do with a session whose deadline has come.
+/// What to do with a session when its deadline has come.
 enum Due {
     End(CloseReason),
     /// Not due yet. Check the session again at this moment.

@@ -166,7 +166,8 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Ends the parking of sessions with a stream whose lifetime has ended. Returns when the next lifetime ends.
+    /// Ends the parking of the sessions with a held stream that are past their lifetime. Returns when the next lifetime
+    /// ends.
     pub(super) fn end_overdue_streams(&self, now: Instant) -> Option<Instant> {
         loop {
             match self.held.next_overdue(now) {

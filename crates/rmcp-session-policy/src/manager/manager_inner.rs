@@ -57,7 +57,7 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     pub(super) core: Mutex<ManagerState<I::Transport>>,
     /// The leases of requests in flight.
     leases: Mutex<Leases<I::Transport>>,
-    /// Requests without a waiting client, whose handlers may still run.
+    /// Requests without a waiting client. Their handlers may still run.
     handlers: Mutex<Handlers<I::Transport>>,
     /// Notified when the lifecycle task has to wake earlier than it planned.
     pub(super) sooner: Arc<Notify>,

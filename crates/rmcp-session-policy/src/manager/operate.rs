@@ -204,7 +204,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         shared.held.close();
         tracing::info!("draining");
         let mut report = DrainReport::default();
-        // The list includes sessions whose end began earlier and is not done.
+        // The list includes sessions that were closing already.
         let all = shared.sessions();
         loop {
             let mut calm = std::pin::pin!(shared.signals.calm.notified());

@@ -78,7 +78,7 @@ impl Parking {
     }
 
     /// Parks a session that has left its place. `places` is the number of places without a session now. If there is no
-    /// room, the parking forgets sessions whose clients never called first, this one included, and then the oldest.
+    /// room, the parking first forgets sessions that were never called, this one included, and then the oldest.
     pub(super) fn park(&self, id: SessionId, parked: Parked, places: usize, now: Instant) -> Gone<'_> {
         let limits = &self.limits;
         let park = |state: &mut ParkingState, gone: &mut Vec<Parked>| {
@@ -101,8 +101,8 @@ impl Parking {
         self.change(|state, _| state.pin(id)).0
     }
 
-    /// Ends the pin of a session whose restore is over. If the session did not arrive, it is parked as before. `places`
-    /// is the number of places without a session now.
+    /// Ends the pin of a session after its restore. If the session did not arrive, it is parked as before. `places` is
+    /// the number of places without a session now.
     pub(super) fn unpin(&self, id: &SessionId, pin: &Parked, places: usize) -> Gone<'_> {
         let now = Instant::now();
         self.change(|state, gone| state.unpin(id, pin, now, &self.limits, places, gone)).1

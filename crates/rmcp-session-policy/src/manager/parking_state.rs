@@ -122,24 +122,24 @@ type Queue = LinkedHashMap<SessionId, Parked>;
 
 /// The parked sessions.
 ///
-/// A session whose restore is in progress is *pinned*: it keeps its room, and neither its age nor another session
-/// removes it. When the parking is full and the session that made a place free must be parked, a pinned session gives
-/// up its room. It is then *in transit*, and counts against the places. If its restore is given up, the oldest parked
-/// session counts against the places instead (*over*), until another session takes the place.
+/// A session is *pinned* during its restore: it keeps its room, and neither its age nor another session removes it.
+/// When the parking is full and the session that made a place free must be parked, a pinned session gives up its room.
+/// It is then *in transit*, and counts against the places. If its restore is given up, the oldest parked session counts
+/// against the places instead (*over*), until another session takes the place.
 ///
 /// So the live sessions and those in the five queues together are never more than the places and the limit of the
 /// parking together.
 #[derive(Default)]
 pub(super) struct ParkingState {
-    /// Sessions whose clients have called.
+    /// Sessions that were called.
     called: Queue,
-    /// Sessions whose clients have never called. They are forgotten first.
+    /// Sessions that were never called. They are forgotten first.
     uncalled: Queue,
     /// Pinned sessions that count against the limits.
     pinned: Queue,
     /// Pinned sessions that count against the places instead.
     transit: Queue,
-    /// Sessions whose clients have called, older than all in `called`, that count against the places too.
+    /// Sessions that were called, are older than all in `called`, and count against the places too.
     over: Queue,
     /// The bytes of the sessions that count against the limits.
     bytes: usize,

@@ -1,4 +1,4 @@
-//! How a request gets a place. A place is one unit of capacity, which exactly one request or session owns.
+//! The search of a request for a place. A place is one unit of capacity, which exactly one request or session owns.
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -258,7 +258,7 @@ impl<'a, I: SessionManager> Search<'a, I> {
         }
     }
 
-    /// Expects the place of a session whose end has begun.
+    /// Expects the place of a closing session.
     fn expect(&mut self, core: &mut ManagerState<I::Transport>, now: Instant) {
         self.next_victim = now + VICTIM_TIMEOUT;
         match &mut self.waiting {

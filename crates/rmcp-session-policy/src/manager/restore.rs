@@ -122,7 +122,7 @@ type Restored<I> = RestoreOutcome<PolicyTransport<<I as SessionManager>::Transpo
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Restores a session, under the same laws as a creation. A session whose restore is rejected stays parked.
+    /// Restores a session, under the same laws as a creation. After a rejection, the session stays parked.
     pub(super) async fn restore(self: &Arc<Self>, id: SessionId) -> Result<Restored<I>, Failed<I>> {
         let mut restoring = self.right_to_restore(&id).await?;
         let restored = match self.find(&id) {
@@ -276,7 +276,7 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Keeps the right to restore a session, the permit and the place until rmcp restores the session or the scope
     /// ends. A rejection is returned here already, because rmcp answers the next requests with 404 after a restore that
-    /// fails. Returns true for a GET whose session stays parked; its stream is held.
+    /// fails. Returns true for a GET that is held because its session stays parked.
     async fn admit_reserved(
         self: &Arc<Self>,
         id: &SessionId,

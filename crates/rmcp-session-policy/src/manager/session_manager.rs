@@ -327,7 +327,7 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Returns the error for an `initialize` whose session ended before the answer. The client does not have the
+    /// Returns the error for an `initialize` if its session ended before the answer. The client does not have the
     /// session id yet, so it is told to try again, not that the session is unknown.
     fn cut_off(&self, kind: ActivityKind, reason: Option<CloseReason>) -> PolicyError<I::Error> {
         let draining = reason == Some(CloseReason::Drained) || self.stops_taking(ArrivalKind::Create);

@@ -425,7 +425,7 @@ mod loom_tests {
     use crate::session::Activity;
     use crate::sync::Notify;
 
-    /// Creates a registry with one session, whose handshake is finished.
+    /// Creates a registry with one session, after its handshake.
     fn ready() -> (TestRegistry, Arc<Record>) {
         let mut stage = TestRegistry::new(Fifo::new());
         let record = stage.ready();

@@ -74,7 +74,7 @@ impl State {
     /// Counts an activity in. Returns false if the session is closing.
     pub(crate) fn begin(&self) -> bool {
         // The word is not incremented and decremented again: a task that waits for the last activity of a closing
-        // session would see an activity whose end is never notified.
+        // session would see an activity, and would never be notified of its end.
         let one_more = |word: u64| (word & CLOSING == 0).then(|| word.wrapping_add(BEGUN + 1));
         self.0.fetch_update(SeqCst, SeqCst, one_more).is_ok()
     }

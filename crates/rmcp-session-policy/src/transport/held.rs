@@ -37,9 +37,9 @@ struct List<T> {
     streams: HashMap<SessionOrigin, Held<T>>,
     /// How many of the streams are in transit.
     in_transit: usize,
-    /// Streams with a slot whose sessions are being restored.
+    /// Sessions that are being restored, with a slot for their stream.
     coming_back: BTreeSet<SessionOrigin>,
-    /// Streams with a slot whose sessions never called.
+    /// Sessions that were never called, with a slot for their stream.
     uncalled: BTreeSet<SessionOrigin>,
     /// The number of slots reserved for streams that are about to be opened.
     reserved: usize,
@@ -76,7 +76,7 @@ impl<T> List<T> {
         self.streams.len() - self.in_transit
     }
 
-    /// Takes the slot of a stream whose session is being restored.
+    /// Takes the slot of a session that is being restored.
     fn make_room(&mut self, places: usize) {
         if self.in_transit < places
             && let Some(session) = self.coming_back.pop_first()
@@ -277,7 +277,7 @@ impl<T> HeldStreams<T> {
         Some(Reserved { held: Arc::clone(self), session, takes_slot })
     }
 
-    /// Takes a session whose lifetime has ended, or returns when the next lifetime ends.
+    /// Takes a session that is past its lifetime, or returns when the next lifetime ends.
     pub(crate) fn next_overdue(&self, now: Instant) -> Result<SessionId, Option<Instant>> {
         let mut list = self.lock();
         let List { streams, deadlines, .. } = &mut *list;

@@ -40,7 +40,7 @@ struct Entry<T> {
     guard: Option<Arc<InFlight<T>>>,
 }
 
-/// A request whose client still waits for its answer.
+/// A request with a waiting client.
 pub(super) struct Waiting<T> {
     pub(super) id: RequestId,
     pub(super) is_call: bool,
@@ -49,7 +49,7 @@ pub(super) struct Waiting<T> {
 
 /// What the id of an answer from the service refers to.
 pub(super) enum Answered<T> {
-    /// A request whose client waits for the answer.
+    /// A request with a waiting client.
     Waiting(Arc<InFlight<T>>),
     /// An earlier request. The request that has the id now has not reached the service yet.
     Stale,
@@ -163,7 +163,7 @@ impl<T> Ids<T> {
         Some(guard)
     }
 
-    /// Ends the requests whose handlers panicked. Returns whether there were any. They keep their ids, because their
+    /// Ends the requests with panicked handlers. Returns whether there were any. They keep their ids, because their
     /// clients still wait.
     pub(crate) fn end_panicked(&self) -> bool {
         let served: Vec<_> = {
@@ -192,7 +192,7 @@ impl<T> Ids<T> {
         self.lock().keys().any(|id| stream.is_of(id))
     }
 
-    /// Removes and returns every request that the service has and whose client waits.
+    /// Removes and returns every request with a waiting client that the service has.
     pub(super) fn take_served(&self) -> Vec<Waiting<T>> {
         let mut entries = self.lock();
         let served = entries.extract_if(|_, entry| entry.is_served());

@@ -29,7 +29,7 @@ pub(crate) struct InFlight<T> {
 
 /// The transport has not seen the request yet.
 const QUEUED: u8 = 0;
-/// The transport has handed the request to the service, whose answer will come.
+/// The transport has handed the request to the service, which will answer it.
 const SERVED: u8 = 1;
 /// The handler panicked: no answer will come.
 const PANICKED: u8 = 2;
@@ -105,7 +105,7 @@ impl<T> InFlight<T> {
         self.lock().service_id.as_ref().map_or(0, Weak::strong_count)
     }
 
-    /// For a request whose client no longer waits: whether its handler is done, and no copy of the context is left.
+    /// For a request without a waiting client: whether its handler is done, and no copy of the context is left.
     pub(crate) fn is_done(&self) -> bool {
         self.carriers.load(Acquire) == 0 && self.ids_left() == 0
     }
@@ -272,5 +272,5 @@ impl<T> Drop for Carrier<T> {
     }
 }
 
-/// A request in flight whose lease is given back once it is too old.
+/// A request in flight that gives its lease back once it is too old.
 pub(crate) type Leased<T> = Weak<InFlight<T>>;

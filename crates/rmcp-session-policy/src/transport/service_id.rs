@@ -75,7 +75,8 @@ pub(super) fn restore_in(message: &mut ServerJsonRpcMessage) {
     }
 }
 
-/// Restores the id of the request whose handler sent a server request, so that it goes to the stream of that request.
+/// Restores the id of the client request to which a server request belongs, so that the server request goes to its
+/// stream.
 fn restore_origin(request: &mut ServerRequest) {
     if let Some(OriginatingRequestId(id)) = request.extensions_mut().get_mut() {
         restore(id);

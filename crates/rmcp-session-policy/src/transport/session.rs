@@ -232,7 +232,7 @@ impl<T> Session<T> {
         unanswered == 0 && self.is_delivered() || self.has(Flag::Dropped)
     }
 
-    /// Counts an activity whose end no client waits for.
+    /// Counts an activity that lingers: no client waits for its end.
     pub(crate) fn lingers_too(&self) {
         self.lingering.fetch_add(1, SeqCst);
         if self.is_closing() {

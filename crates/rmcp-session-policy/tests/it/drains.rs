@@ -46,7 +46,7 @@ fn drain(sessions: &Arc<Manager>, deadline: Duration) -> JoinHandle<DrainReport>
     tokio::spawn(async move { sessions.drain(deadline).await })
 }
 
-/// A handler that takes its time for `initialize`, and whose tools are named by what they do.
+/// A handler with a slow `initialize`, and tools that are named by what they do.
 #[derive(Clone, Debug, Default)]
 struct Handler {
     initialize: Duration,
@@ -175,7 +175,7 @@ impl Edge {
     }
 }
 
-/// A response, of whose body only what was read is taken.
+/// A response. Only the parts of its body that a test reads are taken.
 struct Answer {
     status: u16,
     session: Option<String>,

@@ -47,7 +47,7 @@ where
     (id, t)
 }
 
-/// A lease whose policy fails.
+/// A lease that panics in its drop.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -143,7 +143,7 @@ async fn a_session_revoked_during_its_restore_is_gone() {
     let (a, ta) = ready(&s).await;
     s.terminate(|_: &rmcp_session_policy::eviction::SessionInfo<'_>| true, CloseReason::Evicted).await;
     drop(ta);
-    let (_b, _tb) = ready(&s).await; // somebody else, whom the predicate is asked about first
+    let (_b, _tb) = ready(&s).await; // another session, for which the predicate is called first
     assert_eq!(s.stats().parked, 1);
     let (go, went) = (std::sync::Arc::new(tokio::sync::Notify::new()), std::sync::Mutex::new(None));
     let (tx, rx) = std::sync::mpsc::channel();

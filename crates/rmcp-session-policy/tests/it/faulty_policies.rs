@@ -33,7 +33,7 @@ async fn ready(sessions: &Manager) -> (SessionId, PolicyTransport<Line>) {
     (id, transport)
 }
 
-/// Lets many come and go; whatever the policy does, every newcomer gets in, and the bound holds.
+/// Opens and closes many sessions. Under any policy, every newcomer is admitted, and the bound holds.
 async fn keeps_the_laws(policy: impl EvictionPolicy) -> rmcp_session_policy::Stats {
     let (inner, witness, sessions) = manager(|b| b.eviction(policy));
     let mut transports = Vec::new();

@@ -358,7 +358,7 @@ async fn a_stream_that_gave_its_slot_to_its_victim_ends_if_its_session_stays_par
     assert_eq!(edge.parked_streams(), 1);
 }
 
-/// Whatever clients do at once, no more streams are held than allowed, and nothing is left once they are gone.
+/// With concurrent clients, no more streams are held than allowed, and nothing is left once the clients are gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_clients_never_exceed_the_bound_of_held_streams() {
     const SLOTS: usize = 3;

@@ -1,4 +1,4 @@
-//! The layer under other servers and versions of HTTP, and with clients whose bodies stall or break off.
+//! The layer under other servers and versions of HTTP, and with request bodies that stall or break off.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -84,23 +84,23 @@ async fn the_second_delete_of_a_session_is_404() {
 async fn a_stranger_cannot_tell_a_session_from_none() {
     let server = Server::start(PolicySessionManager::local().max_sessions(1)).await;
     let id = server.open_as("alice").await;
-    nobody_can_tell(&server, &id, "mallory").await;
+    assert_like_unknown(&server, &id, "mallory").await;
     let own = server.post(Some(&id), &call(1, "count", &json!({}))).header("x-user", "alice");
     assert_eq!(own.send().await.expect("answers").status(), 200);
     // Nor can one that is parked.
     server.open_as("bob").await;
     assert_eq!(server.sessions.stats().parked, 1);
-    nobody_can_tell(&server, &id, "mallory").await;
+    assert_like_unknown(&server, &id, "mallory").await;
     assert_eq!(server.sessions.stats().restored, 0);
     let own = server.post(Some(&id), &call(1, "count", &json!({}))).header("x-user", "alice");
     assert_eq!(own.send().await.expect("answers").status(), 200);
     // And it came back as its owner's.
     assert_eq!(server.sessions.stats().restored, 1);
-    nobody_can_tell(&server, &id, "mallory").await;
+    assert_like_unknown(&server, &id, "mallory").await;
 }
 
 /// Asserts that each method of this user on the session is answered as for an id that never existed.
-async fn nobody_can_tell(server: &Server, id: &str, user: &str) {
+async fn assert_like_unknown(server: &Server, id: &str, user: &str) {
     for method in [Method::POST, Method::GET, Method::DELETE] {
         let mut answers = Vec::new();
         for asked in [id, "00000000-0000-4000-8000-000000000000"] {

@@ -64,14 +64,14 @@ impl Stage {
         Self { ends, inner, sessions, service }
     }
 
-    /// Opens a session whose user calls once.
+    /// Opens a session and calls it once.
     async fn user(&self) -> String {
         let id = self.service.open().await;
         assert_eq!(self.service.echo(&id).await, WELL);
         id
     }
 
-    /// Opens a session whose user calls once, and parks it.
+    /// Opens a session, calls it once, and parks it.
     async fn parked_user(&self) -> String {
         let id = self.user().await;
         self.terminate(CloseReason::Evicted).await;

@@ -29,7 +29,7 @@ fn scripted(places: usize) -> (Witness, Scripted, Arc<Sessions>) {
     (witness, inner, Arc::new(sessions.expect("valid")))
 }
 
-/// Lets whatever is under way come to rest.
+/// Lets all tasks come to rest.
 async fn settle() {
     tokio::time::sleep(SECOND).await;
 }

@@ -67,7 +67,7 @@ async fn ask(service: &Service, user: &str, id: &str) -> (StatusCode, bool) {
     (status, String::from_utf8_lossy(&body).contains("\"result\""))
 }
 
-/// To these the id is as one that never was, whatever they ask.
+/// Asserts that each method of this user is answered as for an id that never existed.
 async fn assert_unknown(service: &Service, user: &str, id: &str) {
     for method in [Method::POST, Method::GET, Method::DELETE] {
         let mut answers = Vec::new();

@@ -67,7 +67,7 @@ impl Case {
         }
     }
 
-    /// Creates a session whose handshake is finished.
+    /// Creates a session and finishes its handshake.
     async fn ready(&self) -> (SessionId, PolicyTransport<Line>) {
         let (id, transport) = self.sessions.create_session().await.expect("room");
         self.sessions.initialize_session(&id, initialize()).await.expect("answers");

@@ -130,7 +130,7 @@ async fn come_in(day: Arc<Day>, caller: Caller) {
     }
 }
 
-/// Does the same over and over, and reads whatever it is given.
+/// Sends the same request over and over, and reads each answer.
 async fn attack(day: Arc<Day>, make: impl Fn(usize) -> RequestBuilder + Send + Sync) {
     for nth in 0.. {
         if day.is_over() {
@@ -200,7 +200,7 @@ async fn every_honest_call_is_answered_and_no_foreign_byte_read() {
             if method == Method::POST { request.json(&call(1, "count", &json!({}))) } else { request }
         }));
     }
-    // Requests without a session, by whatever headers.
+    // Requests without a session, with all kinds of headers.
     for (version, own) in [("2025-11-25", false), ("2025-11-25", true), ("2026-07-28", false)] {
         let caller = mallory(4);
         let session = if own { caller.open().await.ok() } else { None };

@@ -21,7 +21,7 @@ fn start(
     (sessions, service)
 }
 
-/// Opens sessions whose users each call once.
+/// Opens sessions, each of which is called once.
 async fn users(service: &Service<Sessions>, count: usize) -> Vec<String> {
     let mut users = Vec::new();
     for _ in 0..count {
@@ -41,7 +41,7 @@ async fn bare(service: &Service<Sessions>, initialize: Value) -> String {
     id
 }
 
-/// An `initialize` whose parameters are of that many bytes.
+/// An `initialize` with parameters of this many bytes.
 fn initialize_of(bytes: usize) -> Value {
     let mut initialize = initialize();
     let rest = initialize["params"].to_string().len();

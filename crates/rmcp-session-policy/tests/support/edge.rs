@@ -56,7 +56,7 @@ impl ServerHandler for Talker {
 
 type Mcp<I> = StreamableHttpService<Talker, PolicySessionManager<I>>;
 
-/// A server whose sessions come back.
+/// A server with parking.
 pub struct Edge<I: SessionManager = LocalSessionManager> {
     pub sessions: Arc<PolicySessionManager<I>>,
     pub config: StreamableHttpServerConfig,

@@ -31,7 +31,7 @@ pub fn local(
     Arc::new(configure(PolicySessionManager::local()).build().expect("valid"))
 }
 
-/// A service whose sessions come back.
+/// A service with parking.
 pub fn parking<I: SessionManager>(sessions: &Manager<I>) -> Service<PolicySessionManager<I>> {
     Service::new(Arc::clone(sessions), Some(sessions.parking()))
 }

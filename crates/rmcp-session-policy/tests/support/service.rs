@@ -34,7 +34,7 @@ impl<M: SessionManager> Clone for Service<M> {
     }
 }
 
-/// A response whose body was not read yet.
+/// A response with an unread body.
 pub type Answer = Response<Body>;
 
 impl<M: SessionManager> Service<M> {

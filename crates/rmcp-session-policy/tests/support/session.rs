@@ -435,7 +435,7 @@ impl SessionObserver for Diary {
     }
 }
 
-/// An inner manager whose `close_session` does not return for the ids in `wedged`, until they are taken out.
+/// An inner manager. Its `close_session` does not return for an id in `wedged` until the id is removed.
 #[derive(Debug, Default)]
 pub struct Wedge {
     pub local: LocalSessionManager,
@@ -528,7 +528,7 @@ impl SessionManager for Wedge {
     }
 }
 
-/// An inner manager whose sessions cost next to nothing and never say anything.
+/// An inner manager with sessions that cost next to nothing and never send a message.
 #[derive(Debug, Default)]
 pub struct Silent {
     pub sessions: Mutex<HashSet<SessionId>>,
