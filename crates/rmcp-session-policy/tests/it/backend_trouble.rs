@@ -1,4 +1,6 @@
-//! L9: whatever the inner manager does wrong, no client sees a 500.
+//! docs/design.md, L9.
+//!
+//! Whatever the inner manager does wrong, no client sees a 500.
 
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! docs/design.md, section 5.7.
+//!
 //! `bounded`: what the crate `mcp-session` promises, kept exactly.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,6 @@
-//! L5: busy is exact. It follows the requests, not the lifetime of HTTP streams.
+//! docs/design.md, L5.
+//!
+//! Busy is exact. It follows the requests, not the lifetime of HTTP streams.
 
 use std::sync::Arc;
 use std::time::Duration;

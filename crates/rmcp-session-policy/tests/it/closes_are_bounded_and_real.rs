@@ -1,4 +1,6 @@
-//! L8: a close is bounded and real.
+//! docs/design.md, L8.
+//!
+//! A close is bounded and real.
 
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! docs/design.md, L9.
+//!
 //! An answer that is known before the body was read arrives, and the connection stays of use.
 
 use std::time::Duration;

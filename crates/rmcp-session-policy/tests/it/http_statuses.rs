@@ -1,3 +1,5 @@
+//! docs/design.md, L9.
+//!
 //! What clients are told, by raw HTTP.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! docs/design.md, L5.
+//!
 //! What is in flight: by its handler, not by its stream; and under one id at a time.
 
 use std::future::poll_fn;

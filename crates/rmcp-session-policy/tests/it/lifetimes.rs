@@ -1,3 +1,5 @@
+//! docs/design.md, L5, L10 and L15.
+//!
 //! Idle timeout, maximum lifetime and init timeout, kept to the moment, however many sessions there are.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! docs/design.md, L4.
+//!
 //! Limits per session are those of all its incarnations, and end with it: policies are told of each end once.
 
 use std::sync::{Arc, Mutex};

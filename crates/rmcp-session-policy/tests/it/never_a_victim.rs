@@ -1,4 +1,6 @@
-//! L6: who is never a victim, and that a flood of handshakes locks nobody out.
+//! docs/design.md, L6.
+//!
+//! Who is never a victim, and that a flood of handshakes locks nobody out.
 
 use std::sync::{Arc, Mutex};
 

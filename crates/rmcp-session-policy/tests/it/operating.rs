@@ -1,4 +1,6 @@
-//! L15 and what operators see and do: stats, list, terminate, drain, observers.
+//! docs/design.md, L15.
+//!
+//! What operators see and do: stats, list, terminate, drain, observers.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! Real rmcp clients against a real server: evicted, they come back.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! A session that comes back obeys the laws of any newcomer, and does not come back once it was ended for good.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+//! docs/design.md, L9.
+//!
 //! Whoever waits as long as it was told comes in; whoever waits a second less does not.
 
 use std::sync::Arc;

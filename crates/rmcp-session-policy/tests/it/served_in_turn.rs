@@ -1,3 +1,5 @@
+//! docs/design.md, L6.
+//!
 //! What waits for a place is served by client in turn, restores first, so that a flood takes the turns of no other client.
 
 use std::future::poll_fn;

@@ -1,4 +1,6 @@
-//! L11: the manager wraps itself and is wrapped.
+//! docs/design.md, L11.
+//!
+//! The manager wraps itself and is wrapped.
 
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! docs/design.md, L1 and L11.
+//!
 //! Inner managers that do what rmcp's own does not: one id twice, and a store of events.
 
 use std::sync::Arc;

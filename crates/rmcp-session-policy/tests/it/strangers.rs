@@ -1,3 +1,5 @@
+//! docs/design.md, L16.
+//!
 //! A session belongs to its principal, and a limit limits: what was seen to let strangers in, or to make a limit void.
 
 use std::sync::Arc;

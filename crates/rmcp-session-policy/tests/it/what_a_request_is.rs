@@ -1,4 +1,6 @@
-//! L16: the layer judges a request as rmcp does. Each request of a large table is put to rmcp alone, which shows what it does
+//! docs/design.md, L16.
+//!
+//! The layer judges a request as rmcp does. Each request of a large table is put to rmcp alone, which shows what it does
 //! with it, and to the layer, whose policies are asked accordingly.
 
 use std::convert::Infallible;

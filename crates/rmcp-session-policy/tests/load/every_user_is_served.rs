@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! As many users as there are places and parked entries together are served, all of them, always.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! docs/design.md, L1.
+//!
 //! At no instant do more sessions exist in the inner manager than there are places, whatever races.
 
 use std::sync::Arc;

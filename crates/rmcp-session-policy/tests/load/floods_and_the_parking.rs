@@ -1,3 +1,5 @@
+//! docs/design.md, L6 and L14.
+//!
 //! What never called leaves a full parking first, and pushes out no session that called.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! docs/design.md, L7 and L13.
+//!
 //! The built-in policies and combinators keep the laws; policies that break one are told which.
 
 use std::collections::VecDeque;

@@ -1,4 +1,6 @@
-//! L12: ids are credentials. None is in our logs, errors or `Debug`, however much happens.
+//! docs/design.md, L12.
+//!
+//! Ids are credentials. None is in our logs, errors or `Debug`, however much happens.
 
 use std::collections::HashSet;
 use std::error::Error;

@@ -1,3 +1,5 @@
+//! docs/design.md, L13.
+//!
 //! What an operator should hear of is said once, not for each client.
 
 use crate::log::listen;
