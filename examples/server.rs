@@ -19,7 +19,7 @@ use axum::{Json, Router};
 use clap::Parser;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
-use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Open, SlidingWindow};
+use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Open, SlidingWindow};
 use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
 use rmcp_session_policy::http::PolicyLayer;
 use rmcp_session_policy::{CloseReason, ConfigError, PolicySessionManager, RejectionReason, SECOND};
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     /// Most sessions at one time
     #[arg(long, default_value_t = 1_000)]
     max_sessions: usize,
-    /// Who goes when there is no room
+    /// The order in which sessions are evicted when the server is full
     #[arg(long, value_enum, default_value = "lru")]
     eviction: Eviction,
     /// Most new sessions in any window, as in 600/60
@@ -117,12 +117,14 @@ impl From<Rate> for SlidingWindow {
 }
 
 pub(crate) fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
-    let everybody: Box<dyn AdmissionPolicy> = match args.rate {
-        Some(rate) => Box::new(SlidingWindow::from(rate)),
+    // A session that comes back from the parking is not new.
+    let is_new = |arrival: &Arrival<'_>| arrival.kind() == ArrivalKind::Create;
+    let all: Box<dyn AdmissionPolicy> = match args.rate {
+        Some(rate) => Box::new(SlidingWindow::from(rate).only(is_new)),
         None => Box::new(Open),
     };
     let each: Box<dyn AdmissionPolicy> = match args.per_client_rate {
-        Some(rate) => Box::new(SlidingWindow::from(rate).per_client()),
+        Some(rate) => Box::new(SlidingWindow::from(rate).per_client().only(is_new)),
         None => Box::new(Open),
     };
     let requests: Box<dyn AdmissionPolicy> = match args.request_rate {
@@ -131,7 +133,7 @@ pub(crate) fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
     };
     PolicySessionManager::local()
         .max_sessions(args.max_sessions)
-        .admission(each.and(everybody))
+        .admission(each.and(all))
         .requests(requests)
         .eviction(args.eviction.policy())
         .idle_timeout(Duration::from_secs(args.idle_timeout))

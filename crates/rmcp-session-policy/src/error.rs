@@ -203,7 +203,7 @@ impl Rejected {
 
 /// Every place is taken and no session may go.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("all {max_sessions} places are taken and no session may go")]
+#[error("all places ({max_sessions}) are taken and no session may go")]
 #[non_exhaustive]
 pub struct ServerFull {
     /// The capacity that is used up.

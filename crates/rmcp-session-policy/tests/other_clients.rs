@@ -305,7 +305,7 @@ async fn no_room(sdk: Sdk) {
     let mut bob = sdk.start();
     let sent = json!({
         "code": 503,
-        "message": "all 1 places are taken and no session may go",
+        "message": "all places (1) are taken and no session may go",
         "data": {
             "policy": "capacity", "reason": "at_capacity", "limit": 1, "remaining": 0,
             "retryAfterSeconds": 1, "retryAfterMs": null,

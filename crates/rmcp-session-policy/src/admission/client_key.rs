@@ -40,8 +40,17 @@ impl ClientKey {
         move |arrival| {
             let key = Self::of(arrival);
             if key == Self::Anonymous && !warned.swap(true, Relaxed) {
+                let remedy = match arrival.context() {
+                    Some(_) => {
+                        "no peer address is known: serve with `into_make_service_with_connect_info`, or give the layer `peer(..)`"
+                    }
+                    None => {
+                        "there is no client context: put `sessions.layer()` around rmcp's service, or use `ClientContext::scope`"
+                    }
+                };
                 tracing::warn!(
-                    "a policy per client is asked without a client context: all such clients share one limit (said once)"
+                    remedy,
+                    "a policy per client knows no client: all such clients share one limit (said once)"
                 );
             }
             key

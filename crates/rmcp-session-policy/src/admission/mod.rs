@@ -25,6 +25,9 @@ mod token_bucket;
 
 pub use admit_fn::{AdmitFn, admit_fn};
 pub use and::And;
+/// The attribute that an implementation of [`AdmissionPolicy`] needs, from the crate `async-trait`.
+pub use async_trait::async_trait;
+
 pub use arrival::{Arrival, ArrivalKind};
 pub use caller_key::CallerKey;
 pub use client_key::ClientKey;

@@ -114,7 +114,7 @@ impl<I: SessionManager> PolicyLayer<I> {
         self
     }
 
-    /// Sets which headers of a request its [`ClientContext`] keeps, for policies that key by them. Defaults to none.
+    /// Sets which headers of a request its [`ClientContext`](crate::ClientContext) keeps, for policies that key by them. Defaults to none.
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.settings.kept = names.into_iter().collect();
         self

@@ -181,7 +181,8 @@ impl<I: SessionManager> Visit<I> {
             self.shared.warn_of_no_sessions();
         }
         let (parts, body) = response.into_parts();
-        let body = match (tracked, parts.headers.get(SESSION_ID)) {
+        let opened = tracked.as_ref().and_then(|_| parts.headers.get(SESSION_ID));
+        let body = match (tracked, opened) {
             (Some(tracked), Some(id)) if opens => {
                 let (shared, id) = (Arc::downgrade(&self.shared), id.clone());
                 TrackedBody::new(body, &parts.headers, tracked, request).or_unheard(move || {

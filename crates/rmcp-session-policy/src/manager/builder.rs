@@ -385,7 +385,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         }
         if self.limits.entries > 0 && (self.limits.bytes == 0 || self.limits.entry_bytes == 0) {
             let setting = if self.limits.bytes == 0 { "max_parked_bytes" } else { "max_parked_entry_bytes" };
-            return Err(ConfigError::new(setting, 0, "allow at least 1 KiB; max_parked(0) parks nobody"));
+            return Err(ConfigError::new(setting, 0, "allow at least 1 KiB; max_parked(0) parks no session"));
         }
         for policy in [&self.admission, &self.requests].into_iter().flatten() {
             policy.validate()?;

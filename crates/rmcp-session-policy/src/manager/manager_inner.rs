@@ -186,10 +186,10 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Counts and reports a rejection.
     pub(crate) fn turn_away(&self, refusal: Rejected, context: Option<&ClientContext>) -> Rejected {
-        let Rejected { kind, reason, retry, .. } = refusal;
+        let Rejected { kind, reason, retry, ref policy, .. } = refusal;
         self.counters.count_rejected(kind, reason);
-        tracing::debug!(?kind, %reason, "refused");
-        self.observe(&SessionEvent::Rejected { kind, reason, retry, context });
+        tracing::debug!(?kind, %reason, %policy, "rejected");
+        self.observe(&SessionEvent::Rejected { kind, reason, policy, retry, context });
         refusal
     }
 

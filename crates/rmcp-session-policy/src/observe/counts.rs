@@ -1,5 +1,6 @@
 //! Counts of what the manager has done, and the numbers that operators read.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::reason::{CloseReason, RejectionReason};
@@ -37,9 +38,9 @@ impl Counters {
         stats.restored = self.restored.load(Relaxed);
         stats.requests = self.requests.load(Relaxed);
         stats.sessionless = self.sessionless.load(Relaxed);
-        stats.closed = self.closed.each_ref().map(|count| count.load(Relaxed));
-        stats.rejected = self.rejected.each_ref().map(|count| count.load(Relaxed));
-        stats.rejected_requests = self.rejected_requests.each_ref().map(|count| count.load(Relaxed));
+        stats.closed = ByReason::of(CloseReason::ALL, &self.closed);
+        stats.rejected = ByReason::of(RejectionReason::ALL, &self.rejected);
+        stats.rejected_requests = ByReason::of(RejectionReason::ALL, &self.rejected_requests);
     }
 }
 
@@ -81,10 +82,10 @@ pub struct Stats {
     pub requests: u64,
     /// POSTs that came through the HTTP layer and belong to no session (protocol 2026-07-28).
     pub sessionless: u64,
-    // By the place of each reason in `ALL`. Private: a new reason must not change the type.
-    closed: [u64; CloseReason::ALL.len()],
-    rejected: [u64; RejectionReason::ALL.len()],
-    rejected_requests: [u64; RejectionReason::ALL.len()],
+    // Private: a new reason must not change the type.
+    closed: ByReason<CloseReason, { CloseReason::ALL.len() }>,
+    rejected: ByReason<RejectionReason, { RejectionReason::ALL.len() }>,
+    rejected_requests: ByReason<RejectionReason, { RejectionReason::ALL.len() }>,
     /// Choices in which the eviction policy panicked or was overruled.
     pub overruled: u64,
 }
@@ -109,9 +110,9 @@ impl Stats {
             restored: 0,
             requests: 0,
             sessionless: 0,
-            closed: [0; CloseReason::ALL.len()],
-            rejected: [0; RejectionReason::ALL.len()],
-            rejected_requests: [0; RejectionReason::ALL.len()],
+            closed: ByReason::none(CloseReason::ALL),
+            rejected: ByReason::none(RejectionReason::ALL),
+            rejected_requests: ByReason::none(RejectionReason::ALL),
             overruled: 0,
         }
     }
@@ -127,20 +128,43 @@ impl Stats {
     /// # Ok::<(), rmcp_session_policy::ConfigError>(())
     /// ```
     #[must_use]
-    pub const fn closed(&self, reason: CloseReason) -> u64 {
-        self.closed[reason as usize]
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.closed.counts[reason as usize]
     }
 
     /// The number of sessions that were rejected for a reason: newcomers, and parked sessions that were to be restored.
     #[must_use]
-    pub const fn rejected(&self, reason: RejectionReason) -> u64 {
-        self.rejected[reason as usize]
+    pub fn rejected(&self, reason: RejectionReason) -> u64 {
+        self.rejected.counts[reason as usize]
     }
 
     /// The number of requests that were rejected for a reason, within a session or without one.
     #[must_use]
-    pub const fn rejected_requests(&self, reason: RejectionReason) -> u64 {
-        self.rejected_requests[reason as usize]
+    pub fn rejected_requests(&self, reason: RejectionReason) -> u64 {
+        self.rejected_requests.counts[reason as usize]
+    }
+}
+
+/// One count for each reason, at the reason's place in `ALL`.
+#[derive(Clone)]
+struct ByReason<R: 'static, const N: usize> {
+    all: &'static [R],
+    counts: [u64; N],
+}
+
+impl<R, const N: usize> ByReason<R, N> {
+    const fn none(all: &'static [R]) -> Self {
+        Self { all, counts: [0; N] }
+    }
+
+    fn of(all: &'static [R], counts: &[AtomicU64; N]) -> Self {
+        Self { all, counts: counts.each_ref().map(|count| count.load(Relaxed)) }
+    }
+}
+
+impl<R: fmt::Debug, const N: usize> fmt::Debug for ByReason<R, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.all.iter().zip(self.counts)).finish()
     }
 }
 

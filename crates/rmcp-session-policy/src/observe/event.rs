@@ -31,6 +31,8 @@ pub enum SessionEvent<'a> {
         kind: ArrivalKind,
         /// Why it was turned away.
         reason: RejectionReason,
+        /// The policy that rejected it, or the part of the manager.
+        policy: &'a str,
         /// When it may come back.
         retry: Retry,
         /// Who it was, if that is known.

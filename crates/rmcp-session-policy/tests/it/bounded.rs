@@ -1,3 +1,5 @@
+//! docs/design.md, section 5.7.
+//!
 //! Module `bounded` keeps the promises of the crate `mcp-session`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

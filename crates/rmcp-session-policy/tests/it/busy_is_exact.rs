@@ -1,4 +1,6 @@
-//! L5: a session is busy exactly while a request is in flight, whether or not its HTTP stream is open.
+//! docs/design.md, L5.
+//!
+//! A session is busy exactly while a request is in flight, whether or not its HTTP stream is open.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! docs/design.md, L9.
+//!
 //! A refused or cut-off `tools/call` is answered with a result that a model can read; any other request with an error.
 
 use std::sync::Arc;

@@ -1,4 +1,6 @@
-//! L8: a close ends within its deadline, and the inner worker ends with it.
+//! docs/design.md, L8.
+//!
+//! A close ends within its deadline, and the inner worker ends with it.
 
 use std::sync::Arc;
 

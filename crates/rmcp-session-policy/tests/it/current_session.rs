@@ -1,3 +1,5 @@
+//! docs/design.md, L5.
+//!
 //! A handler knows its session, and holds it busy for work of its own.
 
 use std::sync::{Arc, Mutex};

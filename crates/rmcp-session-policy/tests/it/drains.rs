@@ -1,4 +1,6 @@
-//! L15: a drain loses no answer, does not wait for clients that have stopped reading, and covers requests without a session.
+//! docs/design.md, L15.
+//!
+//! A drain loses no answer, does not wait for clients that have stopped reading, and covers requests without a session.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -1,3 +1,5 @@
+//! docs/design.md, L9.
+//!
 //! An answer that is sent before the request body was read reaches the client, and the connection stays usable.
 
 use std::time::Duration;

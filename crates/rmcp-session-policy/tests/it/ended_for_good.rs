@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! A session that ended for good does not come back, even if that end falls into its eviction or its restore.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! docs/design.md, L4, L8, L10 and L15.
+//!
 //! Ends, restores and drains that coincide with each other, with panics, or with the end of the runtime.
 
 #![allow(

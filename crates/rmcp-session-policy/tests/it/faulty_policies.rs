@@ -1,3 +1,5 @@
+//! docs/design.md, L13.
+//!
 //! A policy that panics, names wrong sessions or names the same one for ever costs a bounded number of tries and breaks no law.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};

@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! The listening stream of a parked session stays open, and goes on with the session's next incarnation.
 
 use std::sync::Arc;

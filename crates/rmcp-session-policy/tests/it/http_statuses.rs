@@ -1,3 +1,5 @@
+//! docs/design.md, L9.
+//!
 //! HTTP statuses and bodies of the layer, tested by raw HTTP.
 
 use std::sync::Arc;
@@ -127,7 +129,7 @@ async fn a_restore_that_is_refused_is_200_with_a_result_or_error_and_the_session
     assert_eq!(response.status(), 200);
     let body: Value = response.json().await.expect("json");
     assert_eq!((&body["id"], &body["result"]["isError"]), (&json!(9), &json!(true)));
-    let said = "The tool was not called: all 1 places are taken and no session may go. Try again later.";
+    let said = "The tool was not called: all places (1) are taken and no session may go. Try again later.";
     assert_eq!(body["result"]["content"], json!([{ "type": "text", "text": said }]));
     let rejection = &body["result"]["_meta"]["rmcp-session-policy/rejection"];
     assert_eq!((&rejection["code"], &rejection["reason"]), (&json!(503), &json!("at_capacity")));

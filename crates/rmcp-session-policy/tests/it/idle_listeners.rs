@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! Sessions that only listen do not take the listening streams of sessions that call.
 
 use crate::edge::{Edge, ended, heard};

@@ -1,3 +1,5 @@
+//! docs/design.md, L5.
+//!
 //! A request is in flight until its handler is done, not until its stream ends. One id has at most one request in flight.
 
 use std::future::poll_fn;

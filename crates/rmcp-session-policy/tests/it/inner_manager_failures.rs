@@ -1,4 +1,6 @@
-//! L9: no failure of the inner manager makes a client see a 500.
+//! docs/design.md, L9.
+//!
+//! No failure of the inner manager makes a client see a 500.
 
 use std::sync::Arc;
 

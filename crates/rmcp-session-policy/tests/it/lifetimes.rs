@@ -1,3 +1,5 @@
+//! docs/design.md, L5, L10 and L15.
+//!
 //! Idle timeout, maximum lifetime and init timeout end sessions on time, with any number of sessions.
 
 use std::sync::Arc;

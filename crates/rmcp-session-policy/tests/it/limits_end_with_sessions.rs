@@ -1,3 +1,5 @@
+//! docs/design.md, L4.
+//!
 //! A limit per session covers all incarnations of the session and ends with it. Policies are told of each end once.
 
 use std::sync::{Arc, Mutex};

@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! Clients that open their listening stream once and never again, as the SDKs do, by raw HTTP.
 
 use std::sync::{Arc, Mutex};

@@ -1,3 +1,5 @@
+//! docs/design.md, L4.
+//!
 //! Each session ends once: one reason, one event, one release of its place. Later closes change nothing.
 
 use std::sync::Arc;

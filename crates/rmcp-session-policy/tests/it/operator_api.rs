@@ -1,4 +1,6 @@
-//! L15 and the API for operators: stats, list, terminate, drain, observers.
+//! docs/design.md, L15.
+//!
+//! The API for operators: stats, list, terminate, drain, observers.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! How many sessions are parked, how many bytes they hold, and for how long.
 
 use crate::parked::{Manager, is_not_there, is_restored, knows, park, parked, ready, ready_saying, scripted};

@@ -1,3 +1,5 @@
+//! docs/design.md, L16.
+//!
 //! Requests that once reached the session of another principal, or that once evaded a limit.
 
 use std::sync::Arc;

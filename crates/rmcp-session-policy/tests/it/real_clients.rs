@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! rmcp clients against a server on loopback: after an eviction they go on.
 
 use std::sync::Arc;

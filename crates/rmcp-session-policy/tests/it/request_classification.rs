@@ -1,4 +1,6 @@
-//! L16: the layer classifies a request as rmcp does. The test sends each request of a large table to rmcp alone, to see what
+//! docs/design.md, L16.
+//!
+//! The layer classifies a request as rmcp does. The test sends each request of a large table to rmcp alone, to see what
 //! rmcp does with it, and to the layer, and compares which policies the layer asks.
 
 use std::convert::Infallible;

@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! Evictions and restores of the same sessions at once: no answer is lost, and the incarnations stay apart.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! The handshake that rmcp replays to restore a session: what its failures do, and what waits for it.
 
 use std::sync::Arc;

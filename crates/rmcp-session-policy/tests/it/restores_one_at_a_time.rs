@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! Restores of one id run one at a time; other requests for that id wait, bounded.
 
 use std::sync::Arc;

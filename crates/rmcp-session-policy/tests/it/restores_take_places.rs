@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! A restore takes a place, counts against admission and evicts a victim as a creation does.
 
 use std::sync::Arc;

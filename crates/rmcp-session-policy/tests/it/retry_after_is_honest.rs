@@ -1,3 +1,5 @@
+//! docs/design.md, L9.
+//!
 //! A client that waits for `Retry-After` is admitted. A client that waits one second less is not.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! docs/design.md, L6.
+//!
 //! Waiting restores are served before waiting newcomers, and each group by client in turn. So a flood from one client does
 //! not delay other clients.
 

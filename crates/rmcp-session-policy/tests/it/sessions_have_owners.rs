@@ -1,3 +1,5 @@
+//! docs/design.md, L16.
+//!
 //! A session belongs to the client that opened it, at the service where it was opened: elsewhere its id is unknown.
 
 use std::collections::HashMap;

@@ -1,4 +1,6 @@
-//! L6: which sessions are never evicted, and that a flood of handshakes does not block other clients.
+//! docs/design.md, L6.
+//!
+//! Which sessions are never evicted, and that a flood of handshakes does not block other clients.
 
 use std::sync::{Arc, Mutex};
 

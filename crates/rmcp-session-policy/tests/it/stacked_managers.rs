@@ -1,4 +1,6 @@
-//! L11: a manager works as the inner manager of another one.
+//! docs/design.md, L11.
+//!
+//! A manager works as the inner manager of another one.
 
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! docs/design.md, L2 and L3.
+//!
 //! A creation or restore that fails, panics, or is dropped at any await leaves everything as it was before.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,5 @@
+//! docs/design.md, L1 and L11.
+//!
 //! Inner managers that differ from rmcp's own: one gives an id twice, one has an event store.
 
 use std::sync::Arc;

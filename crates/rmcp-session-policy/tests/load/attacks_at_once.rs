@@ -1,3 +1,5 @@
+//! docs/design.md, L6, L14 and L16.
+//!
 //! Every attack that once hurt users, all at the same time, against one server with 200 honest clients at work on 100 places.
 //! Every honest call is answered, and no byte of an honest session reaches a stranger.
 //!

@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! Every call is answered if there are no more users than places and parked entries together.
 
 use std::sync::Arc;

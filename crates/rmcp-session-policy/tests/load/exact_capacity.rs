@@ -1,3 +1,5 @@
+//! docs/design.md, L1.
+//!
 //! The inner manager never holds more sessions than there are places, under concurrent creations, restores and closes.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! docs/design.md, L6.
+//!
 //! Floods of handshakes that are never finished, over real connections: users whose sessions are parked are answered, and
 //! newcomers from other addresses come in.
 //!

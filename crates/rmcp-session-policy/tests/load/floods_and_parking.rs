@@ -1,3 +1,5 @@
+//! docs/design.md, L6 and L14.
+//!
 //! Sessions that never called leave a full parking first, and push out no session that called.
 
 use std::sync::Arc;

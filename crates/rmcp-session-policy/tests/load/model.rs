@@ -1,3 +1,5 @@
+//! docs/design.md, L1, L4, L6, L9 and L10.
+//!
 //! The whole manager beside the test kit's model of it, over random histories on paused time.
 //!
 //! A history that fails is made as small as it gets, printed, and kept in `tests/proptest-regressions/model.txt`.

@@ -1,3 +1,5 @@
+//! docs/design.md, L7 and L13.
+//!
 //! The built-in policies and combinators keep the laws. For a policy that breaks a law, the kit names the law.
 
 use std::collections::VecDeque;

@@ -1,3 +1,5 @@
+//! docs/design.md, L10.
+//!
 //! A thousand clients take turns on a hundred places, and each of their calls succeeds.
 
 use std::sync::Arc;

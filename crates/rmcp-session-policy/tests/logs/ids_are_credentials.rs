@@ -1,4 +1,6 @@
-//! L12: ids are credentials. No log, error or `Debug` output shows one.
+//! docs/design.md, L12.
+//!
+//! Ids are credentials. No log, error or `Debug` output shows one.
 
 use std::collections::HashSet;
 use std::error::Error;

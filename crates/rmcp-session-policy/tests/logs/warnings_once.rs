@@ -1,3 +1,5 @@
+//! docs/design.md, L13.
+//!
 //! The manager logs a warning for operators once, not for each client.
 
 use crate::log::listen;
