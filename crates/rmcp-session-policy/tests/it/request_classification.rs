@@ -522,7 +522,7 @@ async fn every_request_is_classified_as_rmcp_does() {
                 Is::Within => [0, 0],
                 Is::Opening => [1, 0],
                 Is::Sessionless if is_discover => [0, 0],
-                // Which of two methods counts is for rmcp to say: asked either way, or neither.
+                // rmcp decides which of the two methods counts, so the layer may ask the policy for either or for none.
                 Is::Sessionless if case.form == "method twice" => [0, asked[1].min(1)],
                 Is::Sessionless => [0, 1],
                 // Nothing is done for it. The policy may have been asked before rmcp found out.

@@ -25,7 +25,7 @@ const PLACES: usize = 100;
 /// What an honest call may take, as the manager promises it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What honest answers hold, and no stranger may read.
+/// The text of honest answers, which no other client may read.
 const SECRET: &str = "for-the-eyes-of-";
 
 fn seconds() -> Duration {
@@ -83,7 +83,7 @@ impl Caller {
     }
 }
 
-/// What is shared by all that goes on.
+/// The state that the clients and the attackers share.
 #[derive(Default)]
 struct Day {
     over: AtomicBool,
@@ -109,7 +109,7 @@ impl Day {
     }
 }
 
-/// Works until the day is over.
+/// Calls a tool as an honest client until the test ends.
 async fn work(day: Arc<Day>, caller: Caller, session: String) {
     let mut nth = 0;
     while !day.is_over() {
@@ -118,12 +118,12 @@ async fn work(day: Arc<Day>, caller: Caller, session: String) {
             Ok(()) => drop(day.calls.fetch_add(1, SeqCst)),
             Err(error) => day.fail(format!("{} call {nth}: {error}", caller.user)),
         }
-        // Each at a pace of its own.
+        // Each client calls at its own pace.
         sleep(Duration::from_millis(1_000 + (nth * 397 + session.as_bytes()[0] as u64 * 7) % 1_000)).await;
     }
 }
 
-/// Comes in the middle of it all.
+/// Opens a session as a newcomer amid the attacks, and works in it.
 async fn come_in(day: Arc<Day>, caller: Caller) {
     match timeout(PATIENCE, caller.open()).await {
         Ok(Ok(session)) => work(day, caller, session).await,
@@ -229,7 +229,7 @@ async fn every_honest_call_is_answered_and_no_foreign_byte_read() {
             attacks.spawn(attack(Arc::clone(&day), move |_| caller.post(Some(&session), &sleep)));
         }
     }
-    // Large bodies for ids that never were.
+    // Large bodies for ids that never existed.
     for _ in 0..2 {
         let caller = mallory(5);
         attacks.spawn(attack(Arc::clone(&day), move |_| {
