@@ -24,8 +24,8 @@ use rmcp::transport::streamable_http_server::session::{
 };
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{RoleServer, ServerHandler};
-use rmcp_session_policy::PolicySessionManager;
 use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Permit, Rejection};
+use rmcp_session_policy::{HOUR, PolicySessionManager};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
@@ -216,6 +216,8 @@ struct Server {
 fn inner(log: &Log) -> Inner {
     let mut local = LocalSessionManager::default();
     local.session_config.keep_alive = None;
+    // The table takes longer than any timeout on a busy machine, and a timeout would be logged for a later request.
+    local.session_config.init_timeout = None;
     Inner(local, log.clone())
 }
 
@@ -240,7 +242,9 @@ impl Server {
     fn under_policies(sessionless: bool) -> Self {
         let (log, handled) = (Log::default(), Arc::default());
         let asked = |name| Asked(name, log.clone());
-        let sessions = PolicySessionManager::builder(inner(&log)).max_sessions(100_000).admission(asked("admission"));
+        let sessions =
+            PolicySessionManager::builder(inner(&log)).max_sessions(100_000).init_timeout(HOUR).idle_timeout(None);
+        let sessions = sessions.admission(asked("admission"));
         let sessions = Arc::new(sessions.requests(asked("requests")).build().expect("valid"));
         let user = |parts: &http::request::Parts| Some(parts.headers.get("x-user")?.to_str().ok()?.to_owned());
         let mut layer = sessions.layer().principal(user);
