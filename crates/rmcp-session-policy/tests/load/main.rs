@@ -6,13 +6,9 @@ mod scripted;
 mod server;
 #[path = "../support/service.rs"]
 mod service;
-#[path = "../support/web.rs"]
-mod web;
 
-mod attacks_at_once;
 mod every_user_is_served;
 mod exact_capacity;
-mod floods;
 mod floods_and_parking;
 mod model;
 mod test_kit;

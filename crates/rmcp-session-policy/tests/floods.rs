@@ -3,10 +3,13 @@
 //! Floods of handshakes that are never finished, over real connections: users whose sessions are parked are answered, and
 //! newcomers from other addresses come in.
 //!
-//! `FLOODS=long cargo test -p rmcp-session-policy --all-features --test load floods -- --nocapture` tries each number of places
+//! `FLOODS=long cargo test -p rmcp-session-policy --all-features --test floods -- --nocapture` tries each number of places
 //! and connections, and prints how long newcomers and users waited.
 
 #![expect(clippy::print_stdout, reason = "the long form prints what it measured")]
+
+#[path = "support/server.rs"]
+mod server;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
