@@ -3,7 +3,7 @@
 //! Every attack that once hurt users, all at the same time, against one server with 200 honest clients at work on 100 places.
 //! Every honest call is answered, and no byte of an honest session reaches a stranger.
 //!
-//! `ATTACK_SECONDS=600 cargo test -p rmcp-session-policy --all-features --test attacks_at_once` makes the day longer.
+//! `ATTACK_SECONDS=600 cargo test -p rmcp-session-policy --all-features --test attacks_at_once` makes it run longer.
 
 #[path = "support/server.rs"]
 mod server;
