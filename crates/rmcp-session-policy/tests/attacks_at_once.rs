@@ -3,7 +3,7 @@
 //! Every attack that once hurt users, all at the same time, against one server with 200 honest clients at work on 100 places.
 //! Every honest call is answered, and no byte of an honest session reaches a stranger.
 //!
-//! `ATTACK_SECONDS=600 cargo test -p rmcp-session-policy --all-features --test attacks_at_once` makes the day longer.
+//! `ATTACK_SECONDS=600 cargo test -p rmcp-session-policy --all-features --test attacks_at_once` makes it run longer.
 
 #[path = "support/server.rs"]
 mod server;
@@ -31,7 +31,7 @@ const PLACES: usize = 100;
 /// that runs beside others must not depend on that.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What honest answers hold, and no stranger may read.
+/// The text of honest answers, which no other client may read.
 const SECRET: &str = "for-the-eyes-of-";
 
 fn seconds() -> Duration {
@@ -104,7 +104,7 @@ async fn insist<T, F: Future<Output = Result<T, String>>>(mut attempt: impl FnMu
     }
 }
 
-/// What is shared by all that goes on.
+/// The state that the clients and the attackers share.
 #[derive(Default)]
 struct Day {
     over: AtomicBool,
@@ -130,7 +130,7 @@ impl Day {
     }
 }
 
-/// Works until the day is over.
+/// Calls a tool as an honest client until the test ends.
 async fn work(day: Arc<Day>, caller: Caller, session: String) {
     let mut nth = 0;
     while !day.is_over() {
@@ -139,12 +139,12 @@ async fn work(day: Arc<Day>, caller: Caller, session: String) {
             Ok(()) => drop(day.calls.fetch_add(1, SeqCst)),
             Err(error) => day.fail(format!("{} call {nth}: {error}", caller.user)),
         }
-        // Each at a pace of its own.
+        // Each client calls at its own pace.
         sleep(Duration::from_millis(1_000 + (nth * 397 + session.as_bytes()[0] as u64 * 7) % 1_000)).await;
     }
 }
 
-/// Comes in the middle of it all.
+/// Opens a session as a newcomer amid the attacks, and works in it.
 async fn come_in(day: Arc<Day>, caller: Caller) {
     match insist(|| caller.open()).await {
         Ok(session) => work(day, caller, session).await,
@@ -249,7 +249,7 @@ async fn every_honest_call_is_answered_and_no_foreign_byte_read() {
             attacks.spawn(attack(Arc::clone(&day), move |_| caller.post(Some(&session), &sleep)));
         }
     }
-    // Large bodies for ids that never were.
+    // Large bodies for ids that never existed.
     for _ in 0..2 {
         let caller = mallory(5);
         attacks.spawn(attack(Arc::clone(&day), move |_| {

@@ -268,7 +268,7 @@ async fn a_protect_predicate_that_panics_protects() {
 async fn a_protect_predicate_that_alternates_is_called_a_bounded_number_of_times() {
     let looks = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&looks);
-    // It would turn for ever; give up where it can be seen.
+    // Without a bound the choice would loop for ever, so the predicate stops alternating after 100,000 calls.
     let (_inner, _witness, sessions) = manager(|b| {
         b.eviction(victim_fn(|_| None)).protect(move |_| {
             let look = count.fetch_add(1, SeqCst);

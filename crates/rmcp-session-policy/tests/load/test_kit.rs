@@ -21,7 +21,7 @@ use rmcp_session_policy::testing::{admission, eviction, manager};
 use rmcp_session_policy::{ConfigError, SessionKey};
 use tokio::time::Instant;
 
-/// What a test of the kit says.
+/// Runs a test of the kit that must fail, and returns its message.
 #[track_caller]
 fn says(test: impl FnOnce()) -> String {
     let panic = catch_unwind(AssertUnwindSafe(test)).expect_err("a broken policy is found");
@@ -87,7 +87,7 @@ fn built_in_admission_policies_keep_the_laws() {
     admission::keeps_the_laws(|| admit_fn(|_| Ok(Permit::free())));
 }
 
-/// The order of arrival, done wrong in one way.
+/// First in, first out, with one deliberate fault.
 #[derive(Debug)]
 struct Queue {
     order: VecDeque<SessionKey>,
