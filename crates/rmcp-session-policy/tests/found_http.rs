@@ -125,6 +125,51 @@ impl Edge {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_without_a_session_counts_until_its_handler_is_done_though_its_client_hung_up() {
+    let edge = Edge::new(|layer| layer.sessionless(Concurrent::new(2)).expect("valid"));
+    for _ in 0..50 {
+        // Hangs up once its handler is at work.
+        let call = edge.clone();
+        let call = tokio::spawn(async move { call.work(60_000).await.status() });
+        sleep(Duration::from_millis(10)).await;
+        call.abort();
+        sleep(Duration::from_millis(10)).await;
+        let running = edge.running.load(SeqCst);
+        assert!(running <= 2, "{running} at once");
+    }
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(edge.running.load(SeqCst), 0);
+    assert_eq!(edge.work(1).await.status(), 200, "those that were done gave their places back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_its_client_has_left_holds_its_place_no_longer_than_a_request_is_in_flight() {
+    let minute = Duration::from_secs(60);
+    let builder = PolicySessionManager::local().max_busy(minute);
+    let edge = Edge::over(builder, |layer| layer.sessionless(Concurrent::new(1)).expect("valid"));
+    let call = edge.clone();
+    let call = tokio::spawn(async move { call.work(3_600_000).await.status() });
+    sleep(Duration::from_millis(10)).await;
+    call.abort();
+    sleep(minute - Duration::from_secs(1)).await;
+    assert_eq!(edge.work(1).await.status(), 429);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!((edge.work(1).await.status().as_u16(), edge.running.load(SeqCst)), (200, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listening_stream_holds_its_place_until_its_client_hangs_up() {
+    let edge = Edge::new(|layer| layer.sessionless(Concurrent::new(1)).expect("valid"));
+    let listen =
+        || edge.late("subscriptions/listen", json!({"notifications": {"toolsListChanged": true}}), |body| body);
+    for _ in 0..3 {
+        let first = listen().await;
+        assert_eq!(first.status(), 200);
+        assert_eq!(listen().await.status(), 429);
+    }
+}
+
 /// JSON allows a slash to be escaped, and some encoders always do.
 #[tokio::test(start_paused = true)]
 async fn a_listening_stream_is_one_however_its_method_is_written() {
