@@ -145,7 +145,10 @@ impl<I: SessionManager> PolicyLayer<I> {
     }
 
     /// Sets who may make requests without a session (protocol 2026-07-28). What a permit holds is held until the body of
-    /// the response ends. Defaults to everybody.
+    /// the response ends, and by a handler that keeps its context (or the request's parts) until it is done, for
+    /// [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) at most after that. A handler that does not, such as a
+    /// `#[tool]` without an argument for its context, may still run when its client has hung up and its place is free
+    /// again. Defaults to everybody.
     ///
     /// # Errors
     ///
