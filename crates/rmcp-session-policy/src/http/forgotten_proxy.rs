@@ -16,8 +16,8 @@ const ENOUGH: u32 = 100;
 /// The count once the search is over.
 const OVER: u32 = u32::MAX;
 
-/// Detects a proxy that is not trusted: every request comes from one peer, and each has a forwarding header. Without the
-/// setting, policies per client see all clients as one.
+/// Detects a proxy that is not trusted: every request so far came from one peer, and [`ENOUGH`] of them had a forwarding
+/// header. Policies per client then see all clients as one.
 #[derive(Debug, Default)]
 pub(super) struct ForgottenProxy {
     only_peer: OnceLock<IpAddr>,

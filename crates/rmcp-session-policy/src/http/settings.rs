@@ -43,7 +43,7 @@ impl Settings {
         self.elsewhere && self.principal.is_none() && self.name.is_none()
     }
 
-    /// Logs which settings contradict each other.
+    /// Logs once which settings contradict each other.
     pub(super) fn warn_of_contradictions(&self) {
         if self.elsewhere && !self.restores_from_elsewhere() && !self.contradiction_told.swap(true, Relaxed) {
             tracing::error!(

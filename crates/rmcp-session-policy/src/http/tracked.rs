@@ -138,7 +138,7 @@ struct Tracking {
 struct Unheard(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Unheard {
-    /// Checks whether a frame holds the answer, not only what comes before it; if so, the closure is not called.
+    /// Looks at a frame. If it holds the answer, not only what comes before it, the closure will not be called.
     fn hears(&mut self, frame: &[u8]) {
         if memmem::find(frame, b"jsonrpc").is_some() {
             self.0 = None;

@@ -119,7 +119,7 @@ impl<I: SessionManager> Visit<I> {
         Ok(())
     }
 
-    /// Answers a request that the service has not seen, or that it answered only because the layer ended its body.
+    /// Answers a request that is rejected before the service has seen it.
     pub(super) fn refused<R>(&self, refusal: &Rejected, discarded: &Discarded) -> Response<PolicyBody<R>> {
         let answered = Answered {
             target: self.head.target,
