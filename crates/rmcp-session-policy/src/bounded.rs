@@ -1,7 +1,7 @@
-//! The ready-made preset: as many sessions as you say, the oldest goes first.
+//! A preset with the API of the crate `mcp-session`: a bound on the number of sessions, and the oldest is evicted first.
 //!
-//! Everything public in the crate `mcp-session` 0.2.0 is here, under the same names, for rmcp 3.9: who uses that crate
-//! depends on this one instead and writes `use rmcp_session_policy::bounded::` for `use mcp_session::`.
+//! This module has every public name of the crate `mcp-session` 0.2.0, for rmcp 3.9. To move a program, depend on this crate
+//! instead and replace `use mcp_session::` by `use rmcp_session_policy::bounded::`.
 //! [`docs/moving-from-mcp-session.md`](https://github.com/rmcp-session-policy/rmcp-session-policy/blob/main/docs/moving-from-mcp-session.md)
 //! lists what differs.
 //!
@@ -15,7 +15,7 @@
 //!     .max_lifetime(Duration::from_secs(24 * 60 * 60))
 //!     .rate_limit(10, Duration::from_secs(60))
 //!     .build();
-//! # let _ = sessions;
+//! assert_eq!(sessions.policies().stats().max_sessions, 100);
 //! ```
 
 use std::fmt;
@@ -35,14 +35,14 @@ use crate::eviction::{EvictionPolicyExt, Fifo, SessionInfo};
 use crate::time::HOUR;
 use crate::{PolicyError, PolicySessionManager, SessionEvent, SessionObserver};
 
-/// Why a [`BoundedSessionManager`] did not do what it was asked for.
+/// Says why a call of a [`BoundedSessionManager`] failed.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BoundedSessionError {
     /// The inner [`LocalSessionManager`] failed. Its own text may name a session, so it is only in the source.
     #[error("the inner session manager failed")]
     Inner(#[from] LocalSessionManagerError),
-    /// There were too many new sessions of late.
+    /// There were too many new sessions within the window of the rate limit.
     #[error("session creation rate limit exceeded")]
     RateLimited,
     /// Every place is taken, and no session may go now.
@@ -56,7 +56,7 @@ pub enum BoundedSessionError {
     Draining,
 }
 
-/// As it reads: the inner error stays out, it may name the session.
+/// Shows the display text, without the inner error, which may name the session.
 impl fmt::Debug for BoundedSessionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "BoundedSessionError({self})")
@@ -76,7 +76,7 @@ impl From<PolicyError<LocalSessionManagerError>> for BoundedSessionError {
     }
 }
 
-/// Why a session was closed, as the log says it.
+/// Says why a session was closed, in the words of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -104,17 +104,27 @@ impl From<crate::CloseReason> for CloseReason {
     }
 }
 
-/// Keeps at most so many sessions: the oldest goes first, an idle one before a busy one.
+/// Keeps at most `max_sessions` sessions, exactly. It evicts the oldest first, and idle sessions before busy ones.
 ///
 /// It is a [`PolicySessionManager`] over a [`LocalSessionManager`], with [`Fifo`] for eviction and a
-/// [`SlidingWindow`] for admission; [`policies`](Self::policies) gives it, for its `layer`, `stats` and `drain`.
-/// The bound is exact.
+/// [`SlidingWindow`] for admission. [`policies`](Self::policies) returns that manager, for its `layer`, `stats` and `drain`.
+///
+/// ```
+/// use rmcp::transport::streamable_http_server::session::SessionManager;
+/// use rmcp_session_policy::bounded::{BoundedSessionManager, SessionConfig};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sessions = BoundedSessionManager::new(SessionConfig::default(), 100);
+/// let _session = sessions.create_session().await?;
+/// assert_eq!(sessions.active_session_count().await, 1);
+/// # Ok(()) }
+/// ```
 pub struct BoundedSessionManager {
     sessions: PolicySessionManager<LocalSessionManager>,
     settings: Settings,
 }
 
-/// What it was made from; a rate limit may be added later.
+/// Holds the settings that a manager was made from, since a rate limit may be added later.
 #[derive(Clone, Debug)]
 struct Settings {
     config: SessionConfig,
@@ -135,17 +145,17 @@ impl Settings {
     }
 
     fn build(self) -> BoundedSessionManager {
-        // Any duration is taken: a shorter one than the timer's tick is the tick, a longer one than it reaches is that.
+        // Every duration is accepted, and clamped to what the timer can do.
         let kept = |time: Duration| time.clamp(Duration::from_millis(1), 365 * 24 * HOUR);
         let mut inner = LocalSessionManager::default();
         inner.session_config = self.config.clone();
-        // rmcp's own timers cut calls that run and listeners that are quiet: ours take their place.
+        // rmcp's own timers cut running calls and quiet listeners. The timers of the policy manager replace them.
         inner.session_config.keep_alive = None;
         inner.session_config.init_timeout = None;
         let builder = PolicySessionManager::builder(inner)
             .max_sessions(self.max_sessions.min(u32::MAX as usize))
             .eviction(Fifo::new().tiers([|session: &SessionInfo<'_>| session.in_flight() == 0]))
-            // Busy sessions go last, but they go: there is always room for a newcomer.
+            // Busy sessions are evicted last, so that there is always room for a newcomer.
             .busy_may_go()
             .idle_timeout(self.config.keep_alive.map(kept))
             .init_timeout(self.config.init_timeout.map_or(365 * 24 * HOUR, kept))
@@ -154,7 +164,7 @@ impl Settings {
             .observer(Log)
             .without_log();
         let builder = match self.rate_limit {
-            // In a window of no length there is never anybody.
+            // A window of no length never holds an admission, so there is nothing to limit.
             Some((creates, window)) if !window.is_zero() => {
                 builder.admission(SlidingWindow::new(creates.min(i32::MAX as usize), window.min(365 * 24 * HOUR)))
             }
@@ -169,7 +179,7 @@ impl Settings {
 impl BoundedSessionManager {
     /// Bounds the sessions of a [`LocalSessionManager`] with these settings to `max_sessions`.
     ///
-    /// Its `keep_alive` is the idle timeout, its `init_timeout` the time a handshake may take.
+    /// The setting `keep_alive` is the idle timeout, and `init_timeout` the longest time of a handshake.
     ///
     /// # Panics
     ///
@@ -179,7 +189,8 @@ impl BoundedSessionManager {
         Settings::new(session_config, max_sessions).build()
     }
 
-    /// Lets at most `max_creates` sessions come to be in any `window`. More are refused, and nobody is evicted for them.
+    /// Sets a rate limit: at most `max_creates` new sessions in any `window`. It rejects more, and evicts no session for
+    /// them. Defaults to no limit.
     ///
     /// # Panics
     ///
@@ -191,13 +202,13 @@ impl BoundedSessionManager {
         settings.build()
     }
 
-    /// How many sessions there are.
+    /// Returns the number of sessions.
     #[expect(clippy::unused_async, reason = "async in the crate whose place this takes")]
     pub async fn active_session_count(&self) -> usize {
         self.sessions.stats().live
     }
 
-    /// The manager underneath, for its `layer`, `stats`, `list`, `terminate` and `drain`.
+    /// Returns the policy manager underneath, for its `layer`, `stats`, `list`, `terminate` and `drain`.
     #[must_use]
     pub const fn policies(&self) -> &PolicySessionManager<LocalSessionManager> {
         &self.sessions
@@ -210,7 +221,7 @@ impl fmt::Debug for BoundedSessionManager {
     }
 }
 
-/// Settings of a [`BoundedSessionManager`] to be.
+/// Collects the settings of a [`BoundedSessionManager`], and builds it. The [module](self) has an example.
 #[derive(Debug)]
 #[must_use]
 pub struct BoundedSessionManagerBuilder {
@@ -222,7 +233,7 @@ pub struct BoundedSessionManagerBuilder {
 }
 
 impl BoundedSessionManagerBuilder {
-    /// Begins with a bound and nothing else.
+    /// Begins with the largest number of sessions, and defaults for the rest.
     ///
     /// # Panics
     ///
@@ -232,25 +243,26 @@ impl BoundedSessionManagerBuilder {
         Self { max_sessions, idle_timeout: None, max_lifetime: None, session_config: None, rate_limit: None }
     }
 
-    /// Closes a session not heard of for so long. Goes before the `keep_alive` of a [`SessionConfig`].
+    /// Sets how long a session may be idle before it is closed. Overrides the `keep_alive` of a [`SessionConfig`], which is
+    /// the default.
     pub const fn idle_timeout(mut self, duration: Duration) -> Self {
         self.idle_timeout = Some(duration);
         self
     }
 
-    /// Closes a session so long after it was opened, whatever it is doing.
+    /// Sets how long a session may live before it is closed, also while it is busy. Defaults to no limit.
     pub const fn max_lifetime(mut self, duration: Duration) -> Self {
         self.max_lifetime = Some(duration);
         self
     }
 
-    /// Sets the settings of the [`LocalSessionManager`] underneath.
+    /// Sets the settings of the [`LocalSessionManager`] underneath. Defaults to [`SessionConfig::default`].
     pub const fn session_config(mut self, config: SessionConfig) -> Self {
         self.session_config = Some(config);
         self
     }
 
-    /// Lets at most `max_creates` sessions come to be in any `window`.
+    /// Sets a rate limit: at most `max_creates` new sessions in any `window`. Defaults to no limit.
     ///
     /// # Panics
     ///
@@ -275,7 +287,8 @@ impl BoundedSessionManagerBuilder {
     }
 }
 
-/// Says who came and went, in the words of the crate whose place this takes; a fingerprint stands for the id.
+/// Logs the sessions that are opened and closed, in the words of the crate `mcp-session`, with a fingerprint in place of
+/// the id.
 #[derive(Debug)]
 struct Log;
 

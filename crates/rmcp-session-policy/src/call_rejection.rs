@@ -1,4 +1,4 @@
-//! How a client is told that its call of a tool was not served.
+//! [`CallRejection`]: the form of the answer to a tool call that was not served.
 
 use rmcp::model::{CallToolResult, ContentBlock, ErrorData, MetaObject, RequestId, ServerJsonRpcMessage, ServerResult};
 use serde_json::Value;
@@ -6,15 +6,21 @@ use serde_json::Value;
 /// The key of a result's `_meta` that holds what a JSON-RPC error would have said.
 const META_KEY: &str = "rmcp-session-policy/rejection";
 
-/// How a refused or cut-off `tools/call` within a session is answered.
+/// Sets the form of the answer to a `tools/call` within a session that is rejected or cut off.
 ///
-/// A model never sees a JSON-RPC error; some agents end their run at the first. So the default is a result.
+/// The default is a result: models do not see JSON-RPC errors, and some agents end their run at the first one.
+///
+/// ```
+/// use rmcp_session_policy::CallRejection;
+///
+/// assert_eq!(CallRejection::default(), CallRejection::Result);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallRejection {
-    /// A result with `isError: true` and one text block, which says why and when to come back. What a JSON-RPC error would
-    /// have said (`code`, `reason`, `retryAfterSeconds` and so on) is in its `_meta`, under
-    /// `rmcp-session-policy/rejection`. It is not in `structuredContent`, which clients hold to the tool's own schema.
+    /// A result with `isError: true` and one text block, which says why and when to come back. Its `_meta` holds the data of
+    /// the JSON-RPC error (`code`, `reason`, `retryAfterSeconds` and so on) under `rmcp-session-policy/rejection`. It is not
+    /// in `structuredContent`, which clients check against the tool's own schema.
     #[default]
     Result,
     /// A JSON-RPC error, as every other method gets.
@@ -22,7 +28,7 @@ pub enum CallRejection {
 }
 
 impl CallRejection {
-    /// The answer to a request that is refused or cut off. `text` is what a model reads.
+    /// Makes the answer to a request that is rejected or cut off. A model reads `text`.
     pub(crate) fn answer(
         self,
         is_call: bool,
@@ -41,7 +47,7 @@ impl CallRejection {
         let mut meta = MetaObject::new();
         meta.0.insert(META_KEY.to_owned(), Value::Object(rejection));
         let mut result = CallToolResult::error(vec![ContentBlock::text(text())]);
-        // Sessions speak a protocol that does not have this field yet.
+        // The protocol versions with sessions do not have this field.
         result.result_type = None;
         result.meta = Some(meta);
         ServerJsonRpcMessage::response(ServerResult::CallToolResult(result), id)

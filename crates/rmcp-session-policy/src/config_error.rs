@@ -1,9 +1,9 @@
-//! The error of a setting that makes no sense.
+//! [`ConfigError`]: the error of a setting that makes no sense.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// A setting of a manager, a layer or a policy that makes no sense.
+/// Names a setting of a manager, a layer or a policy that makes no sense.
 ///
 /// ```
 /// use rmcp_session_policy::PolicySessionManager;
@@ -25,7 +25,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// Names a setting, its value, and what would do.
+    /// Creates the error from a setting, its value, and a value that would do.
     #[must_use]
     pub fn new(
         setting: impl Into<Cow<'static, str>>,

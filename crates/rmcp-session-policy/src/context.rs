@@ -1,13 +1,13 @@
-//! The client of a request: what the HTTP layer, or any caller, knows of it.
+//! [`ClientContext`]: what is known of the client of a request.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Who is asking: the client's address, its authenticated subject, and the headers an operator chose to keep.
+/// Holds what is known of a client: its address, its authenticated subject, and the headers that the operator keeps.
 ///
-/// rmcp hands a session manager no request, so the context travels beside it: [`scope`](Self::scope) makes it visible
-/// to every policy asked within one future. The session keeps the context it was opened with.
+/// rmcp gives a session manager no request, so the context is passed beside it: [`scope`](Self::scope) makes it visible to
+/// every policy that is asked within one future. A session keeps the context that opened it.
 ///
 /// ```
 /// use rmcp_session_policy::ClientContext;
@@ -24,39 +24,39 @@ pub struct ClientContext {
     peer: Option<IpAddr>,
     principal: Option<Arc<str>>,
     headers: http::HeaderMap,
-    /// The name of the service that is asked, where one manager is under several.
+    /// The name of the service that the request is for, if one manager serves several.
     service: Option<Arc<str>>,
     passive: bool,
     listening: bool,
 }
 
 impl ClientContext {
-    /// Creates a context that knows nothing yet.
+    /// Creates the context of an unknown client.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the address the client speaks from.
+    /// Sets the client's address. Defaults to none.
     #[must_use]
     pub const fn with_peer(mut self, peer: IpAddr) -> Self {
         self.peer = Some(peer);
         self
     }
 
-    /// Sets the authenticated subject: who the client is, not the token it showed, which rotates.
+    /// Sets the authenticated subject. It should be the subject itself, not a token, since tokens change. Defaults to none.
     #[must_use]
     pub fn with_principal(mut self, principal: impl Into<Arc<str>>) -> Self {
         self.principal = Some(principal.into());
         self
     }
 
-    /// Keeps a header of the request. Every session holds its context, so keep few.
+    /// Adds a header of the request. Every session keeps its context, so add few. Defaults to none.
     ///
-    /// The value is copied: one that a server has read is a part of the whole head, and would keep all of it.
+    /// The value is copied. A value that a server has read shares the buffer of the whole head, and would keep it alive.
     #[must_use]
     pub fn with_header(mut self, name: http::HeaderName, value: http::HeaderValue) -> Self {
-        // What was a value once is one again.
+        // This cannot fail: the bytes come from a valid value.
         if let Ok(mut copy) = http::HeaderValue::from_bytes(value.as_bytes()) {
             copy.set_sensitive(value.is_sensitive());
             self.headers.append(name, copy);
@@ -64,15 +64,15 @@ impl ClientContext {
         self
     }
 
-    /// Says that the request is no use of its session (a GET or a ping): it restores a parked session only into a
-    /// place that is free.
+    /// Marks the request as one that does not use its session, such as a GET or a ping: it restores a parked session only
+    /// into a free place. Defaults to a request that does.
     #[must_use]
     pub const fn passive(mut self) -> Self {
         self.passive = true;
         self
     }
 
-    /// Says that the request is a GET, which opens a listening stream. It is passive too.
+    /// Marks the request as a GET, which opens a listening stream. It is passive too.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
     pub(crate) const fn listening(mut self) -> Self {
         self.passive = true;
@@ -80,49 +80,49 @@ impl ClientContext {
         self
     }
 
-    /// Sets the name of the service that is asked.
+    /// Sets the name of the service that the request is for.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
     pub(crate) fn with_service(mut self, name: Arc<str>) -> Self {
         self.service = Some(name);
         self
     }
 
-    /// The name of the service that is asked.
+    /// Returns the name of the service that the request is for.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "asked by the HTTP layer"))]
     pub(crate) fn service(&self) -> Option<&str> {
         self.service.as_deref()
     }
 
-    /// The address the client speaks from.
+    /// Returns the client's address.
     #[must_use]
     pub const fn peer(&self) -> Option<IpAddr> {
         self.peer
     }
 
-    /// The authenticated subject.
+    /// Returns the authenticated subject.
     #[must_use]
     pub fn principal(&self) -> Option<&str> {
         self.principal.as_deref()
     }
 
-    /// The first value kept of a header, if it is text.
+    /// Returns the first value of a kept header, if it is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Whether the request is no use of its session, as set by [`passive`](Self::passive).
+    /// Returns whether the request does not use its session, as set by [`passive`](Self::passive).
     #[must_use]
     pub const fn is_passive(&self) -> bool {
         self.passive
     }
 
-    /// Whether the request opens a listening stream, as the HTTP layer says.
+    /// Returns whether the request opens a listening stream, as the HTTP layer says.
     pub(crate) const fn is_listening(&self) -> bool {
         self.listening
     }
 
-    /// About how many bytes it keeps, itself included.
+    /// Estimates the bytes that the context keeps, itself included.
     pub(crate) fn bytes(&self) -> usize {
         /// The entry of a header in its map, with its share of the map's table.
         const HEADER: usize = 112;
@@ -135,7 +135,7 @@ impl ClientContext {
     }
 }
 
-/// Shows the address and whether there is a principal; header values stay out, they may be credentials.
+/// Shows the address, the principal and the names of the headers, but not their values, which may be credentials.
 impl fmt::Debug for ClientContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientContext")

@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! [`PolicyError`] and [`ServerFull`], the errors of a manager, and what the answer to a rejected arrival needs.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,9 +9,24 @@ use crate::admission::{ArrivalKind, Rejection, Retry};
 use crate::call_rejection::CallRejection;
 use crate::observe::RejectionReason;
 
-/// Why the manager did not do what it was asked for. `E` is the error of the inner session manager.
+/// Says why a call of the manager failed. `E` is the error of the inner session manager.
 ///
-/// Its text reaches clients and logs, so it holds no session id; the inner manager's own text is only in the source.
+/// Its text reaches clients and logs, so it holds no session id. The text of the inner manager is only in the source.
+///
+/// ```
+/// use rmcp::transport::streamable_http_server::session::SessionManager;
+/// use rmcp_session_policy::admission::{Arrival, Rejection, admit_fn};
+/// use rmcp_session_policy::{PolicyError, PolicySessionManager};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), rmcp_session_policy::ConfigError> {
+/// let closed = admit_fn(|_: &Arrival<'_>| Err(Rejection::new("closed")));
+/// let sessions = PolicySessionManager::local().admission(closed).build()?;
+/// match sessions.create_session().await {
+///     Err(PolicyError::Rejected(rejection)) => assert_eq!(rejection.policy(), "closed"),
+///     _ => unreachable!("the policy rejects every session"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError<E: std::error::Error + 'static> {
@@ -27,10 +42,10 @@ pub enum PolicyError<E: std::error::Error + 'static> {
     /// There is no such session (any more).
     #[error("session not found")]
     NotFound,
-    /// The session has no event of that id, or nothing comes after it.
+    /// The session has no event with that id, or no event after it.
     #[error("no such event")]
     UnknownEvent,
-    /// The inner session manager gave a new session the id of one that lives.
+    /// The inner session manager gave a new session the id of a live one.
     #[error("the inner session manager gave one id to two sessions")]
     DuplicateId,
     /// The inner session manager failed.
@@ -38,7 +53,7 @@ pub enum PolicyError<E: std::error::Error + 'static> {
     Inner(#[source] E),
 }
 
-/// The inner error stays out: it may name the session.
+/// Leaves the inner error out, since it may name the session.
 impl<E: std::error::Error + 'static> fmt::Debug for PolicyError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -53,7 +68,7 @@ impl<E: std::error::Error + 'static> fmt::Debug for PolicyError<E> {
     }
 }
 
-/// A rejected arrival, with what its answer needs.
+/// Holds what the answer to a rejected arrival needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Rejected {
     pub(crate) kind: ArrivalKind,
@@ -66,7 +81,7 @@ pub(crate) struct Rejected {
 }
 
 impl Rejected {
-    /// By an admission policy.
+    /// Makes the rejection by an admission policy.
     pub(crate) fn by_policy(kind: ArrivalKind, rejection: &Rejection) -> Self {
         Self {
             kind,
@@ -79,7 +94,7 @@ impl Rejected {
         }
     }
 
-    /// For want of a place.
+    /// Makes the rejection for lack of a place.
     pub(crate) fn at_capacity(kind: ArrivalKind, full: &ServerFull) -> Self {
         Self {
             kind,
@@ -92,7 +107,7 @@ impl Rejected {
         }
     }
 
-    /// The HTTP status, which is also the code of the JSON-RPC error: MCP keeps -32000..=-32099 for itself.
+    /// Returns the HTTP status, which is also the code of the JSON-RPC error, since MCP reserves -32000..=-32099.
     pub(crate) const fn status(&self) -> u16 {
         match self.reason {
             RejectionReason::Quota => 429,
@@ -100,7 +115,7 @@ impl Rejected {
         }
     }
 
-    /// The refusal as a JSON-RPC error.
+    /// Returns the rejection as a JSON-RPC error.
     pub(crate) fn answer(&self) -> ErrorData {
         let millis = match self.retry {
             Retry::After(wait) => Some(wait.as_nanos().div_ceil(1_000_000) as u64),
@@ -117,17 +132,17 @@ impl Rejected {
         ErrorData::new(ErrorCode(i32::from(self.status())), self.text.clone(), Some(data))
     }
 
-    /// The answer to a request with this id within a session.
+    /// Makes the answer to a request with this id within a session.
     pub(crate) fn answer_to(&self, is_call: bool, rejection: CallRejection, id: RequestId) -> ServerJsonRpcMessage {
         rejection.answer(is_call, id, self.answer(), || self.told_to_a_model())
     }
 
-    /// The refusal of a `tools/call` in two sentences: why, and when to come back.
+    /// Returns the rejection of a `tools/call` in two sentences: why, and when to come back.
     fn told_to_a_model(&self) -> String {
         let mut why = &*self.text;
         let when = match (self.retry, self.retry.seconds()) {
             (Retry::After(_), Some(seconds)) => {
-                // A policy's own text says it too.
+                // The text of a policy repeats the wait.
                 why = why.strip_suffix(&format!(": retry after {seconds} s")).unwrap_or(why);
                 format!("Try again in {seconds} s.")
             }
@@ -140,7 +155,7 @@ impl Rejected {
         format!("The tool was not called: {why}. {when}")
     }
 
-    /// Because as many requests of one session are in flight as may be.
+    /// Makes the rejection for too many requests of one session in flight.
     pub(crate) const fn too_many_in_flight(limit: usize) -> Self {
         Self {
             kind: ArrivalKind::Request,
@@ -153,7 +168,7 @@ impl Rejected {
         }
     }
 
-    /// Because there are as many listening streams without a session as there may be.
+    /// Makes the rejection for too many listening streams without a session.
     #[cfg(feature = "http")]
     pub(crate) fn too_many_listeners(most: usize) -> Self {
         Self {
@@ -167,7 +182,7 @@ impl Rejected {
         }
     }
 
-    /// Because what keeps the sessions failed.
+    /// Makes the rejection for a failure of the store that keeps the sessions.
     pub(crate) fn backend(kind: ArrivalKind) -> Self {
         Self {
             reason: RejectionReason::Backend,
@@ -177,7 +192,7 @@ impl Rejected {
         }
     }
 
-    /// Because the session ended while `initialize` was being answered.
+    /// Makes the rejection for a session that ended while `initialize` was being answered.
     pub(crate) fn cut_off(kind: ArrivalKind) -> Self {
         Self {
             reason: RejectionReason::CutOff,
@@ -187,7 +202,7 @@ impl Rejected {
         }
     }
 
-    /// Because the server is about to stop.
+    /// Makes the rejection for a server that is about to stop.
     pub(crate) const fn draining(kind: ArrivalKind) -> Self {
         Self {
             kind,
@@ -201,7 +216,21 @@ impl Rejected {
     }
 }
 
-/// Every place is taken and no session may go.
+/// Says that every place is taken and no session may be evicted.
+///
+/// ```
+/// use rmcp::transport::streamable_http_server::session::SessionManager;
+/// use rmcp_session_policy::{PolicyError, PolicySessionManager, ServerFull};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sessions = PolicySessionManager::local().max_sessions(1).build()?;
+/// let _half_open = sessions.create_session().await?;
+/// match sessions.create_session().await {
+///     Err(PolicyError::ServerFull(ServerFull { max_sessions, .. })) => assert_eq!(max_sessions, 1),
+///     _ => unreachable!("a new session may not be evicted before its handshake"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("all places ({max_sessions}) are taken and no session may go")]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! Whom to wake at each step of an end.
+//! [`LazyNotify`]: a `Notify` that is allocated when a task first waits for it.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -6,10 +6,11 @@ use tokio::sync::futures::Notified;
 
 use crate::sync::{Lazy, Notify, fence};
 
-/// Wakes whoever waits for it to ring. It is made when somebody first waits: for most sessions nobody does, and each has one.
+/// Wakes the tasks that wait. The inner `Notify` is allocated at the first wait: each session has a `LazyNotify`, and for most
+/// of them no task ever waits.
 ///
-/// Who rings has changed something before, and who waits looks at it after having begun to listen. Of the two one sees the
-/// other, hence the fences: either the ringer sees that somebody listens, or the listener sees the change.
+/// The notifier changes a state before it calls `notify_waiters`; the waiter reads that state after it has begun to listen.
+/// The two fences ensure that either the notifier sees the allocated `Notify`, or the waiter sees the change.
 #[derive(Debug, Default)]
 pub(crate) struct LazyNotify(Lazy<Notify>);
 
@@ -21,7 +22,7 @@ impl LazyNotify {
         }
     }
 
-    /// Listens from the call of `enable` on.
+    /// Returns a future that listens from the call of `enable` on.
     pub(crate) fn notified(&self) -> Notified<'_> {
         let bell = self.0.get_or_make();
         fence(SeqCst);

@@ -1,21 +1,21 @@
-//! Sessions in an order to which most are appended.
+//! [`Queue`]: sessions by rank, made for ranks that mostly arrive in order.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use crate::session::SessionKey;
 
-/// So many entries without a meaning are kept whatever there is.
+/// The number of stale entries that a queue may always keep.
 pub(crate) const SPARE: usize = 64;
 
-/// Sessions by a rank, lowest first.
+/// Orders sessions by a rank, lowest first.
 ///
-/// Ranks are moments, or grow with them, so most sessions come in their order: those are appended to a plain queue, in which
-/// nothing ever moves. The others go into a heap beside it. A session is not searched for when it leaves or changes its rank.
-/// What then is an entry without a meaning goes when it comes up, or when there are twice as many entries as sessions;
-/// whoever takes an entry out looks whether it has one.
+/// Ranks are moments, or grow with them, so most sessions arrive in order. Those are appended to a plain queue, in which
+/// nothing moves; the others go into a heap beside it. When a session leaves or changes its rank, its entry is not searched
+/// for but becomes stale. A stale entry is removed when it is the first, or by [`tidy`](Self::tidy) when there are twice as
+/// many entries as sessions. The caller must check each entry that it takes out.
 ///
-/// Cost: O(1) for what comes in its order, O(log n) amortized for the rest; 16 bytes per entry.
+/// Cost: O(1) for an entry in order, O(log n) amortized for the others; 16 bytes per entry.
 #[derive(Clone, Debug)]
 pub(crate) struct Queue<R> {
     appended: VecDeque<(R, SessionKey)>,
@@ -40,13 +40,13 @@ impl<R: Ord + Copy> Queue<R> {
             return;
         }
         if self.appended.len() == self.appended.capacity() {
-            // By a quarter, not by as much again: for most of a server's life it is as long as it will be.
+            // Grow by a quarter instead of doubling: for most of a server's life the queue has its final length.
             self.appended.reserve_exact(4 + self.appended.len() / 4);
         }
         self.appended.push_back(entry);
     }
 
-    /// The first, and whether it is one that was appended.
+    /// Returns the first entry, and whether it was appended.
     fn first(&self) -> Option<((R, SessionKey), bool)> {
         let appended = self.appended.front().map(|entry| (*entry, true));
         let inserted = self.inserted.peek().map(|Reverse(entry)| (*entry, false));
@@ -70,7 +70,7 @@ impl<R: Ord + Copy> Queue<R> {
         Some(entry)
     }
 
-    /// Takes out what has no meaning, if there is more than twice as much as `sessions`.
+    /// Removes stale entries, if there are more than twice as many entries as `sessions`.
     pub(crate) fn tidy(&mut self, sessions: usize, has_meaning: impl Fn(R, SessionKey) -> bool) {
         if self.len() > SPARE + 2 * sessions {
             self.appended.retain(|(rank, key)| has_meaning(*rank, *key));

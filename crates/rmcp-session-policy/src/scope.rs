@@ -1,4 +1,5 @@
-//! The scope of one request: what its layer and its manager tell each other beside rmcp, which carries no request.
+//! The scope of one request: what the HTTP layer and the manager pass each other in a task-local, since rmcp passes no
+//! request to a manager.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -8,32 +9,32 @@ use crate::context::ClientContext;
 use crate::error::Rejected;
 
 tokio::task_local! {
-    /// `None` within a scope: what runs there is no part of the request.
+    /// `None` inside [`detached`]: what runs there does not belong to a request.
     static CURRENT: Option<Scope>;
 }
 
-/// One request, as its [`ClientContext::scope`] spans it.
+/// Holds what the manager and the layer know of one request.
 struct Scope {
     context: Arc<ClientContext>,
-    /// What keeps the session of the request until the request has been handed to it.
+    /// The guard that keeps the session of the request until the request has been handed to it.
     lease: Cell<Option<Box<dyn Any + Send>>>,
-    /// What the manager last said no to.
+    /// The last rejection of the manager.
     outcome: Cell<Option<Outcome>>,
     /// Whether the body of the request turned out to be a `ping`.
     ping: Cell<bool>,
 }
 
-/// What the manager said no to, for whoever answers the client: rmcp hands on an error's text and nothing else.
+/// Says why the manager rejected a request. The HTTP layer reads it, since rmcp passes on only the text of an error.
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "read by the HTTP layer"))]
 pub(crate) enum Outcome {
     /// The session is not there (any more).
     NotFound,
-    /// The stream that a client wants to resume is over: there is nothing left of it.
+    /// Nothing is left of the stream that a client wants to resume.
     StreamOver,
-    /// rmcp was told that the session is not there; it may restore it yet.
+    /// The manager told rmcp that the session is not there; rmcp may restore it next.
     Absent,
-    /// A newcomer, or a session that wanted to come back, was turned away.
+    /// A newcomer, or a session that was to be restored, was rejected.
     Rejected(Box<Rejected>),
 }
 
@@ -41,18 +42,18 @@ fn in_scope<R>(f: impl FnOnce(&Scope) -> R) -> Option<R> {
     CURRENT.try_with(|scope| scope.as_ref().map(f)).ok().flatten()
 }
 
-/// Runs a future as no part of the request whose scope is running: what this manager does for reasons of its own, an inner
-/// one of this crate must not take for the client's doing.
+/// Runs a future outside the scope of the current request. A manager uses it for what it does for its own reasons, so that an
+/// inner manager of this crate does not attribute it to the client.
 pub(crate) async fn detached<F: Future>(future: F) -> F::Output {
     CURRENT.scope(None, future).await
 }
 
-/// Whether a manager of this crate is asking for reasons of its own.
+/// Returns whether the current call is made by another manager of this crate for its own reasons.
 pub(crate) fn is_detached() -> bool {
     CURRENT.try_with(Option::is_none).unwrap_or(false)
 }
 
-/// Runs a future in which [`ClientContext::current`] is this context, and tells what the manager said no to in it.
+/// Runs a future in which [`ClientContext::current`] is this context, and returns the last rejection of the manager in it.
 pub(crate) async fn observe<F: Future>(context: Arc<ClientContext>, future: F) -> (F::Output, Option<Outcome>) {
     let scope = Scope { context, lease: Cell::new(None), outcome: Cell::new(None), ping: Cell::new(false) };
     let observed = async {
@@ -62,41 +63,40 @@ pub(crate) async fn observe<F: Future>(context: Arc<ClientContext>, future: F) -
     CURRENT.scope(Some(scope), observed).await
 }
 
-/// Notes what the manager says no to. Outside any scope nobody asks.
+/// Records a rejection of the manager. Outside any scope it does nothing.
 pub(crate) fn record_outcome(outcome: Outcome) {
     in_scope(|scope| scope.outcome.set(Some(outcome)));
 }
 
-/// Notes that the request of the running scope is a `ping`: the HTTP layer knows once it has read the body.
+/// Records that the request of the current scope is a `ping`. The HTTP layer knows once it has read the body.
 #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
 pub(crate) fn note_ping() {
     in_scope(|scope| scope.ping.set(true));
 }
 
-/// Whether the request of the running scope is no use of its session, so that it restores only into a free place.
+/// Returns whether the request of the current scope does not use its session, so that it restores only into a free place.
 pub(crate) fn is_passive() -> bool {
     in_scope(|scope| scope.context.is_passive() || scope.ping.get()).unwrap_or(false)
 }
 
-/// Whether the request of the running scope opens a listening stream (a GET), as the HTTP layer says.
+/// Returns whether the request of the current scope opens a listening stream (a GET), as the HTTP layer says.
 pub(crate) fn is_listening() -> bool {
     in_scope(|scope| scope.context.is_listening()).unwrap_or(false)
 }
 
-/// Keeps something until the scope that is running ends, or something else is kept instead. Outside any scope it is
-/// dropped at once.
+/// Keeps a guard until the current scope ends or another guard replaces it. Outside any scope the guard is not made.
 pub(crate) fn hold_in_scope<T: Send + 'static>(lease: impl FnOnce() -> Option<T>) {
     let kept = |scope: &Scope| scope.lease.replace(lease().map(|lease| Box::new(lease) as Box<dyn Any + Send>));
     drop(in_scope(kept));
 }
 
-/// Takes what was kept for the scope that is running, if it is a `T`.
+/// Takes the guard of the current scope out, if it is a `T`; drops it if it is not.
 pub(crate) fn take_held<T: Send + 'static>() -> Option<T> {
     let kept = in_scope(|scope| scope.lease.take()).flatten()?;
     kept.downcast::<T>().ok().map(|kept| *kept)
 }
 
-/// Drops what was kept for the scope that is running.
+/// Drops the guard of the current scope.
 pub(crate) fn clear_held() {
     hold_in_scope(|| None::<()>);
 }
@@ -104,9 +104,9 @@ pub(crate) fn clear_held() {
 impl ClientContext {
     /// Runs a future in which [`current`](Self::current) is this context.
     ///
-    /// One scope spans one request: the session that the request finds, opens or restores is no victim until the
-    /// request has been handed to it or the scope ends. It is not inherited by spawned tasks: capture the context before
-    /// a `tokio::spawn`.
+    /// One scope spans one request. The session that the request finds, opens or restores is not evicted until the request
+    /// has been handed to it or the scope ends. Spawned tasks do not inherit the scope, so capture the context before a
+    /// `tokio::spawn`.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         observe(Arc::new(self), future).await.0
     }
@@ -115,7 +115,7 @@ impl ClientContext {
         in_scope(|_| ()).is_some()
     }
 
-    /// Returns the context of the innermost [`scope`](Self::scope) that is running, if any.
+    /// Returns the context of the innermost running [`scope`](Self::scope), if there is one.
     #[must_use]
     pub fn current() -> Option<Arc<Self>> {
         in_scope(|scope| Arc::clone(&scope.context))

@@ -1,6 +1,7 @@
-//! What threads share a session with: the usual primitives, or loom's where a test tries every interleaving.
+//! The synchronization primitives of a session: the usual ones, or loom's in tests that try every interleaving.
 //!
-//! Chosen by `all(test, loom)`: `--cfg loom` reaches every crate of a build, but loom is there only for tests of this one.
+//! The condition is `all(test, loom)`: `--cfg loom` reaches every crate of a build, but only the tests of this crate depend on
+//! loom.
 
 #[cfg(all(test, loom))]
 pub(crate) use checked::{AtomicBool, AtomicU32, AtomicU64, Lazy, Mutex, MutexGuard, Notify, SegQueue, fence};
@@ -17,7 +18,7 @@ pub(crate) use {
 mod lazy {
     use std::sync::OnceLock;
 
-    /// A value that is made when it is first needed, and takes little room until then.
+    /// Holds a value that is allocated at its first use; until then it takes one pointer and a state.
     #[derive(Debug)]
     pub(crate) struct Lazy<T>(OnceLock<Box<T>>);
 
@@ -49,7 +50,7 @@ mod checked {
 
     pub(crate) use loom::sync::atomic::fence;
 
-    /// A value that is there from the beginning, and is seen once somebody needed it.
+    /// Holds a value that exists from the beginning, but is visible only from its first use on.
     #[derive(Debug, Default)]
     pub(crate) struct Lazy<T> {
         value: T,
@@ -67,7 +68,8 @@ mod checked {
         }
     }
 
-    /// Loom takes `SeqCst` accesses for `AcqRel` ones, but knows fences. With one before each, they are sequential again.
+    /// Puts a fence before each `SeqCst` access. Loom treats `SeqCst` accesses as `AcqRel`, but models `SeqCst` fences, which
+    /// make them sequential again.
     fn fenced(order: Ordering) -> Ordering {
         if order == SeqCst {
             fence(SeqCst);
@@ -113,7 +115,7 @@ mod checked {
         }
     }
 
-    /// A queue whose each operation is one step.
+    /// A queue in which each operation is one step for loom.
     #[derive(Debug)]
     pub(crate) struct SegQueue<T>(Mutex<VecDeque<T>>);
 
@@ -141,7 +143,7 @@ mod checked {
         }
     }
 
-    /// Tokio's, which loom does not see into: each call is one step, told apart from others by a counter.
+    /// Wraps tokio's `Notify`, which loom cannot model. Each call is one step for loom, through an access of a counter.
     #[derive(Debug, Default)]
     pub(crate) struct Notify {
         notify: tokio::sync::Notify,

@@ -1,4 +1,4 @@
-//! Lengths of time to write settings with.
+//! Durations to write settings with: [`SECOND`], [`MINUTE`], [`HOUR`].
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Time as the registry stores it: one `u64` that orders what happened.
+//! [`Timestamp`]: a moment in one `u64`, which orders also what happened within one microsecond.
 
 use std::cell::Cell;
 use std::sync::LazyLock;
@@ -10,23 +10,23 @@ use crate::time::HOUR;
 
 const TIE_BITS: u32 = 16;
 
-/// Where the count of microseconds begins: an hour before this process first asked. Of real time, since that of a test may be
-/// ahead; and so long before, since it may also have been paused some time ago.
+/// The moment at which the count of microseconds begins: one hour of real time before this process first read it. Real time,
+/// since the paused clock of a test may be ahead; one hour before, since that clock may also have been paused earlier.
 static EPOCH: LazyLock<Instant> = LazyLock::new(|| {
     let now = std::time::Instant::now();
     Instant::from_std(now.checked_sub(HOUR).unwrap_or(now))
 });
 
 thread_local! {
-    /// The latest microsecond this thread stamped, and how many stamps it took about then.
+    /// The latest microsecond that this thread stamped, and the number of stamps it took around that time.
     static TIE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
 /// A moment: microseconds since the process's epoch above a tie-breaker.
 ///
-/// Two moments that one thread takes within the same microsecond (always so while tokio's clock is paused) are told
-/// apart by counting, so that "used before" has an answer. A thread that takes more than 65,536 of them without a
-/// pause of a microsecond runs ahead of the time by a microsecond for each 65,536. Good for eight years of uptime.
+/// A count separates two moments that one thread takes within the same microsecond (as all are while tokio's clock is
+/// paused), so that "used before" has an answer. A thread that takes more than 65,536 of them without a pause of a
+/// microsecond runs ahead of the time by a microsecond for each 65,536. The microseconds last for eight years of uptime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Timestamp(pub(crate) u64);
 
@@ -45,11 +45,11 @@ impl Timestamp {
             tie.set((latest, count));
             count
         });
-        // A sum: past 65,535 the count carries into the microseconds instead of starting again.
+        // A sum, not a bitwise or: past 65,535 the count carries into the microseconds instead of starting again.
         Self((micros << TIE_BITS) + tie)
     }
 
-    /// A moment to compare with the time, such as a deadline: nothing that happened, so there are no ties.
+    /// Converts a moment to compare with, such as a deadline. It is not an event, so it takes no tie-breaker.
     pub(crate) fn at(moment: Instant) -> Self {
         Self(micros(moment) << TIE_BITS)
     }
@@ -59,7 +59,7 @@ impl Timestamp {
     }
 }
 
-/// Microseconds since the epoch. Cheaper than `as_micros`, whose 128 bits nobody needs.
+/// Returns the microseconds since the epoch. This is cheaper than `as_micros`, which computes in 128 bits.
 fn micros(moment: Instant) -> u64 {
     let passed = moment.saturating_duration_since(*EPOCH);
     passed.as_secs() * 1_000_000 + u64::from(passed.subsec_micros())

@@ -1,4 +1,4 @@
-//! The HTTP requests that no session accounts for, so that a drain can wait for them and end them.
+//! [`RequestTracker`]: the HTTP requests without a session, so that a drain can wait for them and end them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,48 +11,48 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::session::Signals;
 
-/// How a tracked request counts.
+/// Says how a tracked request counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// A request without a session. A drain waits for it, and cuts it off at the deadline.
     Call,
-    /// A request that opens a session. A drain waits until its answer has left; its session decides when it ends.
+    /// A request that opens a session. A drain waits until its answer has left, and leaves its end to the session.
     Opening,
-    /// A stream without a session that ends only when somebody ends it. A drain ends it once the calls are over.
+    /// A stream without a session that only the client or the server ends. A drain ends it once the calls are over.
     Listener,
 }
 
-/// Counts the requests under way that no session accounts for. A request costs a few atomic operations.
+/// Counts the requests without a session that are under way. A request costs a few atomic operations.
 ///
-/// A response whose body has given something and was not asked for more is *unread*: its client may have stopped reading,
-/// and no drain waits for that.
+/// A response is *unread* if its body has yielded a frame and was not polled again. Its client may have stopped reading, so a
+/// drain waits for it only for a short grace.
 pub(crate) struct RequestTracker {
     signals: Arc<Signals>,
     calls: AtomicUsize,
     openings: AtomicUsize,
     listeners: AtomicUsize,
-    /// Of the calls and openings, those whose body nobody reads.
+    /// The calls and openings with an unread body.
     unread: AtomicUsize,
-    /// Calls that ended while the server drained, by themselves and not.
+    /// Calls that ended by themselves during a drain; `cut_off` counts the others.
     finished: AtomicUsize,
     cut_off: AtomicUsize,
     cutting: AtomicBool,
     cut: Arc<Notify>,
 }
 
-/// What the tracked requests came to in a drain.
+/// Counts the tracked calls that ended by themselves in a drain, and those that did not.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Drained {
     pub(crate) finished: usize,
     pub(crate) cut_off: usize,
 }
 
-/// What a drain waits for.
+/// Says what a drain still waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiting {
     /// Nothing.
     Nothing,
-    /// Only bodies that nobody reads.
+    /// Only unread bodies.
     Unread,
     Calls,
 }
@@ -80,9 +80,10 @@ impl RequestTracker {
         }
     }
 
-    /// Counts a request in until its [`Tracked`] is dropped; `None` if there are as many of its class as there may be.
+    /// Counts a request until its [`Tracked`] is dropped. Returns `None` if `most` of its class are under way.
     ///
-    /// Who enters asks only then whether the server drains: a drain that has not seen the request is seen by the request.
+    /// The caller must check whether the server drains after this call, not before: then either the drain counts the request,
+    /// or the request sees the drain.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
     pub(crate) fn enter(self: &Arc<Self>, class: Class, most: usize) -> Option<Tracked> {
         let entered = |count: usize| (count < most).then_some(count + 1);
@@ -94,9 +95,9 @@ impl RequestTracker {
         self.listeners.load(SeqCst)
     }
 
-    /// What a drain still waits for.
+    /// Returns what a drain still waits for.
     pub(crate) fn waiting(&self) -> Waiting {
-        // In this order: what becomes unread in between is waited for.
+        // Load `unread` first: a body that becomes unread between the loads then counts as one that is read.
         let unread = self.unread.load(SeqCst);
         match self.calls.load(SeqCst) + self.openings.load(SeqCst) {
             0 => Waiting::Nothing,
@@ -105,7 +106,7 @@ impl RequestTracker {
         }
     }
 
-    /// Ends what is under way: calls with an error, and listeners. Tells how many listeners there were.
+    /// Ends calls with an error, and listeners. Returns the number of listeners.
     pub(crate) fn cut(&self) -> usize {
         let listeners = self.listeners();
         self.cutting.store(true, SeqCst);
@@ -113,8 +114,8 @@ impl RequestTracker {
         listeners
     }
 
-    /// Waits until everything has ended and its last bytes were taken, until `deadline`. What nobody reads is waited for no
-    /// longer than `grace`.
+    /// Waits until every request has ended and its last bytes were read, until `deadline`. For unread bodies and listeners it
+    /// waits no longer than `grace`.
     pub(crate) async fn settle(&self, grace: Duration, deadline: Instant) -> Drained {
         let grace = Instant::now() + grace;
         loop {
@@ -140,7 +141,7 @@ impl RequestTracker {
     }
 }
 
-/// A request under way; its drop is its end.
+/// Counts one request under way until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     tracker: Arc<RequestTracker>,
@@ -152,18 +153,18 @@ pub(crate) struct Tracked {
 
 #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
 impl Tracked {
-    /// Drops a request that was refused: it is no call that finished.
+    /// Drops a request that was rejected, without counting it as finished.
     pub(crate) fn refuse(mut self) {
         self.is_refused = true;
     }
 
-    /// Wakes the task that polls it once a drain cuts requests off. If it is made before
-    /// [`is_to_be_cut`](Self::is_to_be_cut) is asked, one of the two tells.
+    /// Returns a future that resolves when a drain cuts requests off. Make it before calling
+    /// [`is_to_be_cut`](Self::is_to_be_cut): then one of the two reports the cut.
     pub(crate) fn signal(&self) -> OwnedNotified {
         Arc::clone(&self.tracker.cut).notified_owned()
     }
 
-    /// Whether a drain cuts the request off.
+    /// Returns whether a drain cuts the request off.
     pub(crate) fn is_to_be_cut(&self) -> bool {
         self.class != Class::Opening && self.tracker.cutting.load(SeqCst)
     }
@@ -172,12 +173,12 @@ impl Tracked {
         matches!(self.class, Class::Listener)
     }
 
-    /// Notes that a drain cut the request off.
+    /// Records that a drain cut the request off.
     pub(crate) const fn note_cut(&mut self) {
         self.is_cut = true;
     }
 
-    /// Notes that somebody asks the body for more, and so has what it gave before.
+    /// Records that the body is polled again, so its reader has what it yielded before.
     pub(crate) fn asked(&mut self) {
         if std::mem::take(&mut self.is_unread) {
             self.tracker.unread.fetch_sub(1, SeqCst);
@@ -185,7 +186,7 @@ impl Tracked {
         }
     }
 
-    /// Notes that the body gave something, or is there to be asked.
+    /// Records that the body yielded a frame, or exists and was not polled yet.
     pub(crate) fn gave(&mut self) {
         if self.class != Class::Listener && !std::mem::replace(&mut self.is_unread, true) {
             self.tracker.unread.fetch_add(1, SeqCst);
@@ -201,7 +202,7 @@ impl Drop for Tracked {
             let count = if self.is_cut { &tracker.cut_off } else { &tracker.finished };
             count.fetch_add(1, SeqCst);
         }
-        // Counted out first, so that at no moment more are unread than there are.
+        // Decrement `unread` first, so that it never exceeds the number of requests.
         if self.is_unread {
             tracker.unread.fetch_sub(1, SeqCst);
         }

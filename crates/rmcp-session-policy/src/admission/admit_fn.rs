@@ -1,4 +1,4 @@
-//! A policy made of a closure.
+//! [`admit_fn`]: an admission policy from a closure.
 
 use std::fmt;
 
@@ -6,16 +6,27 @@ use async_trait::async_trait;
 
 use super::{AdmissionPolicy, Arrival, Permit, Rejection};
 
-/// Makes a policy of a closure.
+/// Makes a policy from a closure, which admits with a [`Permit`] or rejects with a [`Rejection`].
+///
+/// Cost: that of the closure. Its [`peek`](AdmissionPolicy::peek) always admits. Not for a rule that waits for something
+/// or that must reject a flood before request bodies are read: implement [`AdmissionPolicy`] instead.
 ///
 /// ```
-/// use rmcp_session_policy::admission::{Arrival, Permit, Rejection, admit_fn};
+/// use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, ArrivalKind, Permit, Rejection, admit_fn};
+/// use rmcp_session_policy::ClientContext;
+/// use tokio::time::Instant;
 ///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let from_here = admit_fn(|arrival: &Arrival<'_>| match arrival.context().and_then(|context| context.peer()) {
 ///     Some(peer) if peer.is_loopback() => Ok(Permit::free()),
 ///     _ => Err(Rejection::new("from_here")),
 /// });
-/// # let _: &dyn rmcp_session_policy::admission::AdmissionPolicy = &from_here;
+///
+/// let local = ClientContext::new().with_peer([127, 0, 0, 1].into());
+/// let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+/// assert!(from_here.admit(&arrival.with_context(&local)).await.is_ok());
+/// assert!(from_here.admit(&arrival).await.is_err(), "the address is not known");
+/// # }
 /// ```
 pub const fn admit_fn<F>(admit: F) -> AdmitFn<F>
 where
@@ -24,7 +35,7 @@ where
     AdmitFn { admit }
 }
 
-/// The policy that [`admit_fn`] makes.
+/// Asks a closure; made by [`admit_fn`].
 #[derive(Clone)]
 pub struct AdmitFn<F> {
     admit: F,

@@ -1,4 +1,4 @@
-//! Both must let in.
+//! [`And`]: a policy that admits if both of two policies admit.
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -7,9 +7,26 @@ use super::{AdmissionPolicy, Arrival, Permit, Rejection, Replicate};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
-/// Lets in whom both let in; made by [`and`](super::AdmissionPolicyExt::and).
+/// Admits if both policies admit; made by [`and`](super::AdmissionPolicyExt::and).
 ///
-/// Refused, an arrival is told the later moment to come back of those that refuse it.
+/// If both reject, the rejection is the one with the longer wait. If the second rejects, the permit of the first is
+/// undone.
+///
+/// Cost: that of both policies.
+///
+/// ```
+/// use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Concurrent, TokenBucket};
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let policy = TokenBucket::per_minute(1).burst(2).and(Concurrent::new(1));
+/// let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+/// let permit = policy.admit(&arrival).await.unwrap();
+/// assert_eq!(policy.admit(&arrival).await.unwrap_err().policy(), "concurrent");
+/// drop(permit);
+/// assert!(policy.admit(&arrival).await.is_ok());
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct And<A, B> {
     first: A,
@@ -22,7 +39,7 @@ impl<A, B> And<A, B> {
     }
 }
 
-/// Waiting for the first alone would not do if the second refuses for longer.
+/// Chooses the rejection with the longer wait: until then at least one of the two still rejects.
 fn later(first: Rejection, second: Result<(), Rejection>) -> Rejection {
     match second {
         Err(second) if second.retry().wait() > first.retry().wait() => second,
@@ -34,7 +51,7 @@ fn later(first: Rejection, second: Result<(), Rejection>) -> Rejection {
 impl<A: AdmissionPolicy, B: AdmissionPolicy> AdmissionPolicy for And<A, B> {
     async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
         match self.first.admit(arrival).await {
-            // Refused by the second, the first permit is dropped here, and so undone.
+            // If the second policy rejects, the `?` drops the first permit here, which undoes it.
             Ok(first) => Ok(first.and(self.second.admit(arrival).await?)),
             Err(first) => Err(later(first, self.second.peek(arrival))),
         }

@@ -1,11 +1,20 @@
-//! Who is at the door.
+//! [`Arrival`]: what an admission policy is asked about.
 
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
 use crate::session::{SessionKey, SessionOrigin};
 
-/// What an arrival asks for.
+/// Says what an arrival asks for.
+///
+/// ```
+/// use rmcp_session_policy::admission::{AdmissionPolicyExt, ArrivalKind, TokenBucket};
+///
+/// // Limits new sessions, and lets parked ones return at any rate.
+/// let policy = TokenBucket::per_second(5).only(|arrival| arrival.kind() == ArrivalKind::Create);
+/// # let _: &dyn rmcp_session_policy::admission::AdmissionPolicy = &policy;
+/// assert_ne!(ArrivalKind::Create, ArrivalKind::Restore);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ArrivalKind {
@@ -17,7 +26,19 @@ pub enum ArrivalKind {
     Request,
 }
 
-/// Somebody who wants to come in.
+/// Describes a session that asks to be opened or restored, or a request that asks to be served.
+///
+/// ```
+/// use rmcp_session_policy::ClientContext;
+/// use rmcp_session_policy::admission::{Arrival, ArrivalKind};
+/// use tokio::time::Instant;
+///
+/// let client = ClientContext::new().with_principal("alice");
+/// let arrival = Arrival::new(Instant::now(), ArrivalKind::Create).with_context(&client);
+/// assert_eq!(arrival.kind(), ArrivalKind::Create);
+/// assert_eq!(arrival.context().and_then(ClientContext::principal), Some("alice"));
+/// assert_eq!(arrival.session(), None, "a new session has no key yet");
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
     now: Instant,
@@ -28,59 +49,59 @@ pub struct Arrival<'a> {
 }
 
 impl<'a> Arrival<'a> {
-    /// Creates an arrival of somebody unknown.
+    /// Creates an arrival of an unknown client, at the moment `now`.
     #[must_use]
     pub const fn new(now: Instant, kind: ArrivalKind) -> Self {
         Self { now, kind, context: None, session: None, origin: None }
     }
 
-    /// Says who it is.
+    /// Sets the client. Defaults to an unknown client.
     #[must_use]
     pub const fn with_context(mut self, context: &'a ClientContext) -> Self {
         self.context = Some(context);
         self
     }
 
-    /// Says within which session.
+    /// Sets the session that a request belongs to. Defaults to none.
     #[must_use]
     pub const fn with_session(mut self, session: SessionKey) -> Self {
         self.session = Some(session);
         self
     }
 
-    /// Says the name which all incarnations of that session share.
+    /// Sets the name that all incarnations of that session share. Defaults to none.
     #[must_use]
     pub const fn with_origin(mut self, origin: SessionOrigin) -> Self {
         self.origin = Some(origin);
         self
     }
 
-    /// The moment of the decision. Policies read no clock of their own.
+    /// Returns the moment of the decision. Policies take the time from here and read no clock.
     #[must_use]
     pub const fn now(&self) -> Instant {
         self.now
     }
 
-    /// What is asked for.
+    /// Returns what is asked for.
     #[must_use]
     pub const fn kind(&self) -> ArrivalKind {
         self.kind
     }
 
-    /// Who asks, if that is known.
+    /// Returns the client, if it is known.
     #[must_use]
     pub const fn context(&self) -> Option<&'a ClientContext> {
         self.context
     }
 
-    /// The incarnation of the session that a request belongs to, if it belongs to one.
+    /// Returns the incarnation of the session that a request belongs to, if it belongs to one.
     #[must_use]
     pub const fn session(&self) -> Option<SessionKey> {
         self.session
     }
 
-    /// The name of that session across its incarnations. What a policy keeps by it can go once it is told of the
-    /// [end](super::AdmissionPolicy::on_session_end).
+    /// Returns the name that all incarnations of that session share. A policy may drop what it keeps under this name when
+    /// [`on_session_end`](super::AdmissionPolicy::on_session_end) is called.
     #[must_use]
     pub const fn origin(&self) -> Option<SessionOrigin> {
         self.origin

@@ -1,4 +1,4 @@
-//! By what clients are told apart.
+//! [`ClientKey`]: the key of [`per_client`](super::AdmissionPolicyExt::per_client).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -7,21 +7,40 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::Arrival;
 use crate::context::ClientContext;
 
-/// By what clients are told apart: the principal, else the address, else nothing.
+/// Identifies a client: by the principal if it is known, else by the address, else not at all.
+///
+/// ```
+/// use std::net::IpAddr;
+///
+/// use rmcp_session_policy::ClientContext;
+/// use rmcp_session_policy::admission::{Arrival, ArrivalKind, ClientKey};
+/// use tokio::time::Instant;
+///
+/// # fn main() -> Result<(), std::net::AddrParseError> {
+/// let client = ClientContext::new().with_peer("2001:db8:1:2:3:4:5:6".parse()?);
+/// let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+/// assert_eq!(ClientKey::of(&arrival), ClientKey::Anonymous);
+/// let network: IpAddr = "2001:db8:1:2::".parse()?;
+/// assert_eq!(ClientKey::of(&arrival.with_context(&client)), ClientKey::Address(network));
+///
+/// let client = client.with_principal("alice");
+/// assert_eq!(ClientKey::of(&arrival.with_context(&client)), ClientKey::Principal("alice".into()));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ClientKey {
     /// The authenticated subject.
     Principal(Arc<str>),
-    /// The address; of an IPv6 address the /64, since one client has all of it, or the IPv4 address of a client behind a
-    /// translator (NAT64, Teredo).
+    /// The address. An IPv6 address is cut to its /64, since one client usually has all of it; for a client behind a
+    /// translator (NAT64, Teredo) this is its IPv4 address.
     Address(IpAddr),
-    /// Nothing is known.
+    /// No principal and no address is known. All such clients are one.
     Anonymous,
 }
 
 impl ClientKey {
-    /// The key of an arrival.
+    /// Returns the key of an arrival.
     #[must_use]
     pub fn of(arrival: &Arrival<'_>) -> Self {
         let context = arrival.context();
@@ -34,7 +53,7 @@ impl ClientKey {
         }
     }
 
-    /// [`of`](Self::of), saying once that nothing is known.
+    /// Returns [`of`](Self::of) as a closure that logs a warning at the first arrival of an unknown client.
     pub(super) fn warning_of() -> impl Fn(&Arrival<'_>) -> Self + Send + Sync {
         let warned = AtomicBool::new(false);
         move |arrival| {
@@ -58,11 +77,11 @@ impl ClientKey {
     }
 }
 
-/// The part of an address that stands for one client.
+/// Returns the part of an address that identifies one client.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => match address.segments() {
-            // Behind a translator of a network's own prefix (RFC 8215) each client has one address.
+            // Behind a translator with a prefix of the local network (RFC 8215) each client has one address.
             [0x64, 0xff9b, 1, ..] => address.into(),
             [a, b, c, d, ..] => match inside(address) {
                 Some(address) => address.into(),
@@ -73,8 +92,8 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The IPv4 address of a client whose packets a translator has put into IPv6: by NAT64 (RFC 6052) or Teredo (RFC 4380).
-/// The rest of its address is the translator's, and the same for all.
+/// Returns the IPv4 address in an IPv6 address that a translator made: NAT64 (RFC 6052) or Teredo (RFC 4380). The rest of
+/// such an address belongs to the translator and is the same for all its clients.
 const fn inside(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = match address.segments() {
         [0x64, 0xff9b, 0, 0, 0, 0, ..] => address.to_bits(),

@@ -1,4 +1,4 @@
-//! So many at once.
+//! [`Concurrent`]: a limit on the number at one time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -9,12 +9,28 @@ use tokio::time::Instant;
 use super::{AdmissionPolicy, Arrival, Permit, Rejection, Replicate};
 use crate::config_error::ConfigError;
 
-/// Lets so many in at once: a session counts until it is gone.
+/// Admits up to a number at one time: an admission counts until its session is gone, or its request is served.
 ///
-/// Made for [`per_client`](super::AdmissionPolicyExt::per_client): nobody opens more than a few sessions. Costs one
-/// atomic update.
+/// Meant for [`per_client`](super::AdmissionPolicyExt::per_client), so that one client cannot open many sessions.
 ///
-/// Not as the limit of the whole server: that is the capacity, which makes room by eviction instead of refusing.
+/// Source: a counting semaphore. Cost: one atomic update.
+///
+/// Not for the limit of the whole server. That is the capacity
+/// ([`max_sessions`](crate::PolicySessionManagerBuilder::max_sessions)), which makes room by eviction instead of rejecting.
+///
+/// ```
+/// use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, ArrivalKind, Concurrent};
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let policy = Concurrent::new(1);
+/// let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+/// let session = policy.admit(&arrival).await.unwrap().commit();
+/// assert_eq!(policy.admit(&arrival).await.unwrap_err().limit(), Some(1));
+/// drop(session);
+/// assert!(policy.admit(&arrival).await.is_ok());
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Concurrent {
     most: u64,
@@ -22,7 +38,7 @@ pub struct Concurrent {
 }
 
 impl Concurrent {
-    /// Lets at most `most` in at once.
+    /// Admits at most `most` at one time.
     #[must_use]
     pub fn new(most: u64) -> Self {
         Self { most, there: Arc::default() }
@@ -33,7 +49,7 @@ impl Concurrent {
     }
 }
 
-/// One that is there.
+/// Counts one admission until it is dropped.
 struct There(Arc<AtomicU64>);
 
 impl Drop for There {

@@ -5,42 +5,43 @@
 
 use std::time::Duration;
 
-/// The longest time in which an empty bucket may fill: 36,500 days. The moments of a process that runs for four centuries
-/// fit beside it into 64 bits.
+/// The longest time in which an empty bucket may fill, in nanoseconds: 36,500 days. Added to the age of a process that runs
+/// for four centuries it still fits into 64 bits.
 const LONGEST: u64 = 36_500 * 24 * 3_600 * 1_000_000_000;
 
-/// How many tokens there are, and how fast they come back. In nanoseconds.
+/// Holds the size of a bucket and the rate at which tokens come back, both as times in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quota {
-    /// The time in which one token comes back, rounded up: rounding lets nobody in who would not be otherwise.
+    /// The time in which one token comes back. Rounded up, so that rounding admits nothing that the exact rate would reject.
     interval: u64,
     /// The time in which an empty bucket fills.
     full: u64,
 }
 
 impl Quota {
-    /// A bucket of `burst` tokens of which one comes back per `interval`. `None` if it fills too slowly for the clock.
+    /// Makes the quota of a bucket of `burst` tokens of which one comes back per `interval`. Returns `None` if an empty
+    /// bucket takes longer than [`LONGEST`] to fill.
     pub(super) fn new(interval: u64, burst: u32) -> Option<Self> {
         let full = interval.checked_mul(burst.into()).filter(|full| *full <= LONGEST)?;
         Some(Self { interval, full })
     }
 
-    /// The state after an admission at `now`, or how long to wait for one.
+    /// Returns the state after an admission at `now`, or the time to wait until one is possible.
     pub(super) fn admit(self, arrival_time: u64, now: u64) -> Result<u64, u64> {
         let after = self.after(arrival_time, now);
         let latest = now.saturating_add(self.full);
-        // At the end of time every arrival is refused, since no token comes back.
+        // At `u64::MAX` the sum saturates, so no token comes back any more: reject.
         if after <= latest && after < u64::MAX { Ok(after) } else { Err((after - latest).max(1)) }
     }
 
-    /// The state after an admission at `now` that was let in.
+    /// Returns the state after an admission at `now`, without a check.
     pub(super) fn after(self, arrival_time: u64, now: u64) -> u64 {
         arrival_time.max(now).saturating_add(self.interval)
     }
 }
 
-/// The nanoseconds in which one of `tokens` per `per` comes back, rounded up: exact, whatever the float. `None` if those
-/// are more than fit, or the rate is no positive number.
+/// Returns the nanoseconds in which one of `tokens` per `per` comes back, rounded up and exact for every float. Returns
+/// `None` if they do not fit, or the rate is not a positive number.
 pub(super) fn interval(tokens: f64, per: Duration) -> Option<u64> {
     if !tokens.is_finite() || tokens <= 0.0 {
         return None;
@@ -51,11 +52,11 @@ pub(super) fn interval(tokens: f64, per: Duration) -> Option<u64> {
     let (mantissa, exponent) = if exponent == 0 { (fraction, -1_074) } else { (fraction | 1 << 52, exponent - 1_075) };
     let nanos = per.as_nanos();
     if exponent >= 0 {
-        // More than 2^52 a time, which is at most 2^94 nanoseconds.
+        // The rate is at least 2^52 tokens per `per`, and `per` is at most 2^94 nanoseconds.
         let tokens = mantissa.checked_shl(exponent.unsigned_abs()).filter(|tokens| tokens >> exponent == mantissa);
         return tokens.map_or(Some(1), |tokens| u64::try_from(nanos.div_ceil(tokens).max(1)).ok());
     }
-    // By long division, since the shifted dividend would not fit.
+    // Long division, since the shifted dividend would not fit into 128 bits.
     let (mut quotient, mut rest) = (nanos / mantissa, nanos % mantissa);
     for _ in exponent..0 {
         quotient = quotient * 2 + rest * 2 / mantissa;

@@ -1,4 +1,4 @@
-//! A policy per key.
+//! [`Keyed`]: a policy of its own for every key, such as every client.
 
 use std::fmt;
 use std::hash::Hash;
@@ -12,37 +12,54 @@ use super::{AdmissionPolicy, Arrival, Permit, Rejection};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
-/// How many of the longest known keys are looked at to make room for a new one.
+/// The number of keys that are checked, oldest first, to make room for a new one.
 const LOOKS: usize = 8;
 
-/// A policy of which every key can have its own.
+/// Makes copies of a policy, so that every key can have its own.
 pub trait Replicate: AdmissionPolicy + Sized {
-    /// Makes another with the same settings and no history.
+    /// Makes another policy with the same settings and no history.
     #[must_use]
     fn replicate(&self) -> Self;
 
-    /// Whether it decides from now on as one without history would.
+    /// Returns whether the policy decides from now on as one without history would.
     fn is_fresh(&self, now: Instant) -> bool;
 }
 
 /// Gives every key a policy of its own; made by [`per`](super::AdmissionPolicyExt::per) and
 /// [`per_client`](super::AdmissionPolicyExt::per_client).
 ///
-/// Its memory is bounded. When it is full, only keys are forgotten whose policy equals a fresh one, so that a flood of
-/// keys never frees a debtor. If none of those looked at is fresh, new keys share one policy until there is room; keys
-/// that are known keep theirs.
+/// Memory is bounded by [`max_keys`](Self::max_keys). When it is full, a key is dropped only if its policy is back in its
+/// initial state, so creating many keys cannot reset a client that is over its limit. If none of the keys that are checked
+/// is, new keys share one policy until there is room; known keys keep their own.
 ///
-/// With [`per_session`](super::AdmissionPolicyExt::per_session) a key is forgotten when its session ends. Otherwise the
-/// policies of the keys are told of no end of a session.
+/// With [`per_session`](super::AdmissionPolicyExt::per_session) a key is dropped when its session ends. With other keys the
+/// policies do not receive [`on_session_end`](AdmissionPolicy::on_session_end).
 ///
-/// Cost: one hash look-up under a lock, and the policy's own.
+/// Cost: one hash look-up under a lock, and that of the policy. Not for keys that clients can choose freely: use a
+/// principal or an address, which clients cannot change at will.
+///
+/// ```
+/// use rmcp_session_policy::ClientContext;
+/// use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Concurrent};
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let policy = Concurrent::new(1).per_client();
+/// let (alice, bob) = (ClientContext::new().with_principal("alice"), ClientContext::new().with_principal("bob"));
+/// let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+/// let _held = policy.admit(&arrival.with_context(&alice)).await.unwrap();
+/// assert!(policy.admit(&arrival.with_context(&alice)).await.is_err());
+/// assert!(policy.admit(&arrival.with_context(&bob)).await.is_ok());
+/// assert_eq!(policy.keys(), 2);
+/// # }
+/// ```
 pub struct Keyed<P, K> {
     template: P,
     key: Box<dyn Fn(&Arrival<'_>) -> K + Send + Sync>,
-    /// The key that ends with a session.
+    /// Makes the key to drop when a session ends, if there is one.
     ending: Option<fn(SessionOrigin) -> K>,
     max_keys: usize,
-    /// Longest not looked at first.
+    /// In the order in which the keys were added or last checked for room, oldest first.
     known: Mutex<LinkedHashMap<K, Arc<P>>>,
     overflow: Arc<P>,
 }
@@ -53,25 +70,25 @@ impl<P: Replicate, K: Hash + Eq + Clone> Keyed<P, K> {
         Self { template, key, ending: None, max_keys: 100_000, known: Mutex::default(), overflow }
     }
 
-    /// Sets how many keys are known at one time. Defaults to 100,000.
+    /// Sets the number of keys that are known at one time. Defaults to 100,000.
     #[must_use]
     pub const fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;
         self
     }
 
-    /// Forgets a key when its session ends.
+    /// Drops the key that `key` makes when a session ends.
     pub(super) const fn ending_with(mut self, key: fn(SessionOrigin) -> K) -> Self {
         self.ending = Some(key);
         self
     }
 
-    /// How many keys are known now.
+    /// Returns the number of keys that are known now.
     pub fn keys(&self) -> usize {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// The policy of an arrival's key, made if there is room.
+    /// Returns the policy of an arrival's key. Makes it if there is room, else returns the shared one.
     fn policy(&self, arrival: &Arrival<'_>) -> Arc<P> {
         let key = (self.key)(arrival);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,7 +103,7 @@ impl<P: Replicate, K: Hash + Eq + Clone> Keyed<P, K> {
         policy
     }
 
-    /// Forgets a key that equals a new one, and that nobody is deciding by.
+    /// Drops a key if its policy is back in its initial state and no decision is using it. Returns whether one was dropped.
     fn forget_one(known: &mut LinkedHashMap<K, Arc<P>>, now: Instant) -> bool {
         for _ in 0..LOOKS {
             let Some((key, policy)) = known.front() else { return false };
@@ -115,7 +132,7 @@ where
     fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
         let key = (self.key)(arrival);
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        // A key that is not known has no history, and a look must not give it one.
+        // A key that is not known has no history, and `peek` must not add it.
         let policy = known.get(&key).map(Arc::clone);
         drop(known);
         policy.map_or(Ok(()), |policy| P::peek(&policy, arrival))

@@ -1,21 +1,22 @@
-//! A log of moments from which any one can be taken out.
+//! [`Log`]: moments in order, any of which can be removed in constant time.
 
 const NONE: u32 = u32::MAX;
 /// The moment of an entry that is free.
 const FREE: u64 = u64::MAX;
 const FIRST_CHUNK: u32 = 16;
 
-/// Moments in their order. Appending, taking out the oldest, and taking out any one cost O(1) each, in the worst case.
+/// Holds moments in order. Appending, removing the oldest and removing any other cost O(1) each, also in the worst case.
 ///
-/// A linked list over an arena of chunks, each twice as large as the one before: nothing is ever copied to grow, so
-/// there is no step whose cost depends on how many there are. Memory follows the most there have been at one time.
+/// It is a linked list over an arena of chunks, each twice as large as the one before. Growing copies nothing, so the cost
+/// of a step does not depend on the number of entries. Memory grows with the largest number of entries at one time.
 ///
-/// Free entries are used again in the order in which they became free, so that the list keeps running through memory from
-/// one end to the other, which processors expect. The latest first would shuffle it, and each step would miss the caches.
+/// Free entries are used again in the order in which they became free. The list then runs through memory in one direction,
+/// which processors prefetch. If the entry freed last were used first, the order would be shuffled and each step would miss
+/// the caches.
 #[derive(Debug)]
 pub(super) struct Log {
     chunks: Vec<Vec<Entry>>,
-    /// Entries ever used.
+    /// The number of entries that were ever used.
     used: u32,
     first_free: u32,
     last_free: u32,
@@ -31,8 +32,8 @@ struct Entry {
     after: u32,
 }
 
-/// Names an entry: by its moment too, so that a token of an earlier use of the index is known as such. Whoever takes the
-/// oldest out must therefore not append one of the same moment.
+/// Identifies an entry by its index and its moment, so that a token from an earlier use of the index does not match. After
+/// an entry was removed, the caller must therefore not append another with the same moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token {
     index: u32,
@@ -45,7 +46,7 @@ impl Default for Log {
     }
 }
 
-/// The chunk of an entry, and its place there.
+/// Returns the chunk of an entry, and its place there.
 const fn locate(index: u32) -> (usize, usize) {
     let chunk = (index / FIRST_CHUNK + 1).ilog2();
     let start = FIRST_CHUNK * ((1 << chunk) - 1);
@@ -108,14 +109,14 @@ impl Log {
         Token { index, at }
     }
 
-    /// Takes a moment out, if it is still there.
+    /// Removes a moment, if it is still there.
     pub(super) fn remove(&mut self, token: Token) {
         if self.entry(token.index).at == token.at {
             self.unlink(token.index);
         }
     }
 
-    /// Takes the oldest moment out.
+    /// Removes the oldest moment.
     pub(super) fn pop_oldest(&mut self) {
         if self.oldest != NONE {
             self.unlink(self.oldest);

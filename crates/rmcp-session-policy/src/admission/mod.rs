@@ -1,8 +1,28 @@
-//! Who may come in.
+//! Admission policies: the trait, the built-in policies, their combinators, and what they take and return.
 //!
-//! An [`AdmissionPolicy`] decides whether a session may come to exist, before capacity is looked at. Built in are
-//! [`SlidingWindow`], [`TokenBucket`], [`Concurrent`] and [`Open`]; [`admit_fn`] makes a policy of a closure, and
-//! [`AdmissionPolicyExt`] composes policies, also one per client.
+//! The manager asks an [`AdmissionPolicy`] whether a session may be opened or restored, or a request served, before it
+//! looks for a free place. The policy returns a [`Permit`] or a [`Rejection`].
+//!
+//! | to limit | use |
+//! |---|---|
+//! | the rate, with bursts | [`TokenBucket`] |
+//! | the number in any window of time, exactly | [`SlidingWindow`] |
+//! | the number at one time | [`Concurrent`] |
+//! | nothing | [`Open`] |
+//! | by a rule of your own | [`admit_fn`], or the trait [`AdmissionPolicy`] |
+//!
+//! [`AdmissionPolicyExt`] combines policies: one per client or per session, both of two, either of two, only for some
+//! arrivals, or only to report.
+//!
+//! ```
+//! use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent, TokenBucket};
+//! use rmcp_session_policy::PolicySessionManager;
+//!
+//! let per_client = TokenBucket::per_minute(10).and(Concurrent::new(3)).per_client();
+//! let sessions = PolicySessionManager::local().admission(per_client).build()?;
+//! assert_eq!(sessions.stats().live, 0);
+//! # Ok::<(), rmcp_session_policy::ConfigError>(())
+//! ```
 
 mod admit_fn;
 mod and;
@@ -25,7 +45,7 @@ mod token_bucket;
 
 pub use admit_fn::{AdmitFn, admit_fn};
 pub use and::And;
-/// The attribute that an implementation of [`AdmissionPolicy`] needs, from the crate `async-trait`.
+/// Re-exports the attribute that an implementation of [`AdmissionPolicy`] needs, from the crate `async-trait`.
 pub use async_trait::async_trait;
 
 pub use arrival::{Arrival, ArrivalKind};

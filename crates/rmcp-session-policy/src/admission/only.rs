@@ -1,4 +1,4 @@
-//! A policy for some of the arrivals.
+//! [`Only`]: a policy that is asked only about arrivals for which a predicate holds.
 
 use std::fmt;
 
@@ -8,7 +8,24 @@ use super::{AdmissionPolicy, Arrival, Permit, Rejection};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
-/// Asks a policy about some arrivals, and lets the others in; made by [`only`](super::AdmissionPolicyExt::only).
+/// Asks a policy about arrivals for which a predicate holds, and admits the others; made by
+/// [`only`](super::AdmissionPolicyExt::only).
+///
+/// Cost: that of the predicate, and of the policy if it is asked.
+///
+/// ```
+/// use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Concurrent};
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let policy = Concurrent::new(1).only(|arrival| arrival.kind() == ArrivalKind::Create);
+/// let create = Arrival::new(Instant::now(), ArrivalKind::Create);
+/// let restore = Arrival::new(Instant::now(), ArrivalKind::Restore);
+/// let _held = policy.admit(&create).await.unwrap();
+/// assert!(policy.admit(&create).await.is_err());
+/// assert!(policy.admit(&restore).await.is_ok(), "the policy is not asked");
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Only<P, F> {
     policy: P,

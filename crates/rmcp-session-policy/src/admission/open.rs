@@ -1,13 +1,22 @@
-//! Everybody may come in.
+//! [`Open`]: the policy that admits every arrival.
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{AdmissionPolicy, Arrival, Permit, Rejection, Replicate};
 
-/// Lets everybody in. The capacity still holds.
+/// Admits every arrival. The capacity of the manager still holds.
 ///
-/// Not for servers that strangers can reach: opening a session needs no credentials.
+/// Cost: none. Not for servers that unknown clients can reach: opening a session needs no credentials.
+///
+/// ```
+/// use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, ArrivalKind, Open};
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// assert!(Open.admit(&Arrival::new(Instant::now(), ArrivalKind::Create)).await.is_ok());
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Open;
 

@@ -1,4 +1,4 @@
-//! Either may let in.
+//! [`Or`]: a policy that admits if either of two policies admits.
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -7,9 +7,32 @@ use super::{AdmissionPolicy, Arrival, Permit, Rejection, Replicate};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
-/// Lets in whom either lets in; made by [`or`](super::AdmissionPolicyExt::or).
+/// Admits if either policy admits; made by [`or`](super::AdmissionPolicyExt::or).
 ///
-/// Refused by both, an arrival is told the sooner moment to come back.
+/// The second policy is asked only if the first rejects. If both reject, the rejection is the one with the shorter wait.
+///
+/// Cost: that of the first policy, and of the second if the first rejects.
+///
+/// ```
+/// use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Concurrent, Permit};
+/// use rmcp_session_policy::admission::{Rejection, admit_fn};
+/// use rmcp_session_policy::ClientContext;
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let staff = admit_fn(|arrival: &Arrival<'_>| match arrival.context().and_then(ClientContext::principal) {
+///     Some("staff") => Ok(Permit::free()),
+///     _ => Err(Rejection::new("staff")),
+/// });
+/// let policy = staff.or(Concurrent::new(1));
+///
+/// let staff = ClientContext::new().with_principal("staff");
+/// let guest = Arrival::new(Instant::now(), ArrivalKind::Create);
+/// let _held = policy.admit(&guest).await.unwrap();
+/// assert!(policy.admit(&guest).await.is_err(), "one guest at a time");
+/// assert!(policy.admit(&guest.with_context(&staff)).await.is_ok());
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Or<A, B> {
     first: A,

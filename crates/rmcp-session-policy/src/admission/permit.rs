@@ -1,8 +1,8 @@
-//! What an admission hands out.
+//! [`Permit`] and [`Lease`]: an admission before and after it is final.
 
 use std::fmt;
 
-/// An admission that can still be undone: its drop is the undo, [`commit`](Self::commit) makes it final.
+/// Holds an admission that can still be undone: dropping it is the undo, [`commit`](Self::commit) makes it final.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -21,19 +21,61 @@ pub struct Permit {
     parts: Parts<Box<dyn Reservation>>,
 }
 
-/// What a session holds of its admission, for as long as it lives.
+/// Holds what a session keeps of its admission while it lives.
+///
+/// The manager drops the lease when the session is gone.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use rmcp_session_policy::admission::Permit;
+///
+/// let seat = Arc::new(());
+/// let lease = Permit::holding(Arc::clone(&seat)).commit();
+/// assert_eq!(Arc::strong_count(&seat), 2);
+/// drop(lease);
+/// assert_eq!(Arc::strong_count(&seat), 1);
+/// ```
 #[must_use = "dropped at once, what the session should hold is free at once"]
 pub struct Lease {
     parts: Parts<Box<dyn Send>>,
 }
 
-/// What a permit stands for. Its drop is the undo.
+/// Makes an admission final, or undoes it when dropped. [`Permit::reserving`] takes one.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+///
+/// use rmcp_session_policy::admission::{Lease, Permit, Reservation};
+///
+/// struct Reserved(Arc<AtomicI32>, bool);
+///
+/// impl Reservation for Reserved {
+///     fn commit(mut self: Box<Self>) -> Lease {
+///         self.1 = true;
+///         Lease::free()
+///     }
+/// }
+///
+/// impl Drop for Reserved {
+///     fn drop(&mut self) {
+///         self.0.fetch_sub(i32::from(!self.1), SeqCst);
+///     }
+/// }
+///
+/// let used = Arc::new(AtomicI32::new(2));
+/// drop(Permit::reserving(Reserved(Arc::clone(&used), false)));
+/// assert_eq!(used.load(SeqCst), 1, "undone");
+/// drop(Permit::reserving(Reserved(Arc::clone(&used), false)).commit());
+/// assert_eq!(used.load(SeqCst), 1, "final");
+/// ```
 pub trait Reservation: Send + 'static {
-    /// Makes the admission final: from here on only the lease counts.
+    /// Makes the admission final, and returns what the session holds from then on.
     fn commit(self: Box<Self>) -> Lease;
 }
 
-/// None, one, or many; only many allocate.
+/// Holds none, one or many; only many allocate a list.
 enum Parts<T> {
     None,
     One(T),
@@ -66,32 +108,32 @@ impl<T> Parts<T> {
 }
 
 impl Permit {
-    /// An admission with nothing to undo and nothing to hold.
+    /// Makes a permit with nothing to undo and nothing to hold.
     pub const fn free() -> Self {
         Self { parts: Parts::None }
     }
 
-    /// An admission that `undo` takes back, if it is dropped before it is committed.
+    /// Makes a permit that calls `undo` if it is dropped without a commit.
     pub fn undone_by(undo: impl FnOnce() + Send + 'static) -> Self {
         Self::reserving(UndoneBy(Some(undo)))
     }
 
-    /// An admission that holds `guard`: until it is undone, or for as long as the session lives.
+    /// Makes a permit that holds `guard` until it is undone, or until the session is gone.
     pub fn holding(guard: impl Send + 'static) -> Self {
         Self::reserving(Holding(guard))
     }
 
-    /// An admission that wants to know when it is final.
+    /// Makes a permit that calls [`Reservation::commit`] when it is committed, and drops `reservation` if it is undone.
     pub fn reserving(reservation: impl Reservation) -> Self {
         Self { parts: Parts::One(Box::new(reservation)) }
     }
 
-    /// Joins two admissions: both are undone, or both are committed.
+    /// Joins two permits: both are undone, or both are committed.
     pub fn and(self, other: Self) -> Self {
         Self { parts: self.parts.join(other.parts) }
     }
 
-    /// Makes the admission final: the session exists.
+    /// Makes the admission final: the session exists now.
     pub fn commit(self) -> Lease {
         match self.parts {
             Parts::None => Lease { parts: Parts::None },
@@ -105,7 +147,7 @@ impl Permit {
 }
 
 impl Lease {
-    /// A session that holds nothing.
+    /// Makes a lease that holds nothing.
     pub const fn free() -> Self {
         Self { parts: Parts::None }
     }
@@ -114,7 +156,7 @@ impl Lease {
         matches!(self.parts, Parts::None)
     }
 
-    /// A session that holds `guard` for as long as it lives.
+    /// Makes a lease that holds `guard` until the session is gone.
     pub fn holding(guard: impl Send + 'static) -> Self {
         Self { parts: Parts::One(Box::new(guard)) }
     }

@@ -1,4 +1,4 @@
-//! The trait of a policy, and what can be made of one.
+//! [`AdmissionPolicy`], the trait of a policy, and [`AdmissionPolicyExt`], the methods that combine policies.
 
 use std::fmt;
 use std::hash::Hash;
@@ -10,17 +10,17 @@ use super::{And, Arrival, CallerKey, ClientKey, Keyed, Only, Or, Permit, Rejecti
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
-/// Decides who may come in.
+/// Decides whether a session may be opened or restored, or a request served.
 ///
 /// # Contract
 ///
-/// The manager asks [`admit`](Self::admit) before it looks for a place, so that nobody is thrown out for a newcomer who
-/// is refused. It drops the permit if the session does not come to exist, for whatever reason, and commits it once the
-/// session does; the [lease](super::Lease) is dropped when the session is gone. The future of `admit` may be dropped at
+/// The manager calls [`admit`](Self::admit) before it looks for a place, so that it never evicts a session for a newcomer
+/// that is rejected. It commits the permit once the session exists, and drops the permit if the session does not come to
+/// exist for any reason. It drops the [lease](super::Lease) when the session is gone. It may drop the future of `admit` at
 /// any await.
 ///
-/// A policy takes the time from the [`Arrival`]; it reads no clock. A permit that is dropped uncommitted must leave the
-/// policy as if the admission had never been asked for, and must never let more through than that.
+/// A policy takes the time from the [`Arrival`] and reads no clock. A permit that is dropped without a commit must leave
+/// the policy as if the admission had never been asked for, and must never cause more to be admitted than that.
 ///
 /// # Implementing
 ///
@@ -28,7 +28,7 @@ use crate::session::SessionOrigin;
 /// use async_trait::async_trait;
 /// use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Permit, Rejection, Retry};
 ///
-/// /// Lets only known principals in.
+/// /// Admits only known principals.
 /// #[derive(Debug)]
 /// struct MembersOnly;
 ///
@@ -48,36 +48,40 @@ use crate::session::SessionOrigin;
 /// A wrapper forwards every method, the defaulted ones included.
 #[async_trait]
 pub trait AdmissionPolicy: fmt::Debug + Send + Sync + 'static {
-    /// Lets an arrival in, or refuses it.
+    /// Admits an arrival, or rejects it.
     ///
     /// # Errors
     ///
-    /// The [`Rejection`] says which policy refused, why, and when to come back.
+    /// Returns a [`Rejection`], which says which policy rejected, why, and when to come back.
     async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection>;
 
-    /// Tells whether [`admit`](Self::admit) would refuse now, and consumes nothing. A flood is shed by it before a
-    /// request costs anything, so it may say yes to somebody whom `admit` then refuses, but not the other way round.
+    /// Checks whether [`admit`](Self::admit) would reject now, and consumes nothing. By default it admits.
+    ///
+    /// The layer calls it to reject a flood before it reads request bodies. It may admit an arrival that `admit` then
+    /// rejects; it must not reject an arrival that `admit` would admit.
     ///
     /// # Errors
     ///
-    /// The rejection that `admit` would give.
+    /// Returns the rejection that `admit` would return.
     fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
         let _: &Arrival<'_> = arrival;
         Ok(())
     }
 
-    /// Hears that a session neither lives nor is parked any more: what the policy keeps of it by
-    /// [`Arrival::origin`] can go. Told by the manager, once for each session, whatever ended it; and once more if a request
-    /// of the session was still being decided when it ended, after that decision.
+    /// Receives the end of a session that neither lives nor is parked any more: the policy may drop what it keeps under
+    /// its [`Arrival::origin`]. By default it does nothing.
+    ///
+    /// The manager calls it once for each session, whatever ended it. If a request of the session was still being decided
+    /// at the end, the manager calls it once more after that decision.
     fn on_session_end(&self, session: SessionOrigin) {
         let _: SessionOrigin = session;
     }
 
-    /// Checks the policy's settings; the manager's `build` asks.
+    /// Checks the policy's settings. The manager's `build` calls it. By default every setting is valid.
     ///
     /// # Errors
     ///
-    /// The first setting that makes no sense.
+    /// Returns the first setting that makes no sense.
     fn validate(&self) -> Result<(), ConfigError> {
         Ok(())
     }
@@ -121,20 +125,29 @@ impl<P: AdmissionPolicy + ?Sized> AdmissionPolicy for Arc<P> {
     }
 }
 
-/// Composes admission policies.
+/// Combines admission policies.
+///
+/// ```
+/// use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, SlidingWindow, TokenBucket};
+/// use rmcp_session_policy::MINUTE;
+///
+/// // At most 10 per minute for each client, and 100 per minute in all.
+/// let policy = TokenBucket::per_minute(10).per_client().and(SlidingWindow::new(100, MINUTE));
+/// assert!(policy.validate().is_ok());
+/// ```
 pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
-    /// Lets in whom both let in. What the first took goes back when the second refuses.
+    /// Admits if both policies admit. If the second rejects, the permit of the first is undone. See [`And`].
     fn and<P: AdmissionPolicy>(self, other: P) -> And<Self, P> {
         And::new(self, other)
     }
 
-    /// Lets in whom either lets in; the second is asked when the first refuses.
+    /// Admits if either policy admits. The second is asked if the first rejects. See [`Or`].
     fn or<P: AdmissionPolicy>(self, other: P) -> Or<Self, P> {
         Or::new(self, other)
     }
 
-    /// Gives every client a policy of its own: by principal, else by address (IPv6 by /64). Clients of whom nothing is
-    /// known share one; a warning says so once.
+    /// Gives every client a policy of its own, by its [`ClientKey`]: by principal, else by address (IPv6 by /64). Unknown
+    /// clients share one policy; the log has a warning at the first. See [`Keyed`].
     fn per_client(self) -> Keyed<Self, ClientKey>
     where
         Self: Replicate,
@@ -142,8 +155,9 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
         Keyed::new(self, Box::new(ClientKey::warning_of()))
     }
 
-    /// Gives every session a policy of its own: for the builder's `requests`. It stays the session's across evictions and
-    /// restores, and ends with it. What is asked for without a session goes by its client, as with
+    /// Gives every session a policy of its own, for
+    /// [`requests`](crate::PolicySessionManagerBuilder::requests). A session keeps its policy across evictions and restores;
+    /// the policy is dropped when the session ends. A request without a session has the policy of its client, as with
     /// [`per_client`](Self::per_client).
     fn per_session(self) -> Keyed<Self, CallerKey>
     where
@@ -152,7 +166,7 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
         Keyed::new(self, Box::new(CallerKey::warning_of())).ending_with(CallerKey::Session)
     }
 
-    /// Gives every key a policy of its own.
+    /// Gives every key a policy of its own. See [`Keyed`].
     fn per<K>(self, key: impl Fn(&Arrival<'_>) -> K + Send + Sync + 'static) -> Keyed<Self, K>
     where
         Self: Replicate,
@@ -161,7 +175,7 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
         Keyed::new(self, Box::new(key))
     }
 
-    /// Asks the policy only about arrivals for which `predicate` holds; the others are let in.
+    /// Asks the policy only about arrivals for which `predicate` holds, and admits the others. See [`Only`].
     fn only<F>(self, predicate: F) -> Only<Self, F>
     where
         F: Fn(&Arrival<'_>) -> bool + Send + Sync + 'static,
@@ -169,7 +183,7 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
         Only::new(self, predicate)
     }
 
-    /// Lets everybody in, and reports whom the policy would have refused: to try a limit out.
+    /// Admits every arrival, and reports what the policy rejects, to try out a limit. See [`Shadow`].
     fn shadow(self) -> Shadow<Self> {
         Shadow::new(self)
     }

@@ -1,14 +1,22 @@
-//! What a refusal says.
+//! [`Rejection`]: what a policy returns when it does not admit.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-/// Whose limit it is.
+/// Says which kind of limit rejected an arrival, and so which HTTP status the client gets.
+///
+/// ```
+/// use rmcp_session_policy::admission::{Rejection, RejectionClass};
+///
+/// assert_eq!(Rejection::new("tenants").class(), RejectionClass::Quota);
+/// let rejection = Rejection::new("tenants").with_class(RejectionClass::Backend);
+/// assert_eq!(rejection.class(), RejectionClass::Backend);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectionClass {
-    /// The client used up what it is given; HTTP 429.
+    /// The client used up its quota; HTTP 429.
     Quota,
     /// The server has no room; HTTP 503.
     NoCapacity,
@@ -18,30 +26,39 @@ pub enum RejectionClass {
     Backend,
 }
 
-/// When to come back.
+/// Says when an arrival that was rejected may come back.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use rmcp_session_policy::admission::{Rejection, Retry};
+///
+/// let rejection = Rejection::new("tenants").with_retry(Retry::After(Duration::from_millis(1_500)));
+/// assert_eq!(rejection.to_string(), "refused by tenants: retry after 2 s");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Retry {
-    /// Waiting that long is enough, unless somebody else comes first.
+    /// Waiting that long is enough, unless another arrival comes first.
     After(Duration),
-    /// Nobody knows.
+    /// The policy does not know.
     Unknown,
-    /// It will never do.
+    /// Coming back is of no use: the policy will reject it again.
     Never,
 }
 
 impl Retry {
-    /// Whole seconds to wait, rounded up, at least 1: waiting that long is enough. `None`: it will never do.
+    /// Returns the whole seconds to wait, rounded up, at least 1. Returns `None` for [`Never`](Self::Never).
     pub(crate) fn seconds(self) -> Option<u64> {
         match self {
             Self::After(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
-            // A place may come free at any moment.
+            // A place may become free at any moment.
             Self::Unknown => Some(1),
             Self::Never => None,
         }
     }
 
-    /// The wait, to compare by: the sooner the smaller.
+    /// Returns the wait to compare by: shorter is sooner.
     pub(super) const fn wait(self) -> Duration {
         match self {
             Self::After(wait) => wait,
@@ -51,7 +68,16 @@ impl Retry {
     }
 }
 
-/// A refusal: which policy, why, when to come back, and what the limit is.
+/// Says that a policy rejects an arrival: which policy, why, when to come back, and what the limit is.
+///
+/// ```
+/// use rmcp_session_policy::admission::{Rejection, Retry};
+///
+/// let rejection = Rejection::new("plan").with_limit(10, 0).with_retry(Retry::Never);
+/// assert_eq!(rejection.policy(), "plan");
+/// assert_eq!((rejection.limit(), rejection.remaining()), (Some(10), Some(0)));
+/// assert_eq!(rejection.to_string(), "refused by plan: for good");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     policy: Cow<'static, str>,
@@ -62,7 +88,8 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// Creates a refusal by the policy of that name: of class `Quota`, not knowing when to come back.
+    /// Creates a rejection by the policy with that name, of class [`Quota`](RejectionClass::Quota) and with an
+    /// [unknown](Retry::Unknown) wait.
     #[must_use]
     pub fn new(policy: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -74,21 +101,21 @@ impl Rejection {
         }
     }
 
-    /// Says whose limit it is.
+    /// Sets the kind of limit. Defaults to [`RejectionClass::Quota`].
     #[must_use]
     pub const fn with_class(mut self, class: RejectionClass) -> Self {
         self.class = class;
         self
     }
 
-    /// Says when to come back.
+    /// Sets when to come back. Defaults to [`Retry::Unknown`].
     #[must_use]
     pub const fn with_retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Says how many are let in, and how many more would be now.
+    /// Sets the limit, and the number that would still be admitted now. Defaults to none.
     #[must_use]
     pub const fn with_limit(mut self, limit: u64, remaining: u64) -> Self {
         self.limit = Some(limit);
@@ -96,31 +123,31 @@ impl Rejection {
         self
     }
 
-    /// The policy that refused.
+    /// Returns the name of the policy that rejected.
     #[must_use]
     pub fn policy(&self) -> &str {
         &self.policy
     }
 
-    /// Whose limit it is.
+    /// Returns the kind of limit.
     #[must_use]
     pub const fn class(&self) -> RejectionClass {
         self.class
     }
 
-    /// When to come back.
+    /// Returns when to come back.
     #[must_use]
     pub const fn retry(&self) -> Retry {
         self.retry
     }
 
-    /// How many are let in.
+    /// Returns the limit.
     #[must_use]
     pub const fn limit(&self) -> Option<u64> {
         self.limit
     }
 
-    /// How many more would be let in now.
+    /// Returns the number that would still be admitted now.
     #[must_use]
     pub const fn remaining(&self) -> Option<u64> {
         self.remaining

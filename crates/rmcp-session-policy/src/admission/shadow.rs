@@ -1,4 +1,4 @@
-//! A policy on trial.
+//! [`Shadow`]: a policy that reports its rejections and rejects nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -8,8 +8,25 @@ use super::{AdmissionPolicy, Arrival, Permit, Rejection};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
-/// Asks a policy, reports what it would have refused, and refuses nobody; made by
+/// Asks a policy, logs and counts what it rejects, and admits every arrival; made by
 /// [`shadow`](super::AdmissionPolicyExt::shadow).
+///
+/// Use it to try out a limit on a running server.
+///
+/// Cost: that of the policy, and one log line for each rejection.
+///
+/// ```
+/// use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Concurrent};
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let policy = Concurrent::new(1).shadow();
+/// let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
+/// let _held = policy.admit(&arrival).await.unwrap();
+/// assert!(policy.admit(&arrival).await.is_ok());
+/// assert_eq!(policy.would_have_rejected(), 1);
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Shadow<P> {
     policy: P,
@@ -21,7 +38,7 @@ impl<P> Shadow<P> {
         Self { policy, refused: AtomicU64::new(0) }
     }
 
-    /// How many the policy would have refused.
+    /// Returns the number of arrivals that the policy has rejected.
     pub fn would_have_rejected(&self) -> u64 {
         self.refused.load(Relaxed)
     }

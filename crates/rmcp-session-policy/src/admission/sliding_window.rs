@@ -1,4 +1,4 @@
-//! So many in any window.
+//! [`SlidingWindow`]: an exact limit on the number in any window of time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,14 +10,33 @@ use super::log::{Log, Token};
 use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection, Replicate, Reservation, Retry};
 use crate::config_error::ConfigError;
 
-/// Lets at most so many in within any window of time: exact, by a log of the admissions.
+/// Admits at most `limit` within any window of time, exactly.
 ///
-/// An admission at `t` counts until just before `t + window`, so waiting exactly as long as a refusal says is enough. An
-/// admission that is undone is taken out of the log, as if it had never been asked for.
+/// An admission at `t` counts until just before `t + window`, so waiting exactly as long as a rejection says is enough. An
+/// admission that is undone is removed from the log, as if it had never been asked for.
 ///
-/// Cost: O(1) per decision at any limit, in the worst case too; 16 bytes per admission in the window.
+/// Source: the sliding-window log, which keeps the moment of each admission. Cost: O(1) per decision at any limit, also in
+/// the worst case; 16 bytes per admission in the window.
 ///
-/// Not where bursts shall be smoothed: the whole limit may come at once. See [`TokenBucket`](super::TokenBucket).
+/// Not where bursts should be smoothed: the whole limit may arrive at once. See [`TokenBucket`](super::TokenBucket).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, ArrivalKind, Retry, SlidingWindow};
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let policy = SlidingWindow::new(2, Duration::from_secs(10));
+/// let start = Instant::now();
+/// let at = |seconds| Arrival::new(start + Duration::from_secs(seconds), ArrivalKind::Create);
+/// let _first = policy.admit(&at(0)).await.unwrap().commit();
+/// let _second = policy.admit(&at(4)).await.unwrap().commit();
+/// let rejection = policy.admit(&at(7)).await.unwrap_err();
+/// assert_eq!(rejection.retry(), Retry::After(Duration::from_secs(3)));
+/// assert!(policy.admit(&at(10)).await.is_ok());
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct SlidingWindow {
     limit: usize,
@@ -32,17 +51,18 @@ struct State {
 }
 
 impl State {
-    /// The moment in nanoseconds. Two threads may come in the other order than they read the clock; the log may not.
+    /// Converts a moment to nanoseconds, not before the newest in the log: two threads may take the lock in another order
+    /// than they read the clock.
     fn nanos(&mut self, now: Instant) -> u64 {
         let epoch = *self.epoch.get_or_insert(now);
         let nanos = now.saturating_duration_since(epoch).as_nanos();
-        // Never the last moment there is, so that what expires then never does.
+        // Less than `u64::MAX`, so that an admission whose expiry saturates there never expires.
         u64::try_from(nanos).map_or(u64::MAX - 1, |nanos| nanos.min(u64::MAX - 1)).max(self.log.newest().unwrap_or(0))
     }
 }
 
 impl SlidingWindow {
-    /// Lets at most `limit` in within any `window`.
+    /// Admits at most `limit` within any `window`.
     #[must_use]
     pub fn new(limit: usize, window: Duration) -> Self {
         Self { limit, window, state: Arc::default() }
@@ -56,12 +76,12 @@ impl SlidingWindow {
         u64::try_from(self.window.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Whether there is room now.
+    /// Checks whether there is room now.
     fn room(&self, state: &mut State, now: u64) -> Result<(), Rejection> {
         let window = self.window_nanos();
         let expires = |at: u64| at.saturating_add(window);
-        // One admission adds one entry, so taking out two at a time keeps up with any backlog, and no decision pays for
-        // all that expired since the last one.
+        // One admission adds one entry, so removing up to two per decision keeps up with any backlog, and no decision pays
+        // for all entries that expired since the last one.
         for _ in 0..2 {
             if state.log.oldest().is_some_and(|at| expires(at) <= now) {
                 state.log.pop_oldest();
@@ -78,7 +98,7 @@ impl SlidingWindow {
     }
 }
 
-/// An admission that may still be undone.
+/// Removes an admission from the log when dropped without a commit.
 struct Admitted {
     state: Arc<Mutex<State>>,
     token: Option<Token>,

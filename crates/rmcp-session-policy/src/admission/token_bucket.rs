@@ -1,4 +1,4 @@
-//! A bucket of tokens that fills steadily.
+//! [`TokenBucket`]: a limit on the rate, with bursts.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,50 +11,68 @@ use super::gcra::{Quota, interval};
 use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection, Replicate, Reservation, Retry};
 use crate::config_error::ConfigError;
 
-/// Lets a burst in, then so many per unit of time, evenly.
+/// Admits a burst, then a steady number per unit of time.
 ///
-/// The arithmetic is that of GCRA (ITU-T I.371, annex A): one number, no timer. Waiting exactly as long as a refusal
-/// says is enough.
+/// Waiting exactly as long as a rejection says is enough.
 ///
-/// An admission that is undone leaves the bucket as if it had never been asked for. Giving the token back would not do:
-/// if time has replaced it meanwhile, that lets one too many through. So the bucket remembers the admissions since the
-/// oldest one that may still be undone, and replays them without the one that is.
+/// An admission that is undone leaves the bucket as if it had never been asked for. Adding the token back would not be
+/// correct: if the bucket has refilled meanwhile, that would admit one too many. So the bucket remembers the admissions
+/// since the oldest one that may still be undone, and replays them without the undone one.
 ///
-/// Cost: O(1) per decision; an undo costs as many steps as there were admissions since the oldest that is still open
-/// and since the bucket was last full.
+/// Source: GCRA (ITU-T I.371, annex A), which needs one number and no timer. Cost: O(1) per decision; an undo costs one step
+/// for each admission since the oldest one that is still open and since the bucket was last full.
 ///
-/// Not where exactly so many in any window is promised: twice the burst may come around a pause. See
+/// Not where an exact limit in any window is promised: up to twice the burst may arrive around a pause. See
 /// [`SlidingWindow`](super::SlidingWindow).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, ArrivalKind, Retry, TokenBucket};
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let policy = TokenBucket::per_minute(6).burst(2);
+/// let start = Instant::now();
+/// let at = |seconds| Arrival::new(start + Duration::from_secs(seconds), ArrivalKind::Create);
+/// let _first = policy.admit(&at(0)).await.unwrap().commit();
+/// let _second = policy.admit(&at(0)).await.unwrap().commit();
+/// let rejection = policy.admit(&at(4)).await.unwrap_err();
+/// assert_eq!(rejection.retry(), Retry::After(Duration::from_secs(6)));
+/// assert!(policy.admit(&at(10)).await.is_ok());
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct TokenBucket {
     tokens: f64,
     per: Duration,
     burst: Option<u32>,
-    /// The three of them, as each decision needs them; `None` if they make no sense.
+    /// The quota made of the three settings above; `None` if they make no sense.
     quota: Option<Quota>,
     state: Arc<Mutex<Bucket>>,
 }
 
 impl TokenBucket {
-    /// Lets `tokens` in per `per`. The burst defaults to the tokens of one second, at least 1.
+    /// Admits `tokens` per `per`. The burst defaults to the tokens of one second, at least 1.
     #[must_use]
     pub fn new(tokens: impl Into<f64>, per: Duration) -> Self {
         Self { tokens: tokens.into(), per, burst: None, quota: None, state: Arc::default() }.settled()
     }
 
-    /// Lets `tokens` in per second.
+    /// Admits `tokens` per second.
     #[must_use]
     pub fn per_second(tokens: impl Into<f64>) -> Self {
         Self::new(tokens, Duration::from_secs(1))
     }
 
-    /// Lets `tokens` in per minute.
+    /// Admits `tokens` per minute.
     #[must_use]
     pub fn per_minute(tokens: impl Into<f64>) -> Self {
         Self::new(tokens, Duration::from_secs(60))
     }
 
-    /// Sets how many may come at once after a pause. Defaults to the tokens of one second, rounded up, at least 1.
+    /// Sets the number that may be admitted at once after a pause. Defaults to the tokens of one second, rounded up, at
+    /// least 1.
     #[must_use]
     pub fn burst(mut self, tokens: u32) -> Self {
         self.burst = Some(tokens);
@@ -93,7 +111,7 @@ impl TokenBucket {
     }
 }
 
-/// The state of a bucket, and what is needed to undo.
+/// Holds the state of a bucket, and what an undo needs.
 #[derive(Debug, Default)]
 struct Bucket {
     epoch: Option<Instant>,
@@ -121,7 +139,7 @@ enum Fate {
 }
 
 impl Bucket {
-    /// The moment in nanoseconds, never before the one of the decision before.
+    /// Converts a moment to nanoseconds, never before that of the previous decision.
     fn nanos(&mut self, now: Instant) -> u64 {
         let epoch = *self.epoch.get_or_insert(now);
         let nanos = now.saturating_duration_since(epoch).as_nanos();
@@ -129,11 +147,11 @@ impl Bucket {
         self.latest
     }
 
-    /// Lets one in; gives the number of the admission, or how long to wait.
+    /// Admits one and returns the number of the admission, or returns the time to wait.
     fn admit(&mut self, quota: Quota, now: u64) -> Result<u64, u64> {
         let after = quota.admit(self.arrival_time, now)?;
         if self.arrival_time <= now {
-            // The bucket is full, and would be without any of the admissions so far: undoing them changes nothing.
+            // The bucket is full, and it would be full without any of the admissions so far, so undoing one changes nothing.
             self.first += self.admissions.len() as u64;
             self.admissions.clear();
         }
@@ -163,7 +181,7 @@ impl Bucket {
     }
 }
 
-/// An admission that may still be undone.
+/// Undoes an admission when dropped without a commit.
 struct Admitted {
     bucket: Arc<Mutex<Bucket>>,
     quota: Quota,
@@ -193,7 +211,7 @@ impl AdmissionPolicy for TokenBucket {
         let now = bucket.nanos(arrival.now());
         let number = bucket.admit(quota, now).map_err(|wait| self.refusal(Retry::After(Duration::from_nanos(wait))))?;
         drop(bucket);
-        // An undo is what a drop without commit is.
+        // A drop without a commit is the undo.
         let admitted = Admitted { bucket: Arc::clone(&self.state), quota, number, fate: Fate::Undone };
         Ok(Permit::reserving(admitted))
     }

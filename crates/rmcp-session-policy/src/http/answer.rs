@@ -1,4 +1,4 @@
-//! The answers to requests that are turned away.
+//! The answers to requests that the layer rejects.
 
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode, Version};
@@ -17,32 +17,33 @@ pub(super) struct Answered<'a> {
     pub(super) target: RequestTarget,
     /// Its id and method, if they are known.
     pub(super) envelope: Option<&'a Envelope>,
-    /// How it is answered if it is a `tools/call` within a session.
+    /// The form of the answer if the request is a `tools/call` within a session.
     pub(super) rejection: CallRejection,
     pub(super) version: Version,
-    /// Whether the connection is of no use afterwards: the body of the request was not read.
+    /// Whether the connection must be closed afterwards, since the body of the request was not read.
     pub(super) closes: bool,
 }
 
-/// The session does not exist, has ended, or is somebody else's: nobody can tell which.
+/// Answers that the session was not found. The answer is the same if the session never existed, has ended, or belongs to
+/// another client, so that a client cannot tell these apart.
 pub(super) fn not_found<B>(version: Version, closes: bool) -> Response<PolicyBody<B>> {
     plain(StatusCode::NOT_FOUND, "Not Found: Session not found", version, closes)
 }
 
-/// Nothing is left of the stream that a GET wants to resume. A client that is answered so does not try again; one that gets an
-/// empty stream does, for ever.
+/// Answers a GET that wants to resume a stream of which nothing is left. A client does not repeat the GET after this answer;
+/// after an empty stream it would repeat it for ever.
 pub(super) fn stream_over<B>(version: Version) -> Response<PolicyBody<B>> {
     let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed: the stream is over", version, false);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
     response
 }
 
-/// Nothing is known of the client, and the server does not serve strangers.
+/// Answers that the client is unknown and the server rejects unknown clients.
 pub(super) fn anonymous<B>(version: Version, closes: bool) -> Response<PolicyBody<B>> {
     plain(StatusCode::FORBIDDEN, "Forbidden: nothing is known of the client", version, closes)
 }
 
-/// The empty result of a ping.
+/// Answers a ping with its empty result.
 pub(super) fn pong<B>(id: RequestId) -> Response<PolicyBody<B>> {
     json(&ServerJsonRpcMessage::response(ServerResult::empty(()), id))
 }
@@ -56,14 +57,14 @@ fn plain<B>(status: StatusCode, text: &'static str, version: Version, closes: bo
 }
 
 fn json<B>(message: &ServerJsonRpcMessage) -> Response<PolicyBody<B>> {
-    // It is made of strings and numbers.
+    // This cannot fail: the message holds only strings and numbers.
     let text = serde_json::to_string(message).unwrap_or_default();
     let mut response = Response::new(PolicyBody::own(text));
     finish(&mut response, "application/json");
     response
 }
 
-/// Ends the connection after the answer, where there is a header for that.
+/// Closes the connection after the answer, if the HTTP version has a header for that.
 fn close_if<B>(closes: bool, version: Version, response: &mut Response<B>) {
     if closes && version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -76,21 +77,22 @@ fn finish<B>(response: &mut Response<B>, content_type: &'static str) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
-/// The answer to a request that was refused.
+/// Answers a request that was rejected.
 pub(super) fn refused<B>(refusal: &Rejected, request: Answered<'_>) -> Response<PolicyBody<B>> {
     let mut response = match request.envelope {
         Some(envelope) => {
             let is_call = request.target == RequestTarget::Within && envelope.is_call();
             json(&refusal.answer_to(is_call, request.rejection, envelope.id.clone()))
         }
-        // A strict client does not parse `"id": null`.
+        // A strict client fails to parse `"id": null`.
         None => {
             let mut response = Response::new(PolicyBody::own(refusal.text.clone().into_owned()));
             finish(&mut response, "text/plain; charset=utf-8");
             response
         }
     };
-    // Within a session anything but 200 kills some clients; a listener, and what has no answer, gets the status.
+    // Some clients fail on a status other than 200 within a session, so a request there gets 200. A listener, and a message
+    // without an answer, get the status.
     *response.status_mut() = match request.target {
         RequestTarget::Within if request.envelope.is_some() => StatusCode::OK,
         RequestTarget::Listen => StatusCode::SERVICE_UNAVAILABLE,
@@ -108,10 +110,10 @@ pub(super) fn refused<B>(refusal: &Rejected, request: Answered<'_>) -> Response<
     response
 }
 
-/// `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10.
+/// Makes the headers `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10.
 fn rate_limit(refusal: &Rejected) -> Vec<(HeaderName, HeaderValue)> {
     let (Some(limit), Some(remaining)) = (refusal.limit, refusal.remaining) else { return Vec::new() };
-    // The name goes into a structured-field string.
+    // The name goes into a structured-field string, which may hold only these characters.
     let name: String = refusal.policy.chars().filter(|c| (' '..='~').contains(c) && !matches!(c, '"' | '\\')).collect();
     let mut now = format!("\"{name}\";r={remaining}");
     if let (Retry::After(_), Some(seconds)) = (refusal.retry, refusal.retry.seconds()) {
@@ -124,7 +126,7 @@ fn rate_limit(refusal: &Rejected) -> Vec<(HeaderName, HeaderValue)> {
         .collect()
 }
 
-/// How a restore that was refused shows where rmcp says 404: the session is still parked.
+/// Makes the rejection for a restore that was rejected where rmcp answers 404 although the session is still parked.
 pub(super) fn still_parked(max_sessions: usize) -> Rejected {
     Rejected {
         kind: ArrivalKind::Restore,

@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use super::held_lease::HeldLease;
 use super::tracked::TrackedBody;
 
-/// What stands between the end of a request's body and rmcp, which acts once it has seen that end.
+/// Withholds the end of a request's body until it has decided: rmcp acts once it has seen that end.
 pub(super) trait Gate: Send + Sync {
     /// Looks at the next bytes of the body.
     fn see(&self, chunk: &Bytes);
@@ -22,16 +22,16 @@ pub(super) trait Gate: Send + Sync {
     fn decide(self: Arc<Self>) -> Decision;
 }
 
-/// What a [`Gate`] decides.
+/// The decision of a [`Gate`].
 pub(super) enum Decision {
     Pass,
     Refuse,
-    /// A policy is asked, and says whether the request passes.
+    /// A policy is asked first; the future resolves to whether the request passes.
     Ask(BoxFuture<'static, bool>),
 }
 
 pin_project! {
-    /// The body of a request, whose end is withheld until the layer has judged the whole of it.
+    /// Wraps the body of a request and withholds its end until the layer has checked all of it.
     pub struct RequestBody<B> {
         #[pin]
         inner: B,
@@ -53,13 +53,13 @@ impl<B> fmt::Debug for RequestBody<B> {
     }
 }
 
-/// Why the body of a request ends early.
+/// Says why the body of a request ends early.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BodyError<E> {
     /// The body could not be read.
     Inner(E),
-    /// The request is refused. The layer answers it, whatever the service makes of this error.
+    /// The request is rejected. The layer answers it and discards what the service answers to this error.
     Refused,
 }
 
@@ -108,7 +108,7 @@ impl<B: Body> Body for RequestBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        // Not before the gate has decided, or a reader would take the body for all there is.
+        // False until the gate has decided: a reader that sees true would take the body as complete.
         self.gate.is_none() && self.asking.is_none() && self.inner.is_end_stream()
     }
 
@@ -118,7 +118,7 @@ impl<B: Body> Body for RequestBody<B> {
 }
 
 pin_project! {
-    /// The body of a response: the service's, or our own.
+    /// Wraps the body of a response: that of the service, or one of the layer.
     #[derive(Debug)]
     pub struct PolicyBody<B> {
         #[pin]

@@ -1,7 +1,7 @@
-//! What is left of a request's body when its answer is already known.
+//! Reading and dropping the rest of a request's body when its answer is already known.
 //!
-//! An answer that leaves before the body was read costs the client that answer: the server closes a connection whose input
-//! it does not read, and what the client still sends meets a reset. So the rest is read and dropped first, within bounds.
+//! If an answer leaves before the body was read, the client may lose it: the server closes a connection with unread input,
+//! and what the client still sends meets a reset. So the rest is read and dropped first, within bounds.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use tokio::time::timeout;
 
 use super::request::{Chunks, Envelope};
 
-/// The most of a body that is kept to find the id of its request in, in bytes.
+/// The largest body that is kept to find the id of its request, in bytes.
 pub(super) const KEPT_BYTES: usize = 8 << 10;
 
-/// How many bodies are read at once only to be dropped.
+/// The number of bodies that are read at one time only to be dropped.
 const AT_ONCE: usize = 256;
 
-/// How much is read of the bodies of requests that are refused before they are read.
+/// Limits how much is read of the bodies of requests that are rejected before they are read.
 #[derive(Clone, Debug)]
 pub(super) struct Discard {
-    /// The most of one body, in bytes. As rmcp's default for what it reads at all.
+    /// The most of one body, in bytes. The default is rmcp's own limit for a body.
     pub(super) bytes: usize,
     pub(super) time: Duration,
     bodies: Arc<Semaphore>,
@@ -36,17 +36,17 @@ impl Default for Discard {
     }
 }
 
-/// What came of reading a body to its end.
+/// The result of reading a body and dropping it.
 #[derive(Debug, Default)]
 pub(super) struct Discarded {
-    /// Whether the end was reached: if not, the connection is of no use any more.
+    /// Whether the end was reached. If not, the connection must be closed.
     pub(super) is_complete: bool,
-    /// What the request is, where it is small enough to be kept.
+    /// The id and method of the request, if the body is small enough to be kept.
     pub(super) envelope: Option<Envelope>,
 }
 
 impl Discarded {
-    /// There was no body.
+    /// Makes the result for a request without a body.
     pub(super) const fn nothing() -> Self {
         Self { is_complete: true, envelope: None }
     }
@@ -55,7 +55,7 @@ impl Discarded {
 impl Discard {
     /// Reads a body and drops it.
     pub(super) async fn read<B: Body>(&self, body: B, expects_continue: bool) -> Discarded {
-        // A client that waits to be told to send its body hears the answer instead.
+        // A client that sent `Expect: 100-continue` has sent no body and gets the answer instead.
         let is_sent = !expects_continue && body.size_hint().lower() <= self.bytes as u64;
         let Some(_slot) = is_sent.then(|| self.bodies.try_acquire().ok()).flatten() else {
             return Discarded { is_complete: body.is_end_stream(), envelope: None };
@@ -74,7 +74,7 @@ impl Discard {
                 return Discarded::default();
             }
             if length <= KEPT_BYTES {
-                // A copy: what the connection read into may be much larger.
+                // A copy, since the connection's read buffer may be much larger than this piece.
                 kept.push(Bytes::copy_from_slice(&data.copy_to_bytes(data.remaining())));
             }
         }

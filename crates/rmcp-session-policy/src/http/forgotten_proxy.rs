@@ -1,4 +1,4 @@
-//! A warning that a proxy seems to stand between, and was not named.
+//! A warning that there seems to be a proxy that is not among the trusted ones.
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -10,14 +10,14 @@ use ipnet::IpNet;
 use super::forwarded::ForwardedHeader;
 use super::forwarded::is_trusted;
 
-/// How many forwarded requests of one peer, and of no other one, are no chance.
+/// The number of forwarded requests from one peer, and no other, after which the warning is logged.
 const ENOUGH: u32 = 100;
 
-/// The count once nothing is looked for any more.
+/// The count once the search is over.
 const OVER: u32 = u32::MAX;
 
-/// Looks for a proxy that was not named: every request comes from one peer that is not trusted, and they were forwarded.
-/// All clients are one then, to policies per client too.
+/// Detects a proxy that is not trusted: every request so far came from one peer, and [`ENOUGH`] of them had a forwarding
+/// header. Policies per client then see all clients as one.
 #[derive(Debug, Default)]
 pub(super) struct ForgottenProxy {
     only_peer: OnceLock<IpAddr>,
@@ -26,7 +26,7 @@ pub(super) struct ForgottenProxy {
 }
 
 impl ForgottenProxy {
-    /// Looks at a request. Costs one relaxed load once the answer is known.
+    /// Checks a request. Costs one relaxed load once the search is over.
     pub(super) fn look(&self, peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) {
         if self.forwarded.load(Relaxed) == OVER {
             return;

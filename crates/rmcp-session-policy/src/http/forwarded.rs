@@ -7,7 +7,18 @@ use std::str;
 use http::HeaderMap;
 use ipnet::{IpNet, Ipv4Net};
 
-/// In which header trusted proxies say for whom they ask.
+/// Names the header in which trusted proxies write the client's address.
+///
+/// ```
+/// use rmcp_session_policy::PolicySessionManager;
+/// use rmcp_session_policy::http::ForwardedHeader;
+///
+/// let sessions = PolicySessionManager::local().build()?;
+/// let layer = sessions.layer().trusted_proxies(["10.0.0.0/8"])?.forwarded_header(ForwardedHeader::Forwarded);
+/// # drop(layer);
+/// assert_eq!(ForwardedHeader::default(), ForwardedHeader::XForwardedFor);
+/// # Ok::<(), rmcp_session_policy::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ForwardedHeader {
@@ -27,11 +38,11 @@ impl ForwardedHeader {
     }
 }
 
-/// The client's address: the right-most hop that is not a trusted proxy.
+/// Returns the client's address: the right-most hop that is not a trusted proxy.
 ///
-/// Each proxy appends the address it was called from, so what stands right of the first untrusted hop is true, and what
-/// stands left of it is hearsay, and is not looked at. An entry that is no address ends the walk at the hop that wrote
-/// it; an empty one is skipped (RFC 9110, section 5.6.1.2).
+/// Each proxy appends the address that called it. Entries to the right of the first untrusted hop were written by trusted
+/// proxies; entries to the left of it may be forged and are not read. If an entry is not an address, the hop that wrote it
+/// is the client. An empty entry is skipped (RFC 9110, section 5.6.1.2).
 pub(super) fn client(peer: IpAddr, headers: &HeaderMap, header: ForwardedHeader, trusted: &[IpNet]) -> IpAddr {
     let mut client = peer;
     if !is_trusted(client, trusted) {
@@ -53,14 +64,13 @@ pub(super) fn client(peer: IpAddr, headers: &HeaderMap, header: ForwardedHeader,
     client
 }
 
-/// Whether an address is that of a trusted proxy.
+/// Returns whether an address is that of a trusted proxy.
 pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     let address = address.to_canonical();
     trusted.iter().any(|network| network.contains(&address))
 }
 
-/// Parses an address or a network. One of IPv4 addresses that are written as IPv6 ones is that of the IPv4 addresses,
-/// as those of peers are.
+/// Parses an address or a network. IPv4 addresses that are written as IPv6 ones become IPv4, as the addresses of peers do.
 pub(super) fn network(text: &str) -> Option<IpNet> {
     let network = text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.into())).ok()?;
     let IpNet::V6(mapped) = network else { return Some(network) };
@@ -69,7 +79,7 @@ pub(super) fn network(text: &str) -> Option<IpNet> {
     Some(inside.map_or(network, IpNet::from))
 }
 
-/// The elements of a line, from right to left, without the empty ones.
+/// Returns the elements of a line from right to left, without the empty ones.
 fn elements(line: &[u8], header: ForwardedHeader) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(line);
     let split = move || {

@@ -1,4 +1,4 @@
-//! The layer, and the setters of its settings.
+//! [`PolicyLayer`]: the tower layer, and the setters of its settings.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -42,23 +42,34 @@ pub struct PolicyLayer<I: SessionManager> {
 }
 
 impl<I: SessionManager> PolicySessionManager<I> {
-    /// The layer to put around rmcp's `StreamableHttpService`.
+    /// Makes the layer to put around rmcp's `StreamableHttpService`.
     ///
-    /// A manager that is under several services has a layer for each, and each has a [name](PolicyLayer::named).
+    /// If one manager serves several services, make a layer for each, and give each a [name](PolicyLayer::named).
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// let sessions = PolicySessionManager::local().build()?;
+    /// let layer = sessions.layer().trusted_proxies(["10.0.0.0/8"])?;
+    /// assert!(sessions.layer().trusted_proxies(["the proxy"]).is_err());
+    /// # drop(layer);
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
     pub fn layer(&self) -> PolicyLayer<I> {
         PolicyLayer { shared: Arc::clone(self.shared()), settings: Settings::default() }
     }
 }
 
 impl<I: SessionManager> PolicyLayer<I> {
-    /// Puts the layer around a service. The same as tower's `Layer::layer`, without the trait in scope.
+    /// Puts the layer around a service. It does the same as tower's `Layer::layer`, which needs the trait in scope.
     pub fn layer<S>(&self, service: S) -> PolicyService<S, I> {
         self.settings.warn_of_contradictions();
         PolicyService::new(service, Arc::clone(&self.shared), self.settings.clone())
     }
 
-    /// Names the service that the layer is put around, where one manager is under several services. A session that was
-    /// opened under one name is unknown under another: its handler is the other service's. Defaults to no name.
+    /// Names the service that the layer is put around, if one manager serves several services. A session that was opened
+    /// under one name is unknown under another, since its handler belongs to the service that opened it. Defaults to no
+    /// name.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -78,25 +89,59 @@ impl<I: SessionManager> PolicyLayer<I> {
         self
     }
 
-    /// Sets how the peer's address is found. Defaults to axum's `ConnectInfo<SocketAddr>`, with the feature `axum`.
+    /// Sets how the peer's address is found.
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    ///
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// /// Inserted into the extensions of each request by the server.
+    /// #[derive(Clone)]
+    /// struct Peer(SocketAddr);
+    ///
+    /// let sessions = PolicySessionManager::local().build()?;
+    /// let layer = sessions.layer().peer(|parts| parts.extensions.get().map(|Peer(address)| address.ip()));
+    /// # drop(layer);
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    ///
+    /// Defaults to axum's `ConnectInfo<SocketAddr>` with the feature `axum`, else to no address.
     pub fn peer(mut self, peer: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         self.settings.peer = Some(Arc::new(peer));
         self
     }
 
-    /// Sets how the authenticated subject is found: in what an authentication layer put into the request's extensions,
-    /// for instance. A session belongs to the principal that opened it. Defaults to nobody.
+    /// Sets how the authenticated subject is found, for instance in the request's extensions, where an authentication layer
+    /// put it. A session belongs to the principal that opened it; to other principals it does not exist.
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// /// Inserted into the extensions of each request by the authentication layer.
+    /// #[derive(Clone)]
+    /// struct Subject(String);
+    ///
+    /// let sessions = PolicySessionManager::local().build()?;
+    /// let layer = sessions.layer().principal(|parts| parts.extensions.get().map(|Subject(name)| name.clone()));
+    /// # drop(layer);
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    ///
+    /// Defaults to no principal.
     pub fn principal(mut self, principal: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         self.settings.principal = Some(Arc::new(principal));
         self
     }
 
-    /// Sets the proxies whose forwarding header is believed, as addresses or networks. Defaults to none: then the client
-    /// of each request is its peer, and behind a proxy all clients are one. The layer warns once if that seems to be so.
+    /// Sets the trusted proxies, as addresses or networks. The layer reads the forwarding header only from them.
+    ///
+    /// Without trusted proxies the client of each request is its peer, and behind a proxy all clients are one. The layer
+    /// logs a warning once if that seems to be so. Defaults to none.
     ///
     /// # Errors
     ///
-    /// The first entry that is neither an address nor a network.
+    /// Returns the first entry that is neither an address nor a network.
     pub fn trusted_proxies<T: AsRef<str>>(mut self, proxies: impl IntoIterator<Item = T>) -> Result<Self, ConfigError> {
         let parse = |text: T| {
             let text = text.as_ref().trim();
@@ -107,52 +152,66 @@ impl<I: SessionManager> PolicyLayer<I> {
         Ok(self)
     }
 
-    /// Sets which header trusted proxies write. The other one is never read: clients can send it through. Defaults to
-    /// `X-Forwarded-For`.
+    /// Sets which header trusted proxies write. The layer never reads the other one, since a proxy may pass on what a
+    /// client put there. Defaults to `X-Forwarded-For`.
     pub const fn forwarded_header(mut self, header: ForwardedHeader) -> Self {
         self.settings.forwarded = header;
         self
     }
 
-    /// Sets which headers of a request its [`ClientContext`](crate::ClientContext) keeps, for policies that key by them. Defaults to none.
+    /// Sets which headers of a request its [`ClientContext`](crate::ClientContext) keeps, for policies that key by them.
+    /// Defaults to none.
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.settings.kept = names.into_iter().collect();
         self
     }
 
-    /// Refuses, with 403, clients of whom neither address nor principal is known. By default they share one key.
+    /// Rejects unknown clients with 403: those without a known address or principal. Defaults to off: unknown clients share
+    /// one [key](crate::admission::ClientKey::Anonymous).
     pub const fn refuse_anonymous(mut self) -> Self {
         self.settings.refuse_anonymous = true;
         self
     }
 
-    /// Lets rmcp look for sessions that are neither live nor parked here: it was given another session store than
-    /// [`parking`](PolicySessionManager::parking). By default such an id is answered 404 at once.
+    /// Lets rmcp look for sessions that are neither live nor parked here, in a session store other than
+    /// [`parking`](PolicySessionManager::parking). Defaults to off: the layer answers such an id with 404 at once.
     ///
-    /// Not with [`principal`](Self::principal) or [`named`](Self::named): the other store does not say whose a session
-    /// is, and the first client to ask would get it. Such an id is then answered 404 nevertheless, and an error is
-    /// logged when the layer is put around a service.
+    /// It has no effect together with [`principal`](Self::principal) or [`named`](Self::named). The other store does not
+    /// record the owner of a session, so the first client that asks would get it. The layer then answers 404 as before,
+    /// and logs an error when it is put around a service.
     pub const fn restores_from_elsewhere(mut self) -> Self {
         self.settings.elsewhere = true;
         self
     }
 
-    /// Says that rmcp was told to keep no sessions (`legacy_session_mode(false)`), so that every POST is a request without
-    /// one.
+    /// Declares that rmcp is configured to keep no sessions (`legacy_session_mode(false)`), so that every POST is a request
+    /// without a session. Defaults to off.
     pub const fn without_sessions(mut self) -> Self {
         self.settings.without_sessions = true;
         self
     }
 
-    /// Sets who may make requests without a session (protocol 2026-07-28). What a permit holds is held until the body of
-    /// the response ends, and by a handler that keeps its context (or the request's parts) until it is done, for
-    /// [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) at most after that. A handler that does not, such as a
-    /// `#[tool]` without an argument for its context, may still run when its client has hung up and its place is free
-    /// again. Defaults to everybody.
+    /// Sets the policy for requests without a session (protocol 2026-07-28). The lease of a request is held until the body
+    /// of its response ends, and by a handler that keeps its context (or the request's parts) until it is done, for
+    /// [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) at most after that. A handler that keeps neither, such as
+    /// a `#[tool]` without an argument for its context, may still run when its client has hung up and its lease is free.
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    /// use rmcp_session_policy::admission::{AdmissionPolicyExt, TokenBucket};
+    ///
+    /// let sessions = PolicySessionManager::local().build()?;
+    /// let layer = sessions.layer().sessionless(TokenBucket::per_second(20).per_client())?;
+    /// assert!(sessions.layer().sessionless(TokenBucket::per_second(0)).is_err());
+    /// # drop(layer);
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    ///
+    /// Defaults to no policy: every such request is admitted.
     ///
     /// # Errors
     ///
-    /// The first setting of the policy that makes no sense.
+    /// Returns the first setting of the policy that makes no sense.
     pub fn sessionless(mut self, policy: impl AdmissionPolicy) -> Result<Self, ConfigError> {
         policy.validate()?;
         self.settings.sessionless = Some(Arc::new(policy));
@@ -161,17 +220,17 @@ impl<I: SessionManager> PolicyLayer<I> {
 }
 
 impl<I: SessionManager> PolicyLayer<I> {
-    /// Sets how much is read of the body of a request that is refused before its body was read, at most 256 of them at a
-    /// time. What is read is dropped. A client whose body is larger, or takes longer, loses its connection, and over HTTP/1
-    /// perhaps the answer. Defaults to 4 MiB and 5 seconds.
+    /// Sets how much of a body the layer reads and drops if it rejects the request before reading the body, in bytes and
+    /// time. It does so for at most 256 bodies at one time. If a body is larger or takes longer, its client loses the
+    /// connection, and over HTTP/1 perhaps the answer. Defaults to 4 MiB and 5 seconds.
     pub const fn discard(mut self, bytes: usize, time: Duration) -> Self {
         self.settings.discard.bytes = bytes;
         self.settings.discard.time = time;
         self
     }
 
-    /// Sets how many listening streams without a session there may be at one time, those of all layers of the manager
-    /// counted: `subscriptions/listen`, and streams that are replayed. Beyond it 503. Defaults to as many as
+    /// Sets the number of listening streams without a session at one time, in all layers of the manager together:
+    /// `subscriptions/listen`, and streams that are replayed. The layer answers more with 503. Defaults to
     /// [`max_sessions`](crate::PolicySessionManagerBuilder::max_sessions).
     pub const fn max_listeners(mut self, streams: usize) -> Self {
         self.settings.max_listeners = Some(streams);

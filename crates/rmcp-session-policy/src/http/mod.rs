@@ -2,6 +2,13 @@
 //!
 //! rmcp gives a session manager no request, and turns each of its errors into 500. [`PolicyLayer`] wraps the service: it
 //! gives the manager the client of each request, and answers by what the manager decided.
+//!
+//! | | |
+//! |---|---|
+//! | [`PolicyLayer`] | the layer and its settings |
+//! | [`PolicyService`] | the service that the layer makes |
+//! | [`ForwardedHeader`] | which header of trusted proxies is read |
+//! | [`RequestBody`], [`PolicyBody`], [`BodyError`] | the bodies of its requests and responses |
 
 mod answer;
 mod body;
@@ -21,7 +28,7 @@ pub use forwarded::ForwardedHeader;
 pub use layer::PolicyLayer;
 pub use service::PolicyService;
 
-/// What the fuzz targets call.
+/// Functions that the fuzz targets call.
 #[cfg(fuzzing)]
 #[doc(hidden)]
 #[allow(missing_docs)]

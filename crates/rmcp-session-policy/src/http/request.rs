@@ -1,7 +1,7 @@
 //! What a request is: within a session, opening one, or without one.
 //!
-//! rmcp decides that by its headers and its body together, so its headers alone cannot tell: a client sets them as it likes.
-//! [`Head`] holds what the headers say for certain, [`Head::judge`] decides with the body, by rmcp's own parser.
+//! rmcp decides this by the headers and the body together. The headers alone are not enough, since a client sets them
+//! freely. [`Head`] holds what the headers say for certain; [`Head::judge`] decides with the body, using rmcp's own parser.
 
 use std::sync::LazyLock;
 
@@ -17,18 +17,18 @@ const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-versi
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// The first revision of MCP whose requests belong to no session.
+/// The first revision of MCP in which requests belong to no session.
 const SESSIONLESS: &str = "2026-07-28";
 
-/// What bodies are searched for. A search is quick, but to prepare one is not.
+/// Searches bodies for the key of the metadata. It is made once, since making it costs more than a search.
 static METADATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("io.modelcontextprotocol"));
 static ESCAPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u"));
 static PING: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("ping"));
 
-/// What rmcp does with a request.
+/// Says what rmcp does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequestTarget {
-    /// It opens a session, or is refused for want of one.
+    /// It opens a session, or is rejected because it names none.
     Open,
     /// It is handed to the session that its header names.
     Within,
@@ -40,31 +40,31 @@ pub(super) enum RequestTarget {
     Sessionless,
     /// It replays the stream of a request without a session.
     Replay,
-    /// rmcp refuses its method.
+    /// rmcp rejects its method.
     Other,
 }
 
-/// What the headers of a request say.
+/// Holds what the headers of a request say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// What the request is, or what it is unless its body says that it is served without a session.
+    /// What the request is, unless its body says that it is served without a session.
     pub(super) target: RequestTarget,
-    /// Whether the body must be looked at to know that.
+    /// Whether the body must be read to know that.
     by_body: bool,
     /// Whether the protocol version that the headers name has no sessions.
     is_late: bool,
 }
 
 impl Head {
-    /// Reads the headers. `without_sessions`: rmcp was told to keep none.
+    /// Reads the headers. `without_sessions` says that rmcp is configured to keep none.
     pub(super) fn of(parts: &Parts, has_session: bool, without_sessions: bool) -> Self {
         let version = text(parts, &PROTOCOL_VERSION);
         let is_late = version.is_some_and(|version| version >= SESSIONLESS);
         let (target, by_body) = match parts.method {
             Method::POST if without_sessions => (RequestTarget::Sessionless, false),
-            // rmcp refuses an `initialize` whose header names another method, and serves all else without a session.
+            // rmcp rejects an `initialize` with a header that names another method, and serves the rest without a session.
             Method::POST if is_late && names_another_method(parts) => (RequestTarget::Sessionless, false),
-            // rmcp refuses metadata in a body whose version the headers do not repeat, so without one there is none.
+            // rmcp rejects metadata in a body unless the headers repeat its version, so without the header there is none.
             Method::POST if has_session => (RequestTarget::Within, version.is_some()),
             Method::POST => (RequestTarget::Open, version.is_some()),
             Method::GET if without_sessions || is_late => match parts.headers.contains_key(LAST_EVENT_ID) {
@@ -72,7 +72,7 @@ impl Head {
                 false => (RequestTarget::Other, false),
             },
             Method::GET if has_session => (RequestTarget::Listen, false),
-            // The fallback of a client that takes the server for one of before 2025-03-26.
+            // The fallback of a client that tries the HTTP+SSE transport from before 2025-03-26.
             Method::GET => (RequestTarget::Open, false),
             Method::DELETE if has_session && !without_sessions && !is_late => (RequestTarget::Close, false),
             _ => (RequestTarget::Other, false),
@@ -80,12 +80,12 @@ impl Head {
         Self { target, by_body, is_late }
     }
 
-    /// Whether the headers alone tell what the request is.
+    /// Returns whether the headers alone tell what the request is.
     pub(super) const fn is_decided(self) -> bool {
         !self.by_body
     }
 
-    /// Whether the request is for the session that its header names, as far as the headers tell.
+    /// Returns whether the request is for the session that its header names, as far as the headers tell.
     pub(super) const fn is_in_session(self) -> bool {
         matches!(self.target, RequestTarget::Within | RequestTarget::Listen | RequestTarget::Close)
     }
@@ -97,12 +97,13 @@ impl Head {
         }
         match serde_json::from_slice(body) {
             Ok(message) if self.is_sessionless(&message) => RequestTarget::Sessionless,
-            // What is no message, rmcp refuses.
+            // rmcp rejects a body that is not a message.
             _ => self.target,
         }
     }
 
-    /// Whether rmcp serves a message without a session: the rules of `is_legacy_request` and `handle_post` in its server.
+    /// Returns whether rmcp serves a message without a session, by the rules of `is_legacy_request` and `handle_post` in its
+    /// server.
     fn is_sessionless(self, message: &ClientJsonRpcMessage) -> bool {
         let JsonRpcMessage::Request(request) = message else { return self.is_late };
         match &request.request {
@@ -116,12 +117,12 @@ impl Head {
     }
 }
 
-/// The session that a request names. rmcp takes an id that is no text for none.
+/// Returns the session that a request names. Like rmcp, it ignores an id that is not text.
 pub(super) fn session_named_by(parts: &Parts) -> Option<&str> {
     text(parts, &SESSION_ID)
 }
 
-/// Whether the client sends its body only once it is told to.
+/// Returns whether the client waits for `100 Continue` before it sends its body.
 pub(super) fn expects_continue(parts: &Parts) -> bool {
     parts.headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
@@ -130,17 +131,17 @@ fn text<'a>(parts: &'a Parts, name: &HeaderName) -> Option<&'a str> {
     parts.headers.get(name)?.to_str().ok()
 }
 
-/// Whether there is an `Mcp-Method`, and the first is not `initialize`.
+/// Returns whether there is an `Mcp-Method` header, and the first is not `initialize`.
 fn names_another_method(parts: &Parts) -> bool {
     parts.headers.get(METHOD).is_some_and(|method| method.as_bytes() != b"initialize")
 }
 
-/// Whether a body may hold the keys of a request without a session: written out, or escaped.
+/// Returns whether a body may hold the keys of a request without a session, written out or escaped.
 fn may_have_metadata(body: &[u8]) -> bool {
     METADATA.find(body).is_some() || ESCAPE.find(body).is_some()
 }
 
-/// What an answer to a request must know of it.
+/// Holds what an answer to a request needs of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Envelope {
     pub(super) id: RequestId,
@@ -148,7 +149,7 @@ pub(super) struct Envelope {
 }
 
 impl Envelope {
-    /// Reads the id and the method of a JSON-RPC request, if this is all of one.
+    /// Reads the id and the method of a JSON-RPC request, if the body is a complete one.
     pub(super) fn of(body: &[u8]) -> Option<Self> {
         #[derive(serde::Deserialize)]
         struct Request<'a> {
@@ -156,7 +157,7 @@ impl Envelope {
             #[serde(borrow)]
             method: std::borrow::Cow<'a, str>,
         }
-        // To serde a list of an id and a method would be a request too.
+        // serde would also accept a list of an id and a method.
         let is_object = body.trim_ascii_start().first() == Some(&b'{');
         let request = is_object.then(|| serde_json::from_slice::<Request<'_>>(body).ok()).flatten()?;
         Some(Self { id: request.id, method: request.method.into() })
@@ -170,12 +171,12 @@ impl Envelope {
         &*self.method == "tools/call"
     }
 
-    /// Whether a body may hold the word, written out or escaped.
+    /// Returns whether a body may hold the word `ping`, written out or escaped.
     pub(super) fn may_be_ping(body: &[u8]) -> bool {
         PING.find(body).is_some() || ESCAPE.find(body).is_some()
     }
 
-    /// Whether a body may be a request, other than `server/discover`.
+    /// Returns whether a body may be a request other than `server/discover`.
     pub(super) fn asks_for_more_than_discover(body: &[u8]) -> bool {
         #[derive(serde::Deserialize)]
         struct Message<'a> {
@@ -183,19 +184,19 @@ impl Envelope {
             #[serde(borrow)]
             method: std::borrow::Cow<'a, str>,
         }
-        // In doubt it is.
+        // If the body cannot be read, it may be.
         serde_json::from_slice::<Message<'_>>(body)
             .map_or(true, |message| message.id.is_some() && message.method != "server/discover")
     }
 }
 
-/// The bytes of a body.
+/// Collects the bytes of a body.
 ///
-/// A body that comes in one piece is shared with whoever reads it. One in more pieces is copied: what stands for a piece is
-/// larger than a piece of one byte, and a client chooses how many there are.
+/// A body that arrives in one piece is shared with its reader. A body in more pieces is copied: a handle to a piece is larger
+/// than a piece of one byte, and the client chooses the number of pieces.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
-    /// All there is, unless `rest` has it.
+    /// All bytes, unless they are in `rest`.
     first: Bytes,
     rest: BytesMut,
 }
@@ -210,7 +211,7 @@ impl Chunks {
         }
     }
 
-    /// All of them in one piece, which most bodies are.
+    /// Returns all bytes in one piece. Most bodies already are.
     pub(super) fn join(&mut self) -> Bytes {
         if !self.rest.is_empty() {
             self.first = std::mem::take(&mut self.rest).freeze();

@@ -1,4 +1,4 @@
-//! The service that the layer makes.
+//! [`PolicyService`]: the service that the layer makes.
 
 use std::fmt;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use super::visit::{Progress, Visit};
 use crate::error::Rejected;
 use crate::manager::{ManagerInner, Owner};
 
-/// rmcp's service under policies; made by [`PolicyLayer`](super::PolicyLayer).
+/// Serves requests through rmcp's service, under policies; made by [`PolicyLayer`](super::PolicyLayer).
 pub struct PolicyService<S, I: SessionManager> {
     inner: S,
     shared: Arc<ManagerInner<I>>,
@@ -85,7 +85,7 @@ where
         let gate = (visit.method == Method::POST).then(|| Arc::clone(&visit) as Arc<dyn Gate>);
         let request = Request::from_parts(parts, RequestBody::new(body, gate));
         if asks_first {
-            // The one that was polled ready is the one to call.
+            // The service that was polled ready must be the one that is called, so the clone replaces it.
             let clone = self.inner.clone();
             let mut inner = std::mem::replace(&mut self.inner, clone);
             return Box::pin(async move {
@@ -95,12 +95,12 @@ where
                 }
             });
         }
-        // Called at once, as most are: a service to call later would have to be cloned.
+        // Called at once, as for most requests: to call it later it would have to be cloned.
         Box::pin(visit.through(self.inner.call(request)))
     }
 }
 
-/// A request that is answered before its body is read.
+/// Holds a request that is answered before its body is read.
 struct TurnedAway<I: SessionManager> {
     expects_continue: bool,
     version: http::Version,
@@ -108,15 +108,15 @@ struct TurnedAway<I: SessionManager> {
 }
 
 enum Why<I: SessionManager> {
-    /// Its session does not exist, or is not its client's.
+    /// Its session does not exist, or belongs to another client.
     NotFound,
-    /// Nothing is known of the client.
+    /// The client is unknown, and the layer rejects unknown clients.
     Anonymous,
     Rejected(Box<(Visit<I>, Rejected)>),
 }
 
 impl<S, I: SessionManager> PolicyService<S, I> {
-    /// Looks at the headers: who asks, for what, and whether the session is theirs.
+    /// Reads the headers: which client asks for what, and whether the session belongs to it.
     fn enter(&self, parts: &Parts) -> Result<Visit<I>, TurnedAway<I>> {
         let named = session_named_by(parts);
         let head = Head::of(parts, named.is_some(), self.settings.without_sessions);
@@ -131,7 +131,7 @@ impl<S, I: SessionManager> PolicyService<S, I> {
         }
         let session = match named.filter(|_| head.is_in_session()) {
             None => None,
-            // One look tells whether the id is anybody's; to whom it does not belong it does not exist.
+            // One look-up tells whether the id is known and belongs to this client. To other clients it does not exist.
             Some(id) => match self.shared.owner(id, Some(&context)) {
                 Owner::Same(id) => Some(id),
                 Owner::Unknown if self.settings.restores_from_elsewhere() => Some(id.into()),
@@ -154,7 +154,7 @@ impl<S, I: SessionManager> PolicyService<S, I> {
         }
     }
 
-    /// Answers a request whose body was not read, once it is out of the way.
+    /// Reads and drops the body of a request, then answers it.
     fn answer_early<B, R, E>(
         &self,
         turned_away: TurnedAway<I>,

@@ -18,7 +18,7 @@ use crate::context::ClientContext;
 type PeerOf = Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
 type PrincipalOf = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 
-/// How requests are read.
+/// Holds the settings of a layer.
 #[derive(Clone, Default)]
 pub(super) struct Settings {
     pub(super) peer: Option<PeerOf>,
@@ -38,12 +38,12 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Whether rmcp may look for sessions that are neither live nor parked here.
+    /// Returns whether rmcp may look for sessions that are neither live nor parked here.
     pub(super) fn restores_from_elsewhere(&self) -> bool {
         self.elsewhere && self.principal.is_none() && self.name.is_none()
     }
 
-    /// Says, once, which settings cannot be obeyed.
+    /// Logs once which settings contradict each other.
     pub(super) fn warn_of_contradictions(&self) {
         if self.elsewhere && !self.restores_from_elsewhere() && !self.contradiction_told.swap(true, Relaxed) {
             tracing::error!(
@@ -53,7 +53,7 @@ impl Settings {
         }
     }
 
-    /// Who is asking.
+    /// Makes the client's context from the head of its request.
     pub(super) fn context(&self, parts: &Parts) -> ClientContext {
         let mut context = ClientContext::new();
         let peer = match &self.peer {

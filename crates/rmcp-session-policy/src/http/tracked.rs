@@ -1,4 +1,5 @@
-//! Requests that a drain waits for and ends, since no session does: in the layer until there is a response, and then its body.
+//! Requests without a session, which a drain waits for and ends: first the request in the layer, then the body of its
+//! response.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -20,13 +21,13 @@ use crate::admission::ArrivalKind;
 use crate::error::Rejected;
 use crate::tracker::{Class, Tracked};
 
-/// How many frames a body may still give once it is to end: the answer may be among them.
+/// The number of frames that a body may still yield once it is to end, since the answer may be among them.
 const LAST_FRAMES: u8 = 16;
 
 const EVENT_END: &[u8] = b"\n\n";
 
 impl<I: SessionManager> Visit<I> {
-    /// Has a drain know of a request that no session accounts for.
+    /// Registers a request without a session with the tracker, so that a drain waits for it.
     pub(super) fn track(&self, target: RequestTarget, body: &[u8]) -> Result<(), Rejected> {
         let class = match target {
             RequestTarget::Replay => Class::Listener,
@@ -42,7 +43,7 @@ impl<I: SessionManager> Visit<I> {
         let Some(tracked) = self.shared.tracker().enter(class, most) else {
             return Err(self.turn_away(Rejected::too_many_listeners(most)));
         };
-        // Asked once more, now that a drain sees the request.
+        // Check once more, now that a drain sees the request.
         if class != Class::Opening && self.shared.stops_taking(ArrivalKind::Request) {
             tracked.refuse();
             return Err(self.turn_away(Rejected::draining(ArrivalKind::Request)));
@@ -51,14 +52,14 @@ impl<I: SessionManager> Visit<I> {
         Ok(())
     }
 
-    /// Waits for the response, unless a drain cuts the request off before: then `None`.
+    /// Waits for the response. Returns `None` if a drain cuts the request off before.
     pub(super) async fn until_cut<F: Future>(&self, response: F) -> Option<F::Output> {
         let (mut response, mut signal) = (pin!(response), pin!(None::<OwnedNotified>));
         poll_fn(|cx| {
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
             }
-            // Tracked once its body is read, by the poll above.
+            // The poll above registers the request once its body is read.
             let mut progress = self.lock();
             let Some(tracked) = &mut progress.tracked else { return Poll::Pending };
             if signal.is_none() {
@@ -74,21 +75,22 @@ impl<I: SessionManager> Visit<I> {
     }
 }
 
-/// Whether a drain cuts a request off; if not, the task is woken once it does.
+/// Returns whether a drain cuts a request off. If not, the task is woken when it does.
 fn is_cut(tracked: &Tracked, signal: Option<Pin<&mut OwnedNotified>>, cx: &mut Context<'_>) -> bool {
     let is_given = || signal.is_some_and(|signal| signal.poll(cx).is_ready());
-    // What the signal tells, the flag told before.
+    // A drain sets the flag before it gives the signal.
     tracked.is_to_be_cut() || is_given() && tracked.is_to_be_cut()
 }
 
-/// Whether a body, of a request without a session, asks for a stream that ends only when somebody ends it.
+/// Returns whether the body of a request without a session asks for a listening stream, which ends only when the client or
+/// the server ends it.
 fn listens(body: &[u8]) -> bool {
     // JSON has two ways to escape a slash.
     let may_listen = memmem::find(body, b"subscriptions/listen").is_some() || memchr::memchr(b'\\', body).is_some();
     may_listen && Envelope::of(body).is_some_and(|envelope| &*envelope.method == "subscriptions/listen")
 }
 
-/// What is kept of a request, to answer it when its response is cut off.
+/// Holds what is needed of a request to answer it when its response is cut off.
 #[derive(Debug, Default)]
 pub(super) struct Request {
     chunks: Chunks,
@@ -100,7 +102,7 @@ impl Request {
         Self { chunks, envelope }
     }
 
-    /// Its id and method, if it is a request.
+    /// Returns its id and method, if it is a request.
     pub(super) fn envelope(&mut self) -> Option<&Envelope> {
         if self.envelope.is_none() {
             self.envelope = Envelope::of(&std::mem::take(&mut self.chunks).join());
@@ -110,14 +112,14 @@ impl Request {
 }
 
 pin_project! {
-    /// The body of a response, of which a drain knows if the request is tracked.
+    /// Wraps the body of a response. If the request is tracked, a drain can end the body.
     #[derive(Debug)]
     pub(super) struct TrackedBody<B> {
-        // Gone once the body is cut off.
+        // `None` once the body is cut off.
         #[pin]
         inner: Option<B>,
         tracking: Option<Tracking>,
-        // Boxed, so that the body is `Unpin` where the service's is.
+        // Boxed, so that the body is `Unpin` if the service's body is.
         signal: Option<Pin<Box<OwnedNotified>>>,
     }
 }
@@ -127,17 +129,17 @@ struct Tracking {
     tracked: Tracked,
     request: Request,
     is_event_stream: bool,
-    /// The last event, among whose data is the answer if there was one.
+    /// The last event. If the answer was sent, it is in the data of this event.
     last: Bytes,
     frames_left: u8,
     unheard: Option<Unheard>,
 }
 
-/// Told if the body of the answer to an `initialize` is dropped before the answer was taken.
+/// Calls a closure if the body of the answer to an `initialize` is dropped before the answer was read.
 struct Unheard(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Unheard {
-    /// Whether a frame holds more than what comes before the answer.
+    /// Looks at a frame. If it holds the answer, not only what comes before it, the closure will not be called.
     fn hears(&mut self, frame: &[u8]) {
         if memmem::find(frame, b"jsonrpc").is_some() {
             self.0 = None;
@@ -168,7 +170,7 @@ impl<B> TrackedBody<B> {
         let content_type = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
         let is_event_stream = content_type.is_some_and(|value| value.starts_with(b"text/event-stream"));
         if tracked.is_listener() {
-            // It may last for days: all of its request is not kept for so long.
+            // The stream may last for days, so keep the id and drop the rest of the request.
             request.envelope();
         }
         tracked.gave();
@@ -178,7 +180,7 @@ impl<B> TrackedBody<B> {
         Self { inner: Some(inner), tracking: Some(tracking), signal }
     }
 
-    /// Has `tell` called if the body is dropped before it gave the answer.
+    /// Calls `tell` if the body is dropped before it yielded the answer.
     pub(super) fn or_unheard(mut self, tell: impl FnOnce() + Send + Sync + 'static) -> Self {
         if let Some(tracking) = &mut self.tracking {
             tracking.unheard = Some(Unheard(Some(Box::new(tell))));
@@ -188,10 +190,10 @@ impl<B> TrackedBody<B> {
 }
 
 impl Tracking {
-    /// Notes what the body gave.
+    /// Records a frame that the body yielded.
     fn note(&mut self, frame: &Frame<Bytes>) {
         self.tracked.gave();
-        // Comments only keep the connection alive.
+        // A comment only keeps the connection alive and is no event.
         if let Some(data) = frame.data_ref()
             && self.is_event_stream
             && !data.starts_with(b":")
@@ -203,7 +205,7 @@ impl Tracking {
         }
     }
 
-    /// The event that ends the request; `None` if it was answered, or nothing can be said in the middle of an event.
+    /// Returns the event that ends the request, or `None` if it was answered or the body is in the middle of an event.
     fn farewell(&mut self) -> Option<Bytes> {
         let is_between_events = self.last.is_empty() || self.last.ends_with(EVENT_END);
         let id = self.request.envelope().map(|envelope| envelope.id.clone())?;
@@ -211,7 +213,7 @@ impl Tracking {
             return None;
         }
         let message = if self.tracked.is_listener() {
-            // So MCP tells a client that the server stops.
+            // MCP's way to tell a client that the server stops.
             let result = SubscriptionsListenResult::complete(id.clone());
             ServerJsonRpcMessage::response(ServerResult::SubscriptionsListenResult(result), id)
         } else {
@@ -222,7 +224,7 @@ impl Tracking {
     }
 }
 
-/// Whether an event holds the answer to a request.
+/// Returns whether an event holds the answer to a request.
 fn answers(event: &[u8], id: &RequestId) -> bool {
     #[derive(serde::Deserialize)]
     struct Message {
@@ -262,7 +264,7 @@ impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
             }
         }
         let farewell = this.tracking.as_mut().and_then(Tracking::farewell);
-        // This ends the handler too.
+        // Dropping the body also ends the handler.
         this.inner.set(None);
         match (farewell, this.tracking) {
             (Some(farewell), Some(tracking)) => {
@@ -286,7 +288,7 @@ impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
     }
 }
 
-/// Whether the body of an event stream is to end.
+/// Returns whether the body of an event stream is to end.
 fn tracking_is_cut(tracking: &Option<Tracking>, signal: Option<Pin<&mut OwnedNotified>>, cx: &mut Context<'_>) -> bool {
     let tracking = tracking.as_ref().filter(|tracking| tracking.is_event_stream);
     tracking.is_some_and(|tracking| is_cut(&tracking.tracked, signal, cx))
@@ -305,7 +307,7 @@ mod tests {
     use crate::session::Signals;
     use crate::tracker::RequestTracker;
 
-    /// A body that gives its frames and then waits for more.
+    /// Yields its frames and then waits for more.
     struct Waits(VecDeque<&'static str>);
 
     impl Body for Waits {
@@ -324,7 +326,7 @@ mod tests {
         Arc::new(RequestTracker::new(Arc::new(Signals::default())))
     }
 
-    /// All that a body gives until it ends or waits; and whether it has ended.
+    /// Returns all that a body yields until it ends or waits, and whether it has ended.
     fn read(body: &mut Pin<Box<TrackedBody<Waits>>>) -> (String, bool) {
         let mut text = String::new();
         loop {
@@ -337,7 +339,7 @@ mod tests {
         }
     }
 
-    /// What a body that gave these frames gives once it is cut off.
+    /// Returns what a body that yielded these frames yields once it is cut off.
     fn cut_off(frames: &[&'static str], content_type: &'static str) -> (String, bool) {
         let tracker = tracker();
         let tracked = tracker.enter(Class::Call, 1).unwrap();

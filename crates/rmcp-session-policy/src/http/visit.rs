@@ -1,4 +1,4 @@
-//! One request on its way through the layer.
+//! [`Visit`]: one request on its way through the layer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +22,7 @@ use crate::observe::RejectionReason;
 use crate::scope::{Outcome, note_ping, observe};
 use crate::tracker::Tracked;
 
-/// One request on its way through the layer: what is known of it, what was decided, and what that needs.
+/// Holds one request on its way through the layer: what is known of it, what was decided, and what the decision needs.
 pub(super) struct Visit<I: SessionManager> {
     pub(super) shared: Arc<ManagerInner<I>>,
     pub(super) settings: Arc<Settings>,
@@ -30,25 +30,25 @@ pub(super) struct Visit<I: SessionManager> {
     pub(super) head: Head,
     pub(super) method: Method,
     pub(super) version: Version,
-    /// The session that the request is for, which belongs to its client.
+    /// The session that the request is for. It belongs to the client of the request.
     pub(super) session: Option<SessionId>,
     pub(super) progress: Mutex<Progress>,
 }
 
-/// How far the request is.
+/// Holds how far the request is.
 #[derive(Default)]
 pub(super) struct Progress {
-    /// The body, until it was judged; after that only if it is small.
+    /// The body until it is checked; after that only if it is small.
     chunks: Chunks,
-    /// What the request is, once the body is judged.
+    /// What the request is, once the body is checked.
     target: Option<RequestTarget>,
-    /// What an answer must know, where the body is not kept to find it in.
+    /// What an answer needs, if the body is too large to be kept.
     envelope: Option<Envelope>,
     /// What a request without a session holds of its admission.
     lease: Option<HeldLease>,
     /// Where the extensions of the request carry that too.
     pub(super) lease_slot: Option<Arc<LeaseSlot>>,
-    /// What has a drain know of a request that no session accounts for.
+    /// The token that makes a drain wait for a request without a session.
     pub(super) tracked: Option<Tracked>,
     refusal: Option<Rejected>,
 }
@@ -72,15 +72,15 @@ impl<I: SessionManager> Visit<I> {
         }
     }
 
-    /// Refuses, before its body is read, what the headers show to be a newcomer or a request without a session.
+    /// Rejects a newcomer or a request without a session before its body is read, if the headers show what it is.
     pub(super) fn refuse_by_head(&self) -> Result<(), Rejected> {
         let begins = || if self.head.is_decided() { self.may_begin(self.head.target) } else { Ok(()) };
-        // What has no body is tracked at once.
+        // A request without a body is tracked at once.
         let tracks = || if self.method == Method::POST { Ok(()) } else { self.track(self.head.target, &[]) };
         begins().and_then(|()| tracks()).inspect_err(|_| self.count(self.head.target))
     }
 
-    /// Whether a request of that kind may begin: nothing is consumed.
+    /// Checks whether a request of that kind may begin. Consumes nothing.
     fn may_begin(&self, target: RequestTarget) -> Result<(), Rejected> {
         let kind = match target {
             RequestTarget::Open => ArrivalKind::Create,
@@ -98,27 +98,27 @@ impl<I: SessionManager> Visit<I> {
         }
     }
 
-    /// The policy of requests without a session. If there is none, one that names a session is asked of the policy of
-    /// requests within one, or it would be a way around that.
+    /// Returns the policy of requests without a session. If there is none and the request names a session, returns the
+    /// policy of requests within a session, so that such a request cannot bypass it.
     fn sessionless_policy(&self) -> Option<&dyn AdmissionPolicy> {
         let within = || self.session.as_ref().and_then(|_| self.shared.requests());
         self.settings.sessionless.as_deref().or_else(within)
     }
 
-    /// Whether a policy may be asked about a POST, as one without a session, whose handler then holds what the policy gave.
+    /// Returns whether a policy may be asked about a POST, as one without a session, whose handler then holds what the policy gave.
     pub(super) fn may_be_asked(&self) -> bool {
         let may_be = !self.head.is_decided() || self.head.target == RequestTarget::Sessionless;
         may_be && self.sessionless_policy().is_some()
     }
 
-    /// Whether a policy must be asked about a stream that is replayed without a session.
+    /// Returns whether a policy must be asked about a stream that is replayed without a session.
     pub(super) fn asks_about_replay(&self) -> bool {
         self.head.target == RequestTarget::Replay
             && self.settings.sessionless.is_some()
             && self.shared.has_event_store()
     }
 
-    /// Asks whether a request without a session is let in, and keeps what it holds of its admission.
+    /// Asks the policy whether a request without a session is admitted, and keeps its lease.
     pub(super) async fn ask(&self) -> Result<(), Rejected> {
         let Some(policy) = self.sessionless_policy() else { return Ok(()) };
         let kind = ArrivalKind::Request;
@@ -136,7 +136,7 @@ impl<I: SessionManager> Visit<I> {
         Ok(())
     }
 
-    /// The answer to a request that the service has not seen, or whose answer is of no use.
+    /// Answers a request that is rejected before the service has seen it.
     pub(super) fn refused<R>(&self, refusal: &Rejected, discarded: &Discarded) -> Response<PolicyBody<R>> {
         let answered = Answered {
             target: self.head.target,
@@ -148,7 +148,7 @@ impl<I: SessionManager> Visit<I> {
         answer::refused(refusal, answered)
     }
 
-    /// Waits for rmcp's answer, and puts the true one in its place.
+    /// Waits for rmcp's answer, and replaces it by what the manager decided.
     pub(super) async fn through<R, E>(
         self: Arc<Self>,
         response: impl Future<Output = Result<Response<R>, E>>,
@@ -185,8 +185,8 @@ impl<I: SessionManager> Visit<I> {
             None => false,
         };
         if is_absent {
-            // rmcp says that a session is not there also to a request that another one's restore has misled. As long as
-            // the session is parked, its client must not take it for dead.
+            // rmcp also answers 404 to a request that waited for the restore of another request. While the session is
+            // parked, its client must not be told that it is gone.
             let is_known = |id: &SessionId| self.shared.owner(id, None) != Owner::Unknown;
             if !self.session.as_ref().is_some_and(is_known) {
                 return Ok(answer::not_found(self.version, false));
@@ -214,7 +214,7 @@ impl<I: SessionManager> Visit<I> {
         Ok(Response::from_parts(parts, PolicyBody::service(body, lease)))
     }
 
-    /// The answer to the ping of a parked session that finds no free place: the session is there, and stays parked.
+    /// Answers the ping of a parked session that finds no free place: the session exists and stays parked.
     fn pong<R>(&self, refusal: &Rejected, envelope: Option<&Envelope>) -> Option<Response<PolicyBody<R>>> {
         let ping = envelope.filter(|envelope| envelope.is_ping())?;
         let is_full = refusal.kind == ArrivalKind::Restore && refusal.reason == RejectionReason::ServerFull;
@@ -253,7 +253,7 @@ impl<I: SessionManager> Gate for Visit<I> {
             self.lock().refusal = Some(refusal);
             return Decision::Refuse;
         }
-        // A client that is refused `server/discover` takes the server for one of an older revision, and opens a session.
+        // A client that is rejected at `server/discover` assumes a server of an older revision and opens a session.
         let asks = target == RequestTarget::Sessionless
             && self.sessionless_policy().is_some()
             && Envelope::asks_for_more_than_discover(&body);

@@ -1,4 +1,4 @@
-//! Counts of what the manager has done, and the numbers that operators read.
+//! [`Stats`] and [`DrainReport`]: the numbers that operators read, and the counters behind them.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -44,33 +44,42 @@ impl Counters {
     }
 }
 
-/// The manager in numbers: what is now, and what was since it was built.
+/// Holds the numbers of a manager: what there is now, and what has happened since it was built.
+///
+/// ```
+/// use rmcp_session_policy::PolicySessionManager;
+///
+/// let stats = PolicySessionManager::local().max_sessions(10).build()?.stats();
+/// assert_eq!((stats.max_sessions, stats.live, stats.parked, stats.opened), (10, 0, 0, 0));
+/// assert!(!stats.draining);
+/// # Ok::<(), rmcp_session_policy::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Stats {
-    /// The capacity.
+    /// The largest number of sessions in the inner manager at one time.
     pub max_sessions: usize,
     /// Sessions in the inner manager, those that are closing included.
     pub live: usize,
-    /// Of these, half-open.
+    /// Live sessions that have not finished their handshake.
     pub opening: usize,
-    /// Of these, with the handshake finished and no end begun.
+    /// Live sessions that have finished their handshake and are not closing.
     pub ready: usize,
-    /// Of these, closing.
+    /// Live sessions that are closing.
     pub closing: usize,
-    /// Of the closing ones, not gone when their deadline passed. They keep their places.
+    /// Closing sessions that were not gone when their deadline passed. They keep their places.
     pub stuck: usize,
     /// Sessions with a request in flight.
     pub busy: usize,
     /// Places reserved for sessions that are being created.
     pub reserved: usize,
-    /// Whether newcomers are refused because the server is about to stop.
+    /// Whether the manager rejects newcomers because the server is about to stop.
     pub draining: bool,
     /// Listening streams without a session.
     pub listeners: usize,
-    /// Sessions without a place whose next request restores them.
+    /// Parked sessions: they hold no place, and their next request restores them.
     pub parked: usize,
-    /// What the parked ones hold, in bytes.
+    /// The memory of the parked sessions, in bytes.
     pub parked_bytes: usize,
     /// Listening streams that stay open while their sessions are parked.
     pub parked_streams: usize,
@@ -82,7 +91,7 @@ pub struct Stats {
     pub requests: u64,
     /// POSTs that came through the HTTP layer and belong to no session (protocol 2026-07-28).
     pub sessionless: u64,
-    // Private: a new reason must not change the type.
+    // Private, so that a new reason does not change the public type.
     closed: ByReason<CloseReason, { CloseReason::ALL.len() }>,
     rejected: ByReason<RejectionReason, { RejectionReason::ALL.len() }>,
     rejected_requests: ByReason<RejectionReason, { RejectionReason::ALL.len() }>,
@@ -117,7 +126,7 @@ impl Stats {
         }
     }
 
-    /// The number of sessions that ended for a reason.
+    /// Returns the number of sessions that ended for a reason.
     ///
     /// ```
     /// use rmcp_session_policy::{CloseReason, PolicySessionManager};
@@ -132,20 +141,20 @@ impl Stats {
         self.closed.counts[reason as usize]
     }
 
-    /// The number of sessions that were rejected for a reason: newcomers, and parked sessions that were to be restored.
+    /// Returns the number of sessions that were rejected for a reason: new ones, and parked ones that were to be restored.
     #[must_use]
     pub fn rejected(&self, reason: RejectionReason) -> u64 {
         self.rejected.counts[reason as usize]
     }
 
-    /// The number of requests that were rejected for a reason, within a session or without one.
+    /// Returns the number of requests that were rejected for a reason, within a session or without one.
     #[must_use]
     pub fn rejected_requests(&self, reason: RejectionReason) -> u64 {
         self.rejected_requests.counts[reason as usize]
     }
 }
 
-/// One count for each reason, at the reason's place in `ALL`.
+/// Holds one count for each reason, at the reason's place in `ALL`.
 #[derive(Clone)]
 struct ByReason<R: 'static, const N: usize> {
     all: &'static [R],
@@ -168,20 +177,30 @@ impl<R: fmt::Debug, const N: usize> fmt::Debug for ByReason<R, N> {
     }
 }
 
-/// What a drain came to.
+/// Holds the result of a [drain](crate::PolicySessionManager::drain).
+///
+/// ```
+/// use rmcp_session_policy::{DrainReport, PolicySessionManager, SECOND};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), rmcp_session_policy::ConfigError> {
+/// let sessions = PolicySessionManager::local().build()?;
+/// let report = sessions.drain(SECOND).await;
+/// assert_eq!(report, DrainReport::default(), "there was nothing to end");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DrainReport {
     /// Sessions closed with no request in flight.
     pub finished: usize,
-    /// Sessions whose requests had to be answered with an error.
+    /// Sessions closed with requests in flight, which were answered with an error.
     pub cut_off: usize,
-    /// Sessions not gone when their close deadline passed.
+    /// Sessions that were not gone when their close deadline passed.
     pub stuck: usize,
-    /// Requests without a session, through the layer, that were under way and ended by themselves.
+    /// Requests without a session, through the layer, that ended by themselves during the drain.
     pub calls_finished: usize,
-    /// Requests without a session that had to be answered with an error, or that nobody read to the end.
+    /// Requests without a session that were answered with an error, or that the client did not read to the end.
     pub calls_cut_off: usize,
-    /// Listening streams without a session that were ended.
+    /// Listening streams without a session that the drain ended.
     pub listeners: usize,
 }

@@ -1,4 +1,4 @@
-//! What an observer hears.
+//! [`SessionEvent`] and [`SessionObserver`]: events, and the trait that receives them.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,22 @@ use crate::admission::{ArrivalKind, Retry};
 use crate::context::ClientContext;
 use crate::eviction::SessionInfo;
 
-/// Something that happened to a session, or to a newcomer.
+/// Describes what happened to a session, a newcomer or a request.
+///
+/// ```
+/// use rmcp_session_policy::SessionEvent;
+///
+/// fn line(event: &SessionEvent<'_>) -> String {
+///     match event {
+///         SessionEvent::Opened { session, .. } => format!("{} opened", session.fingerprint()),
+///         SessionEvent::Restored { session, .. } => format!("{} restored", session.fingerprint()),
+///         SessionEvent::Rejected { reason, policy, .. } => format!("rejected by {policy}: {reason}"),
+///         SessionEvent::Closed { session, reason, .. } => format!("{} closed: {reason}", session.fingerprint()),
+///         _ => "a newer event".to_owned(),
+///     }
+/// }
+/// # let _: fn(&SessionEvent<'_>) -> String = line;
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum SessionEvent<'a> {
@@ -18,27 +33,27 @@ pub enum SessionEvent<'a> {
         /// The session.
         session: SessionInfo<'a>,
     },
-    /// A parked session came back.
+    /// A parked session was restored.
     #[non_exhaustive]
     Restored {
         /// The session.
         session: SessionInfo<'a>,
     },
-    /// A newcomer, a session that was to be restored, or a request was turned away.
+    /// A newcomer, a session that was to be restored, or a request was rejected.
     #[non_exhaustive]
     Rejected {
         /// What it asked for.
         kind: ArrivalKind,
-        /// Why it was turned away.
+        /// Why it was rejected.
         reason: RejectionReason,
-        /// The policy that rejected it, or the part of the manager.
+        /// The name of the policy that rejected it, or of the part of the manager.
         policy: &'a str,
         /// When it may come back.
         retry: Retry,
-        /// Who it was, if that is known.
+        /// The client, if it is known.
         context: Option<&'a ClientContext>,
     },
-    /// The end of a session began. Each session ends once.
+    /// A session began to close. Each incarnation closes once.
     #[non_exhaustive]
     Closed {
         /// The session.
@@ -50,25 +65,36 @@ pub enum SessionEvent<'a> {
     },
 }
 
-/// Hears of every [`SessionEvent`], on the task where it happened and outside every lock of the manager.
+/// Receives every [`SessionEvent`], on the task where it happened and outside every lock of the manager.
 ///
-/// A panic of an observer is caught.
+/// The manager catches a panic of an observer.
 ///
 /// ```
-/// use rmcp_session_policy::{SessionEvent, SessionObserver};
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 ///
-/// #[derive(Debug)]
-/// struct Print;
+/// use rmcp::transport::streamable_http_server::session::SessionManager;
+/// use rmcp_session_policy::{PolicySessionManager, SessionEvent, SessionObserver};
 ///
-/// impl SessionObserver for Print {
+/// #[derive(Clone, Debug, Default)]
+/// struct CountOpened(Arc<AtomicU32>);
+///
+/// impl SessionObserver for CountOpened {
 ///     fn observe(&self, event: &SessionEvent<'_>) {
-///         if let SessionEvent::Closed { session, reason, age, .. } = event {
-///             eprintln!("session {} ended after {age:?}: {reason}", session.fingerprint());
+///         if let SessionEvent::Opened { .. } = event {
+///             self.0.fetch_add(1, SeqCst);
 ///         }
 ///     }
 /// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let opened = CountOpened::default();
+/// let sessions = PolicySessionManager::local().observer(opened.clone()).build()?;
+/// let _session = sessions.create_session().await?;
+/// assert_eq!(opened.0.load(SeqCst), 1);
+/// # Ok(()) }
 /// ```
 pub trait SessionObserver: fmt::Debug + Send + Sync + 'static {
-    /// Hears of one event. Must be quick: a request or a creation waits for it.
+    /// Receives one event. It should return quickly, since a request or a creation waits for it.
     fn observe(&self, event: &SessionEvent<'_>);
 }

@@ -1,4 +1,4 @@
-//! Seeing what happens: events, counts, and who is here.
+//! What operators see: events, counts, the reasons in both, and a snapshot of each session.
 
 mod counts;
 mod event;

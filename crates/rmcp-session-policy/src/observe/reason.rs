@@ -1,10 +1,18 @@
-//! Why sessions end, and why newcomers are refused.
+//! [`CloseReason`] and [`RejectionReason`]: why sessions end, and why newcomers and requests are rejected.
 
 use std::fmt;
 
 use crate::admission::RejectionClass;
 
-/// Why a session ended.
+/// Says why a session ended.
+///
+/// ```
+/// use rmcp_session_policy::CloseReason;
+///
+/// assert_eq!(CloseReason::InitTimeout.as_str(), "init_timeout");
+/// assert!(CloseReason::Evicted.is_restorable());
+/// assert!(!CloseReason::Client.is_restorable());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -12,13 +20,13 @@ pub enum CloseReason {
     Client,
     /// A newcomer needed its place.
     Evicted,
-    /// It was not heard of for the idle timeout.
+    /// It was idle for the idle timeout.
     Idle,
     /// It reached the maximum lifetime.
     Lifetime,
     /// Its handshake was not finished in time.
     InitTimeout,
-    /// Its `initialize` was answered with an error, or nobody waited for the answer.
+    /// Its `initialize` was answered with an error, or the client did not wait for the answer.
     InitFailed,
     /// Its service ended.
     Ended,
@@ -29,7 +37,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// All reasons there are.
+    /// Every reason.
     pub const ALL: &[Self] = &[
         Self::Client,
         Self::Evicted,
@@ -42,14 +50,16 @@ impl CloseReason {
         Self::Drained,
     ];
 
-    /// Whether the session is parked, so that its next request restores it. After [`InitTimeout`](Self::InitTimeout) it is
-    /// only if the answer to its `initialize` was sent, which the reason does not tell: here that counts as no.
+    /// Returns whether the session is parked, so that its next request restores it.
+    ///
+    /// After [`InitTimeout`](Self::InitTimeout) a session is parked only if the answer to its `initialize` was sent. The
+    /// reason does not tell, so this returns false.
     #[must_use]
     pub const fn is_restorable(self) -> bool {
         matches!(self, Self::Evicted | Self::Idle | Self::Drained)
     }
 
-    /// The reason as one lower-case word, as logs and metrics show it.
+    /// Returns the reason as one lower-case word, as logs and metrics show it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -72,17 +82,25 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// Why a newcomer was refused.
+/// Says why a newcomer or a request was rejected.
+///
+/// ```
+/// use rmcp_session_policy::RejectionReason;
+/// use rmcp_session_policy::admission::RejectionClass;
+///
+/// assert_eq!(RejectionReason::from(RejectionClass::Quota), RejectionReason::Quota);
+/// assert_eq!(RejectionReason::Quota.to_string(), "quota");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum RejectionReason {
     /// An admission policy: the client used up its quota.
     Quota,
-    /// An admission policy: the server has no room by its reckoning.
+    /// An admission policy: the server has no room, as the policy counts it.
     NoCapacity,
     /// An admission policy: the server has too much to do.
     Overload,
-    /// What an admission policy depends on failed, or the inner session manager did.
+    /// The inner session manager failed, or something that an admission policy depends on.
     Backend,
     /// Every place was taken and no session might go.
     ServerFull,
@@ -93,11 +111,11 @@ pub enum RejectionReason {
 }
 
 impl RejectionReason {
-    /// All reasons there are.
+    /// Every reason.
     pub const ALL: &[Self] =
         &[Self::Quota, Self::NoCapacity, Self::Overload, Self::Backend, Self::ServerFull, Self::Draining, Self::CutOff];
 
-    /// The reason as one lower-case word, as logs and metrics show it.
+    /// Returns the reason as one lower-case word, as logs and metrics show it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

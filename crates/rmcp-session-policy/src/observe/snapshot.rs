@@ -1,4 +1,4 @@
-//! Who is here.
+//! [`SessionSnapshot`]: one session as operators see it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,28 @@ use crate::context::ClientContext;
 use crate::eviction::SessionInfo;
 use crate::session::{Fingerprint, Phase, Record, SessionKey};
 
-/// A session at one moment, for the eyes of operators.
+/// Holds what an operator may see of a session at one moment.
+///
+/// [`PolicySessionManager::list`](crate::PolicySessionManager::list) returns them.
+///
+/// ```
+/// use rmcp::transport::streamable_http_server::session::SessionManager;
+/// use rmcp_session_policy::{Phase, PolicySessionManager};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sessions = PolicySessionManager::local().build()?;
+/// let _session = sessions.create_session().await?;
+/// let list = sessions.list();
+/// assert_eq!(list.len(), 1);
+/// assert_eq!((list[0].phase, list[0].uses), (Phase::Opening, 0));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SessionSnapshot {
-    /// The name of this incarnation; good for `terminate`.
+    /// The key of this incarnation, for [`terminate`](crate::PolicySessionManager::terminate).
     pub key: SessionKey,
-    /// What stands for the id.
+    /// A hash of the id, which logs may show.
     pub fingerprint: Fingerprint,
     /// Where the session is in its life.
     pub phase: Phase,
@@ -31,7 +46,7 @@ pub struct SessionSnapshot {
     pub open_streams: usize,
     /// Whether the session was parked before.
     pub restored: bool,
-    /// Who opened the session.
+    /// The client that opened the session.
     pub context: Option<Arc<ClientContext>>,
     /// The name and version of the client's software.
     pub client: Option<(String, String)>,

@@ -1,4 +1,4 @@
-//! The laws of admission policies.
+//! [`keeps_the_laws`]: checks an admission policy against the laws.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -12,25 +12,25 @@ use super::{Broken, HISTORIES, paused, through};
 use crate::ClientContext;
 use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind, Lease, Permit, Rejection, Retry};
 
-/// How many clients come.
+/// The number of clients.
 const CLIENTS: u8 = 3;
 
-/// What happens to a policy.
+/// One step of a history.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// A client comes, and gets a session if it may come in.
+    /// A client asks for a session, and gets it if the policy admits it.
     Come(u8),
-    /// A client comes, and if it may come in the creation of its session fails at once.
+    /// A client asks for a session. If the policy admits it, the creation fails at once.
     Fail(u8),
-    /// The same, but the failure takes so long, and meanwhile another creation of that client fails at once.
+    /// The same, but the failure takes this long, and meanwhile another creation of that client fails at once.
     FailLate(u8, Duration),
-    /// The same, but the failure comes only with the next `Failed`.
+    /// The same, but the creation fails at the next `Failed`.
     Begin(u8),
     /// All creations that were begun fail.
     Failed,
-    /// A client comes, and is gone before the policy has answered.
+    /// A client asks for a session, and is gone before the policy has answered.
     Cancel(u8),
-    /// It is asked whether a client would be refused.
+    /// The policy is asked whether it would reject a client.
     Peek(u8),
     /// One of the sessions ends.
     End(u8),
@@ -38,18 +38,18 @@ enum Event {
     Pass(Duration),
 }
 
-/// Holds a policy to the laws of admission.
+/// Checks a policy against the laws of admission.
 ///
-/// - A permit that is dropped before its session exists leaves the policy as if it had never been asked, and meanwhile
-///   lets nobody in who would have been refused.
+/// - A permit that is dropped before its session exists leaves the policy as if it had never been asked. While it exists, the
+///   policy admits no arrival that it would have rejected otherwise.
 /// - The same holds if the future of [`admit`](AdmissionPolicy::admit) is dropped.
-/// - [`peek`](AdmissionPolicy::peek) changes nothing, and refuses nobody whom `admit` lets in.
-/// - Who waits as long as a rejection says, and comes when nobody else did meanwhile, is let in.
-/// - What [`validate`](AdmissionPolicy::validate) says of the policy is that its settings are sound.
+/// - [`peek`](AdmissionPolicy::peek) changes nothing, and rejects no arrival that `admit` admits.
+/// - A client that waits as long as a rejection says is admitted, if no other client came meanwhile.
+/// - [`validate`](AdmissionPolicy::validate) accepts its settings.
 /// - It does not panic.
 ///
-/// Three clients come, told apart by their addresses; time passes in steps of up to two seconds, so limits of a few
-/// sessions in some seconds show the most.
+/// The histories have three clients with different addresses, and time passes in steps of up to two seconds, so use limits of
+/// a few sessions in a few seconds.
 ///
 /// ```
 /// use std::time::Duration;
@@ -62,7 +62,7 @@ enum Event {
 ///
 /// # Panics
 ///
-/// If the policy breaks a law: with the law, and a short history in which it is broken.
+/// Panics if the policy breaks a law, with that law and a short history that breaks it.
 #[track_caller]
 pub fn keeps_the_laws<P: AdmissionPolicy>(make: impl Fn() -> P) {
     let history = vec((0..16_u8, any::<u8>()), 1..80);
@@ -96,15 +96,15 @@ fn arrival(context: &ClientContext, now: Instant) -> Arrival<'_> {
     Arrival::new(now, ArrivalKind::Create).with_context(context)
 }
 
-/// Two of the same policy: one goes through everything, the other hears only of what came to be.
+/// Holds two copies of a policy: one is asked about every creation, the other only about those that succeed.
 struct Twins<P> {
     tried: P,
     spared: P,
     sessions: Vec<(Lease, Lease)>,
-    /// Creations under way, of which only the one hears, and which all fail.
+    /// Creations under way, all of which fail. Only `tried` was asked about them.
     begun: Vec<Permit>,
-    /// Somebody came in while a creation was under way: a policy that has several quotas to choose from may have taken
-    /// another one than if it had not been, so from here on the two are not compared.
+    /// Whether an arrival was admitted while a creation was under way. A policy with several quotas may then have used
+    /// another quota than without that creation, so from then on the two copies are not compared.
     apart: bool,
     now: Instant,
 }
@@ -131,7 +131,7 @@ impl<P: AdmissionPolicy> Twins<P> {
         }
         let under_way = !self.begun.is_empty();
         let spared = match &did {
-            // While creations are under way it may be stricter: then only one hears of whom it refuses.
+            // While creations are under way, `tried` may be stricter, so `spared` is not asked about what `tried` rejects.
             Err(_) if under_way || self.apart => return Ok(did.err()),
             _ => self.spared.admit(&arrival).await,
         };
@@ -177,7 +177,7 @@ impl<P: AdmissionPolicy> Twins<P> {
 }
 
 #[expect(clippy::future_not_send, reason = "it runs where it is made, whatever makes the policy")]
-/// Plays a history. The law that was broken, and after how many events.
+/// Plays a history. Returns the law that was broken, and after how many events.
 async fn hold<P: AdmissionPolicy>(make: &impl Fn() -> P, events: &[Event]) -> Result<(), (&'static str, usize)> {
     if make().validate().is_err() {
         return Err(("`validate` says that its settings make no sense", 0));
@@ -190,7 +190,7 @@ async fn hold<P: AdmissionPolicy>(make: &impl Fn() -> P, events: &[Event]) -> Re
             refused.get_or_insert((at, *number, rejection.retry()));
         }
     }
-    // From the beginning once more, up to the first who was refused; who then waits.
+    // Play the history again up to the first rejection, then wait as long as it says and try once more.
     if let Some((at, number, Retry::After(wait))) = refused {
         let mut twins = Twins::new(make);
         for event in &events[..=at] {

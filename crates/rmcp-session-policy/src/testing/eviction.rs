@@ -1,4 +1,4 @@
-//! The laws of eviction policies.
+//! Checks of an eviction policy: the laws, the victims of one history, and the cost of a choice.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -15,28 +15,30 @@ use crate::eviction::{Candidates, EvictionPolicy, SessionInfo};
 use crate::registry::test_registry::{TestRegistry, call, looks, touch};
 use crate::session::{Activity, Record, SessionKey};
 
-/// What happens to the sessions of a server. Sessions are called by their order of arrival: 1, 2, 3.
+/// Describes what happens on a server. Sessions are numbered in the order of arrival: 1, 2, 3.
+///
+/// [`victims`] has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A session comes, its handshake done.
+    /// A session is opened, and its handshake is finished.
     Open,
     /// A session makes a request, which is answered at once.
     Use(u32),
-    /// A session begins a request: until its end the session is no candidate.
+    /// A session begins a request. Until the request ends, the session is not a candidate.
     Begin(u32),
     /// Its request is answered.
     End(u32),
     /// A session ends by itself.
     Close(u32),
-    /// There is no room: the policy is asked who goes.
+    /// There is no room, and the policy is asked for a victim.
     Evict,
     /// Time passes.
     Pass(Duration),
 }
 
-/// Tells whom a policy throws out in a history, each time that it is asked: a golden sequence.
+/// Plays a history and returns the victims of a policy, in order.
 ///
-/// Events for sessions that are not there (any more) have no effect.
+/// Events of sessions that do not exist have no effect.
 ///
 /// ```
 /// use rmcp_session_policy::eviction::Lru;
@@ -56,18 +58,24 @@ pub fn victims(policy: impl EvictionPolicy, history: impl IntoIterator<Item = Ev
     })
 }
 
-/// Holds a policy to the laws of eviction.
+/// Checks a policy against the laws of eviction.
 ///
-/// - It names somebody whenever somebody may go.
-/// - Whom it names is there, and may go: is not busy, not closing, not gone.
+/// - It names a victim whenever there is a candidate.
+/// - The victim is a candidate: not busy, not closing, not gone.
 /// - It does not panic.
 /// - The same history gives the same victims.
 ///
-/// Policies that name nobody by design, as `.only(..)` does when nobody passes, are not for this test.
+/// Not for policies that by design may name no victim, as `.only(..)` does when no session passes.
+///
+/// ```
+/// use rmcp_session_policy::{eviction::Lru, testing};
+///
+/// testing::eviction::keeps_the_laws(Lru::new);
+/// ```
 ///
 /// # Panics
 ///
-/// If the policy breaks a law: with the law, and a short history in which it is broken.
+/// Panics if the policy breaks a law, with that law and a short history that breaks it.
 #[track_caller]
 pub fn keeps_the_laws<P: EvictionPolicy>(make: impl Fn() -> P) {
     let history = vec((0..14_u8, any::<u8>()), 1..120);
@@ -82,13 +90,19 @@ pub fn keeps_the_laws<P: EvictionPolicy>(make: impl Fn() -> P) {
     });
 }
 
-/// Holds a policy to looking at few sessions, however many are busy: about one for each thing that happened.
+/// Checks that a policy looks at few sessions, however many are busy: about one for each event.
 ///
-/// A policy that looks at everybody ([`Candidates::iter`]) fails; it is meant for servers with few sessions.
+/// A policy that looks at every candidate ([`Candidates::iter`]) fails. Such a policy is meant for servers with few sessions.
+///
+/// ```
+/// use rmcp_session_policy::{eviction::Lru, testing};
+///
+/// testing::eviction::asks_about_few(Lru::new);
+/// ```
 ///
 /// # Panics
 ///
-/// If it looks at more, with the numbers.
+/// Panics if the policy looks at more, with the numbers.
 #[track_caller]
 pub fn asks_about_few<P: EvictionPolicy>(make: impl Fn() -> P) {
     const SESSIONS: u32 = 2_000;
@@ -115,14 +129,13 @@ pub fn asks_about_few<P: EvictionPolicy>(make: impl Fn() -> P) {
             }
             asked
         };
-        // Each session once when it is met first, and once for each event; as much again for policies that combine two.
+        // One look at each session and one for each event; twice that for policies that combine two.
         let fair = 2 * (SESSIONS + 4 * TURNS) as usize;
         assert!(looks <= fair, "it looked {looks} times at a session for {TURNS} victims; {fair} would be fair");
     });
 }
 
-/// A full server, to measure a policy on: only the choice of a victim and what the policy hears of, no HTTP, no inner
-/// manager.
+/// Simulates a full server to measure a policy: only the policy and its registry, without HTTP and an inner manager.
 ///
 /// ```
 /// use rmcp_session_policy::eviction::Lru;
@@ -133,12 +146,12 @@ pub fn asks_about_few<P: EvictionPolicy>(make: impl Fn() -> P) {
 /// ```
 pub struct Crowd {
     stage: TestRegistry,
-    /// Those that are busy, and stay so.
+    /// The activities of the busy sessions, which stay busy.
     busy: Vec<Activity<Record>>,
 }
 
 impl Crowd {
-    /// A server with so many sessions, so many of which are busy, spread evenly.
+    /// Makes a server with `sessions` sessions, of which `busy` are busy, spread evenly.
     #[must_use]
     pub fn new(policy: impl EvictionPolicy, sessions: u32, busy: u32) -> Self {
         let mut stage = TestRegistry::new(policy);
@@ -149,7 +162,7 @@ impl Crowd {
         Self { stage, busy }
     }
 
-    /// Somebody goes, and a newcomer has the place. False if nobody may go.
+    /// Evicts a victim and opens a session in its place. Returns false if there is no candidate.
     pub fn newcomer(&mut self) -> bool {
         let gone = self.stage.victim().is_some();
         if gone {
@@ -158,7 +171,7 @@ impl Crowd {
         gone
     }
 
-    /// How many are busy.
+    /// Returns the number of busy sessions.
     #[must_use]
     pub const fn busy(&self) -> usize {
         self.busy.len()
@@ -171,7 +184,7 @@ impl fmt::Debug for Crowd {
     }
 }
 
-/// The server's side: the registry, with a policy that is watched.
+/// Holds the registry with a watched policy, and the sessions by number.
 struct Server {
     stage: TestRegistry,
     here: HashMap<u32, (Arc<Record>, Option<Activity<Record>>)>,
@@ -192,7 +205,7 @@ impl Server {
         }
     }
 
-    /// Lets something happen. Who was evicted, if somebody was.
+    /// Plays one event. Returns the session that was evicted, if one was.
     async fn happens(&mut self, event: Event) -> Option<u32> {
         match event {
             Event::Open => {
@@ -231,7 +244,7 @@ impl Server {
     }
 }
 
-/// A history, and who went.
+/// A history and its victims.
 type Played = (Vec<Event>, Vec<u32>);
 
 /// Plays a history; each event picks among the sessions that are there.
@@ -261,7 +274,7 @@ async fn play(policy: impl EvictionPolicy, history: &[(u8, u8)]) -> Result<Playe
     Ok((events, gone))
 }
 
-/// The policy under test, and what it does wrong.
+/// Wraps the policy under test and records the first law that it breaks.
 #[derive(Debug)]
 struct Watched<P> {
     policy: P,
@@ -270,7 +283,7 @@ struct Watched<P> {
 }
 
 impl<P: EvictionPolicy> Watched<P> {
-    /// Has the policy do something; a panic is a fault, and goes on.
+    /// Calls the policy. A panic is recorded as a fault and resumed.
     fn watch<R>(&mut self, act: impl FnOnce(&mut P) -> R) -> R {
         let policy = &mut self.policy;
         match catch_unwind(AssertUnwindSafe(|| act(policy))) {

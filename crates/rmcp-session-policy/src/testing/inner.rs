@@ -1,5 +1,4 @@
-//! An inner session manager that does as it is told, and counts: for tests of what happens when one fails, takes its time or
-//! never comes back.
+//! [`Scripted`]: an inner session manager that succeeds, fails, delays, hangs or panics as a test sets it, and counts its calls.
 //!
 //! ```
 //! use rmcp::transport::streamable_http_server::session::SessionManager;
@@ -32,7 +31,7 @@ use rmcp::transport::streamable_http_server::session::{
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// A method of the inner manager.
+/// Names a method of the inner manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Call {
@@ -52,15 +51,15 @@ pub enum Call {
     Restore,
 }
 
-/// What a method does. Whatever it does, its effect comes at the end, so that dropping it in the middle has none.
+/// Says what a method does. Its effect comes at the end, so dropping its future before has no effect.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Act {
-    /// What it should.
+    /// It succeeds.
     Ok,
     /// It fails.
     Error,
-    /// What it should, after so long.
+    /// It succeeds after this time.
     Slow(Duration),
     /// It never returns.
     Never,
@@ -68,7 +67,7 @@ pub enum Act {
     Panic,
 }
 
-/// What a method that is told to fail fails with, and one that is asked of a session that does not exist.
+/// The error of a method that is set to fail, or that is called with an unknown session.
 #[derive(Debug, thiserror::Error)]
 #[error("the inner manager fails, as told")]
 pub struct Failed;
@@ -95,7 +94,8 @@ struct Entry {
     wire: Arc<Wire>,
 }
 
-/// The inner manager; clones are the same one. Every method does [`Act::Ok`] until it is told otherwise.
+/// Implements an inner manager whose methods act as a test sets them. Clones share one state. Every method begins with
+/// [`Act::Ok`].
 #[derive(Clone, Default)]
 pub struct Scripted {
     state: Arc<Mutex<State>>,
@@ -103,13 +103,13 @@ pub struct Scripted {
 }
 
 impl Scripted {
-    /// A manager that answers `initialize` by itself, and leaves other requests unanswered.
+    /// Makes a manager that answers `initialize` by itself, and leaves other requests unanswered.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A manager that passes on what the service says, so that one must serve its sessions.
+    /// Makes a manager that passes on the messages of the service, so a service must serve its sessions.
     #[must_use]
     pub fn relaying() -> Self {
         Self { relaying: true, ..Self::default() }
@@ -119,24 +119,24 @@ impl Scripted {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells a method what to do from now on.
+    /// Sets what a method does from now on. Defaults to [`Act::Ok`].
     pub fn set(&self, call: Call, act: Act) {
         self.lock().script.insert(call, act);
     }
 
-    /// How often a method was called.
+    /// Returns the number of calls of a method.
     #[must_use]
     pub fn calls(&self, call: Call) -> usize {
         self.lock().calls.get(&call).copied().unwrap_or(0)
     }
 
-    /// Sessions that exist at this moment: they are in the manager's list, or their transport lives.
+    /// Returns the number of sessions that exist now: in the manager's list, or with a transport that lives.
     #[must_use]
     pub fn existing(&self) -> usize {
         self.lock().lives.len()
     }
 
-    /// The most sessions that ever existed at one moment.
+    /// Returns the largest number of sessions that existed at one time.
     #[must_use]
     pub fn most(&self) -> usize {
         self.lock().most
@@ -193,7 +193,7 @@ struct Wire {
     waiting: Mutex<Waiting>,
 }
 
-/// Who waits for the answer to which request.
+/// The receivers of the answers, by request.
 type Waiting = HashMap<RequestId, UnboundedSender<ServerSseMessage>>;
 
 impl Wire {
@@ -314,7 +314,7 @@ impl SessionManager for Scripted {
         let Some(life) = self.lock().listed.get(id).map(|entry| entry.life) else {
             return self.act(Call::Close).await;
         };
-        /// However the call comes to its end, the session is off the list then.
+        /// Takes the session off the list when the call ends, also if it ends by a drop.
         struct Unlist<'a>(&'a Scripted, &'a SessionId, u64);
         impl Drop for Unlist<'_> {
             fn drop(&mut self) {

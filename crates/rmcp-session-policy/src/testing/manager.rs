@@ -1,8 +1,8 @@
-//! The whole manager beside a model of it.
+//! [`keeps_the_laws`]: checks a whole manager against a model of it.
 //!
-//! The model knows nothing of how the manager works: where each session should be, who may go for whom, and what each
-//! client should be told. Both go through the same random histories, the manager behind rmcp's service and the HTTP layer,
-//! over a [`Scripted`] inner manager, on paused time.
+//! The model does not know how the manager works. It knows where each session should be, which session may be evicted for
+//! another, and what each client should be told. Both run through the same random histories on paused time; the manager is
+//! behind rmcp's service and the HTTP layer, over a [`Scripted`] inner manager.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -44,10 +44,10 @@ const LIFETIME: Duration = Duration::from_secs(5 * 60 * 60 + 123);
 /// Between two events. More than any wait within the manager, and than a half-open session is kept from newcomers.
 const STEP: Duration = Duration::from_secs(2);
 
-/// Holds a manager with an eviction policy to the laws: the bound, who is never a victim, one end of each session, what
-/// clients are told, what is undone and what comes back.
+/// Checks a manager with an eviction policy against the laws: the bound, which sessions are never victims, one end of each
+/// session, what clients are told, what is undone and what is restored.
 ///
-/// Policies that name nobody by design, as `.only(..)` does when nobody passes, are not for this test.
+/// Not for policies that by design may name no victim, as `.only(..)` does when no session passes.
 ///
 /// ```
 /// rmcp_session_policy::testing::manager::keeps_the_laws(rmcp_session_policy::eviction::Fifo::new);
@@ -55,7 +55,7 @@ const STEP: Duration = Duration::from_secs(2);
 ///
 /// # Panics
 ///
-/// If model and manager disagree: with what, and a short history in which they do.
+/// Panics if model and manager disagree, with the difference and a short history that shows it.
 #[track_caller]
 pub fn keeps_the_laws<P: EvictionPolicy>(make: impl Fn() -> P) {
     through(&histories(120), "the manager", 48, |history| {
@@ -63,21 +63,21 @@ pub fn keeps_the_laws<P: EvictionPolicy>(make: impl Fn() -> P) {
     });
 }
 
-/// Puts a manager through one history, beside the model, in which whoever may go may be the victim. For a property test of
-/// one's own, which keeps the seeds of histories that fail.
+/// Runs a manager and the model through one history, in which every candidate may be the victim. For your own property test,
+/// which keeps the seeds of failing histories.
 ///
 /// # Errors
 ///
-/// What the two disagree on, if they do.
+/// Returns the difference, if the two disagree.
 pub fn agrees(policy: impl EvictionPolicy, history: &[Event]) -> Result<(), String> {
     paused(run(policy, None, history))
 }
 
-/// The same with a policy whose every victim is known: the one for which `order` is least.
+/// Does the same with a policy of which every victim is known: the session with the lowest `order`.
 ///
 /// # Errors
 ///
-/// What the two disagree on, if they do.
+/// Returns the difference, if the two disagree.
 pub fn agrees_in_order(policy: impl EvictionPolicy, order: fn(&Who) -> usize, history: &[Event]) -> Result<(), String> {
     paused(run(policy, Some(order), history))
 }
@@ -113,15 +113,15 @@ pub enum Event {
     Call(u8),
     /// A call that is never answered.
     Hang(u8),
-    /// A client cancels one of its calls, whose handler stops then.
+    /// A client cancels one of its calls, and the handler stops.
     Cancel(u8),
     /// A client hangs up on one of its calls, which goes on.
     HangUp(u8),
     /// A client deletes its session.
     Delete(u8),
-    /// Somebody revokes a session.
+    /// An operator revokes a session.
     Revoke(u8),
-    /// An hour passes: whoever is idle is parked.
+    /// An hour passes, and idle sessions are parked.
     Hour,
 }
 
@@ -211,7 +211,7 @@ impl Model {
         (0..self.sessions.len()).filter(|nth| is(&self.sessions[*nth])).min_by_key(|nth| by(&self.sessions[*nth]))
     }
 
-    /// Makes room for one more, as the manager must have: whoever is not `here` any more has gone.
+    /// Makes room for one more, as the manager must have done: a session that is not `here` any more was the victim.
     fn make_room(&mut self, here: &[Fingerprint]) -> Result<bool, String> {
         if self.count(Session::is_live) < PLACES {
             return Ok(true);
@@ -270,12 +270,12 @@ impl Model {
         self.sessions[nth].seen = Instant::now();
     }
 
-    /// Whether a request reached its session, which may have been restored for it. What the client is told.
+    /// Sends a request to its session, which may be restored for it. Returns what the client is told.
     fn reach(&mut self, nth: usize, here: &[Fingerprint]) -> Result<Told, String> {
         let place = self.sessions[nth].place;
         match place {
             Place::Dead => return Ok(Told::NotFound),
-            // It may stay among the parked until somebody asks for it.
+            // It may stay among the parked until the next request for it.
             Place::Parked(_) if self.sessions[nth].is_over_age() => {
                 self.sessions[nth].place = Place::Dead;
                 return Ok(Told::NotFound);
@@ -373,7 +373,7 @@ impl AdmissionPolicy for Leases {
     }
 }
 
-/// Who is here, and what is wrong with what it heard of.
+/// Observes which sessions are live, and records the first wrong event.
 #[derive(Clone, Debug, Default)]
 struct Ends(Arc<Mutex<(Vec<SessionKey>, Option<&'static str>)>>);
 
@@ -677,7 +677,7 @@ async fn run(policy: impl EvictionPolicy, order: Order, history: &[Event]) -> Re
     for event in history {
         both.happens(*event).await?;
         sleep(STEP).await;
-        // A session whose time was over only now is given as long as an end may take.
+        // A session with a time limit that passed only now gets as long as a close may take.
         for _ in 0..10 {
             if both.server.sessions.stats().closing == 0 {
                 break;

@@ -1,8 +1,8 @@
-//! Holds policies of your own to the laws.
+//! A test kit for your own policies: random histories that check the laws, and a scripted inner manager.
 //!
-//! [`eviction::keeps_the_laws`] and [`admission::keeps_the_laws`] put a policy through random histories, as the manager
-//! would, and panic with the law it broke and the smallest history they found in which it does. They are meant for
-//! ordinary `#[test]`s; they run a clock of their own, so they must not be called within an async runtime.
+//! [`eviction::keeps_the_laws`] and [`admission::keeps_the_laws`] run a policy through random histories, as the manager would.
+//! If it breaks a law, they panic with that law and the smallest history they found that breaks it. Call them in ordinary
+//! `#[test]`s, not within an async runtime: they run a clock of their own.
 //!
 //! ```
 //! use rmcp_session_policy::eviction::Lru;
@@ -12,8 +12,8 @@
 //! testing::eviction::asks_about_few(Lru::new);
 //! ```
 //!
-//! [`manager::keeps_the_laws`] does the same to a whole manager with your policy in it, and [`inner::Scripted`] is an inner
-//! manager that fails, dawdles or panics as a test tells it to.
+//! [`manager::keeps_the_laws`] does the same to a whole manager with your policy in it. [`inner::Scripted`] is an inner
+//! manager that fails, delays or panics as a test sets it.
 
 pub mod admission;
 pub mod eviction;
@@ -26,10 +26,10 @@ use std::fmt;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
-/// How many random histories a policy is put through.
+/// The number of random histories that a policy is run through.
 const HISTORIES: u32 = 256;
 
-/// The law that a policy broke, and what it had gone through until then.
+/// Holds the law that a policy broke, and the history until then.
 struct Broken<E> {
     law: Cow<'static, str>,
     history: Vec<E>,
@@ -41,14 +41,14 @@ impl<E: fmt::Debug> Broken<E> {
     }
 }
 
-/// Runs an async scenario, in which time passes as it is told to.
+/// Runs an async scenario on a paused clock.
 fn paused<T>(scenario: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     #[expect(clippy::expect_used, reason = "a test cannot go on without")]
     runtime.expect("a runtime; these functions are not for async tests").block_on(scenario)
 }
 
-/// Puts something through random histories, and panics with the smallest one in which it breaks a law.
+/// Runs a check over random histories, and panics with the smallest one in which a law is broken.
 #[track_caller]
 fn through<S: Strategy, E: fmt::Debug>(
     histories: &S,
