@@ -68,6 +68,21 @@ impl Rules {
         if self.protects(record) { Verdict::Protected } else { Verdict::MayGo }
     }
 
+    /// Looks whether a session may go. If it may not, it is watched: what changes that is seen here, or tells of itself.
+    pub(crate) fn look(&self, record: &Record, now: Instant) -> (StateSnapshot, Verdict) {
+        #[cfg(any(test, feature = "testing"))]
+        super::test_registry::note_look();
+        let read = record.state.read();
+        let verdict = self.judge(record, read, now);
+        if verdict == Verdict::MayGo {
+            return (read, verdict);
+        }
+        // Marked before it is judged again.
+        let seen = record.state.watch();
+        let same = seen == read && verdict != Verdict::Protected;
+        (seen, if same { verdict } else { self.judge(record, seen, now) })
+    }
+
     /// A predicate that panics protects: who may go is not known.
     fn protects(&self, record: &Record) -> bool {
         let session = SessionInfo::of(record);

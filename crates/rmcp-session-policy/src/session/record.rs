@@ -202,9 +202,9 @@ impl Record {
         self.touch(kind, at, &requests);
         requests.end(ticket);
         drop(requests);
-        let (reading, met) = self.state.end();
-        if met {
-            self.signals.idle.push(self.key);
+        let (reading, watched) = self.state.end();
+        if watched {
+            self.signals.changed.push(self.key);
             self.signals.evictable.notify_waiters();
         }
         // The end of a session does not wait for all of them, so it is told of each.
@@ -235,7 +235,7 @@ impl Record {
     pub(crate) fn ready(&self) {
         if self.state.read().phase() == Phase::Opening && self.state.ready() {
             self.left_opening();
-            self.may_go_again();
+            self.has_changed();
         }
     }
 
@@ -249,20 +249,20 @@ impl Record {
 
     pub(crate) fn stream_opened(&self) {
         self.open_streams.fetch_add(1, SeqCst);
-        self.may_go_again();
+        self.has_changed();
     }
 
     pub(crate) fn stream_closed(&self, now: Instant) {
         self.touch(ActivityKind::Listen, Timestamp::of(now), &self.lock_requests());
         self.open_streams.fetch_sub(1, SeqCst);
-        self.may_go_again();
+        self.has_changed();
     }
 
-    /// Tells the policies that met this session as one that may not go to look at it again, and what waits for a place to ask
-    /// them: if it may not go yet, it is met again, and the end of what keeps it is told.
-    fn may_go_again(&self) {
-        if self.state.take_met() {
-            self.signals.idle.push(self.key);
+    /// Tells the registry, if it watches this session, to look at it again, and what waits for a place to ask the registry: if
+    /// the session may not go yet, it is watched again, and the end of what keeps it is told.
+    fn has_changed(&self) {
+        if self.state.take_watched() {
+            self.signals.changed.push(self.key);
             self.signals.evictable.notify_waiters();
         }
     }
@@ -294,7 +294,7 @@ mod tests {
     use crate::registry::{Choice, Rules, test_registry};
     use crate::session::Activity;
 
-    /// Acts as a request that ends after a session is judged busy and before it is marked as met.
+    /// Acts as a request that ends after a session is judged busy and before it is watched.
     #[tokio::test(start_paused = true)]
     async fn a_request_that_ends_before_the_mark_is_seen_by_the_second_look() {
         let ending = Arc::new(Mutex::new(None::<Activity<Record>>));
@@ -313,9 +313,9 @@ mod tests {
         let mut stage = TestRegistry::new(Lru::new());
         let one = stage.ready();
         let busy = call(&one);
-        assert_eq!((stage.victim(), stage.signals.idle.len()), (None, 0));
+        assert_eq!((stage.victim(), stage.signals.changed.len()), (None, 0));
         drop(busy);
-        assert_eq!(stage.signals.idle.len(), 1);
+        assert_eq!(stage.signals.changed.len(), 1);
         assert_eq!(stage.victim(), Some(1));
     }
 
@@ -461,7 +461,7 @@ mod loom_tests {
             assert_ne!(victim.is_some(), request.is_some());
             assert_eq!(record.state.read().active(), usize::from(request.is_some()));
             drop(request);
-            assert_ne!(victim.is_some(), stage.victim().is_some(), "set aside, and given back");
+            assert_ne!(victim.is_some(), stage.victim().is_some(), "suspended, and resumed");
             assert_eq!(stage.registry.overruled, 0);
         });
     }
@@ -571,7 +571,7 @@ mod loom_tests {
             let request = thread::spawn(move || lease.turn_into(ActivityKind::Call, Instant::now()));
             assert_eq!(stage.victim(), None);
             drop(request.join().unwrap().unwrap());
-            assert_eq!(stage.victim(), Some(1), "set aside, and given back");
+            assert_eq!(stage.victim(), Some(1), "suspended, and resumed");
         });
     }
 

@@ -6,11 +6,11 @@ use crate::sync::{AtomicBool, AtomicU32, Notify, SegQueue};
 /// What the sessions of one manager tell it without a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
-    /// Sessions that may go again and were met by a policy when they might not.
-    pub(crate) idle: SegQueue<SessionKey>,
+    /// Watched sessions to which something happened since, such as the end of a request.
+    pub(crate) changed: SegQueue<SessionKey>,
     /// Sessions that are half-open, those that are being restored apart.
     pub(crate) opening: AtomicU32,
-    /// Rung when a session may go that might not before: one that was met then became idle, a half-open one is done answering
+    /// Rung when a session may go that might not before: a suspended one became idle, a half-open one is done answering
     /// `initialize`, or one is half-open no longer.
     pub(crate) evictable: Notify,
     /// Whether somebody waits for the sessions to become idle.
