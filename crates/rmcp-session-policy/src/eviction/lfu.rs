@@ -32,6 +32,8 @@ pub struct Lfu {
     /// How many sessions there are, the suspended ones included.
     sessions: usize,
     age: u64,
+    /// The session that was named last, and its priority: the age, if it is the one that goes.
+    named: Option<(SessionKey, u64)>,
     /// By the key's index.
     known: Vec<Known>,
 }
@@ -106,11 +108,15 @@ impl EvictionPolicy for Lfu {
         } else if self.grown.remove(key) {
             self.sessions -= 1;
         }
+        if let Some((_, priority)) = self.named.take_if(|(named, _)| *named == key) {
+            self.age = priority.max(self.age);
+        }
     }
 
     fn on_suspend(&mut self, session: &SessionInfo<'_>) {
         self.newborn.remove(session.key());
         self.grown.remove(session.key());
+        self.named = None;
     }
 
     fn on_resume(&mut self, session: &SessionInfo<'_>) {
@@ -122,7 +128,7 @@ impl EvictionPolicy for Lfu {
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
-        let Self { grown, newborn, known, age, .. } = self;
+        let Self { grown, newborn, known, age, named, .. } = self;
         let mut recount = |session: &SessionInfo<'_>, _| {
             let known = &mut known[session.key().index()];
             known.count(session, *age);
@@ -130,7 +136,7 @@ impl EvictionPolicy for Lfu {
         };
         let (priority, victim) =
             grown.first(candidates, &mut recount).or_else(|| newborn.first(candidates, &mut recount))?;
-        *age = priority.0.max(*age);
+        *named = Some((victim, priority.0));
         Some(victim)
     }
 }
@@ -191,6 +197,6 @@ mod tests {
         let calls = [call(&one), call(&two)];
         assert_eq!(stage.victim(), Some(1));
         drop(calls);
-        assert_eq!(stage.victims(), [2, 3, 4, 5], "their use counts from the age at which they come back");
+        assert_eq!(stage.victims(), [3, 4, 2, 5], "their use counts from the age at which it was noticed");
     }
 }

@@ -35,10 +35,11 @@ mod tests {
         use std::time::Duration;
         let old = |session: &SessionInfo<'_>| session.created().elapsed() >= Duration::from_secs(10);
         let mut stage = TestRegistry::new(Lru::new().only(old));
-        let [_, two, _] = stage.ready_many();
+        let [_, _, three, _] = stage.ready_many();
+        assert_eq!(stage.victim(), Some(1));
         tokio::time::advance(Duration::from_secs(10)).await;
-        touch(&two);
-        assert_eq!(stage.victims(), [2, 1, 3]);
+        touch(&three);
+        assert_eq!(stage.victims(), [3, 2, 4]);
     }
 
     #[tokio::test(start_paused = true)]

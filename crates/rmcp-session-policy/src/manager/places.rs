@@ -101,7 +101,7 @@ impl Places {
 
     /// A request with a place has become a session, or never will.
     ///
-    /// The first of the queue looks again: what keeps a session that it has not met yet ends without a word.
+    /// The first of the queue looks again: what keeps a session that was not named yet ends without a word.
     pub(super) fn arrived(&mut self, kind: ArrivalKind) {
         self.arriving -= usize::from(is_newcomer(kind));
         if let Some(first) = self.first().and_then(|first| self.waiters.get(&first)) {

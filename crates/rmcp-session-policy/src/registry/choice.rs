@@ -196,9 +196,9 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::eviction::{Lru, victim_fn};
+    use crate::eviction::{EvictionPolicy, Fifo, Lru, SessionInfo, victim_fn};
     use crate::registry::test_registry::{TestRegistry, begin, call, lenient, looks, touch};
-    use crate::session::{ActivityKind, SessionKey};
+    use crate::session::ActivityKind;
 
     fn half_open(max_opening: usize) -> TestRegistry {
         TestRegistry::with(Lru::new(), lenient(), max_opening)
@@ -266,7 +266,7 @@ mod tests {
         let mut stage = half_open(10);
         let handshakes: Vec<_> = (0..1_000).map(|_| begin(&stage.opening(), ActivityKind::Handshake)).collect();
         assert!(matches!(stage.choose(), Choice::Handshakes));
-        assert_eq!(stage.registry.opening.len(), 0, "all are set aside");
+        assert_eq!(stage.registry.opening.len(), 0, "all are taken out");
         drop(handshakes);
         assert_eq!(stage.victim(), Some(1));
         assert_eq!(stage.registry.opening.len(), 999);
@@ -303,9 +303,13 @@ mod tests {
             self.at("on_remove");
             self.1.on_remove(session);
         }
-        fn on_idle(&mut self, session: &SessionInfo<'_>) {
-            self.at("on_idle");
-            self.1.on_idle(session);
+        fn on_suspend(&mut self, session: &SessionInfo<'_>) {
+            self.at("on_suspend");
+            self.1.on_suspend(session);
+        }
+        fn on_resume(&mut self, session: &SessionInfo<'_>) {
+            self.at("on_resume");
+            self.1.on_resume(session);
         }
         fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
             self.at("victim");
@@ -315,21 +319,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_policy_that_panics_costs_nobody_a_place() {
-        for method in ["on_insert", "on_remove", "on_idle", "victim"] {
+        for method in ["on_insert", "on_remove", "on_suspend", "on_resume", "victim"] {
             let mut stage = TestRegistry::new(Panics(method, Fifo::new()));
             let [one, ..] = stage.ready_many::<4>();
             let busy = call(&one);
             assert_eq!(stage.victim(), Some(2), "{method}");
             drop(busy);
-            // Whom it was not told of, it does not name while it can name another.
-            let order = if method == "on_idle" { [3, 4, 1] } else { [1, 3, 4] };
+            // A session that it was not told of it does not name while it can name another.
+            let order = if method == "on_resume" { [3, 4, 1] } else { [1, 3, 4] };
             assert_eq!(stage.victims(), order, "{method}");
             assert!(stage.registry.overruled > 0, "{method}");
         }
     }
 
     /// Holds a policy to the bound on calls, and the registry to the oldest that may go.
-    fn is_overruled(mut policy: impl FnMut(&Candidates<'_>) -> Option<SessionKey> + Send + 'static, calls: usize) {
+    fn is_overruled(
+        mut policy: impl FnMut(&Candidates<'_>) -> Option<SessionKey> + Send + 'static,
+        first: usize,
+        then: usize,
+    ) {
         use std::sync::atomic::AtomicUsize;
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);
@@ -341,21 +349,19 @@ mod tests {
         let _busy = call(&one);
         touch(&two);
         assert_eq!(stage.victim(), Some(2), "the oldest that may go");
-        assert_eq!((asked.load(SeqCst), stage.registry.overruled), (calls, 1));
+        assert_eq!((asked.load(SeqCst), stage.registry.overruled), (first, 1));
         assert_eq!(stage.victim(), Some(3));
-        assert_eq!((asked.load(SeqCst), stage.registry.overruled), (2 * calls, 2));
+        assert_eq!((asked.load(SeqCst), stage.registry.overruled), (first + then, 2));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_policy_that_names_who_may_not_go_is_overruled() {
-        let mut removed = TestRegistry::new(Lru::new());
-        let stranger = removed.ready().key;
-        let index = stranger.index() as u32;
-        is_overruled(|_| Some(SessionKey::new(9_999, 1)), PROPOSALS);
-        is_overruled(move |_| Some(SessionKey::new(index, 77)), PROPOSALS);
-        is_overruled(move |_| Some(stranger), PROPOSALS);
-        is_overruled(|_| None, 1);
-        is_overruled(|_| panic!("of the test"), 1);
+        is_overruled(|_| Some(SessionKey::new(9_999, 1)), TRIES, TRIES);
+        is_overruled(|_| Some(SessionKey::new(0, 77)), TRIES, TRIES);
+        // It is busy, and suspended.
+        is_overruled(|_| Some(SessionKey::new(0, 1)), 1 + TRIES, TRIES);
+        is_overruled(|_| None, 1, 1);
+        is_overruled(|_| panic!("of the test"), 1, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -389,12 +395,12 @@ mod tests {
         let mut stage = TestRegistry::with(Lru::new(), rules, usize::MAX);
         stage.ready();
         let count = looks(|| drop(stage.choose()));
-        assert!(count <= PROPOSALS + CLAIMS);
+        assert!(count <= 10, "{count} looks");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn notes_of_whom_to_look_at_again_are_no_more_than_the_sessions() {
-        // Each is first met as idle too briefly, then as busy: a near moment, then a far one, over and over.
+    async fn moments_to_look_again_are_no_more_than_the_sessions() {
+        // Each is first found idle too briefly, then busy: a near moment, then a far one, over and over.
         let rules = crate::registry::Rules { min_idle: Duration::from_millis(10), ..lenient() };
         let mut stage = TestRegistry::with(Lru::new(), rules, usize::MAX);
         let crowd = stage.ready_many::<20>();
@@ -405,8 +411,8 @@ mod tests {
             assert_eq!(stage.victim(), None);
             advance(Duration::from_millis(1)).await;
         }
-        assert!(stage.registry.later.len() <= 64 + 2 * 20, "{}", stage.registry.later.len());
-        assert!(stage.signals.idle.len() <= 20);
+        assert!(stage.registry.moments.len() <= 64 + 2 * 20, "{}", stage.registry.moments.len());
+        assert!(stage.signals.changed.len() <= 20);
         advance(Duration::from_millis(10)).await;
         assert_eq!((stage.victims().len(), stage.registry.overruled), (20, 0), "and those that count are kept");
     }

@@ -136,7 +136,7 @@ mod tests {
             advance(Duration::from_millis(1)).await;
             touch(record);
         }
-        assert_eq!(stage.victim(), None, "all are set aside");
+        assert_eq!(stage.victim(), None, "all are suspended");
         advance(secs(10)).await;
         assert_eq!(stage.victims(), (1..=200).collect::<Vec<_>>());
     }

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_policy_hears_of_each_end_once() {
+    async fn each_call_that_puts_a_session_in_has_one_that_takes_it_out() {
         use std::sync::Arc;
         use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
@@ -256,6 +256,11 @@ mod tests {
         stage.registry.remove(two.key);
         stage.registry.remove(three.key);
         assert_eq!((stage.victim(), here.load(SeqCst)), (Some(one.key.generation()), 0));
+        let busy = call(&stage.ready());
+        stage.registry.suspend(busy.session().key);
+        assert_eq!(here.load(SeqCst), 0, "suspended, of which it hears as of an end");
+        stage.registry.remove(busy.session().key);
+        assert_eq!(here.load(SeqCst), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_that_ends_while_it_is_set_aside_is_forgotten() {
+    async fn a_session_that_ends_while_it_is_suspended_is_forgotten() {
         let mut stage = TestRegistry::new(Lru::new());
         let [one, _] = stage.ready_many();
         let busy = call(&one);
@@ -283,7 +288,7 @@ mod tests {
         use crate::eviction::{Candidates, SessionInfo};
         use crate::session::SessionKey;
 
-        /// Throws out whoever was used last.
+        /// Throws out the session that was used last.
         #[derive(Debug, Default)]
         struct MostRecent(Vec<SessionKey>);
         impl EvictionPolicy for MostRecent {
@@ -293,8 +298,11 @@ mod tests {
             fn on_access(&mut self, session: &SessionInfo<'_>) {
                 self.0.push(session.key());
             }
-            fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
-                self.0.iter().rev().copied().find(|key| candidates.contains(*key))
+            fn on_remove(&mut self, session: &SessionInfo<'_>) {
+                self.0.retain(|key| *key != session.key());
+            }
+            fn victim(&mut self, _: &Candidates<'_>) -> Option<SessionKey> {
+                self.0.last().copied()
             }
         }
 

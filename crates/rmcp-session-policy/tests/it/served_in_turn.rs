@@ -207,7 +207,7 @@ async fn of_all_newcomers_that_wait_one_looks_for_a_place() {
     let before = polls(&newcomers);
     assert_eq!(before, 256, "each once");
     for _ in 0..100 {
-        // Each ends an activity of a session that was met, and so may be a chance for a newcomer.
+        // Each ends an activity of a session that is suspended, and so may be a chance for a newcomer.
         user.echo("hi").await.expect("lives");
     }
     sleep(400 * MILLI).await;
@@ -282,7 +282,7 @@ async fn a_session_whose_initialize_is_being_answered_goes_for_no_restore() {
     slow.await.expect("no panic").expect("it kept its place");
 }
 
-/// A session that has its place, but is not there yet, is met by no policy: its coming must wake what waits.
+/// A session that has its place, but is not there yet, is named by no policy: its coming must wake what waits.
 #[tokio::test(start_paused = true)]
 async fn a_restore_waits_for_no_longer_than_a_session_that_was_coming_back_when_it_came_is_at_work() {
     let sessions = manager(|b| b.max_sessions(1));
