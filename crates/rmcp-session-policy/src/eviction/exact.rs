@@ -108,7 +108,15 @@ impl Model for Frequencies {
         self.resume();
         self.time += 1;
         let counted = (self.age, 0, (self.age + 1, self.time));
-        self.sessions.push(Frequency { session, newborn: true, busy: 0, suspended: false, uses: 0, last_used: self.time, counted });
+        self.sessions.push(Frequency {
+            session,
+            newborn: true,
+            busy: 0,
+            suspended: false,
+            uses: 0,
+            last_used: self.time,
+            counted,
+        });
         let share = (self.sessions.len() / 8).max(1);
         let newborns = self.sessions.iter().filter(|session| session.newborn).count();
         // They stand in the order of their arrival.

@@ -154,10 +154,6 @@ impl<S: Recorded> Registry<S> {
         order.into_iter().find_map(|(_, key)| self.claim_or_suspend(key, now))
     }
 
-    fn is_listed(&self, key: SessionKey) -> bool {
-        self.get(key).is_some_and(|slot| slot.standing == Standing::Listed)
-    }
-
     /// Begins the end of a session; if it may not go, takes it out of the policy's order until it may.
     fn claim_or_suspend(&mut self, key: SessionKey, now: Instant) -> Option<Arc<S>> {
         let verdict = match self.claim(key, now) {

@@ -26,6 +26,11 @@ impl<S: Recorded> Registry<S> {
     /// Looks at the sessions again that tell of a change.
     pub(super) fn hear(&mut self, now: Instant) {
         while let Some(key) = self.signals.changed.pop() {
+            // The policy watches it, because its place in the order depends on what happens to it.
+            if self.is_listed(key) {
+                self.suspend(key);
+                self.resume(key);
+            }
             self.look_again(key, now);
         }
     }
@@ -46,24 +51,18 @@ impl<S: Recorded> Registry<S> {
         looks > 0
     }
 
-    /// Puts a session back to where it was taken from, if it may go.
+    /// Puts a session back to where it was taken out, if it may go.
     fn look_again(&mut self, key: SessionKey, now: Instant) {
         let Some(slot) = self.get_mut(key) else { return };
         let (session, standing) = (Arc::clone(&slot.session), slot.standing);
         if std::mem::take(&mut slot.answering) {
             self.opening.push(session.record().created, key);
         }
-        match standing {
-            Standing::Suspended => match self.rules.look(session.record(), now).1 {
+        if standing == Standing::Suspended {
+            match self.rules.look(session.record(), now).1 {
                 Verdict::MayGo => self.resume(key),
                 verdict => self.expect(key, verdict, now),
-            },
-            // The policy watches it, because its place in the order depends on what happens to it.
-            Standing::Listed => {
-                self.suspend(key);
-                self.resume(key);
             }
-            Standing::Retired => {}
         }
     }
 
@@ -87,6 +86,10 @@ impl<S: Recorded> Registry<S> {
                 slots.get(key.index()).is_some_and(|slot| slot.is(key) && slot.moment == at)
             });
         }
+    }
+
+    pub(super) fn is_listed(&self, key: SessionKey) -> bool {
+        self.get(key).is_some_and(|slot| slot.standing == Standing::Listed)
     }
 
     /// Takes a session out of the policy's order.
@@ -201,6 +204,22 @@ mod tests {
         drop(third);
         assert_eq!(stage.victim(), Some(one.key.generation()));
         assert_eq!(counted(), [1, 0, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_was_busy_is_left_alone_when_a_moment_comes_that_lost_its_meaning() {
+        let policy = Counts::default();
+        let counts = Arc::clone(&policy.1);
+        let rules = Rules { max_busy: Duration::from_secs(60), ..lenient() };
+        let mut stage = TestRegistry::with(policy, rules, usize::MAX);
+        let [one, _, _] = stage.ready_many();
+        let busy = call(&one);
+        assert_eq!(stage.victim(), Some(2));
+        drop(busy);
+        stage.ready();
+        advance(Duration::from_secs(60)).await;
+        assert_eq!(stage.victim(), Some(1));
+        assert_eq!(counts.each_ref().map(|count| count.load(SeqCst)), [3, 1, 1]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,10 +19,7 @@ impl<S: Recorded> View for SlotsView<'_, S> {
     fn get(&self, key: SessionKey) -> Option<&Record> {
         #[cfg(any(test, feature = "testing"))]
         super::test_registry::note_look();
-        self.slots
-            .get(key.index())
-            .filter(|slot| slot.is(key) && slot.standing != Standing::Retired)
-            .map(Slot::record)
+        self.slots.get(key.index()).filter(|slot| slot.is(key) && slot.standing != Standing::Retired).map(Slot::record)
     }
 
     fn candidates(&self) -> Box<dyn Iterator<Item = &Record> + '_> {

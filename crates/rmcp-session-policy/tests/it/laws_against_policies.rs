@@ -131,10 +131,7 @@ async fn a_policy_that_panics_when_a_session_is_resumed_does_no_harm() {
         let stream = sessions.create_stream(&id, list_tools(1)).await.expect("a call");
         held.push((transport, stream));
     }
-    assert!(
-        matches!(sessions.create_session().await, Err(PolicyError::ServerFull(_))),
-        "all are busy"
-    );
+    assert!(matches!(sessions.create_session().await, Err(PolicyError::ServerFull(_))), "all are busy");
     // Each service takes its call, and drops it unanswered with the transport of another session.
     tokio::time::sleep(11 * 60 * SECOND).await;
     let newcomer = sessions.create_session().await;

@@ -142,9 +142,7 @@ impl EvictionPolicy for Queue {
         match self.wrong {
             Some(Wrong::GivesUp) if self.order.len() > 2 => None,
             Some(Wrong::Panics) if self.order.len() == 3 => panic!("three is too many"),
-            Some(Wrong::LooksAtAll) => {
-                candidates.iter().min_by_key(SessionInfo::created).map(|session| session.key())
-            }
+            Some(Wrong::LooksAtAll) => candidates.iter().min_by_key(SessionInfo::created).map(|session| session.key()),
             _ => self.order.front().copied(),
         }
     }
