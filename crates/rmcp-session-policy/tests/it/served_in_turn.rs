@@ -210,7 +210,7 @@ async fn one_of_the_waiting_newcomers_looks_for_a_place_at_a_time() {
     let before = polls(&newcomers);
     assert_eq!(before, 256, "each once");
     for _ in 0..100 {
-        // Each ends an activity of a session that was met, and so may be a chance for a newcomer.
+        // Each ends an activity of a session that is suspended, and so may be a chance for a newcomer.
         user.echo("hi").await.expect("lives");
     }
     sleep(400 * MILLI).await;
@@ -285,7 +285,7 @@ async fn a_session_whose_initialize_is_being_answered_is_not_evicted_for_a_resto
     slow.await.expect("no panic").expect("it kept its place");
 }
 
-/// No policy has met a session that has its place but does not exist yet, so its arrival must wake the waiters.
+/// A session that has its place, but is not there yet, is named by no policy: its coming must wake what waits.
 #[tokio::test(start_paused = true)]
 async fn a_restore_waits_until_a_session_restored_just_before_it_is_idle() {
     let sessions = manager(|b| b.max_sessions(1));

@@ -110,8 +110,12 @@ impl EvictionPolicy for Accountant {
         self.lru.on_remove(session);
     }
 
-    fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.lru.on_idle(session);
+    fn on_suspend(&mut self, session: &SessionInfo<'_>) {
+        self.lru.on_suspend(session);
+    }
+
+    fn on_resume(&mut self, session: &SessionInfo<'_>) {
+        self.lru.on_resume(session);
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
