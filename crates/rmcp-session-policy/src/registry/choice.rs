@@ -7,11 +7,13 @@ use std::sync::atomic::Ordering::SeqCst;
 use tokio::time::Instant;
 
 use super::rules::Verdict;
-use super::sessions::{Registry, Slot, Standing};
+use super::sessions::{Registry, Standing};
+use super::suspend::{LOOKS, LOOKS_PER_SECOND};
 use super::view::SlotsView;
 use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::eviction::Candidates;
+use crate::queue::Queue;
 use crate::session::{Phase, Recorded, SessionKey};
 use crate::timestamp::Timestamp;
 
@@ -59,15 +61,23 @@ impl<S: Recorded> Registry<S> {
                 return Choice::Handshakes;
             }
         }
+        let (mut rounds, mut missed) = (LOOKS_PER_SECOND / LOOKS, false);
         let fault = loop {
             match self.propose(now, newcomer) {
                 Ok(session) => return Choice::Victim(session),
                 // No newcomer is turned away while any session may go.
-                Err(None) if self.hear_of_time(now) => {}
+                Err(None) if rounds > 0 && self.hear_of_time(now) => rounds -= 1,
+                // It may have come to that since the policy looked, so the policy is asked once more.
+                Err(None) if !missed && self.oldest(now).is_some() => missed = true,
                 Err(fault) => break fault,
             }
         };
-        let chosen = self.oldest(now);
+        let mut chosen = None;
+        while chosen.is_none()
+            && let Some(key) = self.oldest(now)
+        {
+            chosen = self.claim_or_suspend(key, now);
+        }
         if let Some(why) = fault.or(chosen.is_some().then_some("it named none while some session might go")) {
             self.note_overruled(why);
         }
@@ -142,16 +152,42 @@ impl<S: Recorded> Registry<S> {
         Err(fault)
     }
 
-    /// The oldest session in the policy's order that may go; its end has begun. Its cost grows with the number of sessions in the
-    /// order, of which a policy that keeps the contract has named each.
-    fn oldest(&mut self, now: Instant) -> Option<Arc<S>> {
+    /// The oldest session in the policy's order that may go; suspends those before it. O(log n) amortized, after one look at all
+    /// sessions when it is asked for the first time.
+    fn oldest(&mut self, now: Instant) -> Option<SessionKey> {
         if self.listed == 0 {
             return None;
         }
-        let listed = self.slots.iter().map(|(_, slot)| slot).filter(|slot| slot.standing == Standing::Listed);
-        let mut order: Vec<_> = listed.map(Slot::record).map(|record| (record.created, record.key)).collect();
-        order.sort_unstable();
-        order.into_iter().find_map(|(_, key)| self.claim_or_suspend(key, now))
+        if self.fallback.is_none() {
+            let listed = self.slots.iter_mut().map(|(_, slot)| slot).filter(|slot| slot.standing == Standing::Listed);
+            let mut order: Vec<_> = listed
+                .map(|slot| {
+                    #[cfg(any(test, feature = "testing"))]
+                    super::test_registry::note_look();
+                    slot.in_fallback = true;
+                    (slot.record().created, slot.record().key)
+                })
+                .collect();
+            order.sort_unstable();
+            let fallback = self.fallback.insert(Queue::default());
+            order.into_iter().for_each(|(created, key)| fallback.push(created, key));
+        }
+        while let Some((_, key)) = self.fallback.as_ref()?.peek() {
+            if let Some(slot) = self.get(key).filter(|slot| slot.standing == Standing::Listed) {
+                match self.rules.look(slot.record(), now).1 {
+                    Verdict::MayGo => return Some(key),
+                    verdict => {
+                        self.suspend(key);
+                        self.expect(key, verdict, now);
+                    }
+                }
+            }
+            self.fallback.as_mut()?.pop();
+            if let Some(slot) = self.get_mut(key) {
+                slot.in_fallback = false;
+            }
+        }
+        None
     }
 
     /// Begins the end of a session; if it may not go, takes it out of the policy's order until it may.
@@ -356,7 +392,8 @@ mod tests {
         is_overruled(|_| Some(SessionKey::new(0, 77)), TRIES, TRIES);
         // It is busy, and suspended.
         is_overruled(|_| Some(SessionKey::new(0, 1)), 1 + TRIES, TRIES);
-        is_overruled(|_| None, 1, 1);
+        // It is asked once more, because a request might have ended since it looked.
+        is_overruled(|_| None, 2, 2);
         is_overruled(|_| panic!("of the test"), 1, 1);
     }
 
@@ -392,6 +429,39 @@ mod tests {
         stage.ready();
         let count = looks(|| drop(stage.choose()));
         assert!(count <= 10, "{count} looks");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_ends_while_a_policy_that_looks_at_all_is_asked_is_no_fault() {
+        use std::sync::Mutex;
+        let busy = Arc::new(Mutex::new(None));
+        let ends = Arc::clone(&busy);
+        let mut stage = TestRegistry::new(victim_fn(move |candidates: &Candidates<'_>| {
+            let named = candidates.iter().map(|session| session.key()).min();
+            drop(ends.lock().unwrap().take());
+            named
+        }));
+        *busy.lock().unwrap() = Some(call(&stage.ready()));
+        assert_eq!((stage.victim(), stage.registry.overruled), (Some(1), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_policy_costs_that_names_none_does_not_grow_with_the_sessions() {
+        const SESSIONS: usize = 10_000;
+        let mut stage = TestRegistry::new(victim_fn(|_: &Candidates<'_>| None));
+        let records: Vec<_> = (0..SESSIONS).map(|_| stage.ready()).collect();
+        let calls: Vec<_> = records.iter().take(SESSIONS / 2).map(call).collect();
+        assert_eq!(stage.victim(), Some(SESSIONS as u32 / 2 + 1));
+        let pops = looks(|| {
+            for gone in 2..=100 {
+                assert_eq!(stage.victim(), Some((SESSIONS / 2 + gone) as u32), "the oldest");
+                stage.ready();
+            }
+        });
+        assert!(pops <= 3 * 99, "{pops} looks");
+        assert!(stage.registry.fallback.as_ref().is_some_and(|fallback| fallback.len() <= SESSIONS));
+        drop(calls);
+        assert_eq!(stage.victims().len(), SESSIONS - 1, "each once");
     }
 
     #[tokio::test(start_paused = true)]

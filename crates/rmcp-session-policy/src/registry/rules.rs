@@ -131,14 +131,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn those_whose_time_has_come_go_in_the_policy_s_order_however_many_they_are() {
         let mut stage = TestRegistry::with(Fifo::new(), Rules { min_idle: secs(10), ..lenient() }, usize::MAX);
-        let crowd = stage.ready_many::<200>();
+        let crowd: Vec<_> = (0..3_000).map(|_| stage.ready()).collect();
         for record in crowd.iter().rev() {
             advance(Duration::from_millis(1)).await;
             touch(record);
         }
         assert_eq!(stage.victim(), None, "all are suspended");
         advance(secs(10)).await;
-        assert_eq!(stage.victims(), (1..=200).collect::<Vec<_>>());
+        assert_eq!(stage.victims(), (1..=3_000).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]

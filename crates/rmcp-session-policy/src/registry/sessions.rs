@@ -27,7 +27,9 @@ pub(crate) struct Slot<S> {
     pub(super) standing: Standing,
     /// Whether it was found half-open and answering; it is not in `opening` until it is done.
     pub(super) answering: bool,
-    /// The entry in `moments` that counts; [`Timestamp::NEVER`] if there is none.
+    /// Whether it is in `fallback`.
+    pub(super) in_fallback: bool,
+    /// The entry in `moments` or `rechecks` that counts; [`Timestamp::NEVER`] if there is none.
     pub(super) moment: Timestamp,
 }
 
@@ -70,6 +72,11 @@ pub(crate) struct Registry<S> {
     /// When to look at suspended sessions again though nothing happens to them. An entry has a meaning if its session says
     /// the same.
     pub(super) moments: Queue<Timestamp>,
+    /// When to ask again whether the author protects a session. A queue of its own, so that neither kind waits for the other.
+    pub(super) rechecks: Queue<Timestamp>,
+    /// The sessions in the policy's order by age, from when the policy first named none. What was suspended, or has ended, may
+    /// still be in it.
+    pub(super) fallback: Option<Queue<Timestamp>>,
     /// Times the policy panicked, or was overruled.
     pub(crate) overruled: u64,
 }
@@ -91,6 +98,8 @@ impl<S: Recorded> Registry<S> {
             opening: Queue::default(),
             max_opening,
             moments: Queue::default(),
+            rechecks: Queue::default(),
+            fallback: None,
             overruled: 0,
         }
     }
@@ -133,6 +142,7 @@ impl<S: Recorded> Registry<S> {
             // Until the policy is told.
             standing: Standing::Retired,
             answering: false,
+            in_fallback: false,
             moment: Timestamp::NEVER,
         });
         if !session.record().restored {
@@ -184,6 +194,9 @@ impl<S: Recorded> Registry<S> {
         standing: Standing,
         call: impl FnOnce(&mut dyn EvictionPolicy, &SessionInfo<'_>),
     ) {
+        if standing == Standing::Listed {
+            self.push_fallback(key);
+        }
         let Self { slots, listed, policy, .. } = self;
         let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.is(key)) else { return };
         let before = std::mem::replace(&mut slot.standing, standing);
@@ -193,6 +206,17 @@ impl<S: Recorded> Registry<S> {
             && catch_unwind(AssertUnwindSafe(|| call(&mut **policy, &session))).is_err()
         {
             self.note_overruled("it panicked");
+        }
+    }
+
+    /// Puts a session into the order of the registry's own, once there is one.
+    fn push_fallback(&mut self, key: SessionKey) {
+        let Self { slots, fallback: Some(fallback), .. } = self else { return };
+        fallback.tidy(slots.len(), |_, key| slots.get(key.index()).is_some_and(|slot| slot.is(key)));
+        if let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.is(key))
+            && !std::mem::replace(&mut slot.in_fallback, true)
+        {
+            fallback.push(slot.record().created, key);
         }
     }
 

@@ -7,20 +7,22 @@ use tokio::time::Instant;
 
 use super::rules::Verdict;
 use super::sessions::{Registry, Standing};
+use crate::queue::Queue;
 use crate::session::{Recorded, SessionKey};
 use crate::timestamp::Timestamp;
 
-/// So many sessions whose moment has come are looked at again before the policy is asked. The others are next.
-const LOOKS: usize = 1_000;
+/// At most this number of protected sessions are looked at again before the policy is asked. The others are next.
+pub(super) const LOOKS: usize = 1_000;
 
 /// So many sessions that the author protects are looked at again each second: each of them every second up to this number,
 /// and each of a million every hundred seconds.
-const LOOKS_PER_SECOND: usize = 10_000;
+pub(super) const LOOKS_PER_SECOND: usize = 10_000;
 
 impl<S: Recorded> Registry<S> {
     /// When the next suspended session is looked at again though nothing happens to it.
     pub(crate) fn next_moment(&self) -> Option<Instant> {
-        self.moments.peek().map(|(at, _)| at.instant())
+        let first = [&self.moments, &self.rechecks].into_iter().filter_map(Queue::peek).min();
+        first.map(|(at, _)| at.instant())
     }
 
     /// Looks at the sessions again that tell of a change.
@@ -36,19 +38,29 @@ impl<S: Recorded> Registry<S> {
     }
 
     /// Looks at the sessions again whose moment has come; tells whether there was any.
+    ///
+    /// Of known moments it passes all: each was noted by a look that is paid for, and one that waited for protected sessions
+    /// would be missing in the policy's order.
     pub(super) fn hear_of_time(&mut self, now: Instant) -> bool {
+        let known = self.look_at_due(usize::MAX, now, |registry| &mut registry.moments);
+        let protected = self.look_at_due(LOOKS, now, |registry| &mut registry.rechecks);
+        known + protected > 0
+    }
+
+    /// Looks at the sessions again whose moment in a queue has come, `limit` at most; returns their number.
+    fn look_at_due(&mut self, limit: usize, now: Instant, queue: impl Fn(&mut Self) -> &mut Queue<Timestamp>) -> usize {
         let mut looks = 0;
-        while looks < LOOKS
-            && let Some((at, key)) = self.moments.peek().filter(|(at, _)| *at <= Timestamp::at(now))
+        while looks < limit
+            && let Some((at, key)) = queue(self).peek().filter(|(at, _)| *at <= Timestamp::at(now))
         {
-            self.moments.pop();
+            queue(self).pop();
             if let Some(slot) = self.get_mut(key).filter(|slot| slot.moment == at) {
                 slot.moment = Timestamp::NEVER;
                 self.look_again(key, now);
                 looks += 1;
             }
         }
-        looks > 0
+        looks
     }
 
     /// Puts a session back to where it was taken out, if it may go.
@@ -71,18 +83,19 @@ impl<S: Recorded> Registry<S> {
         let at = match verdict {
             Verdict::Not(Some(until)) => Timestamp::at(until),
             Verdict::Protected => {
-                let wait = Duration::from_secs(1 + (self.moments.len() / LOOKS_PER_SECOND) as u64);
+                let wait = Duration::from_secs(1 + (self.rechecks.len() / LOOKS_PER_SECOND) as u64);
                 Timestamp::at(now + wait)
             }
             Verdict::MayGo | Verdict::Not(None) => return,
         };
         // Later than now, also where what is less than a microsecond was lost.
         let at = at.max(Timestamp(Timestamp::at(now).0 + 1));
-        let Self { moments, slots, .. } = self;
+        let Self { moments, rechecks, slots, .. } = self;
+        let queue = if verdict == Verdict::Protected { rechecks } else { moments };
         if let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.is(key) && at < slot.moment) {
             slot.moment = at;
-            moments.push(at, key);
-            moments.tidy(slots.len(), |at, key| {
+            queue.push(at, key);
+            queue.tidy(slots.len(), |at, key| {
                 slots.get(key.index()).is_some_and(|slot| slot.is(key) && slot.moment == at)
             });
         }
@@ -256,6 +269,22 @@ mod tests {
         assert_eq!(looks(|| _ = stage.victim()), LOOKS + 2);
         // A newcomer is turned away only when all were looked at.
         assert!(looks(|| assert!(matches!(stage.choose(), Choice::Nobody))) >= SESSIONS - LOOKS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lifted_protection_is_seen_after_a_second_however_many_others_are_busy() {
+        use std::sync::atomic::AtomicBool;
+        let lifted = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&lifted);
+        let protect: crate::registry::Predicate = Arc::new(move |_| !seen.load(SeqCst));
+        let rules = Rules { max_busy: Duration::from_secs(600), protect: Some(protect), ..lenient() };
+        let mut stage = TestRegistry::with(Fifo::new(), rules, usize::MAX);
+        let _busy: Vec<_> = (0..2 * LOOKS_PER_SECOND).map(|_| call(&stage.ready())).collect();
+        let last = stage.ready();
+        assert_eq!(stage.victim(), None);
+        lifted.store(true, SeqCst);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(stage.victim(), Some(last.key.generation()));
     }
 
     #[tokio::test(start_paused = true)]
