@@ -92,7 +92,8 @@ pub fn keeps_the_laws<P: EvictionPolicy>(make: impl Fn() -> P) {
 
 /// Checks that a policy looks at few sessions, however many are busy: about one for each event.
 ///
-/// A policy that looks at every candidate ([`Candidates::iter`]) fails. Such a policy is meant for servers with few sessions.
+/// A policy that looks at every candidate ([`Candidates::iter`]) fails. Such a policy is meant for servers with few
+/// sessions.
 ///
 /// ```
 /// use rmcp_session_policy::{eviction::Lru, testing};
