@@ -9,34 +9,28 @@ use rmcp_session_policy::{ClientContext, CloseReason, PolicySessionManager, Sess
 /// Throws out guests before members; among guests the least recently used.
 #[derive(Debug, Default)]
 struct GuestsFirst {
-    everybody: Lru,
     guests: Lru,
+    members: Lru,
 }
 
-fn is_guest(session: &SessionInfo<'_>) -> bool {
-    session.context().and_then(ClientContext::principal).is_none()
+impl GuestsFirst {
+    fn order_of(&mut self, session: &SessionInfo<'_>) -> &mut Lru {
+        let is_guest = session.context().and_then(ClientContext::principal).is_none();
+        if is_guest { &mut self.guests } else { &mut self.members }
+    }
 }
 
 impl EvictionPolicy for GuestsFirst {
     fn on_insert(&mut self, session: &SessionInfo<'_>) {
-        self.everybody.on_insert(session);
-        if is_guest(session) {
-            self.guests.on_insert(session);
-        }
+        self.order_of(session).on_insert(session);
     }
 
     fn on_remove(&mut self, session: &SessionInfo<'_>) {
-        self.everybody.on_remove(session);
-        self.guests.on_remove(session);
-    }
-
-    fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.everybody.on_idle(session);
-        self.guests.on_idle(session);
+        self.order_of(session).on_remove(session);
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
-        self.guests.victim(candidates).or_else(|| self.everybody.victim(candidates))
+        self.guests.victim(candidates).or_else(|| self.members.victim(candidates))
     }
 }
 

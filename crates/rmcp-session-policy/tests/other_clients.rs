@@ -178,8 +178,8 @@ fn sessions(
     Arc::new(configure(PolicySessionManager::local().max_sessions(1)).build().expect("valid"))
 }
 
-/// Waits until the tool itself is at work: of a session that is closed before, the client may know that nothing was done,
-/// and rmcp's then asks again in a new one.
+/// Waits until the tool itself runs. If the session is closed before, rmcp's client knows that the call was not made,
+/// and repeats it in a new session.
 async fn at_work(server: &Server) {
     tokio::time::timeout(PATIENCE, server.asleep.notified()).await.expect("a call arrives");
 }
@@ -207,7 +207,7 @@ fn from_the_gate() -> Value {
     })
 }
 
-/// What a client that may not come in sees of the error we sent: not each SDK shows its application all of it.
+/// The error as the SDK of a rejected client shows it to its application. Some SDKs show only a part.
 fn assert_sees(sdk: Sdk, seen: &Value, status: u16, sent: &Value) {
     let error = &seen["error"];
     let message = error["message"].as_str().unwrap_or_default();
@@ -217,7 +217,7 @@ fn assert_sees(sdk: Sdk, seen: &Value, status: u16, sent: &Value) {
     };
     let whole = json!({ "jsonrpc": "2.0", "id": 0, "error": sent });
     match sdk {
-        // Of a 429 the text says only that, of any other status only the JSON-RPC error is left.
+        // For a 429 the text has only the status. For any other status only the JSON-RPC error is left.
         Sdk::Rmcp if status == 429 => assert!(message.contains("HTTP 429"), "{seen}"),
         Sdk::Rmcp => assert!(message.contains(sent["message"].as_str().expect("text")), "{seen}"),
         Sdk::TypeScript1 => {
@@ -233,7 +233,7 @@ fn assert_sees(sdk: Sdk, seen: &Value, status: u16, sent: &Value) {
     }
 }
 
-/// What a client sees of a 404 for its session. rmcp's does not see it: it initializes anew.
+/// The error that a client sees after a 404 for its session. rmcp's client shows none, because it initializes anew.
 fn assert_gone(sdk: Sdk, seen: &Value) {
     let error = &seen["error"];
     match sdk {

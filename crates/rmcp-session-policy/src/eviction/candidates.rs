@@ -1,4 +1,4 @@
-//! Who may go.
+//! The sessions that may go.
 
 use std::fmt;
 
@@ -6,94 +6,59 @@ use tokio::time::Instant;
 
 use super::info::SessionInfo;
 use crate::context::ClientContext;
-use crate::registry::Roster;
-use crate::session::SessionKey;
+use crate::session::{Record, SessionKey};
 
-/// The sessions that may go at this moment, as one choice of a victim sees them.
-///
-/// A session for which [`contains`](Self::contains) or [`get`](Self::get) answers no is remembered as *met*: when it
-/// may have become a candidate, the policy's [`on_idle`](super::EvictionPolicy::on_idle) hears of it before the next
-/// choice. So a policy can set it aside instead of passing it by again and again.
-#[derive(Clone, Copy)]
-pub struct Candidates<'a> {
-    roster: &'a Roster<'a>,
-    filter: Option<&'a Filter<'a>>,
+/// What a choice of a victim sees of all sessions.
+pub(crate) trait View {
+    /// A session whose end has not begun.
+    fn get(&self, key: SessionKey) -> Option<&Record>;
+
+    /// The sessions in the policy's order that may go.
+    fn candidates(&self) -> Box<dyn Iterator<Item = &Record> + '_>;
 }
 
-struct Filter<'a> {
-    predicate: &'a dyn Fn(&SessionInfo<'_>) -> bool,
-    outer: Option<&'a Self>,
+/// The sessions at the moment of one choice.
+#[derive(Clone, Copy)]
+pub struct Candidates<'a> {
+    view: &'a dyn View,
+    now: Instant,
+    newcomer: Option<&'a ClientContext>,
 }
 
 impl<'a> Candidates<'a> {
-    pub(crate) const fn of(roster: &'a Roster<'a>) -> Self {
-        Self { roster, filter: None }
+    pub(crate) const fn new(view: &'a dyn View, now: Instant, newcomer: Option<&'a ClientContext>) -> Self {
+        Self { view, now, newcomer }
     }
 
     /// The moment of the choice.
     #[must_use]
     pub const fn now(&self) -> Instant {
-        self.roster.now()
+        self.now
     }
 
-    /// Who the place is wanted for, if that is known.
+    /// The client that the place is wanted for, if that is known.
     #[must_use]
     pub const fn newcomer(&self) -> Option<&'a ClientContext> {
-        self.roster.newcomer()
+        self.newcomer
     }
 
-    /// Whether the session may go. Constant time.
-    #[must_use]
-    pub fn contains(&self, key: SessionKey) -> bool {
-        self.get(key).is_some()
-    }
-
-    /// The session, if it may go. Constant time.
+    /// What is known of a session at this moment, whether it may go or not. `None` if it has ended. Constant time.
+    ///
+    /// For a policy that keeps an order of its own: it need not know which sessions may go.
     #[must_use]
     pub fn get(&self, key: SessionKey) -> Option<SessionInfo<'a>> {
-        let session = self.roster.meet(key)?;
-        if self.passes(&session) { Some(session) } else { self.roster.hide(session, || self.passes(&session)) }
+        self.view.get(key).map(SessionInfo::of)
     }
 
-    /// All that may go, in no particular order. Its cost grows with the number of sessions: for policies that must
-    /// look at everybody, and for servers with few sessions.
-    pub fn iter(&self) -> impl Iterator<Item = SessionInfo<'a>> {
-        let this = *self;
-        self.roster.iter().filter(move |session| this.passes(session))
-    }
-
-    /// Asks `choose` with only those candidates for which `predicate` holds.
-    ///
-    /// ```
-    /// use rmcp_session_policy::{eviction::Candidates, SessionKey};
-    ///
-    /// fn any_anonymous(candidates: &Candidates<'_>) -> Option<SessionKey> {
-    ///     candidates.filter(&|session| session.context().is_none(), |few| few.iter().next().map(|s| s.key()))
-    /// }
-    /// ```
-    pub fn filter<R>(
-        &self,
-        predicate: &dyn Fn(&SessionInfo<'_>) -> bool,
-        choose: impl FnOnce(&Candidates<'_>) -> R,
-    ) -> R {
-        let filter = Filter { predicate, outer: self.filter };
-        choose(&Candidates { roster: self.roster, filter: Some(&filter) })
-    }
-
-    fn passes(&self, session: &SessionInfo<'_>) -> bool {
-        let mut filter = self.filter;
-        while let Some(Filter { predicate, outer }) = filter {
-            if !predicate(session) {
-                return false;
-            }
-            filter = *outer;
-        }
-        true
+    /// All sessions that may go, in no particular order, without the [suspended](super::EvictionPolicy::on_suspend) ones. Its
+    /// cost grows with the number of sessions: for policies that must look at all of them, and for servers with few sessions.
+    pub fn iter(&self) -> impl Iterator<Item = SessionInfo<'a>> + use<'a> {
+        self.view.candidates().map(SessionInfo::of)
     }
 }
 
 impl fmt::Debug for Candidates<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Candidates").field("filtered", &self.filter.is_some()).finish_non_exhaustive()
+        f.debug_struct("Candidates").field("now", &self.now).finish_non_exhaustive()
     }
 }

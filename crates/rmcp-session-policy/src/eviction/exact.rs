@@ -89,17 +89,34 @@ struct Frequencies {
 struct Frequency {
     session: u32,
     newborn: bool,
+    busy: u64,
+    suspended: bool,
     uses: u64,
     last_used: u64,
     /// As it was counted last: the age then, the uses, the priority.
     counted: (u64, u64, (u64, u64)),
 }
 
+impl Frequencies {
+    fn resume(&mut self) {
+        self.sessions.iter_mut().for_each(|session| session.suspended &= session.busy > 0);
+    }
+}
+
 impl Model for Frequencies {
     fn insert(&mut self, session: u32) {
+        self.resume();
         self.time += 1;
         let counted = (self.age, 0, (self.age + 1, self.time));
-        self.sessions.push(Frequency { session, newborn: true, uses: 0, last_used: self.time, counted });
+        self.sessions.push(Frequency {
+            session,
+            newborn: true,
+            busy: 0,
+            suspended: false,
+            uses: 0,
+            last_used: self.time,
+            counted,
+        });
         let share = (self.sessions.len() / 8).max(1);
         let newborns = self.sessions.iter().filter(|session| session.newborn).count();
         // They stand in the order of their arrival.
@@ -111,22 +128,31 @@ impl Model for Frequencies {
         let used = self.sessions.iter_mut().find(|other| other.session == session).unwrap();
         used.uses += u64::from(begins);
         used.last_used = self.time;
+        if begins {
+            used.busy += 1;
+        } else {
+            used.busy -= 1;
+        }
     }
     fn remove(&mut self, session: u32) {
         self.sessions.retain(|other| other.session != session);
     }
     fn victim(&mut self, may_go: &dyn Fn(u32) -> bool) -> Option<u32> {
+        self.resume();
         loop {
-            let eligible = self.sessions.iter_mut().filter(|session| may_go(session.session));
-            let first = eligible.min_by_key(|session| (session.newborn, session.counted.2))?;
+            let order = self.sessions.iter_mut().filter(|session| !session.suspended);
+            let first = order.min_by_key(|session| (session.newborn, session.counted.2))?;
             let (base, uses, priority) = first.counted;
             let base = if first.uses > uses { self.age.max(base) } else { base };
             let now = (base + first.uses + 1, first.last_used);
-            if now == priority {
+            if now == priority && !may_go(first.session) {
+                first.suspended = true;
+            } else if now == priority {
                 self.age = self.age.max(now.0);
                 return Some(first.session);
+            } else {
+                first.counted = (base, first.uses, now);
             }
-            first.counted = (base, first.uses, now);
         }
     }
 }

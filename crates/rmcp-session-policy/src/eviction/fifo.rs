@@ -15,7 +15,6 @@ use crate::session::SessionKey;
 #[derive(Clone, Debug, Default)]
 pub struct Fifo {
     order: Ranking<u64>,
-    arrivals: u64,
 }
 
 impl Fifo {
@@ -28,20 +27,15 @@ impl Fifo {
 
 impl EvictionPolicy for Fifo {
     fn on_insert(&mut self, session: &SessionInfo<'_>) {
-        self.arrivals += 1;
-        self.order.insert(session.key(), self.arrivals);
+        self.order.insert(session.key(), session.rank_by_age());
     }
 
     fn on_remove(&mut self, session: &SessionInfo<'_>) {
         self.order.remove(session.key());
     }
 
-    fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.order.take_back(session.key(), |rank| rank);
-    }
-
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
-        self.order.first(candidates, |_, arrival| arrival).map(|(_, key)| key)
+        self.order.first(candidates, |_, age| age).map(|(_, key)| key)
     }
 }
 
@@ -59,7 +53,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_busy_are_passed_by_and_come_back_in_their_old_order() {
+    async fn the_busy_are_suspended_and_come_back_in_their_old_order() {
         let mut stage = TestRegistry::new(Fifo::new());
         let [first, second, third, _, _] = stage.ready_many();
         let calls = [call(&first), call(&second), call(&third)];

@@ -18,6 +18,16 @@ impl<'a> SessionInfo<'a> {
         Self { record }
     }
 
+    pub(crate) const fn rank_by_age(&self) -> u64 {
+        self.record.created.0
+    }
+
+    /// Asks for the session to be suspended and resumed when something happens to it, such as the end of a request or a
+    /// stream that opens.
+    pub(crate) fn watch(&self) {
+        self.record.state.watch();
+    }
+
     pub(crate) fn rank_by_use(&self) -> u64 {
         self.record.last_used().0
     }

@@ -29,7 +29,11 @@ pub struct Lfu {
     /// The newborns by arrival, oldest first.
     newborns: BTreeMap<u64, SessionKey>,
     arrivals: u64,
+    /// How many sessions there are, the suspended ones included.
+    sessions: usize,
     age: u64,
+    /// The session that was named last, and its priority: the age, if it is the one that goes.
+    named: Option<(SessionKey, u64)>,
     /// By the key's index.
     known: Vec<Known>,
 }
@@ -42,14 +46,19 @@ struct Known {
     arrival: u64,
     base: u64,
     uses: u64,
+    /// As it was counted last.
+    priority: Priority,
 }
 
 impl Known {
-    fn priority(self, session: &SessionInfo<'_>, age: u64) -> (Self, Priority) {
+    fn count(&mut self, session: &SessionInfo<'_>, age: u64) {
         let uses = session.uses();
-        let base = if uses > self.uses { age.max(self.base) } else { self.base };
+        if uses > self.uses {
+            self.base = age.max(self.base);
+        }
+        self.uses = uses;
         // Being there counts as one use: if newcomers that nobody uses came and went without it, age would stand still.
-        (Self { base, uses, ..self }, (base.saturating_add(uses).saturating_add(1), session.rank_by_use()))
+        self.priority = (self.base.saturating_add(uses).saturating_add(1), session.rank_by_use());
     }
 }
 
@@ -77,12 +86,14 @@ impl EvictionPolicy for Lfu {
             self.known.resize(key.index() + 1, Known::default());
         }
         self.arrivals += 1;
-        let known = Known { arrival: self.arrivals, base: self.age, uses: session.uses() };
+        self.sessions += 1;
+        let mut known = Known { arrival: self.arrivals, base: self.age, ..Known::default() };
+        known.count(session, self.age);
         self.known[key.index()] = known;
-        self.newborn.insert(key, known.priority(session, self.age).1);
+        self.newborn.insert(key, known.priority);
         self.newborns.insert(self.arrivals, key);
-        let share = ((self.grown.len() + self.newborn.len()) / NEWBORN_SHARE).max(1);
-        while self.newborn.len() > share
+        let share = (self.sessions / NEWBORN_SHARE).max(1);
+        while self.newborns.len() > share
             && let Some((_, eldest)) = self.newborns.pop_first()
         {
             self.grow_up(eldest);
@@ -93,26 +104,39 @@ impl EvictionPolicy for Lfu {
         let key = session.key();
         if self.newborn.remove(key) {
             self.newborns.remove(&self.known[key.index()].arrival);
+            self.sessions -= 1;
+        } else if self.grown.remove(key) {
+            self.sessions -= 1;
         }
-        self.grown.remove(key);
+        if let Some((_, priority)) = self.named.take_if(|(named, _)| *named == key) {
+            self.age = priority.max(self.age);
+        }
     }
 
-    fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.grown.take_back(session.key(), |rank| rank);
-        self.newborn.take_back(session.key(), |rank| rank);
+    fn on_suspend(&mut self, session: &SessionInfo<'_>) {
+        self.newborn.remove(session.key());
+        self.grown.remove(session.key());
+        self.named = None;
+    }
+
+    fn on_resume(&mut self, session: &SessionInfo<'_>) {
+        let key = session.key();
+        let Some(known) = self.known.get(key.index()) else { return };
+        let is_newborn = self.newborns.contains_key(&known.arrival);
+        let order = if is_newborn { &mut self.newborn } else { &mut self.grown };
+        order.insert(key, known.priority);
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
-        let Self { grown, newborn, known, age, .. } = self;
+        let Self { grown, newborn, known, age, named, .. } = self;
         let mut recount = |session: &SessionInfo<'_>, _| {
             let known = &mut known[session.key().index()];
-            let (counted, priority) = known.priority(session, *age);
-            *known = counted;
-            priority
+            known.count(session, *age);
+            known.priority
         };
         let (priority, victim) =
             grown.first(candidates, &mut recount).or_else(|| newborn.first(candidates, &mut recount))?;
-        *age = priority.0.max(*age);
+        *named = Some((victim, priority.0));
         Some(victim)
     }
 }
@@ -173,6 +197,6 @@ mod tests {
         let calls = [call(&one), call(&two)];
         assert_eq!(stage.victim(), Some(1));
         drop(calls);
-        assert_eq!(stage.victims(), [2, 3, 4, 5], "their use counts from the age at which they come back");
+        assert_eq!(stage.victims(), [3, 4, 2, 5], "their use counts from the age at which it was noticed");
     }
 }

@@ -35,10 +35,6 @@ impl EvictionPolicy for Lru {
         self.order.remove(session.key());
     }
 
-    fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.order.take_back(session.key(), |_| session.rank_by_use());
-    }
-
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         self.order.first(candidates, |session, _| session.rank_by_use()).map(|(_, key)| key)
     }

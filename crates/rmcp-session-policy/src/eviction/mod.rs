@@ -1,7 +1,6 @@
 //! Who goes when there is no room.
 //!
-//! An [`EvictionPolicy`] orders the sessions; the manager protects those that may not go and asks the policy only for
-//! the others. Built in are [`Fifo`], [`Lru`] and [`Lfu`]; [`victim_fn()`] makes a policy of a closure, and
+//! An [`EvictionPolicy`] orders the sessions; a session that may not go is not in the order, which the manager sees to. Built in are [`Fifo`], [`Lru`] and [`Lfu`]; [`victim_fn()`] makes a policy of a closure, and
 //! [`EvictionPolicyExt`] composes policies.
 
 mod candidates;
@@ -18,6 +17,7 @@ mod tiers;
 mod victim_fn;
 
 pub use candidates::Candidates;
+pub(crate) use candidates::View;
 pub use fifo::Fifo;
 pub use info::SessionInfo;
 pub use lfu::Lfu;

@@ -1,65 +1,15 @@
 //! A policy restricted to some of the sessions.
 
-use std::fmt;
+use super::{Fifo, Tiers};
 
-use super::{Candidates, EvictionPolicy, SessionInfo};
-use crate::session::SessionKey;
-
-/// Chooses among the sessions for which a predicate holds; made by [`only`](super::EvictionPolicyExt::only).
-#[derive(Clone)]
-pub struct Only<P, F> {
-    policy: P,
-    predicate: F,
-}
-
-impl<P, F> Only<P, F> {
-    pub(super) const fn new(policy: P, predicate: F) -> Self {
-        Self { policy, predicate }
-    }
-}
-
-impl<P, F> EvictionPolicy for Only<P, F>
-where
-    P: EvictionPolicy,
-    F: Fn(&SessionInfo<'_>) -> bool + Send + 'static,
-{
-    fn on_insert(&mut self, session: &SessionInfo<'_>) {
-        self.policy.on_insert(session);
-    }
-
-    fn on_remove(&mut self, session: &SessionInfo<'_>) {
-        self.policy.on_remove(session);
-    }
-
-    fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.policy.on_idle(session);
-    }
-
-    fn tracks_access(&self) -> bool {
-        self.policy.tracks_access()
-    }
-
-    fn on_access(&mut self, session: &SessionInfo<'_>) {
-        self.policy.on_access(session);
-    }
-
-    fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
-        let Self { policy, predicate } = self;
-        candidates.filter(predicate, |few| policy.victim(few))
-    }
-}
-
-impl<P: fmt::Debug, F> fmt::Debug for Only<P, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Only").field("policy", &self.policy).finish_non_exhaustive()
-    }
-}
+/// Chooses among the sessions for which a predicate holds, and when none of them may go takes the oldest of the others; made by
+/// [`only`](super::EvictionPolicyExt::only).
+pub type Only<P, F> = Tiers<P, F, Fifo>;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::eviction::{EvictionPolicyExt, Lru};
-    use crate::registry::test_registry::{TestRegistry, touch};
+    use crate::eviction::{EvictionPolicyExt, Lru, SessionInfo};
+    use crate::registry::test_registry::{TestRegistry, call, touch};
 
     #[tokio::test(start_paused = true)]
     async fn the_chosen_few_go_first_and_then_the_oldest() {
@@ -67,34 +17,45 @@ mod tests {
         let [_, two, _, four] = stage.ready_many();
         [&four, &two].into_iter().for_each(touch);
         assert_eq!([stage.victim(), stage.victim()], [Some(4), Some(2)]);
-        assert_eq!(stage.registry.overruled, 0);
         assert_eq!(stage.victims(), [1, 3], "it orders, it does not protect");
-        assert_eq!(stage.registry.overruled, 2);
+        assert_eq!(stage.registry.overruled, 0, "that is no fault");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whom_a_use_lets_in_is_found_at_once() {
+    async fn a_session_that_a_use_lets_in_is_found_at_once() {
         let mut stage = TestRegistry::new(Lru::new().only(|session| session.uses() > 0));
         let [_, two, _] = stage.ready_many();
-        assert_eq!(stage.victim(), Some(1), "nobody passes");
+        assert_eq!(stage.victim(), Some(1), "none passes");
         touch(&two);
-        assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 1));
+        assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whom_time_alone_lets_in_is_found_a_second_later() {
+    async fn a_session_that_time_alone_lets_in_is_found_once_something_happens_to_it() {
         use std::time::Duration;
         let old = |session: &SessionInfo<'_>| session.created().elapsed() >= Duration::from_secs(10);
         let mut stage = TestRegistry::new(Lru::new().only(old));
-        let crowd = stage.ready_many::<3>();
-        touch(&crowd[0]);
-        assert_eq!((stage.victim(), stage.registry.overruled), (Some(1), 1));
+        let [_, _, three, _] = stage.ready_many();
+        assert_eq!(stage.victim(), Some(1));
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 1));
+        touch(&three);
+        assert_eq!(stage.victims(), [3, 2, 4]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_changes_while_the_predicate_looks_is_not_lost() {
+    async fn a_session_that_time_alone_shuts_out_is_found_when_it_is_to_be_named() {
+        use std::time::Duration;
+        let young = |session: &SessionInfo<'_>| session.created().elapsed() < Duration::from_secs(10);
+        let mut stage = TestRegistry::new(Lru::new().only(young));
+        let [_, two] = stage.ready_many();
+        tokio::time::advance(Duration::from_secs(10)).await;
+        stage.ready();
+        drop(call(&two));
+        assert_eq!(stage.victims(), [3, 1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_changes_while_the_predicate_looks_is_not_lost() {
         use std::sync::{Arc, Mutex};
         // A stream that closes just after the predicate has seen it open.
         let open = Arc::new(Mutex::new(None::<Arc<crate::session::Record>>));
@@ -106,9 +67,22 @@ mod tests {
             }
             free
         }));
-        let one = stage.ready();
-        one.stream_opened();
-        *open.lock().unwrap() = Some(one);
-        assert_eq!((stage.victim(), stage.registry.overruled), (Some(1), 0));
+        let [one, two] = stage.ready_many();
+        two.stream_opened();
+        drop(call(&one));
+        *open.lock().unwrap() = Some(two);
+        assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_queued_than_there_are_sessions_while_no_victim_is_wanted() {
+        let mut stage = TestRegistry::new(Lru::new().only(|session| session.uses() > 1));
+        for _ in 0..100 {
+            let session = stage.ready();
+            touch(&session);
+            session.state.close();
+            stage.registry.remove(session.key);
+        }
+        assert!(stage.signals.changed.len() <= 1);
     }
 }

@@ -2,28 +2,30 @@
 
 use std::fmt;
 
-use super::{Candidates, Only, SessionInfo, Tiers};
+use super::{Candidates, Fifo, Only, SessionInfo, Tiers};
 use crate::session::SessionKey;
 
 /// Decides which session goes when there is no room for a newcomer.
 ///
 /// # Contract
 ///
-/// The manager calls [`on_insert`](Self::on_insert) and [`on_remove`](Self::on_remove) once for each session, in that
-/// order, and asks for a [`victim`](Self::victim) only when every place is taken. All calls come under one lock, so a
+/// A policy keeps an order of sessions, and a session that may not go is not in the order. The manager sees to that: it puts each
+/// session in by [`on_insert`](Self::on_insert) and asks for a [`victim`](Self::victim) when every place is taken. If the session that
+/// the policy names is busy, half-open or protected by the server's author, the manager takes it out by
+/// [`on_suspend`](Self::on_suspend), asks again, and puts it back by [`on_resume`](Self::on_resume) when it may go. So a policy needs
+/// not know which sessions may go, and a busy session is named once, not at each choice.
+///
+/// Calls for one session come in this order: `on_insert`, then any number of times `on_suspend` and `on_resume`, then
+/// [`on_remove`](Self::on_remove). A suspended session that ends is resumed before it is removed. All calls come under one lock, so a
 /// policy is a plain value: it needs no lock, no clock and no I/O of its own.
 ///
-/// The policy proposes; the manager disposes. Busy sessions, closing ones, half-open ones and those the server's author
-/// protects are never among the [`Candidates`], and a session that got a request between the proposal and its claim is
-/// not closed: the policy is asked again. A policy that panics, or names a session that may not go, or nobody while
-/// somebody may, does no harm: the manager takes the oldest session that may go, says so once, and counts it.
+/// A policy that panics, or keeps naming sessions that are not in its order, or names none while some session in its order may go,
+/// does no harm: the manager takes the oldest session that may go, says so once, and counts it.
 ///
 /// # Implementing
 ///
-/// Two rules keep a choice fast however many sessions are busy:
-/// - a use of a session runs no policy code; read [`last_used`](SessionInfo::last_used) or [`uses`](SessionInfo::uses)
-///   when asked;
-/// - set a session aside when [`Candidates`] does not hold it, and take it back in [`on_idle`](Self::on_idle).
+/// A use of a session runs no policy code: read [`last_used`](SessionInfo::last_used) or [`uses`](SessionInfo::uses) when asked,
+/// from [`Candidates::get`].
 ///
 /// ```
 /// use rmcp_session_policy::eviction::{Candidates, EvictionPolicy};
@@ -56,10 +58,19 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
         let _: &SessionInfo<'_> = session;
     }
 
-    /// Hears that a session may go again, after this policy met it as one that might not. Delivered before the next
-    /// [`victim`](Self::victim). It is a hint: the session may be busy again.
-    fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        let _: &SessionInfo<'_> = session;
+    /// Takes a session out of the order for as long as it may not go. It comes back by [`on_resume`](Self::on_resume).
+    ///
+    /// Defaults to [`on_remove`](Self::on_remove).
+    fn on_suspend(&mut self, session: &SessionInfo<'_>) {
+        self.on_remove(session);
+    }
+
+    /// Puts a session back that was suspended: it may go again. It has the moments and uses that it had, and those that
+    /// came since, so an order by these has its old place for it.
+    ///
+    /// Defaults to [`on_insert`](Self::on_insert).
+    fn on_resume(&mut self, session: &SessionInfo<'_>) {
+        self.on_insert(session);
     }
 
     /// Whether to be told of every use, by [`on_access`](Self::on_access). Asked once, when the manager is built.
@@ -67,13 +78,13 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
         false
     }
 
-    /// Hears of a request other than `ping`, as it begins, if [`tracks_access`](Self::tracks_access) says so. Each request then
-    /// takes the lock under which sessions are created and chosen.
+    /// Hears of a request other than `ping`, as it begins, if [`tracks_access`](Self::tracks_access) says so and the session is not
+    /// suspended. Each request then takes the lock under which sessions are created and chosen.
     fn on_access(&mut self, session: &SessionInfo<'_>) {
         let _: &SessionInfo<'_> = session;
     }
 
-    /// Proposes who goes. Changes nothing outside the policy; the manager decides.
+    /// Names the session of the order that goes first. Changes nothing outside the policy; the manager decides.
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey>;
 }
 
@@ -87,8 +98,12 @@ impl EvictionPolicy for Box<dyn EvictionPolicy> {
         (**self).on_remove(session);
     }
 
-    fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        (**self).on_idle(session);
+    fn on_suspend(&mut self, session: &SessionInfo<'_>) {
+        (**self).on_suspend(session);
+    }
+
+    fn on_resume(&mut self, session: &SessionInfo<'_>) {
+        (**self).on_resume(session);
     }
 
     fn tracks_access(&self) -> bool {
@@ -108,17 +123,17 @@ impl EvictionPolicy for Box<dyn EvictionPolicy> {
 pub trait EvictionPolicyExt: EvictionPolicy + Sized {
     /// Lets the policy choose only among the sessions for which `predicate` holds.
     ///
-    /// This orders, it does not protect: if nobody it may name may go, the manager takes the oldest session that may.
-    /// To keep sessions from ever being a victim, use the builder's `protect`.
+    /// This orders, it does not protect: if none of them may go, the oldest of the others goes. To keep sessions from ever
+    /// being a victim, use the builder's `protect`. See [`Tiers`] for when the predicate is read.
     fn only<F>(self, predicate: F) -> Only<Self, F>
     where
         F: Fn(&SessionInfo<'_>) -> bool + Send + 'static,
     {
-        Only::new(self, predicate)
+        Tiers::new(vec![(predicate, self)], Fifo::new())
     }
 
-    /// Asks the policy once per tier: first among the sessions for which the first predicate holds, then the second,
-    /// and so on, at last among all.
+    /// Has the policy choose among the sessions for which the first predicate holds; if none of them may go, among those for
+    /// which the second does, and so on, at last among the others. See [`Tiers`] for when the predicates are read.
     ///
     /// ```
     /// use rmcp_session_policy::eviction::{EvictionPolicyExt, Lru, SessionInfo};
@@ -132,7 +147,7 @@ pub trait EvictionPolicyExt: EvictionPolicy + Sized {
         Self: Clone,
         F: Fn(&SessionInfo<'_>) -> bool + Send + 'static,
     {
-        Tiers::new(self, predicates)
+        Tiers::new(predicates.into_iter().map(|predicate| (predicate, self.clone())).collect(), self)
     }
 }
 
@@ -167,8 +182,12 @@ mod tests {
         fn on_remove(&mut self, session: &SessionInfo<'_>) {
             self.hears("remove", session);
         }
-        fn on_idle(&mut self, session: &SessionInfo<'_>) {
-            self.hears("idle", session);
+        fn on_suspend(&mut self, session: &SessionInfo<'_>) {
+            self.hears("suspend", session);
+            self.last = None;
+        }
+        fn on_resume(&mut self, session: &SessionInfo<'_>) {
+            self.hears("resume", session);
         }
         fn tracks_access(&self) -> bool {
             true
@@ -176,8 +195,8 @@ mod tests {
         fn on_access(&mut self, session: &SessionInfo<'_>) {
             self.hears("use", session);
         }
-        fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
-            self.last.filter(|key| candidates.contains(*key))
+        fn victim(&mut self, _: &Candidates<'_>) -> Option<SessionKey> {
+            self.last
         }
     }
 
@@ -204,7 +223,7 @@ mod tests {
             assert_eq!(stage.victim(), Some(1));
             let mut heard = heard.lock().unwrap().clone();
             heard.dedup();
-            assert_eq!(heard, ["insert", "use", "idle", "remove"]);
+            assert_eq!(heard, ["insert", "use", "suspend", "resume", "remove"]);
         }
         // To hear of uses costs a lock for each.
         assert!(!Lru::new().only(|_: &SessionInfo<'_>| true).tracks_access());

@@ -7,8 +7,7 @@ use crate::session::SessionKey;
 /// An order of sessions by a rank that may only grow while nobody looks, lowest first.
 ///
 /// The rank on record is a lower bound of the true one. So the first in the order whose rank on record is still true
-/// is the true first, and a use need not touch the order: this is exact, not approximate. Sessions that may not go are
-/// set aside until they may. All operations cost O(log n), amortized; a repair is paid for by the use that made it necessary.
+/// is the true first, and a use need not touch the order: this is exact, not approximate. All operations cost O(log n), amortized; a repair is paid for by the use that made it necessary.
 #[derive(Clone, Debug)]
 pub(crate) struct Ranking<R> {
     /// An entry has a meaning if it says what the seat of its session says.
@@ -22,17 +21,11 @@ pub(crate) struct Ranking<R> {
 struct Seat<R> {
     generation: u32,
     rank: R,
-    aside: bool,
 }
 
 impl<R: Ord + Copy> Seat<R> {
     fn of(seats: &[Option<Self>], key: SessionKey) -> Option<&Self> {
         seats.get(key.index())?.as_ref().filter(|seat| seat.generation == key.generation())
-    }
-
-    /// Whether it has that place in the order.
-    fn is_at(&self, rank: R) -> bool {
-        !self.aside && self.rank == rank
     }
 }
 
@@ -57,7 +50,7 @@ impl<R: Ord + Copy> Ranking<R> {
             }
             self.seats.resize(key.index() + 1, None);
         }
-        self.seats[key.index()] = Some(Seat { generation: key.generation(), rank, aside: false });
+        self.seats[key.index()] = Some(Seat { generation: key.generation(), rank });
         self.len += 1;
         self.push(rank, key);
     }
@@ -65,7 +58,7 @@ impl<R: Ord + Copy> Ranking<R> {
     /// Gives a session that has a seat its place in the order.
     fn push(&mut self, rank: R, key: SessionKey) {
         let Self { order, seats, len } = self;
-        order.tidy(*len, |rank, key| Seat::of(seats, key).is_some_and(|seat| seat.is_at(rank)));
+        order.tidy(*len, |rank, key| Seat::of(seats, key).is_some_and(|seat| seat.rank == rank));
         order.push(rank, key);
     }
 
@@ -79,8 +72,9 @@ impl<R: Ord + Copy> Ranking<R> {
         true
     }
 
-    /// How many are in, those set aside included.
-    pub(crate) fn len(&self) -> usize {
+    /// How many are in.
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.len
     }
 
@@ -89,33 +83,19 @@ impl<R: Ord + Copy> Ranking<R> {
         self.seat(key).map(|seat| seat.rank)
     }
 
-    /// Takes a session back that was set aside, to its old place or to one its rank has grown to since.
-    pub(crate) fn take_back(&mut self, key: SessionKey, grown: impl FnOnce(R) -> R) {
-        if let Some(seat) = self.seat(key)
-            && std::mem::take(&mut seat.aside)
-        {
-            seat.rank = grown(seat.rank).max(seat.rank);
-            let rank = seat.rank;
-            self.push(rank, key);
-        }
-    }
-
-    /// The first that may go, by its true rank.
+    /// The first, by its true rank.
     pub(crate) fn first(
         &mut self,
         candidates: &Candidates<'_>,
         mut true_rank: impl FnMut(&SessionInfo<'_>, R) -> R,
     ) -> Option<(R, SessionKey)> {
         while let Some((rank, key)) = self.order.peek() {
-            if !self.seat(key).is_some_and(|seat| seat.is_at(rank)) {
+            if !self.seat(key).is_some_and(|seat| seat.rank == rank) {
                 self.order.pop();
                 continue;
             }
             let Some(session) = candidates.get(key) else {
-                self.order.pop();
-                if let Some(seat) = self.seat(key) {
-                    seat.aside = true;
-                }
+                self.remove(key);
                 continue;
             };
             let now = true_rank(&session, rank);
@@ -176,8 +156,8 @@ mod tests {
                 calls.swap_remove(nth * 7_919 % SESSIONS.min(calls.len()));
             }
         });
-        // Each is set aside once; after that, for each choice one look and one for the session that became busy.
-        assert!(count < 2 * SESSIONS + 4 * CHOICES, "{count} looks");
+        // Each is looked at when it is named and repaired, and suspended once; after that, for each choice the victim and the session that became busy are named.
+        assert!(count < 4 * SESSIONS + 6 * CHOICES, "{count} looks");
     }
 
     #[tokio::test(start_paused = true)]

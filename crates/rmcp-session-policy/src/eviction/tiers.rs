@@ -5,65 +5,122 @@ use std::fmt;
 use super::{Candidates, EvictionPolicy, SessionInfo};
 use crate::session::SessionKey;
 
-/// Asks a policy once per tier; made by [`tiers`](super::EvictionPolicyExt::tiers).
+/// Has an order of sessions per tier, and names the first of the first tier that has any; made by
+/// [`tiers`](super::EvictionPolicyExt::tiers).
 ///
-/// Each tier has an order of its own, so that a session which one tier sets aside is still met by the next; asking one
-/// order with several filters would scan past everybody whom the filter hides, at each choice.
+/// A session is in the first tier whose predicate holds for it, or in the last. Its predicates are read when it comes, when it is
+/// resumed, and when it is about to be named; if it is in a later tier than the first also after each thing that happens to it, such
+/// as the end of a request or a stream that opens or closes. A change that comes with time alone puts a session into a later tier at
+/// once, and into an earlier one when something happens to it. A session that changes its tier is a new one in its order there.
 #[derive(Clone)]
-pub struct Tiers<P, F> {
+pub struct Tiers<P, F, R = P> {
     tiers: Vec<(F, P)>,
-    rest: P,
+    rest: R,
+    /// Where each session is, by its key's index.
+    homes: Vec<usize>,
 }
 
-impl<P: Clone, F> Tiers<P, F> {
-    pub(super) fn new<const N: usize>(policy: P, predicates: [F; N]) -> Self {
-        Self { tiers: predicates.into_iter().map(|predicate| (predicate, policy.clone())).collect(), rest: policy }
-    }
-}
-
-impl<P, F> Tiers<P, F> {
-    fn policies(&mut self) -> impl Iterator<Item = &mut P> {
-        self.tiers.iter_mut().map(|(_, policy)| policy).chain(std::iter::once(&mut self.rest))
-    }
-}
-
-impl<P, F> EvictionPolicy for Tiers<P, F>
+impl<P, F, R> Tiers<P, F, R>
 where
     P: EvictionPolicy,
     F: Fn(&SessionInfo<'_>) -> bool + Send + 'static,
+    R: EvictionPolicy,
 {
-    fn on_insert(&mut self, session: &SessionInfo<'_>) {
-        self.policies().for_each(|policy| policy.on_insert(session));
+    pub(super) const fn new(tiers: Vec<(F, P)>, rest: R) -> Self {
+        Self { tiers, rest, homes: Vec::new() }
     }
 
-    fn on_remove(&mut self, session: &SessionInfo<'_>) {
-        self.policies().for_each(|policy| policy.on_remove(session));
+    fn policy(&mut self, tier: usize) -> &mut dyn EvictionPolicy {
+        match self.tiers.get_mut(tier) {
+            Some((_, policy)) => policy,
+            None => &mut self.rest,
+        }
     }
 
-    fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.policies().for_each(|policy| policy.on_idle(session));
+    fn home(&mut self, session: &SessionInfo<'_>) -> &mut dyn EvictionPolicy {
+        let tier = self.homes.get(session.key().index()).copied().unwrap_or_default();
+        self.policy(tier)
     }
 
-    fn tracks_access(&self) -> bool {
-        self.rest.tracks_access()
+    fn tier_of(&self, session: &SessionInfo<'_>) -> usize {
+        let tier = || self.tiers.iter().position(|(predicate, _)| predicate(session));
+        match tier() {
+            Some(0) => 0,
+            _ => {
+                // Watched before it is asked again: a change in between is seen here or tells of itself.
+                session.watch();
+                tier().unwrap_or(self.tiers.len())
+            }
+        }
     }
 
-    fn on_access(&mut self, session: &SessionInfo<'_>) {
-        self.policies().for_each(|policy| policy.on_access(session));
-    }
-
-    fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
-        let Self { tiers, rest } = self;
-        tiers
-            .iter_mut()
-            .find_map(|(predicate, policy)| candidates.filter(predicate, |few| policy.victim(few)))
-            .or_else(|| rest.victim(candidates))
+    fn settle(&mut self, session: &SessionInfo<'_>, tier: usize) {
+        let index = session.key().index();
+        if self.homes.len() <= index {
+            self.homes.resize(index + 1, 0);
+        }
+        self.homes[index] = tier;
+        self.policy(tier).on_insert(session);
     }
 }
 
-impl<P: fmt::Debug, F> fmt::Debug for Tiers<P, F> {
+impl<P, F, R> EvictionPolicy for Tiers<P, F, R>
+where
+    P: EvictionPolicy,
+    F: Fn(&SessionInfo<'_>) -> bool + Send + 'static,
+    R: EvictionPolicy,
+{
+    fn on_insert(&mut self, session: &SessionInfo<'_>) {
+        let tier = self.tier_of(session);
+        self.settle(session, tier);
+    }
+
+    fn on_remove(&mut self, session: &SessionInfo<'_>) {
+        self.home(session).on_remove(session);
+    }
+
+    fn on_suspend(&mut self, session: &SessionInfo<'_>) {
+        self.home(session).on_suspend(session);
+    }
+
+    fn on_resume(&mut self, session: &SessionInfo<'_>) {
+        self.home(session).on_resume(session);
+        let tier = self.tier_of(session);
+        if self.homes.get(session.key().index()) != Some(&tier) {
+            self.home(session).on_remove(session);
+            self.settle(session, tier);
+        }
+    }
+
+    fn tracks_access(&self) -> bool {
+        self.rest.tracks_access() || self.tiers.iter().any(|(_, policy)| policy.tracks_access())
+    }
+
+    fn on_access(&mut self, session: &SessionInfo<'_>) {
+        self.home(session).on_access(session);
+    }
+
+    fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
+        for tier in 0..=self.tiers.len() {
+            while let Some(key) = self.policy(tier).victim(candidates) {
+                let Some(session) = candidates.get(key) else { return Some(key) };
+                let now = self.tier_of(&session);
+                // Only ever to a later tier, and only what is in this one, so this ends.
+                if now <= tier || self.homes.get(key.index()) != Some(&tier) {
+                    return Some(key);
+                }
+                self.home(&session).on_remove(&session);
+                self.settle(&session, now);
+            }
+        }
+        None
+    }
+}
+
+impl<P: fmt::Debug, F, R> fmt::Debug for Tiers<P, F, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tiers").field("tiers", &self.tiers.len()).field("policy", &self.rest).finish()
+        let first = self.tiers.first().map(|(_, policy)| policy);
+        f.debug_struct("Tiers").field("tiers", &self.tiers.len()).field("policy", &first).finish_non_exhaustive()
     }
 }
 
@@ -145,8 +202,8 @@ mod tests {
                 stage.ready();
             }
         });
-        assert!(count < SESSIONS + 3 * CHOICES, "{count} looks");
-        // Nothing happens for a while: then those with a stream are asked again, but not all at once.
+        assert!(count < 3 * SESSIONS + 6 * CHOICES, "{count} looks");
+        // Time alone brings none of them back.
         tokio::time::advance(std::time::Duration::from_secs(60)).await;
         let count = looks(|| {
             stage.victim();

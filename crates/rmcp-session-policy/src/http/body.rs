@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -11,8 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
 
+use super::held_lease::HeldLease;
 use super::tracked::TrackedBody;
-use crate::admission::Lease;
 
 /// Withholds the end of a request's body until it has decided: rmcp acts once it has seen that end.
 pub(super) trait Gate: Send + Sync {
@@ -130,16 +130,15 @@ pin_project! {
     #[derive(Debug)]
     #[project = Projected]
     enum ActivityKind<B> {
-        // The lease of the request is held until the body ends. The lock only makes the body `Sync` where the service's
-        // body is; nothing ever waits for it.
-        Service { #[pin] inner: TrackedBody<B>, lease: Mutex<Option<Lease>> },
+        // What the request holds of its admission is held until the body ends, and by the handler until it is done.
+        Service { #[pin] inner: TrackedBody<B>, lease: Option<HeldLease> },
         Own { #[pin] inner: Full<Bytes> },
     }
 }
 
 impl<B> PolicyBody<B> {
-    pub(super) const fn service(inner: TrackedBody<B>, lease: Option<Lease>) -> Self {
-        Self { kind: ActivityKind::Service { inner, lease: Mutex::new(lease) } }
+    pub(super) const fn service(inner: TrackedBody<B>, lease: Option<HeldLease>) -> Self {
+        Self { kind: ActivityKind::Service { inner, lease } }
     }
 
     pub(super) fn own(text: impl Into<Bytes>) -> Self {
@@ -156,7 +155,7 @@ impl<B: Body<Data = Bytes>> Body for PolicyBody<B> {
             Projected::Service { inner, lease } => {
                 let frame = inner.poll_frame(cx);
                 if matches!(frame, Poll::Ready(None)) {
-                    *lease.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+                    *lease = None;
                 }
                 frame
             }

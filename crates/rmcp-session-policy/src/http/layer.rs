@@ -192,7 +192,10 @@ impl<I: SessionManager> PolicyLayer<I> {
     }
 
     /// Sets the policy for requests without a session (protocol 2026-07-28). The lease of a request is held until the
-    /// body of its response ends.
+    /// body of its response ends. A handler that keeps its context (or the request's parts) also holds the lease until it
+    /// is done, but at most for [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) after that. A handler that
+    /// keeps neither, such as a `#[tool]` without an argument for its context, may still run when its client has hung up
+    /// and the lease is free.
     ///
     /// ```
     /// use rmcp_session_policy::PolicySessionManager;

@@ -15,6 +15,7 @@ mod body;
 mod discard;
 mod forgotten_proxy;
 mod forwarded;
+mod held_lease;
 mod layer;
 mod request;
 mod service;

@@ -15,6 +15,7 @@ use tower_service::Service;
 use super::answer;
 use super::body::{Gate, PolicyBody, RequestBody};
 use super::discard::Discarded;
+use super::held_lease;
 use super::request::{Head, RequestTarget, SESSION_ID, expects_continue, session_named_by};
 use super::settings::Settings;
 use super::visit::{Progress, Visit};
@@ -74,6 +75,9 @@ where
         };
         if !visit.head.is_in_session() {
             parts.headers.remove(SESSION_ID);
+        }
+        if visit.may_be_asked() {
+            visit.lock().lease_slot = Some(held_lease::carried_by(&mut parts.extensions));
         }
         let asks_first = visit.asks_about_replay();
         let visit = Arc::new(visit);

@@ -85,7 +85,8 @@ fn is_cut(tracked: &Tracked, signal: Option<Pin<&mut OwnedNotified>>, cx: &mut C
 /// Returns whether the body of a request without a session asks for a listening stream, which ends only when the client
 /// or the server ends it.
 fn listens(body: &[u8]) -> bool {
-    let may_listen = memmem::find(body, b"subscriptions/listen").is_some() || memmem::find(body, b"\\u").is_some();
+    // JSON has two ways to escape a slash.
+    let may_listen = memmem::find(body, b"subscriptions/listen").is_some() || memchr::memchr(b'\\', body).is_some();
     may_listen && Envelope::of(body).is_some_and(|envelope| &*envelope.method == "subscriptions/listen")
 }
 

@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use super::answer::{self, Answered};
 use super::body::{Decision, Gate, PolicyBody};
 use super::discard::{Discarded, KEPT_BYTES};
+use super::held_lease::{HeldLease, LeaseSlot};
 use super::request::{Chunks, Envelope, Head, RequestTarget, SESSION_ID};
 use super::settings::Settings;
 use super::tracked::{self, TrackedBody};
-use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind, Lease};
+use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind};
 use crate::context::ClientContext;
 use crate::error::Rejected;
 use crate::manager::{ManagerInner, Owner};
@@ -43,8 +44,10 @@ pub(super) struct Progress {
     target: Option<RequestTarget>,
     /// What an answer needs, if the body is too large to be kept.
     envelope: Option<Envelope>,
-    /// The lease of a request without a session.
-    lease: Option<Lease>,
+    /// What a request without a session holds of its admission.
+    lease: Option<HeldLease>,
+    /// Where the extensions of the request carry that too.
+    pub(super) lease_slot: Option<Arc<LeaseSlot>>,
     /// The token that makes a drain wait for a request without a session.
     pub(super) tracked: Option<Tracked>,
     refusal: Option<Rejected>,
@@ -102,6 +105,12 @@ impl<I: SessionManager> Visit<I> {
         self.settings.sessionless.as_deref().or_else(within)
     }
 
+    /// Returns whether a policy may be asked about a POST, as one without a session, whose handler then holds what the policy gave.
+    pub(super) fn may_be_asked(&self) -> bool {
+        let may_be = !self.head.is_decided() || self.head.target == RequestTarget::Sessionless;
+        may_be && self.sessionless_policy().is_some()
+    }
+
     /// Returns whether a policy must be asked about a stream that is replayed without a session.
     pub(super) fn asks_about_replay(&self) -> bool {
         self.head.target == RequestTarget::Replay
@@ -115,7 +124,15 @@ impl<I: SessionManager> Visit<I> {
         let kind = ArrivalKind::Request;
         let admitted = policy.admit(&self.arrival(kind)).await;
         let permit = admitted.map_err(|rejection| self.turn_away(Rejected::by_policy(kind, &rejection)))?;
-        self.lock().lease = Some(permit.commit());
+        let lease = permit.commit();
+        if !lease.is_free() {
+            let mut progress = self.lock();
+            // A listening stream has no handler that works for it. With an event store rmcp never ends the one it has.
+            let listens = progress.tracked.as_ref().is_some_and(Tracked::is_listener);
+            let outlived_for = (!listens).then(|| self.shared.max_busy());
+            let slot = progress.lease_slot.take().unwrap_or_default();
+            progress.lease = Some(HeldLease::new(slot, lease, outlived_for));
+        }
         Ok(())
     }
 
@@ -137,7 +154,7 @@ impl<I: SessionManager> Visit<I> {
         response: impl Future<Output = Result<Response<R>, E>>,
     ) -> Result<Response<PolicyBody<R>>, E> {
         let (response, outcome) = observe(Arc::clone(&self.context), self.until_cut(response)).await;
-        let Progress { chunks, target, envelope, lease, tracked, refusal } = std::mem::take(&mut *self.lock());
+        let Progress { chunks, target, envelope, lease, tracked, refusal, .. } = std::mem::take(&mut *self.lock());
         let target = target.unwrap_or(self.head.target);
         let mut request = tracked::Request::new(chunks, envelope);
         let answered = |refusal: &Rejected, envelope: Option<&Envelope>| {

@@ -280,6 +280,12 @@ impl<I: SessionManager> ManagerInner<I> {
         self.settings.call_rejection
     }
 
+    /// How long a request is in flight at most.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "asked by the HTTP layer"))]
+    pub(crate) const fn max_busy(&self) -> std::time::Duration {
+        self.settings.max_busy
+    }
+
     pub(crate) const fn max_sessions(&self) -> usize {
         self.settings.max_sessions
     }

@@ -102,8 +102,7 @@ impl Places {
 
     /// Called when a request with a place has become a session, or never will.
     ///
-    /// Wakes the first of the queue. It has to look again, because the end of what protects a session notifies only
-    /// those that met the session.
+    /// The first of the queue looks again: what keeps a session that was not named yet ends without a word.
     pub(super) fn arrived(&mut self, kind: ArrivalKind) {
         self.arriving -= usize::from(is_newcomer(kind));
         if let Some(first) = self.first().and_then(|first| self.waiters.get(&first)) {

@@ -21,7 +21,8 @@ use crate::observe::CloseReason;
 use crate::scope::{Outcome, clear_held, is_detached, record_outcome, take_held};
 use crate::session::{Activity, ActivityKind, Record, Software};
 use crate::transport::{
-    EventSource, Flag, IdRefused, MAX_IN_FLIGHT, PolicyStream, PolicyTransport, Seat, Session, is_call, kind_of,
+    EventSource, Flag, IdRefused, MAX_IN_FLIGHT, PolicyStream, PolicyTransport, Seat, Session, is_call, is_discover,
+    kind_of,
 };
 
 /// The number of bytes that are kept of the name and of the version of a client's software.
@@ -112,9 +113,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         mut message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
         let Entered { session, held } = self.shared.enter(id)?;
-        let kind = match &message {
-            ClientJsonRpcMessage::Request(request) => kind_of(&request.request),
-            _ => ActivityKind::Message,
+        let (kind, is_discover) = match &message {
+            ClientJsonRpcMessage::Request(request) => (kind_of(&request.request), is_discover(&request.request)),
+            _ => (ActivityKind::Message, false),
         };
         let seat = match self.shared.take_seat(&session, &message) {
             Ok(seat) => seat,
@@ -122,7 +123,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
                 return Ok(PolicyStream::once(&session, Some(ServerSseMessage::from_message(*refused))));
             }
         };
-        let (lease, now) = match self.shared.admit_request(&session, kind).await {
+        let (lease, now) = match self.shared.admit_request(&session, kind, is_discover).await {
             Ok(admitted) => admitted,
             Err(refusal) => return Ok(PolicyStream::once(&session, self.shared.refused(&refusal, message))),
         };
@@ -359,6 +360,7 @@ impl<I: SessionManager> ManagerInner<I> {
         &self,
         session: &Session<I::Transport>,
         kind: ActivityKind,
+        is_discover: bool,
     ) -> Result<(Option<Lease>, Instant), Rejected> {
         let now = Instant::now();
         if !kind.is_use() {
@@ -369,7 +371,8 @@ impl<I: SessionManager> ManagerInner<I> {
         if self.stops_taking(ArrivalKind::Request) {
             return Err(self.turn_away(Rejected::draining(ArrivalKind::Request), context));
         }
-        let Some(policy) = self.requests.as_deref() else { return Ok((None, now)) };
+        // A client that is refused `server/discover` takes the server for one of an older revision.
+        let Some(policy) = self.requests.as_deref().filter(|_| !is_discover) else { return Ok((None, now)) };
         let record = &session.record;
         let arrival = Arrival::new(now, ArrivalKind::Request).with_session(record.key).with_origin(record.serial);
         let arrival = match context {

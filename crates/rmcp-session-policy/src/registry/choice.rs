@@ -6,32 +6,17 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use tokio::time::Instant;
 
-use super::later::Later;
-use super::roster::{Again, Roster};
 use super::rules::Verdict;
-use super::sessions::Registry;
+use super::sessions::{Registry, Slot, Standing};
+use super::view::SlotsView;
 use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
-use crate::eviction::{Candidates, EvictionPolicy, Fifo, SessionInfo};
-use crate::session::Phase;
-use crate::session::Recorded;
-use crate::session::SessionKey;
+use crate::eviction::Candidates;
+use crate::session::{Phase, Recorded, SessionKey};
 use crate::timestamp::Timestamp;
 
-/// How often a policy is asked for one place before the manager chooses by itself.
-const PROPOSALS: usize = 4;
-
-/// How often the deputy is.
-const CLAIMS: usize = 1_000;
-
-/// How many sessions that a policy's filter hid are looked at again per choice. It orders only, so few will do.
-const HIDDEN: usize = 2;
-
-/// How many sessions that the author protected are looked at again per choice.
-const PROTECTED: usize = 64;
-
-/// How many of these are before a newcomer is turned away.
-const PROTECTED_AT_LAST: usize = 10_000;
+/// How often a policy may name a session that is not in its order, or none, in one choice.
+const TRIES: usize = 4;
 
 /// What came of asking for a victim.
 #[derive(Debug)]
@@ -61,14 +46,10 @@ impl<S: Recorded> Registry<S> {
         if self.policy.is_none() {
             return Choice::Nobody;
         }
-        self.hear();
-        // What was put off to a known moment comes back in time; each note was made by a look that is paid for.
-        let moment = Timestamp::at(now);
         // Of a full microsecond, as all moments are that policies see: what lasted a second has lasted one exactly.
-        let now = moment.instant();
-        self.look_again(usize::MAX, |later| later.next_moment(moment));
-        self.look_again(PROTECTED, |later| later.next_protected(now));
-        self.look_again(HIDDEN, |later| later.next_hidden(now));
+        let now = Timestamp::at(now).instant();
+        self.hear(now);
+        self.hear_of_time(now);
         let share_is_full = self.signals.opening.load(SeqCst) as usize + arriving >= self.max_opening;
         if share_is_full {
             if let Some(session) = self.oldest_opening(now) {
@@ -78,64 +59,20 @@ impl<S: Recorded> Registry<S> {
                 return Choice::Handshakes;
             }
         }
-        let mut proposed = self.propose(now, newcomer);
-        // Nobody is turned away while anybody may go, so here whoever was protected is looked at. What a policy's filter
-        // hides is not: the deputy has no filter.
-        if matches!(proposed, Err(None)) && self.look_again(PROTECTED_AT_LAST, |later| later.next_protected(now)) > 0 {
-            proposed = self.propose(now, newcomer);
-        }
-        let fault = match proposed {
-            Ok(session) => return Choice::Victim(session),
-            Err(fault) => fault,
+        let fault = loop {
+            match self.propose(now, newcomer) {
+                Ok(session) => return Choice::Victim(session),
+                // No newcomer is turned away while any session may go.
+                Err(None) if self.hear_of_time(now) => {}
+                Err(fault) => break fault,
+            }
         };
-        let chosen = self.ask_deputy(now, newcomer);
-        // Whoever has become idle since it was asked is no fault of the policy.
-        let missed = chosen.is_some() && self.signals.idle.is_empty();
-        if let Some(why) = fault.or(missed.then_some("it named nobody while somebody might go")) {
+        let chosen = self.oldest(now);
+        if let Some(why) = fault.or(chosen.is_some().then_some("it named none while some session might go")) {
             self.note_overruled(why);
         }
         let none = if share_is_full { Choice::Handshakes } else { Choice::Nobody };
         chosen.map_or(none, Choice::Victim)
-    }
-
-    /// When the next session that was set aside may go though nothing happens to it.
-    pub(crate) fn next_moment(&self) -> Option<Instant> {
-        self.later.first_moment().map(Timestamp::instant)
-    }
-
-    /// Hears of those that told of themselves.
-    fn hear(&mut self) {
-        while let Some(key) = self.signals.idle.pop() {
-            self.take_back(key);
-        }
-    }
-
-    /// Gives a session that was set aside back to whoever did so.
-    fn take_back(&mut self, key: SessionKey) {
-        let Some(slot) = self.get_mut(key).filter(|slot| slot.listed) else { return };
-        let session = Arc::clone(&slot.session);
-        if std::mem::take(&mut slot.answering) {
-            self.opening.push(session.record().created, key);
-        }
-        self.tell(session.record(), |policy, session| policy.on_idle(session));
-    }
-
-    /// Looks at those again whose time has come, at most so many; returns how many there were.
-    fn look_again(&mut self, most: usize, next: impl Fn(&mut Later) -> Option<(SessionKey, Again)>) -> usize {
-        let mut looks = 0;
-        while looks < most
-            && let Some((key, again)) = next(&mut self.later)
-        {
-            if let Some(slot) = self.get_mut(key)
-                && slot.listed
-                && again.take(&mut slot.noted)
-            {
-                slot.record().state.take_met();
-                self.take_back(key);
-                looks += 1;
-            }
-        }
-        looks
     }
 
     /// The oldest half-open session that is not amid its handshake; its end has begun.
@@ -147,8 +84,8 @@ impl<S: Recorded> Registry<S> {
             let mut seen = record.state.read();
             while seen.phase() == Phase::Opening {
                 if seen.active() > 0 {
-                    // Set aside until the answer is given, so that a flood of slow ones is passed once, not each time.
-                    seen = record.state.meet();
+                    // Taken out until the answer is given, so that a flood of slow ones is passed once, not each time.
+                    seen = record.state.watch();
                     if seen.active() > 0 && seen.phase() == Phase::Opening {
                         slot.answering = true;
                         break;
@@ -158,7 +95,7 @@ impl<S: Recorded> Registry<S> {
                 let until = record.next_step_until();
                 if let Some(until) = until.filter(|until| now < *until) {
                     slot.answering = true;
-                    self.later.note(key, Again::At(Timestamp::at(until)), &mut slot.noted, now);
+                    self.expect(key, Verdict::Not(Some(until)), now);
                     break;
                 }
                 match record.state.close_if(seen) {
@@ -174,89 +111,77 @@ impl<S: Recorded> Registry<S> {
         None
     }
 
-    /// Asks the policy. `Err(Some(..))`: it broke a rule.
+    /// Asks the policy, and suspends what it names and may not go, until it names a session that may. `Err(Some(..))`: it broke
+    /// a rule.
     fn propose(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Result<Arc<S>, Option<&'static str>> {
-        let mut named = false;
-        for _ in 0..PROPOSALS {
-            self.hear();
+        let mut fault = None;
+        let mut tries = 0;
+        while tries < TRIES {
             let Self { slots, rules, policy, .. } = self;
             let Some(policy) = policy else { return Err(None) };
-            let roster = Roster { slots, rules, now, newcomer, again: Default::default() };
-            let proposal = catch_unwind(AssertUnwindSafe(|| policy.victim(&Candidates::of(&roster))));
-            let again = roster.again.into_inner();
-            self.remember(again, now);
-            match proposal {
+            let view = SlotsView { slots, rules, now };
+            match catch_unwind(AssertUnwindSafe(|| policy.victim(&Candidates::new(&view, now, newcomer)))) {
                 Err(_) => return Err(Some("it panicked")),
-                Ok(None) if self.signals.idle.is_empty() => return Err(None),
-                Ok(None) => {}
-                Ok(Some(key)) => {
-                    named = true;
-                    if let Some(session) = self.claim(key, now) {
+                Ok(None) if self.signals.changed.is_empty() => return Err(None),
+                Ok(None) => {
+                    self.hear(now);
+                    tries += 1;
+                }
+                // Each session leaves the order once, so this ends.
+                Ok(Some(key)) if self.is_listed(key) => {
+                    if let Some(session) = self.claim_or_suspend(key, now) {
                         return Ok(session);
                     }
                 }
+                Ok(Some(_)) => {
+                    fault = Some("it kept naming sessions that are not in its order");
+                    tries += 1;
+                }
             }
         }
-        Err(named.then_some("it kept naming sessions that may not go"))
+        Err(fault)
     }
 
-    fn ask_deputy(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Option<Arc<S>> {
-        if self.deputy.is_none() {
-            let mut records: Vec<_> =
-                self.slots.iter().filter(|(_, slot)| slot.listed).map(|(_, slot)| slot.record()).collect();
-            records.sort_unstable_by_key(|record| record.created);
-            let mut deputy = Fifo::new();
-            records.into_iter().for_each(|record| deputy.on_insert(&SessionInfo::of(record)));
-            self.deputy = Some(deputy);
+    /// The oldest session in the policy's order that may go; its end has begun. Its cost grows with the number of sessions in the
+    /// order, of which a policy that keeps the contract has named each.
+    fn oldest(&mut self, now: Instant) -> Option<Arc<S>> {
+        if self.listed == 0 {
+            return None;
         }
-        for _ in 0..CLAIMS {
-            let Self { slots, rules, deputy, .. } = self;
-            let roster = Roster { slots, rules, now, newcomer, again: Default::default() };
-            let key = deputy.as_mut()?.victim(&Candidates::of(&roster));
-            let again = roster.again.into_inner();
-            self.remember(again, now);
-            // A claim fails only if the session got a request just now, and then it is set aside the next time, or if the
-            // author's predicate cannot make up its mind.
-            if let Some(session) = self.claim(key?, now) {
-                return Some(session);
-            }
-        }
+        let listed = self.slots.iter().map(|(_, slot)| slot).filter(|slot| slot.standing == Standing::Listed);
+        let mut order: Vec<_> = listed.map(Slot::record).map(|record| (record.created, record.key)).collect();
+        order.sort_unstable();
+        order.into_iter().find_map(|(_, key)| self.claim_or_suspend(key, now))
+    }
+
+    /// Begins the end of a session; if it may not go, takes it out of the policy's order until it may.
+    fn claim_or_suspend(&mut self, key: SessionKey, now: Instant) -> Option<Arc<S>> {
+        let verdict = match self.claim(key, now) {
+            Ok(session) => return Some(session),
+            Err(verdict) => verdict,
+        };
+        self.suspend(key);
+        self.expect(key, verdict, now);
         None
-    }
-
-    fn remember(&mut self, again: Vec<(SessionKey, Again)>, now: Instant) {
-        if again.is_empty() {
-            return;
-        }
-        let Self { slots, later, .. } = self;
-        for (key, again) in again {
-            if let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.is(key) && slot.listed) {
-                later.note(key, again, &mut slot.noted, now);
-            }
-        }
-        later.tidy(slots.len(), |key, again| {
-            slots.get(key.index()).is_some_and(|slot| slot.is(key) && slot.listed && again.is_noted(&slot.noted))
-        });
     }
 
     /// Begins the end of a session that may go, in one atomic step.
-    pub(crate) fn claim(&mut self, key: SessionKey, now: Instant) -> Option<Arc<S>> {
-        let session = Arc::clone(&self.get(key)?.session);
+    pub(crate) fn claim(&mut self, key: SessionKey, now: Instant) -> Result<Arc<S>, Verdict> {
+        let session = self.get(key).map(|slot| Arc::clone(&slot.session)).ok_or(Verdict::Not(None))?;
         let record = session.record();
-        let mut seen = record.state.read();
-        while self.rules.judge(record, seen, now) == Verdict::MayGo {
-            match record.state.close_if(seen) {
-                Ok(()) => {
-                    if seen.phase() == Phase::Opening {
-                        record.left_opening();
-                    }
-                    self.retire(key);
-                    return Some(session);
+        loop {
+            let (seen, verdict) = self.rules.look(record, now);
+            if verdict != Verdict::MayGo {
+                return Err(verdict);
+            }
+            if record.state.close_if(seen).is_ok() {
+                if seen.phase() == Phase::Opening {
+                    record.left_opening();
                 }
-                Err(changed) => seen = changed,
+                self.retire(key);
+                return Ok(session);
             }
         }
-        None
     }
 }
 
@@ -267,9 +192,9 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::eviction::{Lru, victim_fn};
+    use crate::eviction::{EvictionPolicy, Fifo, Lru, SessionInfo, victim_fn};
     use crate::registry::test_registry::{TestRegistry, begin, call, lenient, looks, touch};
-    use crate::session::{ActivityKind, SessionKey};
+    use crate::session::ActivityKind;
 
     fn half_open(max_opening: usize) -> TestRegistry {
         TestRegistry::with(Lru::new(), lenient(), max_opening)
@@ -337,7 +262,7 @@ mod tests {
         let mut stage = half_open(10);
         let handshakes: Vec<_> = (0..1_000).map(|_| begin(&stage.opening(), ActivityKind::Handshake)).collect();
         assert!(matches!(stage.choose(), Choice::Handshakes));
-        assert_eq!(stage.registry.opening.len(), 0, "all are set aside");
+        assert_eq!(stage.registry.opening.len(), 0, "all are taken out");
         drop(handshakes);
         assert_eq!(stage.victim(), Some(1));
         assert_eq!(stage.registry.opening.len(), 999);
@@ -374,9 +299,13 @@ mod tests {
             self.at("on_remove");
             self.1.on_remove(session);
         }
-        fn on_idle(&mut self, session: &SessionInfo<'_>) {
-            self.at("on_idle");
-            self.1.on_idle(session);
+        fn on_suspend(&mut self, session: &SessionInfo<'_>) {
+            self.at("on_suspend");
+            self.1.on_suspend(session);
+        }
+        fn on_resume(&mut self, session: &SessionInfo<'_>) {
+            self.at("on_resume");
+            self.1.on_resume(session);
         }
         fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
             self.at("victim");
@@ -386,21 +315,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_policy_that_panics_costs_nobody_a_place() {
-        for method in ["on_insert", "on_remove", "on_idle", "victim"] {
+        for method in ["on_insert", "on_remove", "on_suspend", "on_resume", "victim"] {
             let mut stage = TestRegistry::new(Panics(method, Fifo::new()));
             let [one, ..] = stage.ready_many::<4>();
             let busy = call(&one);
             assert_eq!(stage.victim(), Some(2), "{method}");
             drop(busy);
-            // Whom it was not told of, it does not name while it can name another.
-            let order = if method == "on_idle" { [3, 4, 1] } else { [1, 3, 4] };
+            // A session that it was not told of it does not name while it can name another.
+            let order = if method == "on_resume" { [3, 4, 1] } else { [1, 3, 4] };
             assert_eq!(stage.victims(), order, "{method}");
             assert!(stage.registry.overruled > 0, "{method}");
         }
     }
 
     /// Holds a policy to the bound on calls, and the registry to the oldest that may go.
-    fn is_overruled(mut policy: impl FnMut(&Candidates<'_>) -> Option<SessionKey> + Send + 'static, calls: usize) {
+    fn is_overruled(
+        mut policy: impl FnMut(&Candidates<'_>) -> Option<SessionKey> + Send + 'static,
+        first: usize,
+        then: usize,
+    ) {
         use std::sync::atomic::AtomicUsize;
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);
@@ -412,21 +345,19 @@ mod tests {
         let _busy = call(&one);
         touch(&two);
         assert_eq!(stage.victim(), Some(2), "the oldest that may go");
-        assert_eq!((asked.load(SeqCst), stage.registry.overruled), (calls, 1));
+        assert_eq!((asked.load(SeqCst), stage.registry.overruled), (first, 1));
         assert_eq!(stage.victim(), Some(3));
-        assert_eq!((asked.load(SeqCst), stage.registry.overruled), (2 * calls, 2));
+        assert_eq!((asked.load(SeqCst), stage.registry.overruled), (first + then, 2));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_policy_that_names_who_may_not_go_is_overruled() {
-        let mut removed = TestRegistry::new(Lru::new());
-        let stranger = removed.ready().key;
-        let index = stranger.index() as u32;
-        is_overruled(|_| Some(SessionKey::new(9_999, 1)), PROPOSALS);
-        is_overruled(move |_| Some(SessionKey::new(index, 77)), PROPOSALS);
-        is_overruled(move |_| Some(stranger), PROPOSALS);
-        is_overruled(|_| None, 1);
-        is_overruled(|_| panic!("of the test"), 1);
+        is_overruled(|_| Some(SessionKey::new(9_999, 1)), TRIES, TRIES);
+        is_overruled(|_| Some(SessionKey::new(0, 77)), TRIES, TRIES);
+        // It is busy, and suspended.
+        is_overruled(|_| Some(SessionKey::new(0, 1)), 1 + TRIES, TRIES);
+        is_overruled(|_| None, 1, 1);
+        is_overruled(|_| panic!("of the test"), 1, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -460,12 +391,12 @@ mod tests {
         let mut stage = TestRegistry::with(Lru::new(), rules, usize::MAX);
         stage.ready();
         let count = looks(|| drop(stage.choose()));
-        assert!(count <= PROPOSALS + CLAIMS);
+        assert!(count <= 10, "{count} looks");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn notes_of_whom_to_look_at_again_are_no_more_than_the_sessions() {
-        // Each is first met as idle too briefly, then as busy: a near moment, then a far one, over and over.
+    async fn moments_to_look_again_are_no_more_than_the_sessions() {
+        // Each is first found idle too briefly, then busy: a near moment, then a far one, over and over.
         let rules = crate::registry::Rules { min_idle: Duration::from_millis(10), ..lenient() };
         let mut stage = TestRegistry::with(Lru::new(), rules, usize::MAX);
         let crowd = stage.ready_many::<20>();
@@ -476,8 +407,8 @@ mod tests {
             assert_eq!(stage.victim(), None);
             advance(Duration::from_millis(1)).await;
         }
-        assert!(stage.registry.later.len() <= 64 + 2 * 20, "{}", stage.registry.later.len());
-        assert!(stage.signals.idle.len() <= 20);
+        assert!(stage.registry.moments.len() <= 64 + 2 * 20, "{}", stage.registry.moments.len());
+        assert!(stage.signals.changed.len() <= 20);
         advance(Duration::from_millis(10)).await;
         assert_eq!((stage.victims().len(), stage.registry.overruled), (20, 0), "and those that count are kept");
     }

@@ -4,14 +4,13 @@
 //! for a policy that asks to see every use.
 
 mod choice;
-mod later;
-mod roster;
 mod rules;
 mod sessions;
+mod suspend;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod test_registry;
+mod view;
 
 pub(crate) use choice::Choice;
-pub(crate) use roster::Roster;
 pub(crate) use rules::{Predicate, Rules};
 pub(crate) use sessions::Registry;

@@ -68,6 +68,21 @@ impl Rules {
         if self.protects(record) { Verdict::Protected } else { Verdict::MayGo }
     }
 
+    /// Looks whether a session may go. If it may not, it is watched: what changes that is seen here, or tells of itself.
+    pub(crate) fn look(&self, record: &Record, now: Instant) -> (StateSnapshot, Verdict) {
+        #[cfg(any(test, feature = "testing"))]
+        super::test_registry::note_look();
+        let read = record.state.read();
+        let verdict = self.judge(record, read, now);
+        if verdict == Verdict::MayGo {
+            return (read, verdict);
+        }
+        // Marked before it is judged again.
+        let seen = record.state.watch();
+        let same = seen == read && verdict != Verdict::Protected;
+        (seen, if same { verdict } else { self.judge(record, seen, now) })
+    }
+
     /// A predicate that panics protects: who may go is not known.
     fn protects(&self, record: &Record) -> bool {
         let session = SessionInfo::of(record);
@@ -121,7 +136,7 @@ mod tests {
             advance(Duration::from_millis(1)).await;
             touch(record);
         }
-        assert_eq!(stage.victim(), None, "all are set aside");
+        assert_eq!(stage.victim(), None, "all are suspended");
         advance(secs(10)).await;
         assert_eq!(stage.victims(), (1..=200).collect::<Vec<_>>());
     }

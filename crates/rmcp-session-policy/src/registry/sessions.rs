@@ -7,9 +7,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::later::{Later, Noted};
 use super::rules::Rules;
-use crate::eviction::{EvictionPolicy, Fifo, SessionInfo};
+use crate::eviction::{EvictionPolicy, SessionInfo};
 use crate::queue::Queue;
 use crate::session::Origin;
 use crate::session::Phase;
@@ -24,11 +23,23 @@ pub(crate) struct Slot<S> {
     pub(crate) session: Arc<S>,
     /// Of its key, here so that a stale key is known without a look at the session.
     generation: u32,
-    pub(super) noted: Noted,
-    /// Whether it was met as one that is half-open and answering; it is not in `opening` until it is done.
+    /// What the policy was told of it last.
+    pub(super) standing: Standing,
+    /// Whether it was found half-open and answering; it is not in `opening` until it is done.
     pub(super) answering: bool,
-    /// Whether the policy knows of it.
-    pub(super) listed: bool,
+    /// The entry in `moments` that counts; [`Timestamp::NEVER`] if there is none.
+    pub(super) moment: Timestamp,
+}
+
+/// Where a session stands with the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// In its order.
+    Listed,
+    /// Not in its order, because the policy named it while it could not go.
+    Suspended,
+    /// Its end has begun, and the policy knows.
+    Retired,
 }
 
 impl<S: Recorded> Slot<S> {
@@ -41,22 +52,6 @@ impl<S: Recorded> Slot<S> {
     }
 }
 
-/// The sessions as a choice of a victim sees them, whatever else they are.
-pub(super) trait Slots {
-    fn record(&self, key: SessionKey) -> Option<&Record>;
-    fn records(&self) -> Box<dyn Iterator<Item = &Record> + '_>;
-}
-
-impl<S: Recorded> Slots for Slab<Slot<S>> {
-    fn record(&self, key: SessionKey) -> Option<&Record> {
-        self.get(key.index()).filter(|slot| slot.is(key)).map(Slot::record)
-    }
-
-    fn records(&self) -> Box<dyn Iterator<Item = &Record> + '_> {
-        Box::new(self.iter().map(|(_, slot)| slot.record()))
-    }
-}
-
 /// All sessions of a manager. `S` is what a session is to the manager; the registry knows of its [`Record`].
 #[derive(Debug)]
 pub(crate) struct Registry<S> {
@@ -66,13 +61,15 @@ pub(crate) struct Registry<S> {
     pub(super) signals: Arc<Signals>,
     /// `None`: nobody is ever a victim.
     pub(super) policy: Option<Box<dyn EvictionPolicy>>,
-    /// Chooses where the policy fails to. Filled when first needed.
-    pub(super) deputy: Option<Fifo>,
+    /// How many sessions are in the policy's order.
+    pub(super) listed: usize,
     /// Half-open sessions, oldest first, those apart that are restored, or answering. What has become ready, or has ended,
     /// may still be listed.
     pub(super) opening: Queue<Timestamp>,
     pub(super) max_opening: usize,
-    pub(super) later: Later,
+    /// When to look at suspended sessions again though nothing happens to them. An entry has a meaning if its session says
+    /// the same.
+    pub(super) moments: Queue<Timestamp>,
     /// Times the policy panicked, or was overruled.
     pub(crate) overruled: u64,
 }
@@ -90,10 +87,10 @@ impl<S: Recorded> Registry<S> {
             rules,
             signals,
             policy,
-            deputy: None,
+            listed: 0,
             opening: Queue::default(),
             max_opening,
-            later: Later::default(),
+            moments: Queue::default(),
             overruled: 0,
         }
     }
@@ -133,15 +130,18 @@ impl<S: Recorded> Registry<S> {
         entry.insert(Slot {
             session: Arc::clone(&session),
             generation: key.generation(),
-            noted: Noted::default(),
+            // Until the policy is told.
+            standing: Standing::Retired,
             answering: false,
-            listed: true,
+            moment: Timestamp::NEVER,
         });
         if !session.record().restored {
             self.forget_ready();
             self.opening.push(created, key);
         }
-        self.tell(session.record(), |policy, session| policy.on_insert(session));
+        self.stand(key, Standing::Listed, |policy, session| policy.on_insert(session));
+        // Here too, so that no more are queued than there are sessions if no victim is ever wanted.
+        self.hear(Timestamp::at(now).instant());
         session
     }
 
@@ -165,17 +165,8 @@ impl<S: Recorded> Registry<S> {
 
     /// Tells the policy of a use, which it asked for.
     pub(crate) fn used(&mut self, record: &Record) {
-        if self.get(record.key).is_some_and(|slot| slot.listed) {
-            self.tell(record, |policy, session| policy.on_access(session));
-        }
-    }
-
-    /// Takes a session whose end has begun from the policy.
-    pub(crate) fn retire(&mut self, key: SessionKey) {
-        let Some(slot) = self.get_mut(key) else { return };
-        if std::mem::take(&mut slot.listed) {
-            let session = Arc::clone(&slot.session);
-            self.tell(session.record(), |policy, session| policy.on_remove(session));
+        if let Some(Standing::Listed) = self.get(record.key).map(|slot| slot.standing) {
+            self.stand(record.key, Standing::Listed, |policy, session| policy.on_access(session));
         }
     }
 
@@ -186,16 +177,22 @@ impl<S: Recorded> Registry<S> {
         Some(self.slots.remove(key.index()))
     }
 
-    /// Calls a policy and its deputy; a panic costs the policy this one call.
-    pub(super) fn tell(&mut self, record: &Record, call: impl Fn(&mut dyn EvictionPolicy, &SessionInfo<'_>)) {
-        let session = SessionInfo::of(record);
-        if let Some(policy) = &mut self.policy
+    /// Tells the policy where a session stands from now on; a panic costs the policy this one call.
+    pub(super) fn stand(
+        &mut self,
+        key: SessionKey,
+        standing: Standing,
+        call: impl FnOnce(&mut dyn EvictionPolicy, &SessionInfo<'_>),
+    ) {
+        let Self { slots, listed, policy, .. } = self;
+        let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.is(key)) else { return };
+        let before = std::mem::replace(&mut slot.standing, standing);
+        *listed = *listed + usize::from(standing == Standing::Listed) - usize::from(before == Standing::Listed);
+        let session = SessionInfo::of(slot.session.record());
+        if let Some(policy) = policy
             && catch_unwind(AssertUnwindSafe(|| call(&mut **policy, &session))).is_err()
         {
             self.note_overruled("it panicked");
-        }
-        if let Some(deputy) = &mut self.deputy {
-            call(deputy, &session);
         }
     }
 
@@ -225,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_policy_hears_of_each_end_once() {
+    async fn each_call_that_puts_a_session_in_has_one_that_takes_it_out() {
         use std::sync::Arc;
         use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
@@ -259,6 +256,11 @@ mod tests {
         stage.registry.remove(two.key);
         stage.registry.remove(three.key);
         assert_eq!((stage.victim(), here.load(SeqCst)), (Some(one.key.generation()), 0));
+        let busy = call(&stage.ready());
+        stage.registry.suspend(busy.session().key);
+        assert_eq!(here.load(SeqCst), 0, "suspended, of which it hears as of an end");
+        stage.registry.remove(busy.session().key);
+        assert_eq!(here.load(SeqCst), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_that_ends_while_it_is_set_aside_is_forgotten() {
+    async fn a_session_that_ends_while_it_is_suspended_is_forgotten() {
         let mut stage = TestRegistry::new(Lru::new());
         let [one, _] = stage.ready_many();
         let busy = call(&one);
@@ -286,7 +288,7 @@ mod tests {
         use crate::eviction::{Candidates, SessionInfo};
         use crate::session::SessionKey;
 
-        /// Throws out whoever was used last.
+        /// Throws out the session that was used last.
         #[derive(Debug, Default)]
         struct MostRecent(Vec<SessionKey>);
         impl EvictionPolicy for MostRecent {
@@ -296,8 +298,11 @@ mod tests {
             fn on_access(&mut self, session: &SessionInfo<'_>) {
                 self.0.push(session.key());
             }
-            fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
-                self.0.iter().rev().copied().find(|key| candidates.contains(*key))
+            fn on_remove(&mut self, session: &SessionInfo<'_>) {
+                self.0.retain(|key| *key != session.key());
+            }
+            fn victim(&mut self, _: &Candidates<'_>) -> Option<SessionKey> {
+                self.0.last().copied()
             }
         }
 

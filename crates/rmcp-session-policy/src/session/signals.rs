@@ -6,12 +6,12 @@ use crate::sync::{AtomicBool, AtomicU32, Notify, SegQueue};
 /// The signals from the sessions of one manager to the manager, without a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
-    /// Sessions that a policy met while they were not evictable, and that may be evictable now.
-    pub(crate) idle: SegQueue<SessionKey>,
-    /// The number of half-open sessions, without those that are being restored.
+    /// Watched sessions to which something happened since, such as the end of a request.
+    pub(crate) changed: SegQueue<SessionKey>,
+    /// Sessions that are half-open, those that are being restored apart.
     pub(crate) opening: AtomicU32,
-    /// Notified when a session may have become evictable: a session that was met became idle, a half-open one has
-    /// answered `initialize`, or a session is half-open no longer.
+    /// Rung when a session may go that might not before: a suspended one became idle, a half-open one is done answering
+    /// `initialize`, or one is half-open no longer.
     pub(crate) evictable: Notify,
     /// Whether a drain waits for the sessions to become idle.
     pub(crate) draining: AtomicBool,

@@ -31,11 +31,10 @@ pub enum Phase {
 const ACTIVE: u64 = (1 << 24) - 1;
 const READY: u64 = 1 << 24;
 const CLOSING: u64 = 1 << 25;
-const MET: u64 = 1 << 26;
+const WATCHED: u64 = 1 << 26;
 const BEGUN: u64 = 1 << 27;
 
-/// The phase, the number of activities in progress, the *met* mark, and a count of all activities that ever began, in
-/// one atomic word.
+/// Phase, activities under way, the *watched* mark, and a count of all that ever began, in one atomic word.
 ///
 /// The count of beginnings is part of the word. So a compare-and-swap fails if an activity began since the word was
 /// read, even if that activity has ended.
@@ -85,23 +84,22 @@ impl State {
         self.0.fetch_update(SeqCst, SeqCst, begun).is_ok()
     }
 
-    /// Counts an activity out. Returns the new word, and whether a policy that met this session waits for it.
+    /// Counts an activity out. Returns the word as it is now, and whether the session is watched, which is true once.
     ///
-    /// The policy waits for each end, not only for the last one: the remaining activities may be too old to protect the
-    /// session.
+    /// Each end counts, not only the last: the activities still under way may be too old to protect the session.
     pub(crate) fn end(&self) -> (StateSnapshot, bool) {
         let word = self.0.fetch_sub(1, SeqCst) - 1;
-        (StateSnapshot(word), word & MET != 0 && self.take_met())
+        (StateSnapshot(word), word & WATCHED != 0 && self.take_watched())
     }
 
-    /// Removes the *met* mark. Returns true for the one caller that found it.
-    pub(crate) fn take_met(&self) -> bool {
-        self.0.load(SeqCst) & MET != 0 && self.0.fetch_and(!MET, SeqCst) & MET != 0
+    /// Takes the *watched* mark away; true for the one caller that found it.
+    pub(crate) fn take_watched(&self) -> bool {
+        self.0.load(SeqCst) & WATCHED != 0 && self.0.fetch_and(!WATCHED, SeqCst) & WATCHED != 0
     }
 
-    /// Marks the session as met by a policy while it is not evictable. Returns the word at that moment.
-    pub(crate) fn meet(&self) -> StateSnapshot {
-        StateSnapshot(self.0.fetch_or(MET, SeqCst))
+    /// Marks the session, so that it tells of the next thing that happens to it; returns the word at that moment.
+    pub(crate) fn watch(&self) -> StateSnapshot {
+        StateSnapshot(self.0.fetch_or(WATCHED, SeqCst))
     }
 
     /// Moves from opening to ready. Returns true for the one caller that did.
@@ -117,10 +115,9 @@ impl State {
         (word.phase() != Phase::Closing).then(|| word.phase())
     }
 
-    /// Begins the end if no activity has begun and the phase is unchanged since `seen` was read. The *met* mark does
-    /// not count.
+    /// Begins the end if nothing has begun or moved since `seen` was read. The *watched* mark does not count.
     pub(crate) fn close_if(&self, seen: StateSnapshot) -> Result<(), StateSnapshot> {
-        let unmoved = |word: u64| ((word ^ seen.0) & !MET == 0).then_some(word | CLOSING);
+        let unmoved = |word: u64| ((word ^ seen.0) & !WATCHED == 0).then_some(word | CLOSING);
         self.0.fetch_update(SeqCst, SeqCst, unmoved).map(drop).map_err(StateSnapshot)
     }
 }
@@ -167,7 +164,7 @@ mod tests {
     fn a_claim_succeeds_whatever_became_of_the_mark() {
         let state = State::opening();
         let seen = state.read();
-        state.meet();
+        state.watch();
         assert_eq!(state.close_if(seen), Ok(()));
         assert_eq!(state.close(), None);
     }
@@ -182,14 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn an_end_reports_a_meeting_once() {
+    fn an_end_reports_a_watch_once() {
         let state = State::opening();
         state.ready();
         state.begin();
         state.begin();
-        assert_eq!(state.meet().active(), 2);
+        assert_eq!(state.watch().active(), 2);
         assert!(state.end().1, "what is still under way may be too old to count");
-        assert!(!state.end().1, "met once, told once");
+        assert!(!state.end().1, "watched once, told once");
         state.begin();
         assert!(!state.end().1);
     }
@@ -279,12 +276,12 @@ mod loom_tests {
         model(|| {
             let state = ready();
             let seen = state.read();
-            let meeting = beside(&state, State::meet);
-            let taking = beside(&state, State::take_met);
+            let watching = beside(&state, State::watch);
+            let taking = beside(&state, State::take_watched);
             assert_eq!(state.close_if(seen), Ok(()));
-            meeting.join().unwrap();
+            watching.join().unwrap();
             let taken = taking.join().unwrap();
-            assert_ne!(taken, state.take_met());
+            assert_ne!(taken, state.take_watched());
         });
     }
 
@@ -323,12 +320,12 @@ mod loom_tests {
     }
 
     #[test]
-    fn an_end_beside_a_meeting_is_seen_or_tells_of_itself() {
+    fn an_end_beside_a_watch_is_seen_or_tells_of_itself() {
         model(|| {
             let state = ready();
             assert!(state.begin() && state.begin());
             let ends = [beside(&state, |state| state.end().1), beside(&state, |state| state.end().1)];
-            let seen = state.meet().active();
+            let seen = state.watch().active();
             let told = ends.into_iter().map(|end| end.join().unwrap()).filter(|told| *told).count();
             // Notified once, by the first end after the read.
             assert_eq!(told, usize::from(seen > 0));

@@ -24,7 +24,7 @@ pub(crate) use ids::{IdRefused, MAX_IN_FLIGHT, Seat, is_call};
 pub(crate) use in_flight::{InFlight, Leased};
 pub(crate) use listener::Listening;
 pub use policy_transport::PolicyTransport;
-pub(crate) use request_kind::kind_of;
+pub(crate) use request_kind::{is_discover, kind_of};
 pub(crate) use seal::{LazySealKey, SealKey};
 pub(crate) use session::{Flag, Session, TransportEvents};
 pub(crate) use stream::PolicyStream;

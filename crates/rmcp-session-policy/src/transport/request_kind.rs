@@ -16,6 +16,11 @@ pub(crate) fn kind_of(request: &ClientRequest) -> ActivityKind {
     }
 }
 
+/// Whether a request is a `server/discover`, which is refused for no quota.
+pub(crate) fn is_discover(request: &ClientRequest) -> bool {
+    request.method() == "server/discover"
+}
+
 /// Whether hosts send requests of this method by themselves, without an action of a user.
 fn is_of_hosts(method: &str) -> bool {
     method.ends_with("/list") || matches!(method, "logging/setLevel" | "server/discover" | "ping" | "initialize")

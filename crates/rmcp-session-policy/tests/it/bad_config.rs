@@ -117,7 +117,7 @@ async fn a_drain_without_end_waits_for_the_calls_and_ends() {
     assert_eq!((report.finished, report.cut_off, report.stuck), (0, 0, 0));
 }
 
-/// What is wrong with a policy that makes no sense, its name and its value, and the policy.
+/// The setting and the value that the error of an invalid policy names, and the policy.
 type Senseless = (&'static str, String, fn() -> Box<dyn AdmissionPolicy>);
 
 fn senseless() -> Vec<Senseless> {

@@ -194,7 +194,7 @@ async fn a_call_whose_handler_panicked_is_in_flight_no_longer() {
     Driver::ready(&sessions).await.expect("alice may go now");
 }
 
-/// The end of a session does not wait for handlers of which no client waits for the answer.
+/// The end of a session does not wait for a handler if no client waits for its answer.
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_call_does_not_hold_up_the_end_of_its_session() {
     let sessions = manager(|b| b);
@@ -254,7 +254,7 @@ async fn a_call_that_is_still_queued_inside_protects_its_session() {
     assert_eq!(queued.await.expect("no panic").expect("lives"), "slept 1000");
 }
 
-/// A policy that names the busy session over and over is not listened to, queued or not.
+/// A policy that names the busy session over and over is overruled, whether or not the call is still queued.
 #[tokio::test(start_paused = true)]
 async fn a_policy_that_insists_on_a_busy_session_is_overruled() {
     let sessions = Arc::new(

@@ -226,7 +226,7 @@ async fn a_drain_waits_until_an_answer_has_left_its_stream() {
     let sessions = manager(|b| b);
     let alice = Driver::ready(&sessions).await.expect("room");
     let mut call = alice.sleep(1_000).await.expect("lives");
-    // As a server does: it asks for what is not there yet, and is woken when it is.
+    // Polls as a server does: the frame is not there yet, and its arrival wakes the task.
     assert!(call.next().now_or_never().is_none());
     sleep(2 * SECOND).await;
     assert_eq!(sessions.stats().busy, 0, "it is answered");

@@ -125,7 +125,7 @@ async fn a_body_beyond_the_bound_is_answered_at_once_and_ends_the_connection() {
     let head = |length: &str| {
         format!("POST /mcp HTTP/1.1\r\nhost: localhost\r\nmcp-session-id: never-was\r\n{length}\r\n\r\n")
     };
-    // Said to be larger, and found to be.
+    // Once the head says that the body is too large, and once the body turns out to be.
     for (length, body) in [("content-length: 1001", ""), ("transfer-encoding: chunked", "3e9\r\n")] {
         let mut tcp = TcpStream::connect(&address).await.expect("connects");
         tcp.write_all((head(length) + body).as_bytes()).await.expect("sends");

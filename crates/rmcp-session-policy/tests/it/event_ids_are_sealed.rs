@@ -293,13 +293,13 @@ async fn event_ids_replay_for_their_own_session_and_for_no_other() {
             assert!(alice.resume(&id).await.is_empty(), "{id}");
         }
     }
-    // An id is good where it came from, and only there.
+    // An id is valid in its own session only.
     let (within, without) = (&*within[0].id, &*without[0].id);
     assert!(holds(&alice.resume(within).await, "alice's answer"));
     assert!(holds(&server.ask_again(Some("alice"), without).await, "alice's answer"));
     assert!(alice.resume(without).await.is_empty());
     assert!(server.ask_again(Some("alice"), within).await.is_empty());
-    // A second session of hers is another one.
+    // A second session of alice is another session.
     assert!(server.open("alice").await.resume(within).await.is_empty());
 }
 
@@ -371,7 +371,7 @@ async fn with_an_event_store_a_stream_is_over_once_its_answer_was_replayed() {
     let mut stream = alice.begin(1, "wait", "alice's answer").await;
     let priming = stream.next().await;
     drop(stream);
-    // It is still in flight: what is asked for may come.
+    // The call is still in flight, so its answer may still come.
     assert!(alice.resume(&priming.id).await.is_empty());
     server.gate.add_permits(1);
     let answer = loop {
@@ -444,11 +444,12 @@ async fn after_a_restore_an_old_listening_id_opens_a_new_stream_and_an_old_reque
     let last = last.expect("three");
     let request = alice.call(4, "echo", "old").await.pop().expect("an answer");
     drop(listening);
-    // Bob takes her place, and she takes it back.
+    // Bob's session evicts alice's, and hers evicts his.
     let bob = server.open("bob").await;
     assert!(bob.id != alice.id);
     alice.call(1, "announce", "test:///new").await;
-    // Of the new incarnation, the old ids would name an event that has not been, and the stream of another request.
+    // In the new incarnation, the old ids would name an event that does not exist yet, and the stream of another
+    // request.
     for turn in 2..=3 {
         alice.call(turn, "echo", "more").await;
     }

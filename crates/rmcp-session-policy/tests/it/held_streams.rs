@@ -355,7 +355,7 @@ async fn a_stream_that_gave_its_slot_to_its_victim_ends_if_its_session_stays_par
     inner.set(Call::Restore, Act::Ok);
     assert!(edge.say(&bob, "").await);
     assert_eq!((his.hear().await, edge.parked_streams()), (heard(""), 0));
-    // Nothing is left of that: one slot is one slot.
+    // Both streams have left the list: the one slot is free, and is counted once.
     let _hers = edge.listen(&alice).await;
     assert_eq!(edge.parked_streams(), 1);
 }
@@ -501,8 +501,8 @@ async fn when_rmcp_is_cancelled_held_streams_end() {
 
 // Restores that fail
 
-/// A session that is parked and has a stream, over an inner manager that does as it is told. `on_initialized` has no way to
-/// the stream there.
+/// A session that is parked and has a stream, over the scripted inner manager, in which `on_initialized` cannot reach
+/// the stream.
 async fn scripted() -> (Scripted, Edge<Scripted>, String, Ear) {
     let inner = Scripted::relaying();
     let edge = Edge::new(PolicySessionManager::builder(inner.clone()).max_sessions(2));

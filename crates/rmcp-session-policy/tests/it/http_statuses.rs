@@ -89,14 +89,14 @@ async fn a_stranger_cannot_tell_a_session_from_none() {
     assert_like_unknown(&server, &id, "mallory").await;
     let own = server.post(Some(&id), &call(1, "count", &json!({}))).header("x-user", "alice");
     assert_eq!(own.send().await.expect("answers").status(), 200);
-    // Nor can one that is parked.
+    // The same for a parked session.
     server.open_as("bob").await;
     assert_eq!(server.sessions.stats().parked, 1);
     assert_like_unknown(&server, &id, "mallory").await;
     assert_eq!(server.sessions.stats().restored, 0);
     let own = server.post(Some(&id), &call(1, "count", &json!({}))).header("x-user", "alice");
     assert_eq!(own.send().await.expect("answers").status(), 200);
-    // And it came back as its owner's.
+    // Its owner restores it.
     assert_eq!(server.sessions.stats().restored, 1);
     assert_like_unknown(&server, &id, "mallory").await;
 }

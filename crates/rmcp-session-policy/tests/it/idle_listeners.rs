@@ -11,7 +11,8 @@ async fn park(edge: &Edge) {
     edge.sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Evicted).await;
 }
 
-/// Sessions that did nothing but listen had all the slots: a session that was evicted then was deaf, and was answered 503.
+/// Sessions that only listened once held all slots, so a session that was evicted then lost its stream and was answered
+/// 503.
 #[tokio::test(start_paused = true)]
 async fn uncalled_sessions_take_no_listening_stream_of_called_ones() {
     let edge = Edge::local(|b| b.max_sessions(2).max_parked_streams(2));

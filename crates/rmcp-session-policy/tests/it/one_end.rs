@@ -183,8 +183,8 @@ async fn late_closes_of_three_incarnations_spare_the_fourth() {
     witness.assert_one_end_each();
 }
 
-/// A close that trails is one thing, and one that a client asks for another, which comes without a context too if there is
-/// no layer.
+/// A late close of the service and a close by the client are told apart, although without a layer both come without a
+/// context.
 #[tokio::test(start_paused = true)]
 async fn a_close_by_the_client_is_not_taken_for_a_late_close() {
     for parked in [false, true] {
@@ -279,7 +279,7 @@ async fn a_drained_session_ends_once() {
     assert_eq!(sessions.stats().live, 0);
 }
 
-/// Hands what it holds to a task of its own when it is dropped, as a server does that is just about to serve a session.
+/// On drop, moves its transport to a new task, as a server does that is about to serve a session.
 struct SpawnsWhenDropped<T: Send + 'static>(Option<T>);
 
 impl<T: Send + 'static> Drop for SpawnsWhenDropped<T> {

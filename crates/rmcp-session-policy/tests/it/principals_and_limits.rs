@@ -129,7 +129,7 @@ async fn a_discover_is_never_refused_for_its_quota_but_the_next_call_is() {
         assert_eq!(status(ask(id, "server/discover")).await, 200);
         assert_eq!(status(ask(id, "tools/call")).await, 429);
     }
-    // Nor below the revision that knows it.
+    // The same with an older revision, which does not have the method.
     let message = json!({"jsonrpc": "2.0", "id": 20, "method": "server/discover", "params": {}});
     let early = of_version(server.post(None, &with_meta(message, "2025-11-25")), "2025-11-25");
     assert_eq!(status(early).await, 200);
@@ -197,7 +197,7 @@ async fn a_ping_of_a_parked_session_at_a_full_server_is_answered_without_a_resto
     }
     let stats = server.sessions.stats();
     assert_eq!((stats.restored, stats.parked, stats.closed(CloseReason::Evicted)), (0, 1, 1));
-    // Into a free place it comes back.
+    // A ping restores it into a free place.
     assert_eq!(status(server.request(Method::DELETE, Some(&live))).await, 202);
     assert_eq!(status(server.post(Some(&parked), &ping)).await, 200);
     assert_eq!((server.sessions.stats().restored, server.sessions.stats().live), (1, 1));

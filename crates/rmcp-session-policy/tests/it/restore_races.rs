@@ -56,7 +56,7 @@ async fn race(places: usize, clients: usize) -> (Bad, Stats) {
     (bad, sessions.stats())
 }
 
-/// Takes out the answers that say, with 200 and a result that is an error, to come again.
+/// Removes the answers with 200 and an error result that says to try again. Returns how many there were.
 fn come_again(bad: &mut Bad) -> usize {
     let says_so = |(status, body): &(u16, String)| *status == 200 && body.contains(r#""code":503"#);
     let told = bad.iter().filter(|(answer, _)| says_so(answer)).map(|(_, count)| count).sum();
@@ -75,7 +75,7 @@ async fn racing_evictions_and_restores_lose_no_answer() {
     assert!(misled <= 24, "more than one in a hundred: {misled}");
 }
 
-/// With more clients at work than places, some must be refused, and are told so, and nothing worse.
+/// With more clients at work than places, some calls are rejected with 503, and no other error occurs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_every_place_busy_restores_are_refused_with_503_only() {
     let (mut bad, stats) = race(2, 12).await;

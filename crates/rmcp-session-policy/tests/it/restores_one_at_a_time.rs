@@ -162,7 +162,7 @@ async fn a_request_while_a_session_closes_waits_until_it_is_parked() {
         (is_restored(&outcome), begun.elapsed() >= SECOND, outcome)
     });
     assert!((restored.0, restored.1) == (true, true), "restored, and not before it was closed");
-    // It waits for the end, and then for the restore or not; either answer is true of some moment.
+    // `has_session` waits for the close, and then perhaps for the restore; either answer is right.
     has.expect("asks");
     evicted.await.expect("no panic");
     drop(transport);

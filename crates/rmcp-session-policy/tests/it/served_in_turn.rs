@@ -54,7 +54,7 @@ async fn parked(sessions: &Arc<Manager>) -> Driver<Manager> {
     driver
 }
 
-/// Whether a parked session is let back in: rmcp would restore it next.
+/// Whether the restore of a parked session is admitted; rmcp would restore it next.
 async fn is_let_in(driver: &Driver<Manager>) -> bool {
     let asks = async {
         match driver.manager.has_session(&driver.id).await {
@@ -66,7 +66,7 @@ async fn is_let_in(driver: &Driver<Manager>) -> bool {
     ClientContext::new().scope(asks).await
 }
 
-/// Brings a parked session back.
+/// Restores a parked session.
 async fn restore(
     driver: &Driver<Manager>,
 ) -> Result<PolicyTransport<SessionTransport>, <Manager as SessionManager>::Error> {
@@ -117,7 +117,7 @@ fn polls(newcomers: &[Newcomer]) -> usize {
     newcomers.iter().map(|newcomer| newcomer.polls.load(SeqCst)).sum()
 }
 
-/// Newcomers come to a server of one place, in this order, each of its client; in which order they are served.
+/// Returns the order in which a server with one place serves newcomers of these clients, which come in this order.
 async fn order_of(contexts: impl IntoIterator<Item = ClientContext>) -> Vec<usize> {
     let sessions = manager(|b| b.max_sessions(1));
     let _first = half_open(&sessions).await.expect("room");
@@ -210,7 +210,7 @@ async fn one_of_the_waiting_newcomers_looks_for_a_place_at_a_time() {
     let before = polls(&newcomers);
     assert_eq!(before, 256, "each once");
     for _ in 0..100 {
-        // Each ends an activity of a session that was met, and so may be a chance for a newcomer.
+        // Each ends an activity of a session that is suspended, and so may be a chance for a newcomer.
         user.echo("hi").await.expect("lives");
     }
     sleep(400 * MILLI).await;
@@ -285,7 +285,7 @@ async fn a_session_whose_initialize_is_being_answered_is_not_evicted_for_a_resto
     slow.await.expect("no panic").expect("it kept its place");
 }
 
-/// A session that has its place, but is not there yet, is met by no policy: its coming must wake what waits.
+/// A session that has its place, but is not there yet, is named by no policy: its coming must wake what waits.
 #[tokio::test(start_paused = true)]
 async fn a_restore_waits_until_a_session_restored_just_before_it_is_idle() {
     let sessions = manager(|b| b.max_sessions(1));
@@ -328,7 +328,7 @@ async fn restores_are_served_before_newcomers() {
     }
 }
 
-/// A session that is protected for a moment is no reason to refuse a newcomer, however long it waited before.
+/// A briefly protected session must not make the manager refuse a newcomer, even one that has waited long.
 #[tokio::test(start_paused = true)]
 async fn a_newcomer_that_waited_for_handshakes_still_waits_briefly_for_a_call_to_be_answered() {
     let sessions = manager(|b| b.max_sessions(1));

@@ -401,7 +401,7 @@ async fn a_session_stays_while_its_request_waits_to_be_let_in() {
     assert_eq!((answer.expect("lives"), refused), ("e".to_owned(), true));
 }
 
-/// Whether a newcomer is refused that comes in another request.
+/// Whether a newcomer in another request is refused.
 async fn is_apart_refused(sessions: &Arc<Manager>) -> bool {
     let sessions = Arc::clone(sessions);
     tokio::spawn(async move { is_refused(&sessions).await }).await.expect("no panic")

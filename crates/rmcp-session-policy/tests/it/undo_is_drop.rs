@@ -24,7 +24,7 @@ struct Case {
     sessions: Arc<Manager>,
 }
 
-/// All that a creation which came to nothing must leave alone.
+/// The state that a failed creation must leave unchanged.
 #[derive(Debug, PartialEq, Eq)]
 struct Standing {
     existing: usize,
@@ -90,7 +90,7 @@ impl Case {
     }
 }
 
-/// How an attempt comes to nothing.
+/// How an attempt fails.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     Error,

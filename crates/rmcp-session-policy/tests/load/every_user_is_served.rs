@@ -10,7 +10,7 @@ use rmcp_session_policy::PolicySessionManager;
 
 type Sessions = PolicySessionManager<LocalSessionManager>;
 
-/// Numbers that look like chance, the same each time.
+/// Pseudo-random numbers, the same in each run.
 struct Chance(u64);
 
 impl Chance {

@@ -95,9 +95,14 @@ impl EvictionPolicy for Talkative {
         self.lru.on_remove(session);
     }
 
-    fn on_idle(&mut self, session: &SessionInfo<'_>) {
+    fn on_suspend(&mut self, session: &SessionInfo<'_>) {
         self.paper.debug(session);
-        self.lru.on_idle(session);
+        self.lru.on_suspend(session);
+    }
+
+    fn on_resume(&mut self, session: &SessionInfo<'_>) {
+        self.paper.debug(session);
+        self.lru.on_resume(session);
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {

@@ -19,7 +19,7 @@ use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, ArrivalKind, Perm
 use rmcp_session_policy::eviction::{Candidates, EvictionPolicy, Lru, SessionInfo};
 use rmcp_session_policy::{CloseReason, SessionEvent, SessionKey, SessionObserver};
 
-/// What an observer heard.
+/// An event that the observer received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     Opened(SessionKey),
@@ -37,7 +37,7 @@ impl Witness {
         self.0.lock().expect("no panic under it").clone()
     }
 
-    /// Ends in their order.
+    /// The ends, in their order.
     pub fn closed(&self) -> Vec<(SessionKey, CloseReason)> {
         let ends = |heard: &Heard| if let Heard::Closed(key, reason) = *heard { Some((key, reason)) } else { None };
         self.heard().iter().filter_map(ends).collect()
@@ -110,8 +110,12 @@ impl EvictionPolicy for Accountant {
         self.lru.on_remove(session);
     }
 
-    fn on_idle(&mut self, session: &SessionInfo<'_>) {
-        self.lru.on_idle(session);
+    fn on_suspend(&mut self, session: &SessionInfo<'_>) {
+        self.lru.on_suspend(session);
+    }
+
+    fn on_resume(&mut self, session: &SessionInfo<'_>) {
+        self.lru.on_resume(session);
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
@@ -130,7 +134,7 @@ pub enum Verdict {
     Panic,
 }
 
-/// Admits as it is told, and counts what it has handed out; clones are the same one.
+/// Admits as configured, and counts the permits and leases that it has given. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Gate {
     verdict: Arc<Mutex<Verdict>>,
