@@ -65,6 +65,12 @@ pub fn victims(policy: impl EvictionPolicy, history: impl IntoIterator<Item = Ev
 /// - It does not panic.
 /// - The same history gives the same victims.
 ///
+/// ```
+/// use rmcp_session_policy::{eviction::Lru, testing};
+///
+/// testing::eviction::keeps_the_laws(Lru::new);
+/// ```
+///
 /// # Panics
 ///
 /// Panics if the policy breaks a law, with that law and a short history that breaks it.
