@@ -82,8 +82,8 @@ fn is_cut(tracked: &Tracked, signal: Option<Pin<&mut OwnedNotified>>, cx: &mut C
     tracked.is_to_be_cut() || is_given() && tracked.is_to_be_cut()
 }
 
-/// Returns whether the body of a request without a session asks for a listening stream, which ends only when the client or
-/// the server ends it.
+/// Returns whether the body of a request without a session asks for a listening stream, which ends only when the client
+/// or the server ends it.
 fn listens(body: &[u8]) -> bool {
     // JSON has two ways to escape a slash.
     let may_listen = memmem::find(body, b"subscriptions/listen").is_some() || memchr::memchr(b'\\', body).is_some();

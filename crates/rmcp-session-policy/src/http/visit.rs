@@ -105,7 +105,8 @@ impl<I: SessionManager> Visit<I> {
         self.settings.sessionless.as_deref().or_else(within)
     }
 
-    /// Returns whether a policy may be asked about a POST, as one without a session, whose handler then holds what the policy gave.
+    /// Returns whether a policy may be asked about a POST as a request without a session. The handler of such a request
+    /// then holds its lease.
     pub(super) fn may_be_asked(&self) -> bool {
         let may_be = !self.head.is_decided() || self.head.target == RequestTarget::Sessionless;
         may_be && self.sessionless_policy().is_some()
