@@ -1,7 +1,7 @@
 //! A preset with the API of the crate `mcp-session`: a bound on the number of sessions, and the oldest is evicted first.
 //!
-//! This module has every public name of the crate `mcp-session` 0.2.0, for rmcp 3.9. To move a program, depend on this crate
-//! instead and replace `use mcp_session::` by `use rmcp_session_policy::bounded::`.
+//! This module has every public name of the crate `mcp-session` 0.2.0, for rmcp 3.9. To move a program, depend on this
+//! crate instead and replace `use mcp_session::` by `use rmcp_session_policy::bounded::`.
 //! [`docs/moving-from-mcp-session.md`](https://github.com/rmcp-session-policy/rmcp-session-policy/blob/main/docs/moving-from-mcp-session.md)
 //! lists what differs.
 //!
@@ -107,7 +107,8 @@ impl From<crate::CloseReason> for CloseReason {
 /// Keeps at most `max_sessions` sessions, exactly. It evicts the oldest first, and idle sessions before busy ones.
 ///
 /// It is a [`PolicySessionManager`] over a [`LocalSessionManager`], with [`Fifo`] for eviction and a
-/// [`SlidingWindow`] for admission. [`policies`](Self::policies) returns that manager, for its `layer`, `stats` and `drain`.
+/// [`SlidingWindow`] for admission. [`policies`](Self::policies) returns that manager, for its `layer`, `stats` and
+/// `drain`.
 ///
 /// ```
 /// use rmcp::transport::streamable_http_server::session::SessionManager;
@@ -243,8 +244,8 @@ impl BoundedSessionManagerBuilder {
         Self { max_sessions, idle_timeout: None, max_lifetime: None, session_config: None, rate_limit: None }
     }
 
-    /// Sets how long a session may be idle before it is closed. Overrides the `keep_alive` of a [`SessionConfig`], which is
-    /// the default.
+    /// Sets how long a session may be idle before it is closed. Overrides the `keep_alive` of a [`SessionConfig`],
+    /// which is the default.
     pub const fn idle_timeout(mut self, duration: Duration) -> Self {
         self.idle_timeout = Some(duration);
         self

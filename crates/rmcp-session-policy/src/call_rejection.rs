@@ -18,9 +18,10 @@ const META_KEY: &str = "rmcp-session-policy/rejection";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallRejection {
-    /// A result with `isError: true` and one text block, which says why and when to come back. Its `_meta` holds the data of
-    /// the JSON-RPC error (`code`, `reason`, `retryAfterSeconds` and so on) under `rmcp-session-policy/rejection`. It is not
-    /// in `structuredContent`, which clients check against the tool's own schema.
+    /// A result with `isError: true` and one text block, which says why and when to come back. Its `_meta` holds the
+    /// data of the JSON-RPC error (`code`, `reason`, `retryAfterSeconds` and so on) under
+    /// `rmcp-session-policy/rejection`. It is not in `structuredContent`, which clients check against the tool's own
+    /// schema.
     #[default]
     Result,
     /// A JSON-RPC error, as every other method gets.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 /// Holds what is known of a client: its address, its authenticated subject, and the headers that the operator keeps.
 ///
-/// rmcp gives a session manager no request, so the context is passed beside it: [`scope`](Self::scope) makes it visible to
-/// every policy that is asked within one future. A session keeps the context that opened it.
+/// rmcp gives a session manager no request, so the context is passed beside it: [`scope`](Self::scope) makes it visible
+/// to every policy that is asked within one future. A session keeps the context that opened it.
 ///
 /// ```
 /// use rmcp_session_policy::ClientContext;
@@ -44,7 +44,8 @@ impl ClientContext {
         self
     }
 
-    /// Sets the authenticated subject. It should be the subject itself, not a token, since tokens change. Defaults to none.
+    /// Sets the authenticated subject. It should be the subject itself, not a token, since tokens change. Defaults to
+    /// none.
     #[must_use]
     pub fn with_principal(mut self, principal: impl Into<Arc<str>>) -> Self {
         self.principal = Some(principal.into());

@@ -223,11 +223,11 @@ impl Rejected {
 /// use rmcp_session_policy::{PolicyError, PolicySessionManager, ServerFull};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let sessions = PolicySessionManager::local().max_sessions(1).build()?;
-/// let _half_open = sessions.create_session().await?;
+/// let sessions = PolicySessionManager::local().max_sessions(1).refuse_when_full().build()?;
+/// let _session = sessions.create_session().await?;
 /// match sessions.create_session().await {
 ///     Err(PolicyError::ServerFull(ServerFull { max_sessions, .. })) => assert_eq!(max_sessions, 1),
-///     _ => unreachable!("a new session may not be evicted before its handshake"),
+///     _ => unreachable!("the manager evicts no session"),
 /// }
 /// # Ok(()) }
 /// ```

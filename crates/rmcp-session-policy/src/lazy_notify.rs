@@ -6,11 +6,11 @@ use tokio::sync::futures::Notified;
 
 use crate::sync::{Lazy, Notify, fence};
 
-/// Wakes the tasks that wait. The inner `Notify` is allocated at the first wait: each session has a `LazyNotify`, and for most
-/// of them no task ever waits.
+/// Wakes the tasks that wait. The inner `Notify` is allocated at the first wait: each session has a `LazyNotify`, and
+/// for most of them no task ever waits.
 ///
-/// The notifier changes a state before it calls `notify_waiters`; the waiter reads that state after it has begun to listen.
-/// The two fences ensure that either the notifier sees the allocated `Notify`, or the waiter sees the change.
+/// The notifier changes a state before it calls `notify_waiters`; the waiter reads that state after it has begun to
+/// listen. The two fences ensure that either the notifier sees the allocated `Notify`, or the waiter sees the change.
 #[derive(Debug, Default)]
 pub(crate) struct LazyNotify(Lazy<Notify>);
 

@@ -11,9 +11,9 @@ pub(crate) const SPARE: usize = 64;
 /// Orders sessions by a rank, lowest first.
 ///
 /// Ranks are moments, or grow with them, so most sessions arrive in order. Those are appended to a plain queue, in which
-/// nothing moves; the others go into a heap beside it. When a session leaves or changes its rank, its entry is not searched
-/// for but becomes stale. A stale entry is removed when it is the first, or by [`tidy`](Self::tidy) when there are twice as
-/// many entries as sessions. The caller must check each entry that it takes out.
+/// nothing moves; the others go into a heap beside it. When a session leaves or changes its rank, its entry is not
+/// searched for but becomes stale. A stale entry is removed when it is the first, or by [`tidy`](Self::tidy) when there
+/// are twice as many entries as sessions. The caller must check each entry that it takes out.
 ///
 /// Cost: O(1) for an entry in order, O(log n) amortized for the others; 16 bytes per entry.
 #[derive(Clone, Debug)]

@@ -42,8 +42,8 @@ fn in_scope<R>(f: impl FnOnce(&Scope) -> R) -> Option<R> {
     CURRENT.try_with(|scope| scope.as_ref().map(f)).ok().flatten()
 }
 
-/// Runs a future outside the scope of the current request. A manager uses it for what it does for its own reasons, so that an
-/// inner manager of this crate does not attribute it to the client.
+/// Runs a future outside the scope of the current request. A manager uses it for what it does for its own reasons, so
+/// that an inner manager of this crate does not attribute it to the client.
 pub(crate) async fn detached<F: Future>(future: F) -> F::Output {
     CURRENT.scope(None, future).await
 }
@@ -53,7 +53,8 @@ pub(crate) fn is_detached() -> bool {
     CURRENT.try_with(Option::is_none).unwrap_or(false)
 }
 
-/// Runs a future in which [`ClientContext::current`] is this context, and returns the last rejection of the manager in it.
+/// Runs a future in which [`ClientContext::current`] is this context, and returns the last rejection of the manager in
+/// it.
 pub(crate) async fn observe<F: Future>(context: Arc<ClientContext>, future: F) -> (F::Output, Option<Outcome>) {
     let scope = Scope { context, lease: Cell::new(None), outcome: Cell::new(None), ping: Cell::new(false) };
     let observed = async {
@@ -104,9 +105,9 @@ pub(crate) fn clear_held() {
 impl ClientContext {
     /// Runs a future in which [`current`](Self::current) is this context.
     ///
-    /// One scope spans one request. The session that the request finds, opens or restores is not evicted until the request
-    /// has been handed to it or the scope ends. Spawned tasks do not inherit the scope, so capture the context before a
-    /// `tokio::spawn`.
+    /// One scope spans one request. The session that the request finds, opens or restores is not evicted until the
+    /// request has been handed to it or the scope ends. Spawned tasks do not inherit the scope, so capture the context
+    /// before a `tokio::spawn`.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         observe(Arc::new(self), future).await.0
     }

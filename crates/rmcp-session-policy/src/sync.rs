@@ -1,7 +1,7 @@
 //! The synchronization primitives of a session: the usual ones, or loom's in tests that try every interleaving.
 //!
-//! The condition is `all(test, loom)`: `--cfg loom` reaches every crate of a build, but only the tests of this crate depend on
-//! loom.
+//! The condition is `all(test, loom)`: `--cfg loom` reaches every crate of a build, but only the tests of this crate
+//! depend on loom.
 
 #[cfg(all(test, loom))]
 pub(crate) use checked::{AtomicBool, AtomicU32, AtomicU64, Lazy, Mutex, MutexGuard, Notify, SegQueue, fence};
@@ -68,8 +68,8 @@ mod checked {
         }
     }
 
-    /// Puts a fence before each `SeqCst` access. Loom treats `SeqCst` accesses as `AcqRel`, but models `SeqCst` fences, which
-    /// make them sequential again.
+    /// Puts a fence before each `SeqCst` access. Loom treats `SeqCst` accesses as `AcqRel`, but models `SeqCst` fences,
+    /// which make them sequential again.
     fn fenced(order: Ordering) -> Ordering {
         if order == SeqCst {
             fence(SeqCst);

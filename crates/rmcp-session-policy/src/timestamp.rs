@@ -10,8 +10,9 @@ use crate::time::HOUR;
 
 const TIE_BITS: u32 = 16;
 
-/// The moment at which the count of microseconds begins: one hour of real time before this process first read it. Real time,
-/// since the paused clock of a test may be ahead; one hour before, since that clock may also have been paused earlier.
+/// The moment at which the count of microseconds begins: one hour of real time before this process first read it. Real
+/// time, since the paused clock of a test may be ahead; one hour before, since that clock may also have been paused
+/// earlier.
 static EPOCH: LazyLock<Instant> = LazyLock::new(|| {
     let now = std::time::Instant::now();
     Instant::from_std(now.checked_sub(HOUR).unwrap_or(now))

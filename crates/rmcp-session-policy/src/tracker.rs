@@ -24,8 +24,8 @@ pub(crate) enum Class {
 
 /// Counts the requests without a session that are under way. A request costs a few atomic operations.
 ///
-/// A response is *unread* if its body has yielded a frame and was not polled again. Its client may have stopped reading, so a
-/// drain waits for it only for a short grace.
+/// A response is *unread* if its body has yielded a frame and was not polled again. Its client may have stopped
+/// reading, so a drain waits for it only for a short grace.
 pub(crate) struct RequestTracker {
     signals: Arc<Signals>,
     calls: AtomicUsize,
@@ -82,8 +82,8 @@ impl RequestTracker {
 
     /// Counts a request until its [`Tracked`] is dropped. Returns `None` if `most` of its class are under way.
     ///
-    /// The caller must check whether the server drains after this call, not before: then either the drain counts the request,
-    /// or the request sees the drain.
+    /// The caller must check whether the server drains after this call, not before: then either the drain counts the
+    /// request, or the request sees the drain.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
     pub(crate) fn enter(self: &Arc<Self>, class: Class, most: usize) -> Option<Tracked> {
         let entered = |count: usize| (count < most).then_some(count + 1);
@@ -114,8 +114,8 @@ impl RequestTracker {
         listeners
     }
 
-    /// Waits until every request has ended and its last bytes were read, until `deadline`. For unread bodies and listeners it
-    /// waits no longer than `grace`.
+    /// Waits until every request has ended and its last bytes were read, until `deadline`. For unread bodies and
+    /// listeners it waits no longer than `grace`.
     pub(crate) async fn settle(&self, grace: Duration, deadline: Instant) -> Drained {
         let grace = Instant::now() + grace;
         loop {

@@ -15,7 +15,8 @@ use crate::session::SessionOrigin;
 /// Cost: that of both policies.
 ///
 /// ```
-/// use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Concurrent, TokenBucket};
+/// use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Concurrent};
+/// use rmcp_session_policy::admission::TokenBucket;
 /// use tokio::time::Instant;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {

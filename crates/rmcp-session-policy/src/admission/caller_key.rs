@@ -30,7 +30,8 @@ impl CallerKey {
         arrival.origin().map_or_else(|| Self::Client(ClientKey::of(arrival)), Self::Session)
     }
 
-    /// Returns [`of`](Self::of) as a closure that logs a warning at the first request without a session or a known client.
+    /// Returns [`of`](Self::of) as a closure that logs a warning at the first request without a session or a known
+    /// client.
     pub(super) fn warning_of() -> impl Fn(&Arrival<'_>) -> Self + Send + Sync {
         let client = ClientKey::warning_of();
         move |arrival| arrival.origin().map_or_else(|| Self::Client(client(arrival)), Self::Session)

@@ -16,7 +16,8 @@ use crate::config_error::ConfigError;
 /// Source: a counting semaphore. Cost: one atomic update.
 ///
 /// Not for the limit of the whole server. That is the capacity
-/// ([`max_sessions`](crate::PolicySessionManagerBuilder::max_sessions)), which makes room by eviction instead of rejecting.
+/// ([`max_sessions`](crate::PolicySessionManagerBuilder::max_sessions)), which makes room by eviction instead of
+/// rejecting.
 ///
 /// ```
 /// use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, ArrivalKind, Concurrent};

@@ -5,14 +5,15 @@
 
 use std::time::Duration;
 
-/// The longest time in which an empty bucket may fill, in nanoseconds: 36,500 days. Added to the age of a process that runs
-/// for four centuries it still fits into 64 bits.
+/// The longest time in which an empty bucket may fill, in nanoseconds: 36,500 days. Added to the age of a process that
+/// runs for four centuries it still fits into 64 bits.
 const LONGEST: u64 = 36_500 * 24 * 3_600 * 1_000_000_000;
 
 /// Holds the size of a bucket and the rate at which tokens come back, both as times in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quota {
-    /// The time in which one token comes back. Rounded up, so that rounding admits nothing that the exact rate would reject.
+    /// The time in which one token comes back. Rounded up, so that rounding admits nothing that the exact rate would
+    /// reject.
     interval: u64,
     /// The time in which an empty bucket fills.
     full: u64,

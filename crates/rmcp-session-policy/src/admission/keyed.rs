@@ -29,11 +29,11 @@ pub trait Replicate: AdmissionPolicy + Sized {
 /// [`per_client`](super::AdmissionPolicyExt::per_client).
 ///
 /// Memory is bounded by [`max_keys`](Self::max_keys). When it is full, a key is dropped only if its policy is back in its
-/// initial state, so creating many keys cannot reset a client that is over its limit. If none of the keys that are checked
-/// is, new keys share one policy until there is room; known keys keep their own.
+/// initial state, so creating many keys cannot reset a client that is over its limit. If none of the keys that are
+/// checked is, new keys share one policy until there is room; known keys keep their own.
 ///
-/// With [`per_session`](super::AdmissionPolicyExt::per_session) a key is dropped when its session ends. With other keys the
-/// policies do not receive [`on_session_end`](AdmissionPolicy::on_session_end).
+/// With [`per_session`](super::AdmissionPolicyExt::per_session) a key is dropped when its session ends. With other keys
+/// the policies do not receive [`on_session_end`](AdmissionPolicy::on_session_end).
 ///
 /// Cost: one hash look-up under a lock, and that of the policy. Not for keys that clients can choose freely: use a
 /// principal or an address, which clients cannot change at will.
@@ -103,7 +103,8 @@ impl<P: Replicate, K: Hash + Eq + Clone> Keyed<P, K> {
         policy
     }
 
-    /// Drops a key if its policy is back in its initial state and no decision is using it. Returns whether one was dropped.
+    /// Drops a key if its policy is back in its initial state and no decision is using it. Returns whether one was
+    /// dropped.
     fn forget_one(known: &mut LinkedHashMap<K, Arc<P>>, now: Instant) -> bool {
         for _ in 0..LOOKS {
             let Some((key, policy)) = known.front() else { return false };

@@ -7,12 +7,13 @@ const FIRST_CHUNK: u32 = 16;
 
 /// Holds moments in order. Appending, removing the oldest and removing any other cost O(1) each, also in the worst case.
 ///
-/// It is a linked list over an arena of chunks, each twice as large as the one before. Growing copies nothing, so the cost
-/// of a step does not depend on the number of entries. Memory grows with the largest number of entries at one time.
+/// It is a linked list over an arena of chunks, each twice as large as the one before. Growing copies nothing, so the
+/// cost of a step does not depend on the number of entries. Memory grows with the largest number of entries at one
+/// time.
 ///
-/// Free entries are used again in the order in which they became free. The list then runs through memory in one direction,
-/// which processors prefetch. If the entry freed last were used first, the order would be shuffled and each step would miss
-/// the caches.
+/// Free entries are used again in the order in which they became free. The list then runs through memory in one
+/// direction, which processors prefetch. If the entry freed last were used first, the order would be shuffled and each
+/// step would miss the caches.
 #[derive(Debug)]
 pub(super) struct Log {
     chunks: Vec<Vec<Entry>>,
@@ -32,8 +33,8 @@ struct Entry {
     after: u32,
 }
 
-/// Identifies an entry by its index and its moment, so that a token from an earlier use of the index does not match. After
-/// an entry was removed, the caller must therefore not append another with the same moment.
+/// Identifies an entry by its index and its moment, so that a token from an earlier use of the index does not match.
+/// After [`Log::pop_oldest`] the caller must therefore not append an entry with the same moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token {
     index: u32,

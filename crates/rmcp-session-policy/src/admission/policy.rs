@@ -16,8 +16,8 @@ use crate::session::SessionOrigin;
 ///
 /// The manager calls [`admit`](Self::admit) before it looks for a place, so that it never evicts a session for a newcomer
 /// that is rejected. It commits the permit once the session exists, and drops the permit if the session does not come to
-/// exist for any reason. It drops the [lease](super::Lease) when the session is gone. It may drop the future of `admit` at
-/// any await.
+/// exist for any reason. It drops the [lease](super::Lease) when the session is gone. It may drop the future of `admit`
+/// at any await.
 ///
 /// A policy takes the time from the [`Arrival`] and reads no clock. A permit that is dropped without a commit must leave
 /// the policy as if the admission had never been asked for, and must never cause more to be admitted than that.
@@ -156,9 +156,9 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
     }
 
     /// Gives every session a policy of its own, for
-    /// [`requests`](crate::PolicySessionManagerBuilder::requests). A session keeps its policy across evictions and restores;
-    /// the policy is dropped when the session ends. A request without a session has the policy of its client, as with
-    /// [`per_client`](Self::per_client).
+    /// [`requests`](crate::PolicySessionManagerBuilder::requests). A session keeps its policy across evictions and
+    /// restores; the policy is dropped when the session ends. A request without a session has the policy of its client,
+    /// as with [`per_client`](Self::per_client).
     fn per_session(self) -> Keyed<Self, CallerKey>
     where
         Self: Replicate,

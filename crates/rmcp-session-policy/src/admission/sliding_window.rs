@@ -12,11 +12,11 @@ use crate::config_error::ConfigError;
 
 /// Admits at most `limit` within any window of time, exactly.
 ///
-/// An admission at `t` counts until just before `t + window`, so waiting exactly as long as a rejection says is enough. An
-/// admission that is undone is removed from the log, as if it had never been asked for.
+/// An admission at `t` counts until just before `t + window`, so waiting exactly as long as a rejection says is enough.
+/// An admission that is undone is removed from the log, as if it had never been asked for.
 ///
-/// Source: the sliding-window log, which keeps the moment of each admission. Cost: O(1) per decision at any limit, also in
-/// the worst case; 16 bytes per admission in the window.
+/// Source: the sliding-window log, which keeps the moment of each admission. Cost: O(1) per decision at any limit, also
+/// in the worst case; 16 bytes per admission in the window.
 ///
 /// Not where bursts should be smoothed: the whole limit may arrive at once. See [`TokenBucket`](super::TokenBucket).
 ///
@@ -56,7 +56,7 @@ impl State {
     fn nanos(&mut self, now: Instant) -> u64 {
         let epoch = *self.epoch.get_or_insert(now);
         let nanos = now.saturating_duration_since(epoch).as_nanos();
-        // Less than `u64::MAX`, so that an admission whose expiry saturates there never expires.
+        // Less than `u64::MAX`: an admission with an expiry that saturates there then never expires.
         u64::try_from(nanos).map_or(u64::MAX - 1, |nanos| nanos.min(u64::MAX - 1)).max(self.log.newest().unwrap_or(0))
     }
 }
@@ -80,8 +80,8 @@ impl SlidingWindow {
     fn room(&self, state: &mut State, now: u64) -> Result<(), Rejection> {
         let window = self.window_nanos();
         let expires = |at: u64| at.saturating_add(window);
-        // One admission adds one entry, so removing up to two per decision keeps up with any backlog, and no decision pays
-        // for all entries that expired since the last one.
+        // One admission adds one entry, so removing up to two per decision keeps up with any backlog, and no decision
+        // pays for all entries that expired since the last one.
         for _ in 0..2 {
             if state.log.oldest().is_some_and(|at| expires(at) <= now) {
                 state.log.pop_oldest();

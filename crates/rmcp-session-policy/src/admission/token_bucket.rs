@@ -19,8 +19,8 @@ use crate::config_error::ConfigError;
 /// correct: if the bucket has refilled meanwhile, that would admit one too many. So the bucket remembers the admissions
 /// since the oldest one that may still be undone, and replays them without the undone one.
 ///
-/// Source: GCRA (ITU-T I.371, annex A), which needs one number and no timer. Cost: O(1) per decision; an undo costs one step
-/// for each admission since the oldest one that is still open and since the bucket was last full.
+/// Source: GCRA (ITU-T I.371, annex A), which needs one number and no timer. Cost: O(1) per decision; an undo costs one
+/// step for each admission since the oldest one that is still open and since the bucket was last full.
 ///
 /// Not where an exact limit in any window is promised: up to twice the burst may arrive around a pause. See
 /// [`SlidingWindow`](super::SlidingWindow).
@@ -151,7 +151,8 @@ impl Bucket {
     fn admit(&mut self, quota: Quota, now: u64) -> Result<u64, u64> {
         let after = quota.admit(self.arrival_time, now)?;
         if self.arrival_time <= now {
-            // The bucket is full, and it would be full without any of the admissions so far, so undoing one changes nothing.
+            // The bucket is full, and it would be full without any of the admissions so far, so undoing one changes
+            // nothing.
             self.first += self.admissions.len() as u64;
             self.admissions.clear();
         }

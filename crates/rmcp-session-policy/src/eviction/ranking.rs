@@ -90,7 +90,7 @@ impl<R: Ord + Copy> Ranking<R> {
         mut true_rank: impl FnMut(&SessionInfo<'_>, R) -> R,
     ) -> Option<(R, SessionKey)> {
         while let Some((rank, key)) = self.order.peek() {
-            if !self.seat(key).is_some_and(|seat| seat.rank == rank) {
+            if self.seat(key).is_none_or(|seat| seat.rank != rank) {
                 self.order.pop();
                 continue;
             }

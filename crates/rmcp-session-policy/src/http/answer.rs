@@ -30,8 +30,8 @@ pub(super) fn not_found<B>(version: Version, closes: bool) -> Response<PolicyBod
     plain(StatusCode::NOT_FOUND, "Not Found: Session not found", version, closes)
 }
 
-/// Answers a GET that wants to resume a stream of which nothing is left. A client does not repeat the GET after this answer;
-/// after an empty stream it would repeat it for ever.
+/// Answers a GET that wants to resume a stream of which nothing is left. A client does not repeat the GET after this
+/// answer; after an empty stream it would repeat it for ever.
 pub(super) fn stream_over<B>(version: Version) -> Response<PolicyBody<B>> {
     let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed: the stream is over", version, false);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
@@ -91,8 +91,8 @@ pub(super) fn refused<B>(refusal: &Rejected, request: Answered<'_>) -> Response<
             response
         }
     };
-    // Some clients fail on a status other than 200 within a session, so a request there gets 200. A listener, and a message
-    // without an answer, get the status.
+    // Some clients fail on a status other than 200 within a session, so a request there gets 200. A listener, and a
+    // message without an answer, get the status.
     *response.status_mut() = match request.target {
         RequestTarget::Within if request.envelope.is_some() => StatusCode::OK,
         RequestTarget::Listen => StatusCode::SERVICE_UNAVAILABLE,

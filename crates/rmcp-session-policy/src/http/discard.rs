@@ -1,7 +1,7 @@
 //! Reading and dropping the rest of a request's body when its answer is already known.
 //!
-//! If an answer leaves before the body was read, the client may lose it: the server closes a connection with unread input,
-//! and what the client still sends meets a reset. So the rest is read and dropped first, within bounds.
+//! If an answer leaves before the body was read, the client may lose it: the server closes a connection with unread
+//! input, and what the client still sends meets a reset. So the rest is read and dropped first, within bounds.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -41,8 +41,8 @@ impl ForwardedHeader {
 /// Returns the client's address: the right-most hop that is not a trusted proxy.
 ///
 /// Each proxy appends the address that called it. Entries to the right of the first untrusted hop were written by trusted
-/// proxies; entries to the left of it may be forged and are not read. If an entry is not an address, the hop that wrote it
-/// is the client. An empty entry is skipped (RFC 9110, section 5.6.1.2).
+/// proxies; entries to the left of it may be forged and are not read. If an entry is not an address, the hop that wrote
+/// it is the client. An empty entry is skipped (RFC 9110, section 5.6.1.2).
 pub(super) fn client(peer: IpAddr, headers: &HeaderMap, header: ForwardedHeader, trusted: &[IpNet]) -> IpAddr {
     let mut client = peer;
     if !is_trusted(client, trusted) {
@@ -70,7 +70,8 @@ pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|network| network.contains(&address))
 }
 
-/// Parses an address or a network. IPv4 addresses that are written as IPv6 ones become IPv4, as the addresses of peers do.
+/// Parses an address or a network. IPv4 addresses that are written as IPv6 ones become IPv4, as the addresses of peers
+/// do.
 pub(super) fn network(text: &str) -> Option<IpNet> {
     let network = text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.into())).ok()?;
     let IpNet::V6(mapped) = network else { return Some(network) };

@@ -112,8 +112,8 @@ impl<I: SessionManager> PolicyLayer<I> {
         self
     }
 
-    /// Sets how the authenticated subject is found, for instance in the request's extensions, where an authentication layer
-    /// put it. A session belongs to the principal that opened it; to other principals it does not exist.
+    /// Sets how the authenticated subject is found, for instance in the request's extensions, where an authentication
+    /// layer put it. A session belongs to the principal that opened it; to other principals it does not exist.
     ///
     /// ```
     /// use rmcp_session_policy::PolicySessionManager;
@@ -166,8 +166,8 @@ impl<I: SessionManager> PolicyLayer<I> {
         self
     }
 
-    /// Rejects unknown clients with 403: those without a known address or principal. Defaults to off: unknown clients share
-    /// one [key](crate::admission::ClientKey::Anonymous).
+    /// Rejects unknown clients with 403: those without a known address or principal. Defaults to off: unknown clients
+    /// share one [key](crate::admission::ClientKey::Anonymous).
     pub const fn refuse_anonymous(mut self) -> Self {
         self.settings.refuse_anonymous = true;
         self
@@ -184,17 +184,18 @@ impl<I: SessionManager> PolicyLayer<I> {
         self
     }
 
-    /// Declares that rmcp is configured to keep no sessions (`legacy_session_mode(false)`), so that every POST is a request
-    /// without a session. Defaults to off.
+    /// Declares that rmcp is configured to keep no sessions (`legacy_session_mode(false)`), so that every POST is a
+    /// request without a session. Defaults to off.
     pub const fn without_sessions(mut self) -> Self {
         self.settings.without_sessions = true;
         self
     }
 
-    /// Sets the policy for requests without a session (protocol 2026-07-28). The lease of a request is held until the body
-    /// of its response ends, and by a handler that keeps its context (or the request's parts) until it is done, for
-    /// [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) at most after that. A handler that keeps neither, such as
-    /// a `#[tool]` without an argument for its context, may still run when its client has hung up and its lease is free.
+    /// Sets the policy for requests without a session (protocol 2026-07-28). The lease of a request is held until the
+    /// body of its response ends. A handler that keeps its context (or the request's parts) also holds the lease until it
+    /// is done, but at most for [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) after that. A handler that
+    /// keeps neither, such as a `#[tool]` without an argument for its context, may still run when its client has hung up
+    /// and the lease is free.
     ///
     /// ```
     /// use rmcp_session_policy::PolicySessionManager;

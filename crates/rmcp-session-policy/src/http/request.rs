@@ -1,7 +1,8 @@
 //! What a request is: within a session, opening one, or without one.
 //!
 //! rmcp decides this by the headers and the body together. The headers alone are not enough, since a client sets them
-//! freely. [`Head`] holds what the headers say for certain; [`Head::judge`] decides with the body, using rmcp's own parser.
+//! freely. [`Head`] holds what the headers say for certain; [`Head::judge`] decides with the body, using rmcp's own
+//! parser.
 
 use std::sync::LazyLock;
 
@@ -62,7 +63,8 @@ impl Head {
         let is_late = version.is_some_and(|version| version >= SESSIONLESS);
         let (target, by_body) = match parts.method {
             Method::POST if without_sessions => (RequestTarget::Sessionless, false),
-            // rmcp rejects an `initialize` with a header that names another method, and serves the rest without a session.
+            // rmcp rejects an `initialize` with a header that names another method, and serves the rest without a
+            // session.
             Method::POST if is_late && names_another_method(parts) => (RequestTarget::Sessionless, false),
             // rmcp rejects metadata in a body unless the headers repeat its version, so without the header there is none.
             Method::POST if has_session => (RequestTarget::Within, version.is_some()),
@@ -102,8 +104,8 @@ impl Head {
         }
     }
 
-    /// Returns whether rmcp serves a message without a session, by the rules of `is_legacy_request` and `handle_post` in its
-    /// server.
+    /// Returns whether rmcp serves a message without a session, by the rules of `is_legacy_request` and `handle_post`
+    /// in its server.
     fn is_sessionless(self, message: &ClientJsonRpcMessage) -> bool {
         let JsonRpcMessage::Request(request) = message else { return self.is_late };
         match &request.request {
@@ -192,8 +194,8 @@ impl Envelope {
 
 /// Collects the bytes of a body.
 ///
-/// A body that arrives in one piece is shared with its reader. A body in more pieces is copied: a handle to a piece is larger
-/// than a piece of one byte, and the client chooses the number of pieces.
+/// A body that arrives in one piece is shared with its reader. A body in more pieces is copied: a handle to a piece is
+/// larger than a piece of one byte, and the client chooses the number of pieces.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     /// All bytes, unless they are in `rest`.

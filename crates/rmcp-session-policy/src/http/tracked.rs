@@ -1,90 +1,38 @@
 //! Requests without a session, which a drain waits for and ends: first the request in the layer, then the body of its
 //! response.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Method};
 use http_body::{Body, Frame, SizeHint};
 use memchr::memmem;
 use pin_project_lite::pin_project;
 use rmcp::model::{RequestId, ServerJsonRpcMessage, ServerResult, SubscriptionsListenResult};
-use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::sync::futures::OwnedNotified;
 
-use super::request::{Chunks, Envelope, RequestTarget};
-use super::visit::Visit;
+use super::request::{Chunks, Envelope};
 use crate::admission::ArrivalKind;
 use crate::error::Rejected;
-use crate::tracker::{Class, Tracked};
+use crate::tracker::Tracked;
 
 /// The number of frames that a body may still yield once it is to end, since the answer may be among them.
 const LAST_FRAMES: u8 = 16;
 
 const EVENT_END: &[u8] = b"\n\n";
 
-impl<I: SessionManager> Visit<I> {
-    /// Registers a request without a session with the tracker, so that a drain waits for it.
-    pub(super) fn track(&self, target: RequestTarget, body: &[u8]) -> Result<(), Rejected> {
-        let class = match target {
-            RequestTarget::Replay => Class::Listener,
-            RequestTarget::Sessionless if listens(body) => Class::Listener,
-            RequestTarget::Sessionless => Class::Call,
-            RequestTarget::Open if self.method == Method::POST => Class::Opening,
-            _ => return Ok(()),
-        };
-        let most = match class {
-            Class::Listener => self.settings.max_listeners.unwrap_or_else(|| self.shared.max_sessions()),
-            Class::Call | Class::Opening => usize::MAX,
-        };
-        let Some(tracked) = self.shared.tracker().enter(class, most) else {
-            return Err(self.turn_away(Rejected::too_many_listeners(most)));
-        };
-        // Check once more, now that a drain sees the request.
-        if class != Class::Opening && self.shared.stops_taking(ArrivalKind::Request) {
-            tracked.refuse();
-            return Err(self.turn_away(Rejected::draining(ArrivalKind::Request)));
-        }
-        self.lock().tracked = Some(tracked);
-        Ok(())
-    }
-
-    /// Waits for the response. Returns `None` if a drain cuts the request off before.
-    pub(super) async fn until_cut<F: Future>(&self, response: F) -> Option<F::Output> {
-        let (mut response, mut signal) = (pin!(response), pin!(None::<OwnedNotified>));
-        poll_fn(|cx| {
-            if let Poll::Ready(response) = response.as_mut().poll(cx) {
-                return Poll::Ready(Some(response));
-            }
-            // The poll above registers the request once its body is read.
-            let mut progress = self.lock();
-            let Some(tracked) = &mut progress.tracked else { return Poll::Pending };
-            if signal.is_none() {
-                signal.set(Some(tracked.signal()));
-            }
-            if !is_cut(tracked, signal.as_mut().as_pin_mut(), cx) {
-                return Poll::Pending;
-            }
-            tracked.note_cut();
-            Poll::Ready(None)
-        })
-        .await
-    }
-}
-
 /// Returns whether a drain cuts a request off. If not, the task is woken when it does.
-fn is_cut(tracked: &Tracked, signal: Option<Pin<&mut OwnedNotified>>, cx: &mut Context<'_>) -> bool {
+pub(super) fn is_cut(tracked: &Tracked, signal: Option<Pin<&mut OwnedNotified>>, cx: &mut Context<'_>) -> bool {
     let is_given = || signal.is_some_and(|signal| signal.poll(cx).is_ready());
     // A drain sets the flag before it gives the signal.
     tracked.is_to_be_cut() || is_given() && tracked.is_to_be_cut()
 }
 
-/// Returns whether the body of a request without a session asks for a listening stream, which ends only when the client or
-/// the server ends it.
-fn listens(body: &[u8]) -> bool {
+/// Returns whether the body of a request without a session asks for a listening stream, which ends only when the client
+/// or the server ends it.
+pub(super) fn listens(body: &[u8]) -> bool {
     // JSON has two ways to escape a slash.
     let may_listen = memmem::find(body, b"subscriptions/listen").is_some() || memchr::memchr(b'\\', body).is_some();
     may_listen && Envelope::of(body).is_some_and(|envelope| &*envelope.method == "subscriptions/listen")
@@ -305,6 +253,7 @@ mod tests {
 
     use super::*;
     use crate::session::Signals;
+    use crate::tracker::Class;
     use crate::tracker::RequestTracker;
 
     /// Yields its frames and then waits for more.

@@ -1,10 +1,14 @@
 //! [`Visit`]: one request on its way through the layer.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, Version};
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 
 use super::answer::{self, Answered};
@@ -13,14 +17,14 @@ use super::discard::{Discarded, KEPT_BYTES};
 use super::held_lease::{HeldLease, LeaseSlot};
 use super::request::{Chunks, Envelope, Head, RequestTarget, SESSION_ID};
 use super::settings::Settings;
-use super::tracked::{self, TrackedBody};
+use super::tracked::{self, TrackedBody, is_cut, listens};
 use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind};
 use crate::context::ClientContext;
 use crate::error::Rejected;
 use crate::manager::{ManagerInner, Owner};
 use crate::observe::RejectionReason;
 use crate::scope::{Outcome, note_ping, observe};
-use crate::tracker::Tracked;
+use crate::tracker::{Class, Tracked};
 
 /// Holds one request on its way through the layer: what is known of it, what was decided, and what the decision needs.
 pub(super) struct Visit<I: SessionManager> {
@@ -105,7 +109,8 @@ impl<I: SessionManager> Visit<I> {
         self.settings.sessionless.as_deref().or_else(within)
     }
 
-    /// Returns whether a policy may be asked about a POST, as one without a session, whose handler then holds what the policy gave.
+    /// Returns whether a policy may be asked about a POST as a request without a session. The handler of such a request
+    /// then holds its lease.
     pub(super) fn may_be_asked(&self) -> bool {
         let may_be = !self.head.is_decided() || self.head.target == RequestTarget::Sessionless;
         may_be && self.sessionless_policy().is_some()
@@ -220,6 +225,55 @@ impl<I: SessionManager> Visit<I> {
         let is_full = refusal.kind == ArrivalKind::Restore && refusal.reason == RejectionReason::ServerFull;
         let is_parked = is_full && self.session.as_ref().is_some_and(|id| self.shared.touch_parked(id));
         is_parked.then(|| answer::pong(ping.id.clone()))
+    }
+}
+
+impl<I: SessionManager> Visit<I> {
+    /// Registers a request without a session with the tracker, so that a drain waits for it.
+    pub(super) fn track(&self, target: RequestTarget, body: &[u8]) -> Result<(), Rejected> {
+        let class = match target {
+            RequestTarget::Replay => Class::Listener,
+            RequestTarget::Sessionless if listens(body) => Class::Listener,
+            RequestTarget::Sessionless => Class::Call,
+            RequestTarget::Open if self.method == Method::POST => Class::Opening,
+            _ => return Ok(()),
+        };
+        let most = match class {
+            Class::Listener => self.settings.max_listeners.unwrap_or_else(|| self.shared.max_sessions()),
+            Class::Call | Class::Opening => usize::MAX,
+        };
+        let Some(tracked) = self.shared.tracker().enter(class, most) else {
+            return Err(self.turn_away(Rejected::too_many_listeners(most)));
+        };
+        // Check once more, now that a drain sees the request.
+        if class != Class::Opening && self.shared.stops_taking(ArrivalKind::Request) {
+            tracked.refuse();
+            return Err(self.turn_away(Rejected::draining(ArrivalKind::Request)));
+        }
+        self.lock().tracked = Some(tracked);
+        Ok(())
+    }
+
+    /// Waits for the response. Returns `None` if a drain cuts the request off before.
+    pub(super) async fn until_cut<F: Future>(&self, response: F) -> Option<F::Output> {
+        let (mut response, mut signal) = (pin!(response), pin!(None::<OwnedNotified>));
+        poll_fn(|cx| {
+            if let Poll::Ready(response) = response.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            // The poll above registers the request once its body is read.
+            let mut progress = self.lock();
+            let Some(tracked) = &mut progress.tracked else { return Poll::Pending };
+            if signal.is_none() {
+                signal.set(Some(tracked.signal()));
+            }
+            if !is_cut(tracked, signal.as_mut().as_pin_mut(), cx) {
+                return Poll::Pending;
+            }
+            tracked.note_cut();
+            Poll::Ready(None)
+        })
+        .await
     }
 }
 

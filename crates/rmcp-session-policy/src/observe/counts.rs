@@ -141,7 +141,8 @@ impl Stats {
         self.closed.counts[reason as usize]
     }
 
-    /// Returns the number of sessions that were rejected for a reason: new ones, and parked ones that were to be restored.
+    /// Returns the number of sessions that were rejected for a reason: new ones, and parked ones that were to be
+    /// restored.
     #[must_use]
     pub fn rejected(&self, reason: RejectionReason) -> u64 {
         self.rejected.counts[reason as usize]

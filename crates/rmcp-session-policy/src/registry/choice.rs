@@ -108,6 +108,11 @@ impl<S: Recorded> Registry<S> {
                     self.expect(key, Verdict::Not(Some(until)), now);
                     break;
                 }
+                if self.rules.protects(record) {
+                    slot.answering = true;
+                    self.expect(key, Verdict::Protected, now);
+                    break;
+                }
                 match record.state.close_if(seen) {
                     Ok(()) => {
                         record.left_opening();
@@ -229,6 +234,7 @@ mod tests {
 
     use super::*;
     use crate::eviction::{EvictionPolicy, Fifo, Lru, SessionInfo, victim_fn};
+    use crate::registry::Rules;
     use crate::registry::test_registry::{TestRegistry, begin, call, lenient, looks, touch};
     use crate::session::ActivityKind;
 
@@ -254,6 +260,18 @@ mod tests {
         assert_eq!([stage.victim(), stage.victim()], [Some(3), Some(4)]);
         assert_eq!(stage.signals.opening.load(SeqCst), 1);
         assert_eq!(stage.victims(), [1, 2], "below its share again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_half_open_session_that_the_author_protects_is_no_victim() {
+        let rules = Rules { protect: Some(Arc::new(|session| session.key().generation() == 1)), ..lenient() };
+        let mut stage = TestRegistry::with(Lru::new(), rules, 1);
+        let _protected = stage.opening();
+        assert!(matches!(stage.choose(), Choice::Handshakes), "a newcomer waits");
+        let _other = stage.opening();
+        assert_eq!(stage.victim(), Some(2));
+        advance(Duration::from_secs(2)).await;
+        assert!(matches!(stage.choose(), Choice::Handshakes), "asked again, and kept again");
     }
 
     #[tokio::test(start_paused = true)]

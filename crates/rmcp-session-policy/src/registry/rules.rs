@@ -17,7 +17,7 @@ pub(crate) type Predicate = Arc<dyn Fn(&SessionInfo<'_>) -> bool + Send + Sync>;
 /// How long a restored session is kept for the request that brought it back.
 const RESTORE_GRACE: Duration = Duration::from_secs(5);
 
-/// Who is never a victim.
+/// What keeps a session from eviction.
 #[derive(Clone)]
 pub(crate) struct Rules {
     pub(crate) min_idle: Duration,
@@ -83,8 +83,8 @@ impl Rules {
         (seen, if same { verdict } else { self.judge(record, seen, now) })
     }
 
-    /// A predicate that panics protects: who may go is not known.
-    fn protects(&self, record: &Record) -> bool {
+    /// Whether the author keeps a session. A predicate that panics keeps it: whether it may go is not known.
+    pub(super) fn protects(&self, record: &Record) -> bool {
         let session = SessionInfo::of(record);
         self.protect
             .as_ref()

@@ -40,16 +40,16 @@ enum Event {
 
 /// Checks a policy against the laws of admission.
 ///
-/// - A permit that is dropped before its session exists leaves the policy as if it had never been asked. While it exists, the
-///   policy admits no arrival that it would have rejected otherwise.
+/// - A permit that is dropped before its session exists leaves the policy as if it had never been asked. While it
+///   exists, the policy admits no arrival that it would have rejected otherwise.
 /// - The same holds if the future of [`admit`](AdmissionPolicy::admit) is dropped.
 /// - [`peek`](AdmissionPolicy::peek) changes nothing, and rejects no arrival that `admit` admits.
 /// - A client that waits as long as a rejection says is admitted, if no other client came meanwhile.
 /// - [`validate`](AdmissionPolicy::validate) accepts its settings.
 /// - It does not panic.
 ///
-/// The histories have three clients with different addresses, and time passes in steps of up to two seconds, so use limits of
-/// a few sessions in a few seconds.
+/// The histories have three clients with different addresses, and time passes in steps of up to two seconds, so use
+/// limits of a few sessions in a few seconds.
 ///
 /// ```
 /// use std::time::Duration;
@@ -131,7 +131,8 @@ impl<P: AdmissionPolicy> Twins<P> {
         }
         let under_way = !self.begun.is_empty();
         let spared = match &did {
-            // While creations are under way, `tried` may be stricter, so `spared` is not asked about what `tried` rejects.
+            // While creations are under way, `tried` may be stricter, so `spared` is not asked about what `tried`
+            // rejects.
             Err(_) if under_way || self.apart => return Ok(did.err()),
             _ => self.spared.admit(&arrival).await,
         };

@@ -65,6 +65,12 @@ pub fn victims(policy: impl EvictionPolicy, history: impl IntoIterator<Item = Ev
 /// - It does not panic.
 /// - The same history gives the same victims.
 ///
+/// ```
+/// use rmcp_session_policy::{eviction::Lru, testing};
+///
+/// testing::eviction::keeps_the_laws(Lru::new);
+/// ```
+///
 /// # Panics
 ///
 /// Panics if the policy breaks a law, with that law and a short history that breaks it.
@@ -84,7 +90,8 @@ pub fn keeps_the_laws<P: EvictionPolicy>(make: impl Fn() -> P) {
 
 /// Checks that a policy looks at few sessions, however many are busy: about one for each event.
 ///
-/// A policy that looks at every candidate ([`Candidates::iter`]) fails. Such a policy is meant for servers with few sessions.
+/// A policy that looks at every candidate ([`Candidates::iter`]) fails. Such a policy is meant for servers with few
+/// sessions.
 ///
 /// ```
 /// use rmcp_session_policy::{eviction::Lru, testing};

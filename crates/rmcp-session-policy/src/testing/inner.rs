@@ -1,4 +1,5 @@
-//! [`Scripted`]: an inner session manager that succeeds, fails, delays, hangs or panics as a test sets it, and counts its calls.
+//! [`Scripted`]: an inner session manager that succeeds, fails, delays, hangs or panics as a test sets it, and counts
+//! its calls.
 //!
 //! ```
 //! use rmcp::transport::streamable_http_server::session::SessionManager;
@@ -94,8 +95,8 @@ struct Entry {
     wire: Arc<Wire>,
 }
 
-/// Implements an inner manager whose methods act as a test sets them. Clones share one state. Every method begins with
-/// [`Act::Ok`].
+/// Implements an inner manager with methods that act as a test sets them. Clones share one state. Every method begins
+/// with [`Act::Ok`].
 #[derive(Clone, Default)]
 pub struct Scripted {
     state: Arc<Mutex<State>>,

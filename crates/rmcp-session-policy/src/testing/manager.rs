@@ -1,8 +1,8 @@
 //! [`keeps_the_laws`]: checks a whole manager against a model of it.
 //!
 //! The model does not know how the manager works. It knows where each session should be, which session may be evicted for
-//! another, and what each client should be told. Both run through the same random histories on paused time; the manager is
-//! behind rmcp's service and the HTTP layer, over a [`Scripted`] inner manager.
+//! another, and what each client should be told. Both run through the same random histories on paused time; the manager
+//! is behind rmcp's service and the HTTP layer, over a [`Scripted`] inner manager.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -44,8 +44,8 @@ const LIFETIME: Duration = Duration::from_secs(5 * 60 * 60 + 123);
 /// Between two events. More than any wait within the manager, and than a half-open session is kept from newcomers.
 const STEP: Duration = Duration::from_secs(2);
 
-/// Checks a manager with an eviction policy against the laws: the bound, which sessions are never victims, one end of each
-/// session, what clients are told, what is undone and what is restored.
+/// Checks a manager with an eviction policy against the laws: the bound, which sessions are never victims, one end of
+/// each session, what clients are told, what is undone and what is restored.
 ///
 /// Not for policies that by design may name no victim, as `.only(..)` does when no session passes.
 ///
@@ -63,8 +63,8 @@ pub fn keeps_the_laws<P: EvictionPolicy>(make: impl Fn() -> P) {
     });
 }
 
-/// Runs a manager and the model through one history, in which every candidate may be the victim. For your own property test,
-/// which keeps the seeds of failing histories.
+/// Runs a manager and the model through one history, in which every candidate may be the victim. For your own property
+/// test, which keeps the seeds of failing histories.
 ///
 /// # Errors
 ///
@@ -235,8 +235,8 @@ impl Model {
         Ok(victim.map(|victim| self.park(victim)).is_some())
     }
 
-    /// Parks a session; if that is one too many, the one parked longest is forgotten: of those that never called, if there
-    /// are any.
+    /// Parks a session; if that is one too many, the one parked longest is forgotten: of those that never called, if
+    /// there are any.
     fn park(&mut self, nth: usize) {
         self.parkings += 1;
         self.sessions[nth].place = Place::Parked(self.parkings);

@@ -1,8 +1,8 @@
 //! A test kit for your own policies: random histories that check the laws, and a scripted inner manager.
 //!
-//! [`eviction::keeps_the_laws`] and [`admission::keeps_the_laws`] run a policy through random histories, as the manager would.
-//! If it breaks a law, they panic with that law and the smallest history they found that breaks it. Call them in ordinary
-//! `#[test]`s, not within an async runtime: they run a clock of their own.
+//! [`eviction::keeps_the_laws`] and [`admission::keeps_the_laws`] run a policy through random histories, as the manager
+//! would. If it breaks a law, they panic with that law and the smallest history they found that breaks it. Call them in
+//! ordinary `#[test]`s, not within an async runtime: they run a clock of their own.
 //!
 //! ```
 //! use rmcp_session_policy::eviction::Lru;

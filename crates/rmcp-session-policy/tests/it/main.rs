@@ -45,6 +45,7 @@ mod parking_bounds;
 mod principals_and_limits;
 mod real_clients;
 mod request_classification;
+mod requests_without_sessions;
 mod restore_races;
 mod restore_replays;
 mod restores_one_at_a_time;

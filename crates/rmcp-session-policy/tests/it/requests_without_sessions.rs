@@ -2,9 +2,6 @@
 //!
 //! A limit of requests without a session counts the handlers at work, whatever has become of their clients.
 
-#![cfg(all(feature = "axum", feature = "testing"))]
-#![allow(clippy::tests_outside_test_module, reason = "a test file")]
-
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
