@@ -122,14 +122,14 @@ pin_project! {
     #[derive(Debug)]
     pub struct PolicyBody<B> {
         #[pin]
-        kind: ActivityKind<B>,
+        kind: BodyKind<B>,
     }
 }
 
 pin_project! {
     #[derive(Debug)]
     #[project = Projected]
-    enum ActivityKind<B> {
+    enum BodyKind<B> {
         // What the request holds of its admission is held until the body ends, and by the handler until it is done.
         Service { #[pin] inner: TrackedBody<B>, lease: Option<HeldLease> },
         Own { #[pin] inner: Full<Bytes> },
@@ -138,11 +138,11 @@ pin_project! {
 
 impl<B> PolicyBody<B> {
     pub(super) const fn service(inner: TrackedBody<B>, lease: Option<HeldLease>) -> Self {
-        Self { kind: ActivityKind::Service { inner, lease } }
+        Self { kind: BodyKind::Service { inner, lease } }
     }
 
     pub(super) fn own(text: impl Into<Bytes>) -> Self {
-        Self { kind: ActivityKind::Own { inner: Full::new(text.into()) } }
+        Self { kind: BodyKind::Own { inner: Full::new(text.into()) } }
     }
 }
 
@@ -165,15 +165,15 @@ impl<B: Body<Data = Bytes>> Body for PolicyBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            ActivityKind::Service { inner, .. } => inner.is_end_stream(),
-            ActivityKind::Own { inner } => inner.is_end_stream(),
+            BodyKind::Service { inner, .. } => inner.is_end_stream(),
+            BodyKind::Own { inner } => inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            ActivityKind::Service { inner, .. } => inner.size_hint(),
-            ActivityKind::Own { inner } => inner.size_hint(),
+            BodyKind::Service { inner, .. } => inner.size_hint(),
+            BodyKind::Own { inner } => inner.size_hint(),
         }
     }
 }

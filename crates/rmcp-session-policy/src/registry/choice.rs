@@ -442,7 +442,7 @@ mod tests {
         use std::sync::atomic::AtomicBool;
         let flip = AtomicBool::new(false);
         let protect = Arc::new(move |_: &SessionInfo<'_>| flip.fetch_xor(true, SeqCst));
-        let rules = crate::registry::Rules { protect: Some(protect), ..lenient() };
+        let rules = Rules { protect: Some(protect), ..lenient() };
         let mut stage = TestRegistry::with(Lru::new(), rules, usize::MAX);
         stage.ready();
         let count = looks(|| drop(stage.choose()));
@@ -485,7 +485,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn moments_to_look_again_are_no_more_than_the_sessions() {
         // Each is first found idle too briefly, then busy: a near moment, then a far one, over and over.
-        let rules = crate::registry::Rules { min_idle: Duration::from_millis(10), ..lenient() };
+        let rules = Rules { min_idle: Duration::from_millis(10), ..lenient() };
         let mut stage = TestRegistry::with(Lru::new(), rules, usize::MAX);
         let crowd = stage.ready_many::<20>();
         for _ in 0..500 {

@@ -59,7 +59,7 @@ impl<S: Recorded> Slot<S> {
 pub(crate) struct Registry<S> {
     pub(super) slots: Slab<Slot<S>>,
     generation: u32,
-    pub(super) rules: Rules,
+    pub(crate) rules: Rules,
     pub(super) signals: Arc<Signals>,
     /// `None`: nobody is ever a victim.
     pub(super) policy: Option<Box<dyn EvictionPolicy>>,

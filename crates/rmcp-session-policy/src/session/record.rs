@@ -604,7 +604,7 @@ mod loom_tests {
             let request = beside(&record, move |record| {
                 Activity::begin(record, ActivityKind::Call, long_ago + Duration::from_secs(60))
             });
-            let claimed = stage.registry.claim(record.key, long_ago + Duration::from_secs(1)).is_some();
+            let claimed = stage.registry.claim(record.key, long_ago + Duration::from_secs(1)).is_ok();
             assert_ne!(claimed, request.join().unwrap().is_some());
             drop(hung);
         });
@@ -618,7 +618,7 @@ mod loom_tests {
             let lease = begin(&record, ActivityKind::Hold).unwrap();
             let now = Instant::now() + Duration::from_secs(1);
             let request = thread::spawn(move || lease.turn_into(ActivityKind::Call, now + Duration::from_secs(60)));
-            let claimed = stage.registry.claim(record.key, now).is_some();
+            let claimed = stage.registry.claim(record.key, now).is_ok();
             assert_ne!(claimed, request.join().unwrap().is_some());
         });
     }

@@ -94,14 +94,14 @@ mod loom_tests {
 
     #[derive(Clone)]
     struct Stage {
-        cell: Arc<TransportSlot<Transport>>,
+        slot: Arc<TransportSlot<Transport>>,
         fate: Arc<Fate>,
     }
 
     impl Stage {
         fn new() -> Self {
             let fate = Arc::new(Fate::default());
-            Self { cell: Arc::new(TransportSlot::new(Transport(Arc::clone(&fate)))), fate }
+            Self { slot: Arc::new(TransportSlot::new(Transport(Arc::clone(&fate)))), fate }
         }
 
         fn beside(&self, act: impl FnOnce(&Self) + 'static) -> thread::JoinHandle<()> {
