@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use super::rules::Verdict;
 use super::sessions::{Registry, Standing};
-use super::suspend::{LOOKS, LOOKS_PER_SECOND};
 use super::view::SlotsView;
 use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
@@ -61,12 +60,12 @@ impl<S: Recorded> Registry<S> {
                 return Choice::Handshakes;
             }
         }
-        let (mut rounds, mut missed) = (LOOKS_PER_SECOND / LOOKS, false);
+        let mut missed = false;
         let fault = loop {
             match self.propose(now, newcomer) {
                 Ok(session) => return Choice::Victim(session),
                 // No newcomer is turned away while any session may go.
-                Err(None) if rounds > 0 && self.hear_of_time(now) => rounds -= 1,
+                Err(None) if self.hear_of_time(now) => {}
                 // It may have come to that since the policy looked, so the policy is asked once more.
                 Err(None) if !missed && self.oldest(now).is_some() => missed = true,
                 Err(fault) => break fault,

@@ -12,11 +12,11 @@ use crate::session::{Recorded, SessionKey};
 use crate::timestamp::Timestamp;
 
 /// At most this number of protected sessions are looked at again before the policy is asked. The others are next.
-pub(super) const LOOKS: usize = 1_000;
+const LOOKS: usize = 1_000;
 
 /// So many sessions that the author protects are looked at again each second: each of them every second up to this number,
 /// and each of a million every hundred seconds.
-pub(super) const LOOKS_PER_SECOND: usize = 10_000;
+const LOOKS_PER_SECOND: usize = 10_000;
 
 impl<S: Recorded> Registry<S> {
     /// When the next suspended session is looked at again though nothing happens to it.
