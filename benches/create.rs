@@ -43,7 +43,7 @@ async fn create_and_close(sessions: &impl SessionManager, iterations: u64) -> Du
     start.elapsed()
 }
 
-/// With places free: create a session and close it, beside so many that live.
+/// With places free: create a session and close it, beside `live` sessions.
 fn below_capacity(c: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let mut group = c.benchmark_group("create + close");

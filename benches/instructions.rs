@@ -1,4 +1,4 @@
-//! Makes so many tool calls or handshakes, for a counter of instructions; `benches/instructions` runs it and does the sums.
+//! Makes `times` tool calls or handshakes, for a counter of instructions; `benches/instructions` runs it and does the sums.
 
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -13,7 +13,7 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp_session_policy_benches::service::{call, governed, handshake, mcp, open};
 use tower_service::Service;
 
-/// Does the same so many times.
+/// Does the same `times` times.
 #[derive(Debug, Parser)]
 struct Args {
     /// What it goes through

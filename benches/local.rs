@@ -82,7 +82,7 @@ fn below_capacity(c: &mut Criterion) {
     group.finish();
 }
 
-/// Creates a session in the oldest's place, which whoever creates has to make free if `by_hand`. Measured once each place
+/// Creates a session in the oldest's place, which the caller has to make free if `by_hand`. Measured once each place
 /// has changed hands, as on a server that is long full: by then the allocator has settled too.
 fn take_a_place<M: SessionManager>(
     group: &mut Group<'_>,
@@ -161,7 +161,7 @@ fn known<M: SessionManager>(group: &mut Group<'_>, name: &str, live: usize, make
     let held = runtime.block_on(fill(&sessions, live));
     let mut ids = held.iter().map(|(id, _)| id).cycle();
     group.bench_function(BenchmarkId::new(name, live), |b| {
-        b.iter(|| sessions.has_session(ids.next().expect("somebody")).now_or_never());
+        b.iter(|| sessions.has_session(ids.next().expect("a session")).now_or_never());
     });
 }
 

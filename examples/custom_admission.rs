@@ -35,7 +35,7 @@ impl AdmissionPolicy for WarmUp {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let warm_up = WarmUp { until: Instant::now() + Duration::from_millis(200) };
-    // And nobody has more than two sessions at once.
+    // And no client has more than two sessions at once.
     let policy = warm_up.and(Concurrent::new(2).per_client());
     let sessions = PolicySessionManager::local().admission(policy).build()?;
 

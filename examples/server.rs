@@ -73,7 +73,7 @@ pub(crate) struct Args {
     /// A proxy whose X-Forwarded-For is believed: an address or a network; may be given more than once
     #[arg(long, value_name = "CIDR")]
     trusted_proxy: Vec<String>,
-    /// Take the principal from this header. For demonstration: anybody can send any header
+    /// Take the principal from this header. For demonstration: a client can send any header
     #[arg(long, value_name = "NAME")]
     principal_header: Option<HeaderName>,
 }
@@ -97,7 +97,7 @@ impl Eviction {
     }
 }
 
-/// So many in so many seconds.
+/// A number in a number of seconds.
 #[derive(Clone, Copy, Debug)]
 struct Rate(usize, u64);
 
@@ -150,7 +150,7 @@ pub(crate) fn layer(args: &Args, sessions: &Sessions) -> Result<PolicyLayer<Loca
         layer = layer.sessionless(SlidingWindow::from(rate).per_client())?;
     }
     let Some(name) = args.principal_header.clone() else { return Ok(layer) };
-    tracing::warn!(header = %name, "principals are taken from a header that anybody can send: this is no authentication");
+    tracing::warn!(header = %name, "principals are taken from a header that any client can send: this is no authentication");
     Ok(layer.principal(move |request| request.headers.get(&name)?.to_str().ok().map(str::to_owned)))
 }
 
@@ -195,7 +195,7 @@ async fn serve(args: Args, sessions: Arc<Sessions>, layer: PolicyLayer<LocalSess
         .route("/healthz", get(healthz))
         .with_state(Arc::clone(&sessions));
 
-    // Before anybody can know that the server runs: from here on a signal stops it in order.
+    // Before a client can know that the server runs: from here on a signal stops it in order.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(args.listen).await?;

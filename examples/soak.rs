@@ -155,20 +155,20 @@ impl Sample {
         }
     }
 
-    /// Nothing is left but what there was before anybody came. Hardly anybody said good-bye: only clients of rmcp that give
+    /// Nothing is left but what there was before the clients came. Few closed their sessions: only clients of rmcp that give
     /// up, if they still get to it.
     fn at_rest(&self, rest: &Self) -> Fallible {
         let mut left = ["/live", "/opening", "/busy", "/inner"].into_iter();
         if let Some(name) = left.find(|name| self.health(name) != 0) {
-            return Err(format!("nobody is there, but {name} is not 0: {}", self.health).into());
+            return Err(format!("no client is there, but {name} is not 0: {}", self.health).into());
         }
         // One is the manager's own, which begins with the first session.
         let (tasks, before) = (self.health("/tasks"), rest.health("/tasks"));
         if tasks > before + 1 {
-            return Err(format!("nobody is there, but {tasks} tasks run, not {before}").into());
+            return Err(format!("no client is there, but {tasks} tasks run, not {before}").into());
         }
         if self.fds > rest.fds {
-            return Err(format!("nobody is there, but {} files are open, not {}", self.fds, rest.fds).into());
+            return Err(format!("no client is there, but {} files are open, not {}", self.fds, rest.fds).into());
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ struct Args {
     /// Address to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Put policies in front, and keep at most so many sessions
+    /// Put policies in front, and keep at most N sessions
     #[arg(long, value_name = "N")]
     max_sessions: Option<usize>,
 }

@@ -227,7 +227,7 @@ async fn without_parking_an_evicted_session_is_gone() {
     assert_eq!((&health["closed"]["evicted"], &health["inner"]), (&json!(1), &json!(1)), "{health}");
 }
 
-/// Ten times as many users as places, and nobody notices.
+/// Ten times as many users as places, and no call fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_clients_take_turns_on_a_hundred_places() {
     const AT_ONCE: usize = 16;

@@ -1,4 +1,4 @@
-//! Who the client is by what proxies say: headers that anybody can write.
+//! The client's address by what proxies say, in headers that any client can write.
 
 #![no_main]
 
@@ -58,7 +58,7 @@ fuzz_target!(|request: Request<'_>| -> Corpus {
         }
         assert_eq!(fuzzing::client(peer, &more, header, &trusted), client);
     }
-    // Nobody trusted, nobody believed.
+    // No proxy is trusted, so none is believed.
     assert_eq!(fuzzing::client(peer, &headers, header, &[]), peer);
     Corpus::Keep
 });

@@ -1,4 +1,4 @@
-//! The settings of the example server, as somebody types them: a clear error or a manager that works, never a panic.
+//! The settings of the example server, as they are typed: a clear error or a manager that works, never a panic.
 
 #![no_main]
 

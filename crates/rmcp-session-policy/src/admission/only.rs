@@ -76,8 +76,8 @@ mod tests {
 
     #[tokio::test]
     async fn whom_the_predicate_passes_over_is_let_in() {
-        let nobody = admit_fn(|_| Err(Rejection::new("nobody")));
-        let policy = nobody.only(|arrival| arrival.kind() == ArrivalKind::Create);
+        let closed = admit_fn(|_| Err(Rejection::new("closed")));
+        let policy = closed.only(|arrival| arrival.kind() == ArrivalKind::Create);
         let now = Instant::now();
         assert!(policy.admit(&Arrival::new(now, ArrivalKind::Create)).await.is_err());
         assert!(policy.admit(&Arrival::new(now, ArrivalKind::Restore)).await.is_ok());

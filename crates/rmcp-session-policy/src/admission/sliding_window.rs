@@ -207,7 +207,7 @@ mod tests {
             policy.validate().expect_err("refused").to_string(),
             "the limit of SlidingWindow is 0: allow at least 1 per window"
         );
-        assert_eq!(admit(&policy, Instant::now()).expect_err("nobody").retry(), Retry::Never);
+        assert_eq!(admit(&policy, Instant::now()).expect_err("never").retry(), Retry::Never);
     }
 
     #[test]

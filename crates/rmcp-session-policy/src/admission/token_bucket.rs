@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn settings_that_make_no_sense_are_named_and_let_nobody_in() {
         let text = |policy: TokenBucket| {
-            assert_eq!(admit(&policy, Instant::now()).expect_err("nobody").retry(), Retry::Never);
+            assert_eq!(admit(&policy, Instant::now()).expect_err("never").retry(), Retry::Never);
             policy.validate().expect_err("refused").to_string()
         };
         assert_eq!(text(TokenBucket::per_second(0)), "the rate of TokenBucket is 0.0: allow more than zero");
@@ -346,7 +346,7 @@ mod tests {
     fn settings_beyond_the_reach_of_the_clock_are_named_and_refuse_every_arrival() {
         let year = 365 * 24 * crate::time::HOUR;
         let text = |policy: TokenBucket| {
-            assert_eq!(admit(&policy, Instant::now()).expect_err("nobody").retry(), Retry::Never);
+            assert_eq!(admit(&policy, Instant::now()).expect_err("never").retry(), Retry::Never);
             policy.validate().expect_err("refused").to_string()
         };
         let remedy = "an empty bucket must fill within 36,500 days: allow a higher rate or a smaller burst";

@@ -39,7 +39,7 @@ fn history() -> impl Strategy<Value = Vec<Event>> {
     vec(event, 1..200)
 }
 
-/// The order of sessions as somebody else keeps it; a session is called by its arrival.
+/// The order of sessions as a second implementation keeps it; a session is called by its arrival.
 trait Model {
     fn insert(&mut self, session: u32);
     /// A call begins (`begins`) or ends.
@@ -77,7 +77,7 @@ impl Model for LruCache<u32, ()> {
     }
 }
 
-/// LFU with ageing and newborns, by looking at everybody.
+/// LFU with ageing and newborns, by looking at all sessions.
 #[derive(Default)]
 struct Frequencies {
     sessions: Vec<Frequency>,

@@ -16,8 +16,8 @@ const NEWBORN_SHARE: usize = 8;
 /// they were last counted, and that age is the priority of the last victim. So a session that was popular long ago goes in the end. Of equals
 /// the least recently used goes.
 ///
-/// Newborns are safe: the newest eighth of the sessions (at least one) are victims only when nobody else may go. Without
-/// that, the policy would throw out whoever just arrived.
+/// Newborns are safe: the newest eighth of the sessions (at least one) are victims only when no other session may go. Without
+/// that, the policy would evict the session that has just come.
 ///
 /// Cost: O(log n) per insert, remove and victim; each use costs at most one repair later.
 ///
@@ -57,7 +57,7 @@ impl Known {
             self.base = age.max(self.base);
         }
         self.uses = uses;
-        // Being there counts as one use: if newcomers that nobody uses came and went without it, age would stand still.
+        // Being there counts as one use: if newcomers that are never used came and went without it, age would stand still.
         self.priority = (self.base.saturating_add(uses).saturating_add(1), session.rank_by_use());
     }
 }
@@ -181,7 +181,7 @@ mod tests {
         let hot = stage.ready();
         (0..20).for_each(|_| touch(&hot));
         stage.ready_many::<3>();
-        // Newcomers that nobody ever uses come and go.
+        // Newcomers that are never used come and go.
         let gone = (0..200).position(|_| {
             stage.ready();
             stage.victim() == Some(1)

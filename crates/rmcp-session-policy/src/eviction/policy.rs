@@ -31,7 +31,7 @@ use crate::session::SessionKey;
 /// use rmcp_session_policy::eviction::{Candidates, EvictionPolicy};
 /// use rmcp_session_policy::SessionKey;
 ///
-/// /// Throws out whoever used the server least so far. Looks at everybody: for servers with few sessions.
+/// /// Evicts the session with the fewest uses. Looks at all sessions: for servers with few.
 /// #[derive(Debug)]
 /// struct LeastUses;
 ///
@@ -138,7 +138,7 @@ pub trait EvictionPolicyExt: EvictionPolicy + Sized {
     /// ```
     /// use rmcp_session_policy::eviction::{EvictionPolicyExt, Lru, SessionInfo};
     ///
-    /// // Whoever holds no stream open goes first; this is the default policy.
+    /// // Sessions without an open stream go first; this is the default policy.
     /// let policy = Lru::new().tiers([|session: &SessionInfo<'_>| session.open_streams() == 0]);
     /// # let _: &dyn rmcp_session_policy::eviction::EvictionPolicy = &policy;
     /// ```
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use crate::registry::test_registry::{TestRegistry, call};
 
-    /// Writes down what it hears, and names whom it heard of last.
+    /// Writes down what it hears, and names the session that it heard of last.
     #[derive(Clone, Debug, Default)]
     struct Recorder {
         heard: Arc<Mutex<Vec<&'static str>>>,

@@ -1,10 +1,10 @@
-//! Sessions in the order of a rank that is repaired when somebody looks.
+//! Sessions in the order of a rank that is repaired when the order is read.
 
 use super::{Candidates, SessionInfo};
 use crate::queue::Queue;
 use crate::session::SessionKey;
 
-/// An order of sessions by a rank that may only grow while nobody looks, lowest first.
+/// An order of sessions by a rank that may only grow between two reads, lowest first.
 ///
 /// The rank on record is a lower bound of the true one. So the first in the order whose rank on record is still true
 /// is the true first, and a use need not touch the order: this is exact, not approximate. All operations cost O(log n), amortized; a repair is paid for by the use that made it necessary.

@@ -371,7 +371,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             ("init_timeout", Some(settings.init_timeout), "allow more than zero"),
             ("max_busy", Some(settings.max_busy), "allow more than zero"),
             ("close_deadline", Some(settings.close_deadline), "allow more than zero"),
-            ("max_parked_age", Some(self.limits.age), "allow more than zero; max_parked(0) parks nobody"),
+            ("max_parked_age", Some(self.limits.age), "allow more than zero; max_parked(0) parks no session"),
             ("min_idle", Some(self.min_idle).filter(|idle| !idle.is_zero()), ""),
         ];
         for (setting, duration, remedy) in durations {

@@ -223,11 +223,11 @@ impl<'a, I: SessionManager> Search<'a, I> {
                 Step::Listens(Self::look_again_at(core, now, self.give_up.min(now + VICTIM_TIMEOUT)))
             }
             // A session is closing, and no other request expects its place.
-            Choice::Nobody if core.closing > core.places.expecting() => {
+            Choice::NoVictim if core.closing > core.places.expecting() => {
                 self.expect(core, now);
                 Step::Waits(self.next_victim)
             }
-            Choice::Nobody => {
+            Choice::NoVictim => {
                 let since = *core.places.stalled_since.get_or_insert(now);
                 let refused_at = match self.kind {
                     ArrivalKind::Restore => self.give_up,

@@ -24,11 +24,11 @@ const TRIES: usize = 4;
 pub(crate) enum Choice<S> {
     /// This session's end has begun.
     Victim(Arc<S>),
-    /// The half-open sessions, and newcomers that will be, hold their share, and each is amid its handshake. For a restore: nor
-    /// may any other session go.
+    /// The half-open sessions, and newcomers that will be, hold their share, and each is amid its handshake. For a restore, no
+    /// other session may go either.
     Handshakes,
-    /// Nobody may go.
-    Nobody,
+    /// No session may go.
+    NoVictim,
 }
 
 impl<S: Recorded> Registry<S> {
@@ -45,7 +45,7 @@ impl<S: Recorded> Registry<S> {
         arriving: usize,
     ) -> Choice<S> {
         if self.policy.is_none() {
-            return Choice::Nobody;
+            return Choice::NoVictim;
         }
         // Of a full microsecond, as all moments are that policies see: what lasted a second has lasted one exactly.
         let now = Timestamp::at(now).instant();
@@ -80,7 +80,7 @@ impl<S: Recorded> Registry<S> {
         if let Some(why) = fault.or(chosen.is_some().then_some("it named none while some session might go")) {
             self.note_overruled(why);
         }
-        let none = if share_is_full { Choice::Handshakes } else { Choice::Nobody };
+        let none = if share_is_full { Choice::Handshakes } else { Choice::NoVictim };
         chosen.map_or(none, Choice::Victim)
     }
 
@@ -422,7 +422,7 @@ mod tests {
             named
         }));
         stage.ready_many::<3>();
-        let Choice::Victim(closing) = stage.choose() else { panic!("somebody may go") };
+        let Choice::Victim(closing) = stage.choose() else { panic!("one may go") };
         assert_eq!((closing.key.generation(), stage.registry.overruled), (1, 0));
         assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 1));
         assert!(stage.registry.remove(closing.key).is_some());

@@ -61,7 +61,7 @@ pub(crate) struct Registry<S> {
     generation: u32,
     pub(crate) rules: Rules,
     pub(super) signals: Arc<Signals>,
-    /// `None`: nobody is ever a victim.
+    /// `None`: no session is ever a victim.
     pub(super) policy: Option<Box<dyn EvictionPolicy>>,
     /// How many sessions are in the policy's order.
     pub(super) listed: usize,
@@ -104,7 +104,7 @@ impl<S: Recorded> Registry<S> {
         }
     }
 
-    /// Whether anybody is ever a victim.
+    /// Whether any session is ever a victim.
     pub(crate) const fn evicts(&self) -> bool {
         self.policy.is_some()
     }

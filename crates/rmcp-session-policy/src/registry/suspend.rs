@@ -14,8 +14,8 @@ use crate::timestamp::Timestamp;
 /// At most this number of protected sessions are looked at again before the policy is asked. The others are next.
 const LOOKS: usize = 1_000;
 
-/// So many sessions that the author protects are looked at again each second: each of them every second up to this number,
-/// and each of a million every hundred seconds.
+/// The number of protected sessions that are looked at again each second. Up to this number each is looked at every second; of a
+/// million, each every hundred seconds.
 const LOOKS_PER_SECOND: usize = 10_000;
 
 impl<S: Recorded> Registry<S> {
@@ -268,7 +268,7 @@ mod tests {
         free(&mut stage);
         assert_eq!(looks(|| _ = stage.victim()), LOOKS + 2);
         // A newcomer is turned away only when all were looked at.
-        assert!(looks(|| assert!(matches!(stage.choose(), Choice::Nobody))) >= SESSIONS - LOOKS);
+        assert!(looks(|| assert!(matches!(stage.choose(), Choice::NoVictim))) >= SESSIONS - LOOKS);
     }
 
     #[tokio::test(start_paused = true)]

@@ -77,7 +77,7 @@ impl TestRegistry {
     }
 
     #[cfg(test)]
-    /// So many sessions whose handshake is finished.
+    /// `N` sessions whose handshake is finished.
     pub(crate) fn ready_many<const N: usize>(&mut self) -> [Arc<Record>; N] {
         std::array::from_fn(|_| self.ready())
     }
@@ -105,7 +105,7 @@ impl TestRegistry {
     }
 
     #[cfg(test)]
-    /// All that go, in their order, until nobody may.
+    /// All that go, in their order, until none may.
     pub(crate) fn victims(&mut self) -> Vec<u32> {
         std::iter::from_fn(|| self.victim()).collect()
     }

@@ -127,7 +127,7 @@ impl<P: AdmissionPolicy> Twins<P> {
         let would = self.tried.peek(&arrival);
         let did = self.tried.admit(&arrival).await;
         if would.is_err() && did.is_ok() {
-            return Err("`peek` refused somebody whom `admit` let in");
+            return Err("`peek` refused an arrival that `admit` let in");
         }
         let under_way = !self.begun.is_empty();
         let spared = match &did {
@@ -145,7 +145,7 @@ impl<P: AdmissionPolicy> Twins<P> {
             (Ok(_), Err(_)) if under_way => {
                 return Err("it let more in than if a creation that fails had never been asked for");
             }
-            (Ok(_), Err(_)) => return Err("it let somebody in for whom it has no quota"),
+            (Ok(_), Err(_)) => return Err("it admitted an arrival without a quota for it"),
             (Err(_), Ok(_)) => return Err("what was undone, cancelled or only peeked at still counts"),
             (Err(rejection), Err(_)) => return Ok(Some(rejection)),
         }

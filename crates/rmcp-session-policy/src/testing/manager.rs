@@ -226,7 +226,7 @@ impl Model {
             match self.order {
                 Some(order) => self.least(may_go, |session| order(&session.who)),
                 None if gone.is_none() => {
-                    hold!(self.count(may_go) == 0, "nobody had to go, though somebody might: {:?}", self.sessions);
+                    hold!(self.count(may_go) == 0, "no session had to go, though one might: {:?}", self.sessions);
                     None
                 }
                 None => gone,

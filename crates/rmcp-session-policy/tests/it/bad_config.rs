@@ -100,8 +100,8 @@ fn the_error_names_the_setting_that_switches_it_off() {
 fn a_parking_without_bytes_is_refused_unless_max_parked_is_zero() {
     assert_names(&refused(|b| b.max_parked_bytes(0)), "max_parked_bytes", "0", "max_parked(0)");
     assert_names(&refused(|b| b.max_parked_entry_bytes(0)), "max_parked_entry_bytes", "0", "max_parked(0)");
-    let nobody = PolicySessionManager::local().max_parked(0).max_parked_bytes(0).max_parked_entry_bytes(0);
-    assert!(nobody.build().is_ok());
+    let none = PolicySessionManager::local().max_parked(0).max_parked_bytes(0).max_parked_entry_bytes(0);
+    assert!(none.build().is_ok());
 }
 
 #[test]

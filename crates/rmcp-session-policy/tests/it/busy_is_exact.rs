@@ -264,7 +264,7 @@ async fn a_policy_that_insists_on_a_busy_session_is_overruled() {
                 let first = std::sync::OnceLock::new();
                 move |candidates| {
                     let oldest = candidates.iter().min_by_key(|session| session.created()).map(|session| session.key());
-                    Some(*first.get_or_init(|| oldest.expect("somebody")))
+                    Some(*first.get_or_init(|| oldest.expect("a session")))
                 }
             }))
             .build()

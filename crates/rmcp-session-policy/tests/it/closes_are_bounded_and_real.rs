@@ -30,7 +30,7 @@ fn wedge(
     Arc::new(configure(PolicySessionManager::builder(Wedge::new()).eviction(Lru::new())).build().expect("valid"))
 }
 
-const fn everybody(_: &SessionInfo<'_>) -> bool {
+const fn every_session(_: &SessionInfo<'_>) -> bool {
     true
 }
 
@@ -51,7 +51,7 @@ async fn a_client_that_does_not_read_its_call_is_terminated_within_the_deadline_
     settle().await;
     assert!(alive_tasks() > before);
     let begun = Instant::now();
-    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1);
     assert!(begun.elapsed() <= SECOND, "{:?}", begun.elapsed());
     assert_eq!(sessions.stats().live, 0);
     assert_eq!(sessions.inner().sessions.read().await.len(), 0);
@@ -71,7 +71,7 @@ async fn a_client_that_does_not_read_its_get_stream_is_terminated_within_the_dea
     let call = tokio::spawn(call.error());
     settle().await;
     let begun = Instant::now();
-    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1);
     assert!(begun.elapsed() <= SECOND, "{:?}", begun.elapsed());
     assert_eq!(call.await.expect("no panic"), (json!("a"), 404), "its farewell comes out behind the stalled stream");
     sleep(20 * SECOND).await;
@@ -104,7 +104,7 @@ async fn requests_beside_an_unread_stream_get_their_farewell() {
     let running = tokio::spawn(running.error());
     let unread = alice.call("chatter", json!({ "messages": 100 })).await.expect("lives");
     settle().await;
-    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1);
     assert_eq!(running.await.expect("no panic"), (json!("running"), 404));
     drop(unread);
 }
@@ -141,7 +141,7 @@ async fn each_request_in_flight_is_answered_when_the_session_is_revoked() {
     let sessions = manager(|b| b);
     farewells(
         &sessions,
-        async |sessions| assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1),
+        async |sessions| assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1),
         404,
     )
     .await;
@@ -182,7 +182,7 @@ async fn a_request_that_comes_while_its_session_is_closing_is_not_taken_in() {
     let sessions = wedge(|b| b);
     let alice = Driver::ready(&sessions).await.expect("room");
     sessions.inner().wedge(&alice.id);
-    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1);
     assert!(matches!(alice.sleep(1).await.map(drop), Err(PolicyError::NotFound)));
     assert!(matches!(alice.initialized().await, Err(PolicyError::NotFound)));
     assert!(matches!(alice.listen().await.map(drop), Err(PolicyError::NotFound)));
@@ -204,7 +204,7 @@ async fn a_wedged_close_delays_no_other_request() {
     for _ in 0..20 {
         let begun = Instant::now();
         Driver::ready(&sessions).await.expect("room");
-        assert_eq!(begun.elapsed(), std::time::Duration::ZERO, "alice is in nobody's way any more");
+        assert_eq!(begun.elapsed(), std::time::Duration::ZERO, "alice is in no other client's way any more");
         sleep(SECOND / 10).await;
     }
 }
@@ -238,7 +238,7 @@ async fn the_worker_of_a_wedged_session_ends_nevertheless() {
     let before = tasks_without_sessions(&sessions).await;
     let alice = Driver::ready(&sessions).await.expect("room");
     sessions.inner().wedge(&alice.id);
-    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1);
     sleep(20 * SECOND).await;
     assert_eq!(alive_tasks(), before + 1, "what is left is the close itself");
     sessions.inner().free(&alice.id);
@@ -297,7 +297,7 @@ async fn a_handler_that_finishes_after_the_farewell_gives_no_second_answer() {
         tokio::spawn(alice.call_as(json!("c"), "sleep", json!({ "millis": 1_000 })).await.expect("lives").error());
     settle().await;
     sessions.inner().wedge(&alice.id);
-    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1);
     assert_eq!(call.await.expect("no panic"), (json!("c"), 404));
     sessions.inner().free(&alice.id);
     assert_eq!(listening.await.expect("no panic"), Vec::<serde_json::Value>::new());
@@ -325,7 +325,7 @@ async fn requests_queued_behind_an_unread_stream_are_answered_too() {
     settle().await;
     assert_eq!(sessions.list()[0].in_flight, 41);
     let begun = Instant::now();
-    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1);
     assert!(begun.elapsed() <= SECOND, "{:?}", begun.elapsed());
     for request in queued {
         request.await.expect("answered");
@@ -343,7 +343,7 @@ async fn a_sent_answer_reaches_a_slow_reader() {
     let slow = alice.sleep(1_000).await.expect("lives");
     sleep(2 * SECOND).await;
     assert_eq!(sessions.stats().busy, 0);
-    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1);
     sleep(20 * SECOND).await;
     assert_eq!(slow.text().await, "slept 1000");
 }

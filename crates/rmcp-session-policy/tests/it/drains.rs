@@ -39,7 +39,7 @@ fn manager(
     Arc::new(configure(PolicySessionManager::local()).build().expect("valid"))
 }
 
-const fn everybody(_: &SessionInfo<'_>) -> bool {
+const fn every_session(_: &SessionInfo<'_>) -> bool {
     true
 }
 
@@ -264,7 +264,7 @@ async fn drains_and_terminations_do_not_wait_for_a_client_that_has_stopped_readi
         if drains {
             assert_eq!(sessions.drain(HOUR).await.finished, 1);
         } else {
-            assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+            assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1);
         }
         assert!(begun.elapsed() <= Duration::from_millis(100), "{:?}", begun.elapsed());
         assert_eq!(call.text().await, "said it all", "what is there stays there");
@@ -279,7 +279,7 @@ async fn a_termination_waits_a_tenth_of_a_second_for_an_answer_in_its_stream() {
     assert!(call.next().now_or_never().is_none());
     sleep(2 * SECOND).await;
     let begun = Instant::now();
-    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1);
     assert_eq!(begun.elapsed(), Duration::from_millis(100));
     assert_eq!(call.text().await, "slept 1000");
 }
@@ -367,7 +367,7 @@ async fn an_initialize_that_is_cut_off_is_503_with_its_id() {
                 RejectionReason::Draining
             }
             "terminate" => {
-                assert_eq!(edge.sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+                assert_eq!(edge.sessions.terminate(every_session, CloseReason::Revoked).await, 1);
                 RejectionReason::CutOff
             }
             _ => RejectionReason::CutOff,

@@ -165,8 +165,8 @@ async fn a_session_revoked_between_load_and_restore_does_not_come_back() {
     let (inner, sessions) = scripted(|b| b.max_sessions(1));
     let id = parked(&sessions).await;
     assert!(knows(&sessions, &id).await, "rmcp has loaded it");
-    let everybody = |_: &SessionInfo<'_>| true;
-    assert_eq!(sessions.terminate(everybody, CloseReason::Revoked).await, 1);
+    let every_session = |_: &SessionInfo<'_>| true;
+    assert_eq!(sessions.terminate(every_session, CloseReason::Revoked).await, 1);
     assert!(is_not_there(&sessions.restore_session(Arc::clone(&id)).await));
     assert_eq!((inner.calls(Call::Restore), sessions.stats().live), (0, 0));
 }

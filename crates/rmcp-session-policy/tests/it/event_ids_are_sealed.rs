@@ -332,8 +332,8 @@ async fn to_replay_a_stream_without_a_session_takes_the_quota_of_requests_withou
 #[tokio::test]
 async fn without_a_principal_an_event_id_alone_permits_a_replay() {
     let server = Server::start(local(true)).await;
-    let events = server.ask(None, "anybody's answer").await;
-    assert!(holds(&server.ask_again(None, &events[0].id).await, "anybody's answer"));
+    let events = server.ask(None, "an answer to all").await;
+    assert!(holds(&server.ask_again(None, &events[0].id).await, "an answer to all"));
     assert!(server.ask_again(Some("bob"), &events[0].id).await.is_empty());
     for id in tampered(&events[0].id) {
         assert!(server.ask_again(None, &id).await.is_empty(), "{id}");
@@ -460,7 +460,7 @@ async fn after_a_restore_an_old_listening_id_opens_a_new_stream_and_an_old_reque
     let heard = listening.next().await;
     assert!(heard.data.contains("test:///new"), "{heard:?}");
     server.gate.add_permits(1);
-    assert!(waiting.next().await.data.contains("new"), "and nobody took its stream");
+    assert!(waiting.next().await.data.contains("new"), "and no other client took its stream");
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ fn manager(
 }
 
 async fn ready(sessions: &Manager) -> (SessionId, PolicyTransport<Line>) {
-    let (id, transport) = sessions.create_session().await.expect("somebody may go");
+    let (id, transport) = sessions.create_session().await.expect("a session may go");
     sessions.initialize_session(&id, initialize()).await.expect("answers");
     sessions.accept_message(&id, initialized()).await.expect("accepts");
     (id, transport)

@@ -301,7 +301,7 @@ async fn a_session_ends_in_time_after_its_manager_is_dropped() {
     let (_id, transport) = sessions.create_session().await.expect("room");
     drop(sessions);
     settle().await;
-    assert_eq!(alive_tasks(), 1, "somebody has to end the session");
+    assert_eq!(alive_tasks(), 1, "a task has to end the session");
     sleep(11 * SECOND).await;
     drop(transport);
     settle().await;

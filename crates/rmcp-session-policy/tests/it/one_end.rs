@@ -75,7 +75,7 @@ async fn many_closes_of_one_session_at_once_are_one_end() {
 async fn closes_of_unknown_ids_change_nothing() {
     let (witness, inner, sessions) = scripted(1);
     let (id, _transport) = sessions.create_session().await.expect("room");
-    for stranger in ["", "nobody", "session-"] {
+    for stranger in ["", "unknown", "session-"] {
         let stranger: SessionId = stranger.into();
         sessions.close_session(&stranger).await.expect("no error");
         ClientContext::new().scope(sessions.close_session(&stranger)).await.expect("no error");

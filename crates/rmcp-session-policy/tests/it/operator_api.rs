@@ -182,7 +182,7 @@ async fn a_call_that_comes_while_the_server_drains_is_answered_with_an_error() {
     settle().await;
     let answer = alice.call_as(json!("late"), "echo", json!({ "text": "e" })).await.expect("a stream");
     assert_eq!(answer.error().await, (json!("late"), 503));
-    alice.ping().await.expect("a ping needs nobody");
+    alice.ping().await.expect("a ping needs no place");
     let reply = http.call(&alice.id, "echo", json!({ "text": "e" })).await;
     assert_eq!(reply.status, 200);
     assert_eq!((&reply.answers()[0]["id"], error_code(&reply.answers()[0])), (&json!(1), Some(503)));

@@ -54,7 +54,7 @@ async fn a_passive_restore_takes_only_a_free_place() {
     let id = parked(&sessions).await;
     let (other, transport) = ready(&sessions).await;
     let get = || ClientContext::new().passive().scope(sessions.restore_session(Arc::clone(&id)));
-    assert!(matches!(get().await, Err(PolicyError::ServerFull(_))), "nobody goes for a listener");
+    assert!(matches!(get().await, Err(PolicyError::ServerFull(_))), "no session is evicted for a listener");
     assert!(sessions.has_session(&other).await.expect("asks"));
     assert!(knows(&sessions, &id).await);
     drop(transport);
@@ -70,7 +70,7 @@ async fn clients_that_only_listen_cannot_evict_each_other_in_circles() {
     for _ in 0..10 {
         assert_ne!(service.get(&alice).await.status(), StatusCode::OK, "no place is free");
     }
-    assert_eq!(service.echo(&bob).await, WELL, "and nobody was evicted");
+    assert_eq!(service.echo(&bob).await, WELL, "and no session was evicted");
     assert_eq!(sessions.stats().closed(CloseReason::Evicted), 1);
     assert_eq!(service.delete(&bob).await, StatusCode::ACCEPTED);
     tokio::time::sleep(SECOND).await;
@@ -131,11 +131,7 @@ async fn a_restored_session_and_its_victim_swap_places_in_a_full_parking() {
     let service = parking(&sessions);
     let (mut parked, mut live) = (service.open().await, service.open().await);
     for _ in 0..10 {
-        assert_eq!(
-            service.echo(&parked).await,
-            WELL,
-            "whom it takes the place of is parked, and there is room for one"
-        );
+        assert_eq!(service.echo(&parked).await, WELL, "its victim is parked, and there is room for one");
         assert_eq!(sessions.stats().parked, 1);
         std::mem::swap(&mut parked, &mut live);
     }

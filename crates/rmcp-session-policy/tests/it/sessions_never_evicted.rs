@@ -180,7 +180,7 @@ async fn refuse_when_full_evicts_no_session_half_open_or_not() {
     assert_eq!(
         begun.elapsed(),
         std::time::Duration::ZERO,
-        "nobody can become a victim, so there is nothing to wait for"
+        "no session can become a victim, so there is nothing to wait for"
     );
     assert!(alice.lives().await && bob.lives().await);
     alice.manager.close_session(&alice.id).await.expect("closes");
@@ -216,7 +216,7 @@ async fn a_flood_of_handshakes_does_not_lock_the_server() {
     for _ in 0..100 {
         flood.push(half_open(&sessions).await.expect("takes the oldest half-open one's place"));
     }
-    assert_eq!(sessions.stats().opening, 8, "while places were free the flood bothered nobody");
+    assert_eq!(sessions.stats().opening, 8, "while places were free the flood evicted no session");
     // Users come through, though half-open ones hold every place; each costs the flood a place for good.
     let mut users = Vec::new();
     for _ in 0..6 {
@@ -366,11 +366,11 @@ async fn a_session_that_was_found_for_a_request_stays_until_the_request_comes() 
     let found = Driver::ready(&sessions).await.expect("room");
     let asks = async {
         assert!(sessions.has_session(&found.id).await.expect("knows"));
-        assert!(is_apart_refused(&sessions).await, "nobody else has its place");
+        assert!(is_apart_refused(&sessions).await, "no other session has its place");
         assert_eq!(found.echo("e").await.expect("lives"), "e");
     };
     ClientContext::new().scope(asks).await;
-    assert!(!is_refused(&sessions).await, "afterwards anybody has");
+    assert!(!is_refused(&sessions).await, "afterwards another session has");
 }
 
 /// Takes its time over each request.

@@ -175,7 +175,7 @@ async fn a_creation_that_fails_in_admission_leaves_nothing_and_evicts_no_session
         assert_eq!(case.standing(), before, "{fate:?}");
         assert!(
             case.sessions.has_session(&id).await.expect("asks"),
-            "nobody is evicted for a newcomer that is refused"
+            "no session is evicted for a newcomer that is refused"
         );
         case.gate.set(Verdict::Admit);
         assert!(case.sessions.create_session().await.is_ok());
@@ -262,7 +262,7 @@ async fn an_initialize_that_comes_to_nothing_frees_the_place() {
             fate => fate.befall(attempt).await,
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
-        assert_eq!(case.standing(), before, "{fate:?}: though somebody holds the transport still");
+        assert_eq!(case.standing(), before, "{fate:?}: though a caller still holds the transport");
         drop(transport);
         assert_eq!(case.standing(), before, "{fate:?}");
         let reason = if matches!(fate, Fate::NotBegun) { CloseReason::InitTimeout } else { CloseReason::InitFailed };

@@ -248,9 +248,9 @@ impl AdmissionPolicy for Quota {
 fn a_broken_admission_policy_is_told_which_law_it_broke() {
     let check = |wrong| admission::keeps_the_laws(Quota::wrong(wrong));
     finds!(check(Slip::KeepsWhatIsUndone), "what was undone, cancelled or only peeked at still counts");
-    finds!(check(Slip::GivesBackTwice), "it let somebody in for whom it has no quota");
+    finds!(check(Slip::GivesBackTwice), "it admitted an arrival without a quota for it");
     finds!(check(Slip::PeekTakes), "what was undone, cancelled or only peeked at still counts");
-    finds!(check(Slip::PeekRefuses), "`peek` refused somebody whom `admit` let in");
+    finds!(check(Slip::PeekRefuses), "`peek` refused an arrival that `admit` let in");
     finds!(check(Slip::Promises), "who waited as long as it said was refused again");
     finds!(check(Slip::Panics), "empty");
     finds!(check(Slip::Invalid), "`validate` says that its settings make no sense");
@@ -279,5 +279,5 @@ impl AdmissionPolicy for Refunds {
 #[test]
 fn a_refund_on_top_of_what_time_gave_back_is_found() {
     let make = || Refunds(Arc::new(Mutex::new((2.0, None))));
-    finds!(admission::keeps_the_laws(make), "it let somebody in for whom it has no quota");
+    finds!(admission::keeps_the_laws(make), "it admitted an arrival without a quota for it");
 }

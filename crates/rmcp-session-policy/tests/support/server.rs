@@ -74,7 +74,7 @@ impl Tools {
         panic!("as asked")
     }
 
-    #[tool(description = "tells the listening stream of so many changes")]
+    #[tool(description = "tells the listening stream of N changes")]
     async fn notify(&self, Parameters(Changes { of, count }): Parameters<Changes>, client: Peer<RoleServer>) -> String {
         for change in 0..count {
             let change = ResourceUpdatedNotificationParam::new(format!("{of}/{change}"));

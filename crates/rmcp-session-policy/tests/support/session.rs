@@ -82,7 +82,7 @@ impl Tools {
         panic!("as asked")
     }
 
-    #[tool(description = "sends so many progress notifications before it answers")]
+    #[tool(description = "sends N progress notifications before it answers")]
     async fn chatter(
         &self,
         Parameters(Messages { messages }): Parameters<Messages>,
@@ -99,7 +99,7 @@ impl Tools {
         "said it all".to_owned()
     }
 
-    #[tool(description = "sends so many notifications to the stream of the GET")]
+    #[tool(description = "sends N notifications to the stream of the GET")]
     async fn announce(
         &self,
         Parameters(Messages { messages }): Parameters<Messages>,
