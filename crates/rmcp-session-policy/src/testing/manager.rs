@@ -232,7 +232,13 @@ impl Model {
                 None => gone,
             }
         };
-        Ok(victim.map(|victim| self.park(victim)).is_some())
+        if let Some(victim) = victim {
+            self.park(victim);
+            return Ok(true);
+        }
+        // The request waited: the time of a session may have come meanwhile.
+        self.time_passes();
+        Ok(self.count(Session::is_live) < PLACES)
     }
 
     /// Parks a session; if that is one too many, the one parked longest is forgotten: of those that never called, if
