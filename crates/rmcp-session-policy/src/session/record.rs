@@ -159,12 +159,12 @@ impl Record {
     }
 
     /// Turns an activity into one that begins now, unless the session is closing.
-    pub(crate) fn convert(&self, ticket: ActivityId, kind: ActivityKind, now: Instant) -> Option<ActivityId> {
+    pub(crate) fn convert(&self, activity: ActivityId, kind: ActivityKind, now: Instant) -> Option<ActivityId> {
         // Take the lock before the compare-and-swap. A claim that loaded the old word fails its compare-and-swap; a
         // claim that loads the new word waits for this lock and then reads the new start time. `begin` needs no such
         // order, because it changes the count of activities, which a conversion leaves unchanged.
         let requests = self.lock_requests();
-        self.state.convert().then(|| self.note_begin(requests, Some(ticket), kind, Timestamp::of(now)))
+        self.state.convert().then(|| self.note_begin(requests, Some(activity), kind, Timestamp::of(now)))
     }
 
     /// Records the begin of an activity, which may replace another one.
@@ -183,26 +183,26 @@ impl Record {
         if kind == ActivityKind::Call {
             self.called.store(true, Relaxed);
         }
-        if let Some(ticket) = instead {
-            requests.end(ticket);
+        if let Some(activity) = instead {
+            requests.end(activity);
         }
-        let ticket = requests.begin(at);
+        let activity = requests.begin(at);
         drop(requests);
         if kind.is_use() || kind == ActivityKind::Ping {
             self.ready();
         }
-        ticket
+        activity
     }
 
     /// Ends an activity.
-    pub(crate) fn end(&self, kind: ActivityKind, ticket: ActivityId) {
+    pub(crate) fn end(&self, kind: ActivityKind, activity: ActivityId) {
         let at = Timestamp::of(Instant::now());
         if kind == ActivityKind::Handshake {
             self.answered.store(at.0, Relaxed);
         }
         let mut requests = self.lock_requests();
         self.touch(kind, at, &requests);
-        requests.end(ticket);
+        requests.end(activity);
         drop(requests);
         let (reading, watched) = self.state.end();
         if watched {

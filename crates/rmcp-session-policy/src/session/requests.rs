@@ -33,21 +33,21 @@ impl Default for Requests {
 
 impl Requests {
     pub(crate) fn begin(&mut self, at: Timestamp) -> ActivityId {
-        let ticket = self.next;
-        self.next = ticket.checked_add(1).unwrap_or(ActivityId::MIN);
-        if let Some(older) = self.newest.replace((ticket, at)) {
+        let id = self.next;
+        self.next = id.checked_add(1).unwrap_or(ActivityId::MIN);
+        if let Some(older) = self.newest.replace((id, at)) {
             self.older.get_or_insert_default().push_back(older);
         }
-        ticket
+        id
     }
 
-    pub(crate) fn end(&mut self, ticket: ActivityId) {
-        if self.newest.is_some_and(|(newest, _)| newest == ticket) {
+    pub(crate) fn end(&mut self, id: ActivityId) {
+        if self.newest.is_some_and(|(newest, _)| newest == id) {
             self.newest = self.older.as_mut().and_then(|older| older.pop_back());
         } else if let Some(older) = &mut self.older {
             // Compared by the distance to the next id, so that a wrap of the counter does no harm.
-            let distance = |ticket: ActivityId| self.next.get().wrapping_sub(ticket.get());
-            if let Ok(place) = older.binary_search_by(|(older, _)| distance(ticket).cmp(&distance(*older))) {
+            let distance = |id: ActivityId| self.next.get().wrapping_sub(id.get());
+            if let Ok(place) = older.binary_search_by(|(older, _)| distance(id).cmp(&distance(*older))) {
                 older.remove(place);
             }
         }
@@ -73,24 +73,24 @@ mod tests {
     fn the_newest_unfinished_one_is_known_after_any_order_of_ends() {
         let last = ActivityId::new(u32::MAX - 1).unwrap();
         let mut requests = Requests { next: last, ..Requests::default() };
-        let tickets: Vec<_> = (1..=4).map(|at| requests.begin(Timestamp(at))).collect();
-        requests.end(tickets[3]);
+        let ids: Vec<_> = (1..=4).map(|at| requests.begin(Timestamp(at))).collect();
+        requests.end(ids[3]);
         assert_eq!(requests.newest(), Some(Timestamp(3)));
-        requests.end(tickets[1]);
-        requests.end(tickets[1]);
+        requests.end(ids[1]);
+        requests.end(ids[1]);
         assert_eq!(requests.len(), 2);
-        requests.end(tickets[2]);
+        requests.end(ids[2]);
         assert_eq!(requests.newest(), Some(Timestamp(1)));
-        requests.end(tickets[0]);
+        requests.end(ids[0]);
         assert_eq!(requests.newest(), None);
     }
 
     #[test]
     fn those_still_under_way_are_known_while_a_burst_ends() {
         let mut requests = Requests::default();
-        let tickets: Vec<_> = (0..10_000).map(|at| requests.begin(Timestamp(at))).collect();
-        for (left, ticket) in tickets.into_iter().enumerate().skip(1).rev() {
-            requests.end(ticket);
+        let ids: Vec<_> = (0..10_000).map(|at| requests.begin(Timestamp(at))).collect();
+        for (left, id) in ids.into_iter().enumerate().skip(1).rev() {
+            requests.end(id);
             assert_eq!((requests.len(), requests.newest()), (left, Some(Timestamp(left as u64 - 1))));
         }
     }
@@ -98,8 +98,8 @@ mod tests {
     #[test]
     fn a_burst_leaves_no_memory_behind() {
         let mut requests = Requests::default();
-        let tickets: Vec<_> = (0..10_000).map(|at| requests.begin(Timestamp(at))).collect();
-        tickets.into_iter().rev().for_each(|ticket| requests.end(ticket));
+        let ids: Vec<_> = (0..10_000).map(|at| requests.begin(Timestamp(at))).collect();
+        ids.into_iter().rev().for_each(|id| requests.end(id));
         assert_eq!(requests.len(), 0);
         assert!(requests.older.is_none_or(|older| older.capacity() <= 2 * KEPT));
     }
