@@ -1,26 +1,32 @@
 //! What a request without a session holds of its admission: until its response has ended and its handler is done.
 
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Extensions;
 use tokio::runtime::Handle;
-use tokio::time::sleep;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::admission::Lease;
 
 /// Holds a lease until it is dropped.
 #[derive(Default)]
-pub(super) struct LeaseSlot(Mutex<Option<Lease>>);
+pub(super) struct LeaseSlot {
+    lease: Mutex<Option<Lease>>,
+    /// Its drop ends the task that waits for `max_busy`: the slot is gone.
+    watch: Mutex<Option<oneshot::Sender<Infallible>>>,
+}
 
 impl LeaseSlot {
     fn put(&self, lease: Lease) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
+        *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
     }
 
     fn release(&self) {
-        let lease = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
         // This runs code of the policy, which may panic where a handler is panicking already.
         if lease.is_some() && catch_unwind(AssertUnwindSafe(|| drop(lease))).is_err() {
             tracing::warn!("a lease of the policy for requests without a session panicked when it was dropped");
@@ -71,10 +77,14 @@ impl Drop for HeldLease {
         let Some(most) = self.outlived_for else { return self.slot.release() };
         let is_carried = Arc::strong_count(&self.slot) > 1;
         if let (true, Ok(runtime)) = (is_carried, Handle::try_current()) {
+            let (watch, is_gone) = oneshot::channel();
+            *self.slot.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch);
             let slot = Arc::downgrade(&self.slot);
+            // It ends with the handler, so clients that hang up leave no more tasks than handlers.
             runtime.spawn(async move {
-                sleep(most).await;
-                if let Some(slot) = slot.upgrade() {
+                if timeout(most, is_gone).await.is_err()
+                    && let Some(slot) = slot.upgrade()
+                {
                     slot.release();
                 }
             });

@@ -125,6 +125,8 @@ impl Edge {
 #[tokio::test(start_paused = true)]
 async fn a_call_without_a_session_counts_until_its_handler_is_done_though_its_client_hung_up() {
     let edge = Edge::new(|layer| layer.sessionless(Concurrent::new(2)).expect("valid"));
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
     for _ in 0..50 {
         // Hangs up once its handler is at work.
         let call = edge.clone();
@@ -136,7 +138,7 @@ async fn a_call_without_a_session_counts_until_its_handler_is_done_though_its_cl
         assert!(running <= 2, "{running} at once");
     }
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(edge.running.load(SeqCst), 0);
+    assert_eq!((edge.running.load(SeqCst), tasks()), (0, before), "no task outlives the handler that it watches");
     assert_eq!(edge.work(1).await.status(), 200, "those that were done gave their places back");
 }
 
