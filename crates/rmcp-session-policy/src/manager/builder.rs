@@ -10,6 +10,7 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use super::PolicySessionManager;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Limits;
+use super::settings::Settings;
 use crate::admission::AdmissionPolicy;
 use crate::call_rejection::CallRejection;
 use crate::config_error::ConfigError;
@@ -17,23 +18,6 @@ use crate::eviction::{EvictionPolicy, EvictionPolicyExt, Lru, SessionInfo};
 use crate::observe::SessionObserver;
 use crate::registry::{Predicate, Rules};
 use crate::time::{HOUR, MINUTE, SECOND};
-
-/// The settings that the manager reads while it runs.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) max_sessions: usize,
-    pub(crate) max_opening: usize,
-    pub(crate) max_parked_streams: usize,
-    pub(crate) idle_timeout: Option<Duration>,
-    pub(crate) max_lifetime: Option<Duration>,
-    pub(crate) init_timeout: Duration,
-    pub(crate) max_busy: Duration,
-    pub(crate) close_deadline: Duration,
-    /// Whether the manager logs each close. An observer may log them instead.
-    pub(crate) logs_ends: bool,
-    /// How a rejected or cut-off `tools/call` within a session is answered.
-    pub(crate) call_rejection: CallRejection,
-}
 
 /// Builds a [`PolicySessionManager`]. [`local`](PolicySessionManager::local) and
 /// [`builder`](PolicySessionManager::builder) create it.

@@ -152,9 +152,7 @@ impl<I: SessionManager> ManagerInner<I> {
         // A drain that began after the admission may have listed the sessions before this one was there. So the new
         // session checks for a drain itself.
         if self.draining.load(SeqCst) {
-            if self.close(&session, CloseReason::Drained) {
-                self.spawn_close(session);
-            }
+            self.close(&session, CloseReason::Drained);
             let kind = if restored { ArrivalKind::Restore } else { ArrivalKind::Create };
             return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Draining));
         }

@@ -10,7 +10,7 @@ use rmcp::{RoleServer, model::Extensions};
 use tokio::time::Instant;
 
 use crate::session::{Activity, ActivityKind, Fingerprint, SessionKey};
-use crate::transport::Session;
+use crate::transport::{RequestOwner, Session};
 
 /// Names the session that a request came in, and lets its handler hold it busy for work of its own.
 ///

@@ -17,7 +17,7 @@ use crate::call_rejection::CallRejection;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
 use crate::scope::detached;
-use crate::session::{Phase, SessionKey};
+use crate::session::{Phase, SessionKey, StateSnapshot};
 use crate::timestamp::Timestamp;
 use crate::transport::{Flag, InFlight, Session, TransportEvents};
 
@@ -46,19 +46,56 @@ impl<T> ManagerState<T> {
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Begins the end of a session, even if it is busy. Returns false if the end had begun before.
+    /// Closes a session, even if it is busy. Returns false if its close had begun before.
     pub(super) fn close(self: &Arc<Self>, session: &Arc<Session<I::Transport>>, reason: CloseReason) -> bool {
-        let Some(phase) = session.record.state.close() else { return false };
+        let begun = self.begin_close(session, reason);
+        if begun {
+            self.spawn_close(Arc::clone(session));
+        }
+        begun
+    }
+
+    /// Closes a session, unless an activity has begun or ended in it since its state was `seen`. Returns whether it did.
+    pub(super) fn close_if(
+        self: &Arc<Self>,
+        session: &Arc<Session<I::Transport>>,
+        seen: StateSnapshot,
+        reason: CloseReason,
+    ) -> bool {
+        let closed = session.record.state.close_if(seen).is_ok();
+        if closed {
+            self.closed(session, seen.phase(), reason);
+            self.spawn_close(Arc::clone(session));
+        }
+        closed
+    }
+
+    /// Begins the close of a session, which the caller then runs. Returns false if it had begun before.
+    pub(super) fn begin_close(&self, session: &Session<I::Transport>, reason: CloseReason) -> bool {
+        let phase = session.record.state.close();
+        if let Some(phase) = phase {
+            self.closed(session, phase, reason);
+        }
+        phase.is_some()
+    }
+
+    /// Records and reports a session that this call has moved from `phase` to closing.
+    fn closed(&self, session: &Session<I::Transport>, phase: Phase, reason: CloseReason) {
         if phase == Phase::Opening {
             session.record.left_opening();
         }
         self.lock().mark_closing(session, reason, Instant::now());
         self.report_closed(session);
-        true
+    }
+
+    /// Reports and runs the close of a victim, which was marked as closing under the lock.
+    pub(super) fn close_victim(self: &Arc<Self>, victim: Arc<Session<I::Transport>>) {
+        self.report_closed(&victim);
+        self.spawn_close(victim);
     }
 
     /// Counts and reports an end that has begun.
-    pub(super) fn report_closed(&self, session: &Session<I::Transport>) {
+    fn report_closed(&self, session: &Session<I::Transport>) {
         let Some((reason, at)) = session.close_reason() else { return };
         let info = SessionInfo::of(&session.record);
         let age = at.instant().saturating_duration_since(info.created());
@@ -73,7 +110,7 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     /// Runs the end of a session: up to the first wait at once, the rest on a task of its own.
-    pub(super) fn spawn_close(self: &Arc<Self>, session: Arc<Session<I::Transport>>) {
+    fn spawn_close(self: &Arc<Self>, session: Arc<Session<I::Transport>>) {
         let mut end = Box::pin(Arc::clone(self).end(session));
         let runtime = self.any_runtime();
         // The timers need a runtime from the first poll on. A runtime that is entered already is not entered again:
@@ -267,15 +304,13 @@ impl<I: SessionManager> TransportEvents<I::Transport> for ManagerInner<I> {
         self.settings.call_rejection
     }
 
-    fn on_handler_left_running(&self, request: Arc<InFlight<I::Transport>>) {
-        self.watch_handler(request);
+    fn on_handler_left_running(&self, request: Arc<InFlight<Session<I::Transport>>>) {
+        self.handlers.watch(request);
     }
 
     fn on_service_ended(self: Arc<Self>, session: &Arc<Session<I::Transport>>) {
         let reason = if session.has(Flag::InitFailed) { CloseReason::InitFailed } else { CloseReason::Ended };
-        if self.close(session, reason) {
-            self.spawn_close(Arc::clone(session));
-        }
+        self.close(session, reason);
     }
 
     fn on_serving(&self, session: &Session<I::Transport>) {

@@ -1,14 +1,13 @@
 //! The list of handlers that still run although no client waits for their answers.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rmcp::transport::streamable_http_server::session::SessionManager;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::manager_inner::ManagerInner;
-use crate::transport::InFlight;
+use crate::transport::{InFlight, RequestOwner};
 
 /// How often the handlers are checked.
 const LOOK: Duration = Duration::from_millis(50);
@@ -21,26 +20,28 @@ const AT_ONCE: usize = 256;
 /// A handler that has dropped its context sends no signal when it is done. So the manager polls them: every 50 ms, and
 /// when a request is rejected that one of their leases could admit.
 #[derive(Debug)]
-pub(super) struct Handlers<T> {
-    running: VecDeque<Running<T>>,
+pub(super) struct Handlers<S: RequestOwner> {
+    max_busy: Duration,
+    list: Mutex<List<S>>,
+    /// Notified when there is a first handler to poll.
+    sooner: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct List<S: RequestOwner> {
+    running: VecDeque<Running<S>>,
     next_look: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Running<T> {
-    request: Arc<InFlight<T>>,
+struct Running<S: RequestOwner> {
+    request: Arc<InFlight<S>>,
     until: Instant,
 }
 
-impl<T> Default for Handlers<T> {
-    fn default() -> Self {
-        Self { running: VecDeque::new(), next_look: None }
-    }
-}
-
-impl<T> Handlers<T> {
+impl<S: RequestOwner> List<S> {
     /// Removes and returns the requests that are done, among the `limit` that were checked the longest ago.
-    fn take_done(&mut self, now: Instant, limit: usize) -> Vec<Arc<InFlight<T>>> {
+    fn take_done(&mut self, now: Instant, limit: usize) -> Vec<Arc<InFlight<S>>> {
         let mut done = Vec::new();
         for _ in 0..limit.min(self.running.len()) {
             let Some(running) = self.running.pop_front() else { break };
@@ -57,17 +58,25 @@ impl<T> Handlers<T> {
     }
 }
 
-impl<I: SessionManager> ManagerInner<I> {
+impl<S: RequestOwner> Handlers<S> {
+    pub(super) fn new(max_busy: Duration, sooner: Arc<Notify>) -> Self {
+        Self { max_busy, list: Mutex::new(List { running: VecDeque::new(), next_look: None }), sooner }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, List<S>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Holds a request in flight until its handler is done, for as long as `max_busy`.
-    pub(super) fn watch_handler(&self, request: Arc<InFlight<I::Transport>>) {
+    pub(super) fn watch(&self, request: Arc<InFlight<S>>) {
         if request.is_done() {
             return;
         }
-        let until = Instant::now() + self.settings.max_busy;
+        let until = Instant::now() + self.max_busy;
         let is_only = {
-            let mut handlers = self.lock_handlers();
-            handlers.running.push_back(Running { request, until });
-            handlers.running.len() == 1
+            let mut list = self.lock();
+            list.running.push_back(Running { request, until });
+            list.running.len() == 1
         };
         if is_only {
             self.sooner.notify_one();
@@ -76,21 +85,21 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Ends requests with finished handlers. Returns whether there were any.
     pub(super) fn end_done(&self) -> bool {
-        let done = self.lock_handlers().take_done(Instant::now(), AT_ONCE);
+        let done = self.lock().take_done(Instant::now(), AT_ONCE);
         // Dropped outside the lock: this runs code of policies.
         !done.is_empty()
     }
 
     /// Ends all requests with finished handlers, if the next check is due. Returns when the following check is due.
-    pub(super) fn look_after_handlers(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn poll(&self, now: Instant) -> Option<Instant> {
         let (done, next) = {
-            let mut handlers = self.lock_handlers();
-            if let Some(next) = handlers.next_look.filter(|next| now < *next) {
+            let mut list = self.lock();
+            if let Some(next) = list.next_look.filter(|next| now < *next) {
                 return Some(next);
             }
-            let done = handlers.take_done(now, usize::MAX);
-            handlers.next_look = (!handlers.running.is_empty()).then_some(now + LOOK);
-            (done, handlers.next_look)
+            let done = list.take_done(now, usize::MAX);
+            list.next_look = (!list.running.is_empty()).then_some(now + LOOK);
+            (done, list.next_look)
         };
         drop(done);
         next

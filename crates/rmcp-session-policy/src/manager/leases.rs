@@ -1,14 +1,13 @@
 //! The queue of the leases that requests in flight hold, which gives them back after `max_busy`.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rmcp::transport::streamable_http_server::session::SessionManager;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::manager_inner::ManagerInner;
-use crate::transport::{InFlight, Leased};
+use crate::transport::{InFlight, Leased, RequestOwner};
 
 /// The queue is tidied for the first time when it is this long.
 const SPARE: usize = 64;
@@ -17,20 +16,22 @@ const SPARE: usize = 64;
 ///
 /// A request that ends stays in the queue until it is due, or the queue is twice as long as after the last tidying.
 #[derive(Debug)]
-pub(super) struct Leases<T> {
-    queue: VecDeque<(Instant, Leased<T>)>,
+pub(super) struct Leases<S: RequestOwner> {
+    max_busy: Duration,
+    list: Mutex<List<S>>,
+    /// Notified when there is a first lease.
+    sooner: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct List<S: RequestOwner> {
+    queue: VecDeque<(Instant, Leased<S>)>,
     tidy_at: usize,
 }
 
-impl<T> Default for Leases<T> {
-    fn default() -> Self {
-        Self { queue: VecDeque::new(), tidy_at: SPARE }
-    }
-}
-
-impl<T> Leases<T> {
+impl<S: RequestOwner> List<S> {
     /// Appends a request. Returns whether it is the only one.
-    fn push(&mut self, begun: Instant, request: &Arc<InFlight<T>>) -> bool {
+    fn push(&mut self, begun: Instant, request: &Arc<InFlight<S>>) -> bool {
         if self.queue.len() >= self.tidy_at {
             self.queue.retain(|(_, request)| request.strong_count() > 0);
             self.queue.shrink_to(SPARE.max(2 * self.queue.len()));
@@ -43,7 +44,7 @@ impl<T> Leases<T> {
     }
 
     /// Takes the next request that is older than `max_busy`, or returns when the next one will be.
-    fn next(&mut self, now: Instant, max_busy: Duration) -> Result<Arc<InFlight<T>>, Option<Instant>> {
+    fn next(&mut self, now: Instant, max_busy: Duration) -> Result<Arc<InFlight<S>>, Option<Instant>> {
         while let Some((begun, request)) = self.queue.front() {
             let overdue = *begun + max_busy;
             // Not upgraded: the drop of the last reference here would end the request, which runs code of a policy
@@ -61,19 +62,27 @@ impl<T> Leases<T> {
     }
 }
 
-impl<I: SessionManager> ManagerInner<I> {
+impl<S: RequestOwner> Leases<S> {
+    pub(super) fn new(max_busy: Duration, sooner: Arc<Notify>) -> Self {
+        Self { max_busy, list: Mutex::new(List { queue: VecDeque::new(), tidy_at: SPARE }), sooner }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, List<S>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes a request give its lease back when it is older than `max_busy`.
-    pub(super) fn watch_lease(&self, begun: Instant, request: &Arc<InFlight<I::Transport>>) {
-        let is_only = self.lock_leases().push(begun, request);
+    pub(super) fn watch(&self, begun: Instant, request: &Arc<InFlight<S>>) {
+        let is_only = self.lock().push(begun, request);
         if is_only {
             self.sooner.notify_one();
         }
     }
 
     /// Gives back the leases of requests that are older than `max_busy`. Returns when the next one will be.
-    pub(super) fn release_old_leases(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn release_old(&self, now: Instant) -> Option<Instant> {
         loop {
-            let next = self.lock_leases().next(now, self.settings.max_busy);
+            let next = self.lock().next(now, self.max_busy);
             match next {
                 Ok(request) => request.release_lease(),
                 Err(at) => return at,

@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::{Instant, timeout_at};
 
-use super::builder::Settings;
 use super::manager_inner::ManagerInner;
+use super::settings::Settings;
 use crate::observe::CloseReason;
 use crate::session::{Phase, SessionKey, StateSnapshot};
 use crate::transport::{Flag, Session};
@@ -19,7 +19,7 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
         let next = {
             let Some(shared) = shared.upgrade() else { return };
             let now = Instant::now();
-            let (leases, handlers) = (shared.release_old_leases(now), shared.look_after_handlers(now));
+            let (leases, handlers) = (shared.leases.release_old(now), shared.handlers.poll(now));
             let next = shared.lock().deadlines.next(now);
             match next {
                 Ok(key) => {
@@ -77,13 +77,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 }
                 Due::End(reason) => {
                     // If a request came since the state was read, the check starts again.
-                    if session.record.state.close_if(seen).is_ok() {
-                        if seen.phase() == Phase::Opening {
-                            session.record.left_opening();
-                        }
-                        self.lock().mark_closing(&session, reason, now);
-                        self.report_closed(&session);
-                        self.spawn_close(session);
+                    if self.close_if(&session, seen, reason) {
                         return;
                     }
                 }

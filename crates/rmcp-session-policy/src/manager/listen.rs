@@ -12,7 +12,7 @@ use super::session_manager::{Abandoned, begin_listening};
 use crate::error::PolicyError;
 use crate::scope::{detached, hold_in_scope, is_listening, take_held};
 use crate::timestamp::Timestamp;
-use crate::transport::{EventSource, Listening, ParkedSession, PolicyStream, Reserved, Session};
+use crate::transport::{EventSource, Listening, LiveStream, ParkedSession, PolicyStream, Reserved, Session};
 
 type Opened<I> = PolicyStream<<I as SessionManager>::Transport>;
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
@@ -20,15 +20,15 @@ type Here<I> = Arc<Session<<I as SessionManager>::Transport>>;
 
 impl<I: SessionManager> ManagerInner<I> {
     /// Takes what `has_session` reserved in this scope for the stream of a session that stays parked.
-    pub(super) fn take_reserved(&self, id: &SessionId) -> Option<Reserved<I::Transport>> {
-        take_held::<Reserved<I::Transport>>().filter(|reserved| reserved.is_of(&self.held, id))
+    pub(super) fn take_reserved(&self, id: &SessionId) -> Option<Reserved> {
+        take_held::<Reserved>().filter(|reserved| reserved.is_of(&self.held, id))
     }
 
     /// Opens a listening stream.
     pub(super) async fn listen(
         self: &Arc<Self>,
         id: &SessionId,
-        reserved: Option<Reserved<I::Transport>>,
+        reserved: Option<Reserved>,
     ) -> Result<Opened<I>, Failed<I>> {
         if let Some(reserved) = reserved
             && let Some(stream) = self.listen_parked(id, reserved).await?
@@ -52,20 +52,20 @@ impl<I: SessionManager> ManagerInner<I> {
         let stream = stream.map_err(|error| self.failed_within(&session, error))?;
         // A client that listens has finished its handshake, even if its `initialized` never came.
         session.record.ready();
-        Ok(self.listening(&session, self.govern(&session, stream)))
+        Ok(self.listening(self.govern(&session, stream)))
     }
 
     /// Takes over the stream that came to a session from its earlier incarnation, for the GET of the current scope.
-    pub(super) fn take_over(&self, session: &Here<I>) -> Option<Listening<I::Transport>> {
+    pub(super) fn take_over(&self, session: &Here<I>) -> Option<Listening> {
         is_listening().then(|| Listening::take_over(session, &self.held)).flatten()
     }
 
     /// Wraps a listening stream of a live session. The stream may be held if the HTTP layer says that the request is a
     /// GET.
-    pub(super) fn listening(&self, session: &Here<I>, stream: Opened<I>) -> Opened<I> {
+    pub(super) fn listening(&self, stream: LiveStream<I::Transport>) -> Opened<I> {
         match is_listening() {
-            true => PolicyStream::Listening(Listening::open(session, stream, &self.held)),
-            false => stream,
+            true => PolicyStream::Listening(stream.listen(&self.held)),
+            false => PolicyStream::Live(stream),
         }
     }
 
@@ -74,9 +74,9 @@ impl<I: SessionManager> ManagerInner<I> {
         &self,
         session: &Here<I>,
         stream: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
-    ) -> Opened<I> {
+    ) -> LiveStream<I::Transport> {
         let source = EventSource::listening(self.incarnation(session));
-        PolicyStream::live(Arc::clone(session), stream, true, source)
+        LiveStream::new(Arc::clone(session), stream, true, source)
     }
 
     /// Reserves the stream of a session that stays parked, for the GET of the current scope. Returns false if the
@@ -88,7 +88,7 @@ impl<I: SessionManager> ManagerInner<I> {
             until: self.lifetime_ends(parked.opened()),
             called: parked.has_called(),
         };
-        let reserved = is_listening().then(|| self.held.reserve(session)).flatten();
+        let reserved = is_listening().then(|| Reserved::reserve(&self.held, session)).flatten();
         let is_reserved = reserved.is_some();
         hold_in_scope(|| reserved);
         is_reserved
@@ -103,8 +103,8 @@ impl<I: SessionManager> ManagerInner<I> {
     async fn listen_parked(
         self: &Arc<Self>,
         id: &SessionId,
-        reserved: Reserved<I::Transport>,
-    ) -> Result<Option<Listening<I::Transport>>, Failed<I>> {
+        reserved: Reserved,
+    ) -> Result<Option<Listening>, Failed<I>> {
         let origin = reserved.session.origin;
         let Some(stream) = reserved.open() else { return Err(self.refuse_restore()) };
         // Checked after the stream is held: an end of the parking, or a restore that reaches its join, after this check
@@ -135,7 +135,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let stream = detached(self.inner.create_standalone_stream(&session.record.id)).await;
         abandoned.session = None;
         match stream {
-            Ok(stream) => self.held.join(session, self.govern(session, stream)),
+            Ok(stream) => self.govern(session, stream).join(&self.held),
             // The session is closing: its end decides what becomes of the stream.
             Err(_) if session.is_closing() => {}
             Err(_) => {

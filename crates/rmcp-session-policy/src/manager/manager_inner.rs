@@ -13,7 +13,6 @@ use tokio::task::AbortHandle;
 #[cfg(feature = "http")]
 use tokio::time::Instant;
 
-use super::builder::Settings;
 use super::deadlines::Deadlines;
 use super::directory::Directory;
 use super::ends::Ends;
@@ -24,6 +23,7 @@ use super::parking_state::Limits;
 use super::places::Places;
 use super::restore::Flight;
 use super::serving_tasks::ServingTasks;
+use super::settings::Settings;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
 #[cfg(feature = "http")]
 use crate::call_rejection::CallRejection;
@@ -56,9 +56,9 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     pub(super) settings: Settings,
     pub(super) core: Mutex<ManagerState<I::Transport>>,
     /// The leases of requests in flight.
-    leases: Mutex<Leases<I::Transport>>,
+    pub(super) leases: Leases<Session<I::Transport>>,
     /// Requests without a waiting client. Their handlers may still run.
-    handlers: Mutex<Handlers<I::Transport>>,
+    pub(super) handlers: Handlers<Session<I::Transport>>,
     /// Notified when the lifecycle task has to wake earlier than it planned.
     pub(super) sooner: Arc<Notify>,
     /// Every live session by its id.
@@ -68,7 +68,7 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     pub(super) restores: AtomicUsize,
     pub(super) parking: Parking,
     /// The listening streams of parked sessions.
-    pub(super) held: Arc<HeldStreams<I::Transport>>,
+    pub(super) held: Arc<HeldStreams>,
     pub(super) serving_tasks: ServingTasks,
     pub(super) incarnations: Incarnations,
     /// The key from which the keys of event ids are derived.
@@ -113,6 +113,8 @@ impl<I: SessionManager> ManagerInner<I> {
         let sooner = Arc::clone(&deadlines.sooner);
         let held = Arc::new(HeldStreams::new(settings.max_parked_streams, settings.max_sessions, Arc::clone(&sooner)));
         let streams = Arc::clone(&held);
+        let leases = Leases::new(settings.max_busy, Arc::clone(&sooner));
+        let handlers = Handlers::new(settings.max_busy, Arc::clone(&sooner));
         let policies = [&admission, &requests].into_iter().flatten().cloned();
         let ends = Ends::new(policies, Box::new(move |session| streams.end(session)));
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
@@ -121,8 +123,8 @@ impl<I: SessionManager> ManagerInner<I> {
             inner,
             settings,
             core: Mutex::new(core),
-            leases: Mutex::default(),
-            handlers: Mutex::default(),
+            leases,
+            handlers,
             sooner,
             directory: Directory::default(),
             restoring: DashMap::with_hasher(RandomState::default()),
@@ -151,14 +153,6 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Locks the state. Only policies can panic under the lock, and those panics are caught.
     pub(super) fn lock(&self) -> MutexGuard<'_, ManagerState<I::Transport>> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn lock_leases(&self) -> MutexGuard<'_, Leases<I::Transport>> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn lock_handlers(&self) -> MutexGuard<'_, Handlers<I::Transport>> {
-        self.handlers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn find(&self, id: &str) -> Option<Arc<Session<I::Transport>>> {

@@ -24,6 +24,8 @@ mod restore;
 mod resume;
 mod serving_tasks;
 mod session_manager;
+mod session_store;
+mod settings;
 
 pub use builder::PolicySessionManagerBuilder;
 pub use current_session::{BusyGuard, CurrentSession, CurrentSessionError};

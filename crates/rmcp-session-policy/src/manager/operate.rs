@@ -125,19 +125,20 @@ impl<I: SessionManager> PolicySessionManager<I> {
     pub async fn terminate(&self, select: impl SessionSelector, reason: CloseReason) -> usize {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.settings.close_deadline;
-        let selected: Vec<_> =
-            shared.sessions().into_iter().filter(|session| select.selects(&SessionInfo::of(&session.record))).collect();
-        let (ended, ending): (Vec<_>, Vec<_>) = selected.into_iter().partition(|session| shared.close(session, reason));
-        if !reason.is_restorable() {
-            for session in ended.iter().chain(&ending) {
+        let selects = |session: &Arc<Session<I::Transport>>| select.selects(&SessionInfo::of(&session.record));
+        let close = |session: &Arc<Session<I::Transport>>| {
+            // Also of a session that is closing already. The first of its last steps reads it.
+            if !reason.is_restorable() {
                 session.raise(Flag::NoRestore);
             }
-        }
-        ended.iter().for_each(|session| shared.spawn_close(Arc::clone(session)));
+            shared.close(session, reason)
+        };
+        let selected = shared.sessions().into_iter().filter(selects);
+        let mut ended: Vec<_> = selected.filter(close).collect();
         let parked = if reason.is_restorable() {
             0
         } else {
-            let selects = |id: &SessionId, parked: &Parked| {
+            let selects_parked = |id: &SessionId, parked: &Parked| {
                 let origin = parked.origin(SessionId::clone(id));
                 let opened = origin.opened;
                 let key = SessionKey::new(u32::MAX, u32::MAX);
@@ -145,7 +146,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 select.selects(&SessionInfo::of(&record))
             };
             shared.parking.take_all(|id, parked| {
-                let selected = selects(id, parked);
+                let selected = selects_parked(id, parked);
                 if selected {
                     shared.bar_restore(id);
                 }
@@ -154,15 +155,9 @@ impl<I: SessionManager> PolicySessionManager<I> {
         };
         // A session that was parked when the live ones were ended may have been restored before the parked ones were
         // removed.
-        let mut ended = ended;
         if !reason.is_restorable() {
-            for session in shared.sessions() {
-                if select.selects(&SessionInfo::of(&session.record)) && shared.close(&session, reason) {
-                    session.raise(Flag::NoRestore);
-                    shared.spawn_close(Arc::clone(&session));
-                    ended.push(session);
-                }
-            }
+            let restored = shared.sessions().into_iter().filter(|session| selects(session) && close(session));
+            ended.extend(restored);
         }
         ManagerInner::<I>::wait_until_gone(&ended, deadline).await;
         ended.len() + parked
@@ -228,10 +223,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         }
         let rest = shared.sessions();
         for session in &rest {
-            if shared.close(session, CloseReason::Drained) {
-                report.cut_off += 1;
-                shared.spawn_close(Arc::clone(session));
-            }
+            report.cut_off += usize::from(shared.close(session, CloseReason::Drained));
         }
         report.listeners = shared.tracker.cut();
         let calls = shared.tracker.settle(CLOSE_GRACE, deadline);
@@ -263,13 +255,7 @@ impl<I: SessionManager> ManagerInner<I> {
             if seen.active() > 0 {
                 return Some(false);
             }
-            if session.record.state.close_if(seen).is_ok() {
-                if seen.phase() == Phase::Opening {
-                    session.record.left_opening();
-                }
-                self.lock().mark_closing(session, CloseReason::Drained, Instant::now());
-                self.report_closed(session);
-                self.spawn_close(Arc::clone(session));
+            if self.close_if(session, seen, CloseReason::Drained) {
                 return Some(true);
             }
         }

@@ -3,18 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
 use hashlink::LinkedHashMap;
-use rmcp::transport::streamable_http_server::session::{
-    SessionId, SessionManager, SessionState, SessionStore, SessionStoreError,
-};
+use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::PolicySessionManager;
 use super::ends::{Ends, Gone};
-use super::manager_inner::ManagerInner;
-use super::parking_state::{Came, Limits, Parked, ParkingState, entry_bytes};
+use super::parking_state::{Came, Limits, Parked, ParkingState};
 #[cfg(feature = "http")]
 use crate::context::ClientContext;
 use crate::observe::CloseReason;
@@ -50,6 +45,11 @@ impl Parking {
             ends,
             sooner,
         }
+    }
+
+    /// Records that rmcp uses this store.
+    pub(super) fn is_used(&self) {
+        self.ours.store(true, Relaxed);
     }
 
     /// Runs `change` on the state under its lock. Returns its result, and the sessions that have left the parking for
@@ -189,67 +189,5 @@ impl Parking {
     /// Tells the policies that a session which was not parked has ended for good.
     pub(super) fn tell_end(&self, session: SessionOrigin) {
         self.ends.tell(session);
-    }
-}
-
-/// The parking, as rmcp's `SessionStore`.
-struct ParkingStore<I: SessionManager>(Arc<ManagerInner<I>>);
-
-impl<I: SessionManager> PolicySessionManager<I> {
-    /// Returns the store to hand to rmcp as `StreamableHttpServerConfig::session_store`. With it, an evicted or idle
-    /// session is parked, and its next request restores it under the same id.
-    ///
-    /// A restored session has a **new handler**: the state of the old handler is gone. A server that keeps state in the
-    /// handler should keep it elsewhere, for instance by principal, or leave parking off.
-    ///
-    /// The bounds are the builder's `max_parked`, `max_parked_bytes`, `max_parked_entry_bytes` and `max_parked_age`.
-    #[must_use]
-    pub fn parking(&self) -> Arc<dyn SessionStore> {
-        Arc::new(ParkingStore(Arc::clone(&self.shared)))
-    }
-}
-
-#[async_trait]
-impl<I: SessionManager> SessionStore for ParkingStore<I> {
-    async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
-        self.0.parking.ours.store(true, Relaxed);
-        match self.0.parking.get(id, Instant::now()) {
-            Some(parked) => Ok(Some(SessionState::new(serde_json::from_slice(&parked.initialize_params)?))),
-            None => Ok(None),
-        }
-    }
-
-    /// rmcp calls this after every `initialize`, while the session is live. Only the end of the session parks it.
-    async fn store(&self, id: &str, state: &SessionState) -> Result<(), SessionStoreError> {
-        self.0.parking.ours.store(true, Relaxed);
-        let limits = &self.0.parking.limits;
-        let Some(session) = self.0.find(id).filter(|session| !session.is_closing()) else { return Ok(()) };
-        if limits.entries == 0 {
-            return Ok(());
-        }
-        let initialize_params = serde_json::to_vec(&state.initialize_params)?;
-        // A session larger than the whole parking would push all others out first.
-        let bytes = entry_bytes(id, initialize_params.len(), session.record.context.as_deref());
-        if bytes > limits.entry_bytes.min(limits.bytes) {
-            tracing::debug!(session = %session.record.fingerprint(), bytes, "too large to park");
-            return Ok(());
-        }
-        session.set_initialize_params(initialize_params.into());
-        Ok(())
-    }
-
-    /// rmcp calls this when a client deletes its session, and only then.
-    async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
-        // Done first, so that a restore which runs beside the following steps sees it.
-        self.0.bar_restore(id);
-        if let Some(session) = self.0.find(id) {
-            if self.0.close(&session, CloseReason::Client) {
-                self.0.spawn_close(session);
-            } else {
-                session.raise(Flag::NoRestore);
-            }
-        }
-        self.0.parking.take(id);
-        Ok(())
     }
 }

@@ -151,8 +151,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 Step::Waits(until) => (until, false),
                 Step::Listens(until) => (until, true),
                 Step::Takes(victim, until) => {
-                    self.report_closed(&victim);
-                    self.spawn_close(victim);
+                    self.close_victim(victim);
                     (until, false)
                 }
             };

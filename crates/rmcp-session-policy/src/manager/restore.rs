@@ -198,9 +198,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let transport = self.register(luggage, transport, place, permit, now)?;
         if restoring.is_barred() || transport.session().has(Flag::NoRestore) {
             // The session was deleted or revoked during its restore: it is closed as any other.
-            if self.close(transport.session(), CloseReason::Client) {
-                self.spawn_close(Arc::clone(transport.session()));
-            }
+            self.close(transport.session(), CloseReason::Client);
             return Ok(RestoreOutcome::NotSupported);
         }
         Ok(RestoreOutcome::Restored(transport))

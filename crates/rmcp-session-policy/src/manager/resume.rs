@@ -12,7 +12,7 @@ use super::manager_inner::{ManagerInner, not_found};
 use super::session_manager::begin_listening;
 use crate::error::PolicyError;
 use crate::scope::{Outcome, record_outcome};
-use crate::transport::{EventId, EventSource, PolicyStream, Resumption, Session};
+use crate::transport::{EventId, EventSource, LiveStream, PolicyStream, Resumption, Session};
 
 impl<I: SessionManager> ManagerInner<I> {
     /// The number of this incarnation in event ids.
@@ -79,8 +79,8 @@ impl<I: SessionManager> ManagerInner<I> {
         };
         let is_listening = source.is_listening();
         session.record.ready();
-        let stream = PolicyStream::live(Arc::clone(&session), stream::iter(first).chain(stream), true, source);
-        Ok(if is_listening { self.listening(&session, stream) } else { stream })
+        let stream = LiveStream::new(Arc::clone(&session), stream::iter(first).chain(stream), true, source);
+        Ok(if is_listening { self.listening(stream) } else { PolicyStream::Live(stream) })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::observe::CloseReason;
 use crate::scope::{Outcome, clear_held, is_detached, record_outcome, take_held};
 use crate::session::{Activity, ActivityKind, Record, Software};
 use crate::transport::{
-    EventSource, Flag, IdRefused, MAX_IN_FLIGHT, PolicyStream, PolicyTransport, Seat, Session, is_call, is_discover,
+    EventSource, Flag, IdRefused, LiveStream, MAX_IN_FLIGHT, PolicyTransport, Seat, Session, is_call, is_discover,
     kind_of,
 };
 
@@ -69,8 +69,8 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             (Err(_), _) if session.is_closing() => Err(cut_off()),
             (Err(error), _) => Err(self.shared.failed_opening(kind, error)),
         };
-        if failed && self.shared.close(&session, CloseReason::InitFailed) {
-            self.shared.spawn_close(session);
+        if failed {
+            self.shared.close(&session, CloseReason::InitFailed);
         }
         answer
     }
@@ -97,7 +97,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             return Ok(());
         }
         let reason = if for_good { CloseReason::Client } else { CloseReason::Ended };
-        if !self.shared.close(&session, reason) {
+        if !self.shared.begin_close(&session, reason) {
             if for_good {
                 session.raise(Flag::NoRestore);
             }
@@ -120,12 +120,12 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let seat = match self.shared.take_seat(&session, &message) {
             Ok(seat) => seat,
             Err(refused) => {
-                return Ok(PolicyStream::once(&session, Some(ServerSseMessage::from_message(*refused))));
+                return Ok(LiveStream::once(&session, Some(ServerSseMessage::from_message(*refused))));
             }
         };
         let (lease, now) = match self.shared.admit_request(&session, kind, is_discover).await {
             Ok(admitted) => admitted,
-            Err(refusal) => return Ok(PolicyStream::once(&session, self.shared.refused(&refusal, message))),
+            Err(refusal) => return Ok(LiveStream::once(&session, self.shared.refused(&refusal, message))),
         };
         let activity = begin(&session, held, kind, now).ok_or_else(not_found)?;
         if kind.is_use() && self.shared.tracks_access {
@@ -135,7 +135,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let is_leased = lease.is_some();
         let request = seat.and_then(|seat| seat.attach(&mut message, activity, lease));
         if let Some(request) = request.filter(|_| is_leased) {
-            self.shared.watch_lease(now, &request);
+            self.shared.leases.watch(now, &request);
         }
         let incarnation = self.shared.incarnation(&session);
         let source = match &message {
@@ -144,7 +144,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         };
         let stream = self.shared.inner.create_stream(id, message).await;
         let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
-        Ok(PolicyStream::live(session, stream, false, source))
+        Ok(LiveStream::new(session, stream, false, source))
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
@@ -169,7 +169,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             // Done before the notification is passed on: once the client hears that it was, the client may use the id
             // again.
             if let Some(request) = session.ids.cancel(request) {
-                self.shared.watch_handler(request);
+                self.shared.handlers.watch(request);
             }
         }
         if replay && initialized {
@@ -216,10 +216,8 @@ pub(super) struct Abandoned<'a, I: SessionManager> {
 
 impl<I: SessionManager> Drop for Abandoned<'_, I> {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take()
-            && self.shared.close(&session, CloseReason::InitFailed)
-        {
-            self.shared.spawn_close(session);
+        if let Some(session) = self.session.take() {
+            self.shared.close(&session, CloseReason::InitFailed);
         }
     }
 }
@@ -292,10 +290,10 @@ impl<I: SessionManager> ManagerInner<I> {
         &self,
         session: &'a Session<I::Transport>,
         message: &ClientJsonRpcMessage,
-    ) -> Result<Option<Seat<'a, I::Transport>>, Box<ServerJsonRpcMessage>> {
+    ) -> Result<Option<Seat<'a, Session<I::Transport>>>, Box<ServerJsonRpcMessage>> {
         let ClientJsonRpcMessage::Request(request) = message else { return Ok(None) };
         let is_call = is_call(&request.request);
-        Seat::take(session, &request.id, is_call).map(Some).map_err(|refused: IdRefused| {
+        Seat::take(&session.ids, &request.id, is_call).map(Some).map_err(|refused: IdRefused| {
             if let Some(error) = refused.error() {
                 tracing::debug!(session = %session.record.fingerprint(), ?refused, "refused the id of a request");
                 return Box::new(ServerJsonRpcMessage::error(error, Some(request.id.clone())));
@@ -387,7 +385,7 @@ impl<I: SessionManager> ManagerInner<I> {
             None => (asked.await, Instant::now()),
         };
         // Handlers that are done without an answer are polled only now and then, so their leases may be free by now.
-        if admitted.is_err() && (self.end_done() | session.ids.end_panicked()) {
+        if admitted.is_err() && (self.handlers.end_done() | session.ids.end_panicked()) {
             admitted = policy.admit(&arrival).await;
         }
         drop(asking);

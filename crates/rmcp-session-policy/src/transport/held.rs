@@ -8,9 +8,8 @@ use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::listener::{Listener, Listening, Rest};
+use super::listener::{IncarnationStream, Listener, Rest};
 use super::session::Session;
-use super::stream::PolicyStream;
 use crate::session::SessionOrigin;
 
 /// The list of streams that stay open while their sessions are parked, until the next incarnation or the end of the
@@ -24,17 +23,17 @@ use crate::session::SessionOrigin;
 ///
 /// If there are more, the oldest session that never called loses its slot to one that has called. So sessions that only
 /// listen cannot take the streams of the others.
-pub(crate) struct HeldStreams<T> {
+pub(crate) struct HeldStreams {
     most: usize,
     /// The limit of live sessions, which is also the limit of streams in transit.
     places: usize,
-    list: Mutex<List<T>>,
+    list: Mutex<List>,
     /// Notified when the earliest deadline becomes earlier.
     sooner: Arc<Notify>,
 }
 
-struct List<T> {
-    streams: HashMap<SessionOrigin, Held<T>>,
+struct List {
+    streams: HashMap<SessionOrigin, Held>,
     /// How many of the streams are in transit.
     in_transit: usize,
     /// Sessions that are being restored, with a slot for their stream.
@@ -49,8 +48,8 @@ struct List<T> {
     closed: bool,
 }
 
-struct Held<T> {
-    listener: Weak<Listener<T>>,
+struct Held {
+    listener: Weak<Listener>,
     until: Option<Instant>,
     called: bool,
     in_transit: bool,
@@ -67,7 +66,7 @@ pub(crate) struct ParkedSession {
     pub(crate) called: bool,
 }
 
-impl<T> List<T> {
+impl List {
     fn has_room(&self, most: usize) -> bool {
         !self.closed && self.len() + self.reserved < most
     }
@@ -89,12 +88,12 @@ impl<T> List<T> {
     }
 
     /// Takes the slot of the oldest session that never called, and ends its stream.
-    fn end_uncalled(&mut self) -> Option<Rest<T>> {
+    fn end_uncalled(&mut self) -> Option<Rest> {
         let session = self.uncalled.pop_first()?;
         self.remove(session).map(|listener| listener.release())
     }
 
-    fn remove(&mut self, session: SessionOrigin) -> Option<Arc<Listener<T>>> {
+    fn remove(&mut self, session: SessionOrigin) -> Option<Arc<Listener>> {
         let Held { listener, until, in_transit, called: _ } = self.streams.remove(&session)?;
         self.in_transit -= usize::from(in_transit);
         self.coming_back.remove(&session);
@@ -105,12 +104,12 @@ impl<T> List<T> {
         listener.upgrade()
     }
 
-    fn has(&self, session: SessionOrigin, listener: &Arc<Listener<T>>) -> bool {
+    fn has(&self, session: SessionOrigin, listener: &Arc<Listener>) -> bool {
         self.streams.get(&session).is_some_and(|held| ptr::eq(held.listener.as_ptr(), Arc::as_ptr(listener)))
     }
 }
 
-impl<T> HeldStreams<T> {
+impl HeldStreams {
     pub(crate) fn new(most: usize, places: usize, sooner: Arc<Notify>) -> Self {
         let list = List {
             streams: HashMap::new(),
@@ -124,7 +123,7 @@ impl<T> HeldStreams<T> {
         Self { most, places, list: Mutex::new(list), sooner }
     }
 
-    fn lock(&self) -> MutexGuard<'_, List<T>> {
+    fn lock(&self) -> MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -138,7 +137,7 @@ impl<T> HeldStreams<T> {
     }
 
     /// Holds the newest stream of a session that is being parked, if there is room. The others end.
-    pub(crate) fn hold(&self, session: &ParkedSession, listeners: Vec<Arc<Listener<T>>>) {
+    pub(crate) fn hold(&self, session: &ParkedSession, listeners: Vec<Arc<Listener>>) {
         let mut is_held = false;
         for listener in listeners.into_iter().rev() {
             listener.sever();
@@ -150,12 +149,12 @@ impl<T> HeldStreams<T> {
 
     /// Puts a stream on the list, in place of the session's present one. `None` if there is no room, or the stream has
     /// ended.
-    fn insert(
+    pub(super) fn insert(
         &self,
         session: &ParkedSession,
-        listener: &Arc<Listener<T>>,
+        listener: &Arc<Listener>,
         places: usize,
-    ) -> Option<(Rest<T>, Option<Rest<T>>)> {
+    ) -> Option<(Rest, Option<Rest>)> {
         let ParkedSession { id, origin, until, called } = session;
         // Dropped after the lock.
         let mut _ended = None;
@@ -243,7 +242,7 @@ impl<T> HeldStreams<T> {
     }
 
     /// Joins the stream of a restored session to its new incarnation, and frees its slot.
-    pub(crate) fn join(&self, session: &Session<T>, stream: PolicyStream<T>) {
+    pub(super) fn join<T>(&self, session: &Session<T>, stream: Box<dyn IncarnationStream>) {
         let origin = session.record.serial;
         let mut list = self.lock();
         let listener = list.streams.get(&origin).and_then(|held| held.listener.upgrade());
@@ -260,8 +259,8 @@ impl<T> HeldStreams<T> {
         drop((joined, listener));
     }
 
-    /// Reserves a slot for the stream of a parked session. It may be the slot of its present stream.
-    pub(crate) fn reserve(self: &Arc<Self>, session: ParkedSession) -> Option<Reserved<T>> {
+    /// Takes a slot for the stream of a parked session, unless its present stream has one. `None` if there is no room.
+    pub(super) fn take_slot(&self, session: &ParkedSession) -> Option<bool> {
         // Dropped after the lock.
         let mut _ended = None;
         let mut list = self.lock();
@@ -274,7 +273,12 @@ impl<T> HeldStreams<T> {
         }
         list.reserved += usize::from(takes_slot);
         drop(list);
-        Some(Reserved { held: Arc::clone(self), session, takes_slot })
+        Some(takes_slot)
+    }
+
+    /// Gives such a slot back.
+    pub(super) fn give_slot_back(&self) {
+        self.lock().reserved -= 1;
     }
 
     /// Takes a session that is past its lifetime, or returns when the next lifetime ends.
@@ -293,46 +297,12 @@ impl<T> HeldStreams<T> {
     }
 
     /// Removes a stream from the list. Returns false if it is not in the list.
-    pub(super) fn remove(&self, session: SessionOrigin, listener: &Arc<Listener<T>>) -> bool {
+    pub(super) fn remove(&self, session: SessionOrigin, listener: &Arc<Listener>) -> bool {
         let mut list = self.lock();
         let is_here = list.has(session, listener);
         let removed = if is_here { list.remove(session) } else { None };
         drop(list);
         drop(removed);
         is_here
-    }
-}
-
-/// A slot for the stream of a parked session; its drop gives it back.
-pub(crate) struct Reserved<T> {
-    held: Arc<HeldStreams<T>>,
-    pub(crate) session: ParkedSession,
-    takes_slot: bool,
-}
-
-impl<T> Reserved<T> {
-    pub(crate) fn is_of(&self, held: &Arc<HeldStreams<T>>, id: &SessionId) -> bool {
-        Arc::ptr_eq(&self.held, held) && self.session.id == *id
-    }
-
-    /// Opens the stream, in place of the session's present one. `None` if the present stream has ended meanwhile, and
-    /// another session has its slot.
-    pub(crate) fn open(mut self) -> Option<Listening<T>> {
-        let listener = Listener::held();
-        self.give_back();
-        drop(self.held.insert(&self.session, &listener, 0)?);
-        Some(Listening::new(listener, Arc::clone(&self.held), self.session.origin))
-    }
-
-    fn give_back(&mut self) {
-        if std::mem::take(&mut self.takes_slot) {
-            self.held.lock().reserved -= 1;
-        }
-    }
-}
-
-impl<T> Drop for Reserved<T> {
-    fn drop(&mut self) {
-        self.give_back();
     }
 }

@@ -11,10 +11,9 @@ use rmcp::model::{
 use tokio::time::Instant;
 
 use super::event_id::EventSource;
-use super::in_flight::{Carrier, InFlight};
+use super::in_flight::{Carrier, InFlight, RequestOwner};
 use super::request_kind::kind_of;
 use super::service_id;
-use super::session::Session;
 use crate::admission::Lease;
 use crate::session::Activity;
 
@@ -30,27 +29,27 @@ const KEPT: usize = 16;
 /// The ids of a session's requests in flight. A request enters before it is admitted and leaves at its answer, its
 /// cancel, or the end of the session. An id is unique in the table, because of two requests with the same id the
 /// service would answer only one.
-pub(crate) struct Ids<T> {
-    entries: Mutex<HashMap<RequestId, Entry<T>>>,
+pub(crate) struct Ids<S: RequestOwner> {
+    entries: Mutex<HashMap<RequestId, Entry<S>>>,
 }
 
-struct Entry<T> {
+struct Entry<S: RequestOwner> {
     is_call: bool,
     /// `None` until the request is admitted.
-    guard: Option<Arc<InFlight<T>>>,
+    guard: Option<Arc<InFlight<S>>>,
 }
 
 /// A request with a waiting client.
-pub(super) struct Waiting<T> {
+pub(super) struct Waiting<S: RequestOwner> {
     pub(super) id: RequestId,
     pub(super) is_call: bool,
-    pub(super) guard: Arc<InFlight<T>>,
+    pub(super) guard: Arc<InFlight<S>>,
 }
 
 /// What the id of an answer from the service refers to.
-pub(super) enum Answered<T> {
+pub(super) enum Answered<S: RequestOwner> {
     /// A request with a waiting client.
-    Waiting(Arc<InFlight<T>>),
+    Waiting(Arc<InFlight<S>>),
     /// An earlier request. The request that has the id now has not reached the service yet.
     Stale,
     /// A request that was cancelled or got a farewell, or no request at all.
@@ -86,14 +85,14 @@ pub(crate) const fn is_call(request: &ClientRequest) -> bool {
     matches!(request, ClientRequest::CallToolRequest(_))
 }
 
-impl<T> Default for Ids<T> {
+impl<S: RequestOwner> Default for Ids<S> {
     fn default() -> Self {
         Self { entries: Mutex::new(HashMap::new()) }
     }
 }
 
-impl<T> Ids<T> {
-    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Entry<T>>> {
+impl<S: RequestOwner> Ids<S> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Entry<S>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -130,7 +129,7 @@ impl<T> Ids<T> {
     }
 
     /// Removes an id if `is_it` holds for its entry. The caller drops the entry outside the lock.
-    fn take(&self, id: &RequestId, is_it: impl FnOnce(&Entry<T>) -> bool) -> Option<Entry<T>> {
+    fn take(&self, id: &RequestId, is_it: impl FnOnce(&Entry<S>) -> bool) -> Option<Entry<S>> {
         let mut entries = self.lock();
         let taken = match entries.entry_ref(id) {
             hash_map::EntryRef::Occupied(entry) if is_it(entry.get()) => entry.remove(),
@@ -143,21 +142,21 @@ impl<T> Ids<T> {
     }
 
     /// Frees the id of a request that never arrived at the transport.
-    pub(super) fn forget(&self, id: &RequestId, guard: &Arc<InFlight<T>>) {
-        let is_it = |entry: &Entry<T>| entry.guard.as_ref().is_some_and(|other| Arc::ptr_eq(other, guard));
+    pub(super) fn forget(&self, id: &RequestId, guard: &Arc<InFlight<S>>) {
+        let is_it = |entry: &Entry<S>| entry.guard.as_ref().is_some_and(|other| Arc::ptr_eq(other, guard));
         drop(self.take(id, is_it));
     }
 
     /// Frees the id of a request that its client has cancelled; its handler may still run. A request that waits for its
     /// admission cannot be cancelled.
-    pub(crate) fn cancel(&self, id: &RequestId) -> Option<Arc<InFlight<T>>> {
+    pub(crate) fn cancel(&self, id: &RequestId) -> Option<Arc<InFlight<S>>> {
         let guard = self.take(id, |entry| entry.guard.is_some())?.guard?;
         guard.linger();
         Some(guard)
     }
 
     /// The same at the transport, where the id may belong to a later request already.
-    pub(super) fn cancel_served(&self, id: &RequestId) -> Option<Arc<InFlight<T>>> {
+    pub(super) fn cancel_served(&self, id: &RequestId) -> Option<Arc<InFlight<S>>> {
         let guard = self.take(id, Entry::is_served)?.guard?;
         guard.linger();
         Some(guard)
@@ -174,7 +173,7 @@ impl<T> Ids<T> {
     }
 
     /// Frees the id of an answered request.
-    pub(super) fn answer(&self, id: &RequestId) -> Answered<T> {
+    pub(super) fn answer(&self, id: &RequestId) -> Answered<S> {
         let mut stale = false;
         let taken = self.take(id, |entry| {
             stale = entry.guard.as_ref().is_some_and(|guard| guard.is_queued());
@@ -193,7 +192,7 @@ impl<T> Ids<T> {
     }
 
     /// Removes and returns every request with a waiting client that the service has.
-    pub(super) fn take_served(&self) -> Vec<Waiting<T>> {
+    pub(super) fn take_served(&self) -> Vec<Waiting<S>> {
         let mut entries = self.lock();
         let served = entries.extract_if(|_, entry| entry.is_served());
         served.filter_map(|(id, Entry { is_call, guard })| guard.map(|guard| Waiting { id, is_call, guard })).collect()
@@ -206,7 +205,7 @@ impl<T> Ids<T> {
     }
 }
 
-impl<T> Entry<T> {
+impl<S: RequestOwner> Entry<S> {
     fn is_served(&self) -> bool {
         self.guard.as_ref().is_some_and(|guard| !guard.is_queued())
     }
@@ -220,14 +219,14 @@ fn is_too_long(id: &RequestId) -> bool {
     matches!(id, RequestId::String(id) if id.len() > MAX_ID_BYTES)
 }
 
-impl<T: Send + 'static> Ids<T> {
+impl<S: RequestOwner + Send + Sync + 'static> Ids<S> {
     /// Records that a request has arrived at the transport of its session, and gives it the id that the service sees.
-    pub(super) fn arrived(session: &Arc<Session<T>>, request: &mut JsonRpcRequest<ClientRequest>) {
+    pub(super) fn arrived(&self, session: &Arc<S>, request: &mut JsonRpcRequest<ClientRequest>) {
         // An inner manager of this crate may have given it that id already.
         let id = service_id::original(&request.id).unwrap_or_else(|| request.id.clone());
         let shared = service_id::outlives_its_context(&request.request).then(|| service_id::share(&mut request.id));
         let extensions = request.request.extensions();
-        let mut entries = session.ids.lock();
+        let mut entries = self.lock();
         let known = entries.get(&id);
         if let Some(guard) = known.and_then(|entry| entry.guard.as_ref())
             && Carrier::carries(extensions, guard)
@@ -235,7 +234,7 @@ impl<T: Send + 'static> Ids<T> {
             return guard.serve(shared);
         }
         // The request was cancelled before it arrived, so a later request may have its id.
-        if let Some(guard) = Carrier::of(extensions, session) {
+        if let Some(guard) = Carrier::of(extensions, &**session) {
             return guard.serve(shared);
         }
         // An inner manager that carries messages between processes loses the extensions. The request then counts from
@@ -257,46 +256,46 @@ impl<T: Send + 'static> Ids<T> {
 }
 
 /// The id of a request that is not admitted yet; its drop frees it.
-pub(crate) struct Seat<'a, T> {
-    session: &'a Session<T>,
+pub(crate) struct Seat<'a, S: RequestOwner> {
+    ids: &'a Ids<S>,
     id: Option<RequestId>,
 }
 
-impl<'a, T> Seat<'a, T> {
+impl<'a, S: RequestOwner> Seat<'a, S> {
     /// Enters the id of a request.
-    pub(crate) fn take(session: &'a Session<T>, id: &RequestId, is_call: bool) -> Result<Self, IdRefused> {
-        session.ids.enter(id, is_call)?;
-        Ok(Self { session, id: Some(id.clone()) })
+    pub(crate) fn take(ids: &'a Ids<S>, id: &RequestId, is_call: bool) -> Result<Self, IdRefused> {
+        ids.enter(id, is_call)?;
+        Ok(Self { ids, id: Some(id.clone()) })
     }
 }
 
-impl<T: Send + 'static> Seat<'_, T> {
+impl<S: RequestOwner + Send + Sync + 'static> Seat<'_, S> {
     /// Puts the request in flight, until its extensions are dropped and its answer is handed over.
     pub(crate) fn attach(
         mut self,
         message: &mut ClientJsonRpcMessage,
-        activity: Activity<Session<T>>,
+        activity: Activity<S>,
         lease: Option<Lease>,
-    ) -> Option<Arc<InFlight<T>>> {
+    ) -> Option<Arc<InFlight<S>>> {
         let ClientJsonRpcMessage::Request(request) = message else { return None };
         let id = self.id.take()?;
         let guard = Carrier::attach(request.request.extensions_mut(), id, activity, lease);
-        if let Some(entry) = self.session.ids.lock().get_mut(&request.id) {
+        if let Some(entry) = self.ids.lock().get_mut(&request.id) {
             entry.guard = Some(Arc::clone(&guard));
         }
         Some(guard)
     }
 }
 
-impl<T> Drop for Seat<'_, T> {
+impl<S: RequestOwner> Drop for Seat<'_, S> {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
-            drop(self.session.ids.take(&id, |entry| entry.guard.is_none()));
+            drop(self.ids.take(&id, |entry| entry.guard.is_none()));
         }
     }
 }
 
-impl<T> fmt::Debug for Seat<'_, T> {
+impl<S: RequestOwner> fmt::Debug for Seat<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Seat").finish_non_exhaustive()
     }

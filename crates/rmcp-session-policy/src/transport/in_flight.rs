@@ -8,9 +8,18 @@ use std::thread;
 
 use rmcp::model::{Extensions, RequestId};
 
-use super::session::Session;
 use crate::admission::Lease;
-use crate::session::{Activity, ActivityKind};
+use crate::session::{Activity, ActivityKind, Recorded};
+
+/// The session of a request in flight, as the request sees it.
+pub(crate) trait RequestOwner: Recorded + Sized {
+    /// Counts an activity that lingers: no client waits for its end.
+    fn lingers_too(&self);
+    /// Counts such an activity out. Called before the activity ends.
+    fn lingers_no_more(&self);
+    /// Frees the id of a request that never arrived at the transport.
+    fn forget(&self, id: &RequestId, request: &Arc<InFlight<Self>>);
+}
 
 /// A request that is in flight: it keeps its session busy and holds the lease of its admission.
 ///
@@ -18,13 +27,13 @@ use crate::session::{Activity, ActivityKind};
 /// table of ids until the answer is handed over, so that no session looks idle while an answer is between its handler
 /// and the transport. After a cancel, the manager holds it until the handler [is done](Self::is_done). It ends with the
 /// last holder.
-pub(crate) struct InFlight<T> {
+pub(crate) struct InFlight<S: RequestOwner> {
     id: RequestId,
     kind: ActivityKind,
     stage: AtomicU8,
     /// The number of copies of the request's extensions.
     carriers: AtomicU32,
-    held: Mutex<Held<T>>,
+    held: Mutex<Held<S>>,
 }
 
 /// The transport has not seen the request yet.
@@ -34,8 +43,8 @@ const SERVED: u8 = 1;
 /// The handler panicked: no answer will come.
 const PANICKED: u8 = 2;
 
-struct Held<T> {
-    activity: Option<Activity<Session<T>>>,
+struct Held<S: RequestOwner> {
+    activity: Option<Activity<S>>,
     lease: Option<Lease>,
     /// Whether the session counts it among the activities that its end does not wait for.
     lingers: bool,
@@ -43,7 +52,7 @@ struct Held<T> {
     service_id: Option<Weak<str>>,
 }
 
-impl<T> Held<T> {
+impl<S: RequestOwner> Held<S> {
     const EMPTY: Self = Self { activity: None, lease: None, lingers: false, service_id: None };
 
     fn take_activity(&mut self) -> Self {
@@ -65,14 +74,14 @@ impl<T> Held<T> {
     }
 }
 
-impl<T> InFlight<T> {
+impl<S: RequestOwner> InFlight<S> {
     /// Creates a request that its extensions carry. It has no activity if the end of its session has begun.
     fn new(
         id: RequestId,
         kind: ActivityKind,
         stage: u8,
         carriers: u32,
-        activity: Option<Activity<Session<T>>>,
+        activity: Option<Activity<S>>,
         lease: Option<Lease>,
     ) -> Arc<Self> {
         let held = Mutex::new(Held { activity, lease, ..Held::EMPTY });
@@ -80,11 +89,11 @@ impl<T> InFlight<T> {
     }
 
     /// Creates a request that arrived at the transport without its extensions.
-    pub(super) fn bare(id: RequestId, kind: ActivityKind, activity: Option<Activity<Session<T>>>) -> Arc<Self> {
+    pub(super) fn bare(id: RequestId, kind: ActivityKind, activity: Option<Activity<S>>) -> Arc<Self> {
         Self::new(id, kind, SERVED, 0, activity, None)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held<T>> {
+    fn lock(&self) -> MutexGuard<'_, Held<S>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -136,7 +145,7 @@ impl<T> InFlight<T> {
         self.stage.load(Acquire) == PANICKED
     }
 
-    fn is_of(&self, session: &Session<T>) -> bool {
+    fn is_of(&self, session: &S) -> bool {
         self.lock().activity.as_ref().is_some_and(|activity| activity.is_of(session))
     }
 
@@ -179,18 +188,18 @@ impl<T> InFlight<T> {
     /// Gives the lease back, even if the handler still runs.
     pub(crate) fn release_lease(&self) {
         let lease = self.lock().lease.take();
-        Held::<T> { lease, ..Held::EMPTY }.end();
+        Held::<S> { lease, ..Held::EMPTY }.end();
     }
 }
 
-impl<T> Drop for InFlight<T> {
+impl<S: RequestOwner> Drop for InFlight<S> {
     fn drop(&mut self) {
         let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(held, Held::EMPTY).end();
     }
 }
 
-impl<T> fmt::Debug for InFlight<T> {
+impl<S: RequestOwner> fmt::Debug for InFlight<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InFlight").field("kind", &self.kind).finish_non_exhaustive()
     }
@@ -200,19 +209,19 @@ impl<T> fmt::Debug for InFlight<T> {
 ///
 /// Extensions may be cloned; each copy holds the request. In stacked managers, a carrier holds the carrier of the outer
 /// manager.
-pub(crate) struct Carrier<T> {
-    guard: Arc<InFlight<T>>,
+pub(crate) struct Carrier<S: RequestOwner> {
+    guard: Arc<InFlight<S>>,
     outer: Option<Box<Self>>,
 }
 
-impl<T: Send + 'static> Carrier<T> {
+impl<S: RequestOwner + Send + Sync + 'static> Carrier<S> {
     /// Puts a request in flight into its extensions.
     pub(super) fn attach(
         extensions: &mut Extensions,
         id: RequestId,
-        activity: Activity<Session<T>>,
+        activity: Activity<S>,
         lease: Option<Lease>,
-    ) -> Arc<InFlight<T>> {
+    ) -> Arc<InFlight<S>> {
         let guard = InFlight::new(id, activity.kind(), QUEUED, 1, Some(activity), lease);
         let outer = extensions.insert(Self { guard: Arc::clone(&guard), outer: None });
         if let Some(outer) = outer
@@ -223,30 +232,30 @@ impl<T: Send + 'static> Carrier<T> {
         guard
     }
 
-    fn chain<'a>(extensions: &'a Extensions) -> impl Iterator<Item = &'a Arc<InFlight<T>>> {
+    fn chain<'a>(extensions: &'a Extensions) -> impl Iterator<Item = &'a Arc<InFlight<S>>> {
         let first = extensions.get::<Self>();
         std::iter::successors(first, |carrier: &&'a Self| carrier.outer.as_deref()).map(|carrier| &carrier.guard)
     }
 
     /// Whether the extensions carry this request.
-    pub(super) fn carries(extensions: &Extensions, guard: &Arc<InFlight<T>>) -> bool {
+    pub(super) fn carries(extensions: &Extensions, guard: &Arc<InFlight<S>>) -> bool {
         Self::chain(extensions).any(|other| Arc::ptr_eq(other, guard))
     }
 
     /// The request of this session that the extensions carry.
-    pub(super) fn of<'a>(extensions: &'a Extensions, session: &Session<T>) -> Option<&'a Arc<InFlight<T>>> {
+    pub(super) fn of<'a>(extensions: &'a Extensions, session: &S) -> Option<&'a Arc<InFlight<S>>> {
         Self::chain(extensions).find(|guard| guard.is_of(session))
     }
 }
 
-impl<T> Clone for Carrier<T> {
+impl<S: RequestOwner> Clone for Carrier<S> {
     fn clone(&self) -> Self {
         self.guard.carriers.fetch_add(1, AcqRel);
         Self { guard: Arc::clone(&self.guard), outer: self.outer.clone() }
     }
 }
 
-impl<T> Drop for Carrier<T> {
+impl<S: RequestOwner> Drop for Carrier<S> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.guard.stage.compare_exchange(SERVED, PANICKED, AcqRel, Acquire).ok();
@@ -264,7 +273,7 @@ impl<T> Drop for Carrier<T> {
             _ => {
                 let session = self.guard.lock().activity.as_ref().map(|activity| Arc::clone(activity.session()));
                 if let Some(session) = session {
-                    session.ids.forget(&self.guard.id, &self.guard);
+                    session.forget(&self.guard.id, &self.guard);
                 }
                 self.guard.end();
             }
@@ -273,4 +282,4 @@ impl<T> Drop for Carrier<T> {
 }
 
 /// A request in flight that gives its lease back once it is too old.
-pub(crate) type Leased<T> = Weak<InFlight<T>>;
+pub(crate) type Leased<S> = Weak<InFlight<S>>;

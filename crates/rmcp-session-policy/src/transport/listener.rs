@@ -9,25 +9,28 @@ use std::task::{Context, Poll, Waker};
 use futures_core::Stream;
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 
-use super::held::HeldStreams;
-use super::session::Session;
-use super::stream::PolicyStream;
-use crate::session::SessionOrigin;
-
 /// How many messages of earlier incarnations are kept for a client that is slow to take them.
 const KEPT: usize = 16;
+
+/// A stream of one incarnation of a session.
+pub(super) trait IncarnationStream: Stream<Item = ServerSseMessage> + Send + Sync + Unpin {
+    /// Whether the incarnation is closing.
+    fn is_of_closing_session(&self) -> bool;
+    /// Drops the inner stream, but keeps its ready messages.
+    fn sever(&self);
+}
 
 /// The session side of a listening stream: connected to an incarnation of its session or, while the session is parked,
 /// to none.
 ///
 /// The client's end ([`Listening`]) owns it. The session and the list of held streams have weak references, so a
 /// hang-up of the client leaves nothing behind.
-pub(crate) struct Listener<T> {
-    state: Mutex<State<T>>,
+pub(crate) struct Listener {
+    state: Mutex<State>,
 }
 
-struct State<T> {
-    stage: Stage<T>,
+struct State {
+    stage: Stage,
     /// Messages that ended incarnations had ready for the client.
     kept: VecDeque<ServerSseMessage>,
     /// Wakes the client's end at each change of the stage.
@@ -38,8 +41,8 @@ struct State<T> {
     joined: bool,
 }
 
-enum Stage<T> {
-    Live(PolicyStream<T>),
+enum Stage {
+    Live(Box<dyn IncarnationStream>),
     /// The session is parked.
     Held,
     Over,
@@ -47,12 +50,12 @@ enum Stage<T> {
 
 /// What is left to do after a change of the stage, outside all locks: to drop a stream, and to wake the client's end.
 #[must_use = "to be dropped when no lock is held"]
-pub(super) struct Rest<T> {
-    _was: Option<Stage<T>>,
+pub(super) struct Rest {
+    _was: Option<Stage>,
     waker: Option<Waker>,
 }
 
-impl<T> Drop for Rest<T> {
+impl Drop for Rest {
     fn drop(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -60,16 +63,21 @@ impl<T> Drop for Rest<T> {
     }
 }
 
-impl<T> State<T> {
-    fn change(&mut self, to: Stage<T>) -> Rest<T> {
+impl State {
+    fn change(&mut self, to: Stage) -> Rest {
         Rest { _was: Some(mem::replace(&mut self.stage, to)), waker: self.waker.take() }
     }
 }
 
-impl<T> Listener<T> {
-    fn new(stage: Stage<T>, kept: VecDeque<ServerSseMessage>) -> Arc<Self> {
+impl Listener {
+    fn new(stage: Stage, kept: VecDeque<ServerSseMessage>) -> Arc<Self> {
         let state = State { stage, kept, waker: None, may_be_held: true, joined: false };
         Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    /// Creates the listener of a live session.
+    pub(super) fn live(stream: Box<dyn IncarnationStream>) -> Arc<Self> {
+        Self::new(Stage::Live(stream), VecDeque::new())
     }
 
     /// Creates the listener of a parked session.
@@ -77,7 +85,7 @@ impl<T> Listener<T> {
         Self::new(Stage::Held, VecDeque::new())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,7 +103,7 @@ impl<T> Listener<T> {
     }
 
     /// Holds the stream when its ended session is parked. `None` if the stream is over.
-    pub(super) fn hold(&self) -> Option<Rest<T>> {
+    pub(super) fn hold(&self) -> Option<Rest> {
         let mut state = self.lock();
         match state.stage {
             Stage::Over => None,
@@ -104,7 +112,7 @@ impl<T> Listener<T> {
     }
 
     /// Continues with the stream of a new incarnation. Returns that stream if this one is over.
-    pub(super) fn join(&self, stream: PolicyStream<T>) -> Result<Rest<T>, PolicyStream<T>> {
+    pub(super) fn join(&self, stream: Box<dyn IncarnationStream>) -> Result<Rest, Box<dyn IncarnationStream>> {
         let mut state = self.lock();
         if !matches!(state.stage, Stage::Held) {
             return Err(stream);
@@ -114,7 +122,7 @@ impl<T> Listener<T> {
     }
 
     /// Lets the stream end with its session. If the session is parked, it ends at once.
-    pub(super) fn release(&self) -> Rest<T> {
+    pub(super) fn release(&self) -> Rest {
         let mut state = self.lock();
         state.may_be_held = false;
         match state.stage {
@@ -124,18 +132,18 @@ impl<T> Listener<T> {
     }
 
     /// Ends the stream when the client has hung up. Returns whether it was held.
-    fn hang_up(&self) -> (bool, Rest<T>) {
+    pub(super) fn hang_up(&self) -> (bool, Rest) {
         let mut state = self.lock();
         (matches!(state.stage, Stage::Held), state.change(Stage::Over))
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         matches!(self.lock().stage, Stage::Over)
     }
 
     /// Ends the stream in favour of a newer one, which continues with its session side. `None` unless it came over from
     /// an earlier incarnation; a newer stream does not take over the messages of an older one of the same incarnation.
-    fn give_way(&self) -> Option<Arc<Self>> {
+    pub(super) fn give_way(&self) -> Option<Arc<Self>> {
         let mut state = self.lock();
         if !state.joined || !matches!(state.stage, Stage::Live(_)) {
             return None;
@@ -149,7 +157,7 @@ impl<T> Listener<T> {
         Some(newer)
     }
 
-    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<ServerSseMessage>> {
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<ServerSseMessage>> {
         let mut state = self.lock();
         let State { stage, kept, waker, may_be_held, .. } = &mut *state;
         if let Some(message) = kept.pop_front() {
@@ -176,71 +184,5 @@ impl<T> Listener<T> {
             }
         }
         next
-    }
-}
-
-/// The client's end of a listening stream. Its drop is the hang-up of the client.
-pub(crate) struct Listening<T> {
-    pub(super) listener: Arc<Listener<T>>,
-    held: Arc<HeldStreams<T>>,
-    session: SessionOrigin,
-}
-
-impl<T> Listening<T> {
-    pub(super) const fn new(listener: Arc<Listener<T>>, held: Arc<HeldStreams<T>>, session: SessionOrigin) -> Self {
-        Self { listener, held, session }
-    }
-
-    /// Opens a listening stream over a stream of a live session. When the session is parked, its newest stream is held.
-    pub(crate) fn open(session: &Session<T>, stream: PolicyStream<T>, held: &Arc<HeldStreams<T>>) -> Self {
-        Self::of(session, Listener::new(Stage::Live(stream), VecDeque::new()), held)
-    }
-
-    /// Takes over the stream that came to a session from its earlier incarnation, if it is still open.
-    pub(crate) fn take_over(session: &Session<T>, held: &Arc<HeldStreams<T>>) -> Option<Self> {
-        let newer = session.listeners().into_iter().rev().find_map(|listener| listener.give_way())?;
-        Some(Self::of(session, newer, held))
-    }
-
-    fn of(session: &Session<T>, listener: Arc<Listener<T>>, held: &Arc<HeldStreams<T>>) -> Self {
-        if !session.listen(&listener) {
-            // The session has ended since. Its end has taken the listeners before this one was added.
-            drop(listener.release());
-        }
-        Self::new(listener, Arc::clone(held), session.record.serial)
-    }
-
-    /// Ends the streams of a session that is not parked.
-    pub(crate) fn end_all(listeners: &[Arc<Listener<T>>]) {
-        listeners.iter().for_each(|listener| drop(listener.release()));
-    }
-
-    /// Whether the stream will yield nothing more.
-    pub(crate) fn is_over(&self) -> bool {
-        self.listener.is_over()
-    }
-
-    /// Removes the stream from the list of held streams. Returns false if it is not in the list, because it was joined
-    /// or is over.
-    pub(crate) fn withdraw(&self) -> bool {
-        self.held.remove(self.session, &self.listener)
-    }
-}
-
-impl<T> Stream for Listening<T> {
-    type Item = ServerSseMessage;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.listener.poll_next(cx)
-    }
-}
-
-impl<T> Drop for Listening<T> {
-    fn drop(&mut self) {
-        let (was_held, rest) = self.listener.hang_up();
-        drop(rest);
-        if was_held {
-            self.held.remove(self.session, &self.listener);
-        }
     }
 }

@@ -14,7 +14,7 @@ use rmcp::RoleServer;
 use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ErrorCode, ErrorData, ServerJsonRpcMessage};
 use rmcp::transport::Transport;
 
-use super::ids::{Answered, Ids, Waiting};
+use super::ids::{Answered, Waiting};
 use super::service_id;
 use super::session::{Flag, OnItsWay, Session, TransportEvents};
 use crate::call_rejection::CallRejection;
@@ -89,7 +89,7 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
     /// Records the request that a message from the client begins or cancels.
     fn note(session: &Arc<Session<T>>, host: &Arc<dyn TransportEvents<T>>, message: &mut ClientJsonRpcMessage) {
         match message {
-            ClientJsonRpcMessage::Request(request) => Ids::arrived(session, request),
+            ClientJsonRpcMessage::Request(request) => session.ids.arrived(session, request),
             ClientJsonRpcMessage::Notification(notification) => {
                 if let ClientNotification::CancelledNotification(cancelled) = &mut notification.notification
                     && let Some(id) = &cancelled.params.request_id
@@ -153,7 +153,7 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
 }
 
 /// Returns the answer to a request that was in flight when its session ended.
-fn farewell<T>(session: &Session<T>, waiting: &Waiting<T>, rejection: CallRejection) -> ServerJsonRpcMessage {
+fn farewell<T>(session: &Session<T>, waiting: &Waiting<Session<T>>, rejection: CallRejection) -> ServerJsonRpcMessage {
     let reason = session.close_reason().map_or(CloseReason::Ended, |(reason, _)| reason);
     // MCP reserves -32000..=-32099, so the codes are those of HTTP: 503 to try again, 404 to start anew.
     let code = if reason.is_restorable() { 503 } else { 404 };

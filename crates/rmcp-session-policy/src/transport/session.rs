@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCs
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::task::AtomicWaker;
+use rmcp::model::RequestId;
 use slab::Slab;
 
 use super::ids::Ids;
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, RequestOwner};
 use super::listener::Listener;
 use super::seal::{LazySealKey, SealKey};
 use super::severable::{Delivery, SeverableStream};
@@ -70,8 +71,8 @@ pub(crate) struct Session<T> {
     lingering: AtomicU32,
     /// Wakes the transport's `receive`.
     pub(crate) receiver: AtomicWaker,
-    pub(crate) ids: Ids<T>,
-    belongings: Mutex<Belongings<T>>,
+    pub(crate) ids: Ids<Self>,
+    belongings: Mutex<Belongings>,
     /// What the ids of its events are sealed with.
     seal_key: LazySealKey,
     /// The inner transport.
@@ -79,10 +80,10 @@ pub(crate) struct Session<T> {
 }
 
 /// What a session holds behind its lock.
-struct Belongings<T> {
+struct Belongings {
     streams: Slab<Arc<SeverableStream>>,
     /// The listening streams that may be held when the session is parked, the newest last; `None` once that is settled.
-    listeners: Option<Vec<Weak<Listener<T>>>>,
+    listeners: Option<Vec<Weak<Listener>>>,
     /// Boxed, because most sessions hold nothing.
     lease: Option<Box<Lease>>,
     /// The parameters of `initialize` as serialized by the store, for the parking.
@@ -128,7 +129,7 @@ impl<T> Session<T> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Belongings<T>> {
+    fn lock(&self) -> MutexGuard<'_, Belongings> {
         self.belongings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -176,7 +177,7 @@ impl<T> Session<T> {
     }
 
     /// Adds a listening stream. Returns false if the end of the session has taken the streams already.
-    pub(super) fn listen(&self, listener: &Arc<Listener<T>>) -> bool {
+    pub(super) fn listen(&self, listener: &Arc<Listener>) -> bool {
         let mut belongings = self.lock();
         let Some(listeners) = &mut belongings.listeners else { return false };
         // Listeners that hung up are removed whenever the list would grow.
@@ -188,12 +189,12 @@ impl<T> Session<T> {
     }
 
     /// The listening streams that are open, the newest last.
-    pub(super) fn listeners(&self) -> Vec<Arc<Listener<T>>> {
+    pub(super) fn listeners(&self) -> Vec<Arc<Listener>> {
         self.lock().listeners.iter().flatten().filter_map(Weak::upgrade).collect()
     }
 
     /// Takes the open listening streams at the end of the session, the newest last. No stream can be added from now on.
-    pub(crate) fn take_listeners(&self) -> Vec<Arc<Listener<T>>> {
+    pub(crate) fn take_listeners(&self) -> Vec<Arc<Listener>> {
         let listeners = self.lock().listeners.take();
         listeners.into_iter().flatten().filter_map(|listener| listener.upgrade()).collect()
     }
@@ -230,19 +231,6 @@ impl<T> Session<T> {
         let active = self.record.state.read().active();
         let unanswered = active.saturating_sub(self.lingering.load(SeqCst) as usize);
         unanswered == 0 && self.is_delivered() || self.has(Flag::Dropped)
-    }
-
-    /// Counts an activity that lingers: no client waits for its end.
-    pub(crate) fn lingers_too(&self) {
-        self.lingering.fetch_add(1, SeqCst);
-        if self.is_closing() {
-            self.record.progress.notify_waiters();
-        }
-    }
-
-    /// Counts such an activity out. Called before the activity ends.
-    pub(crate) fn lingers_no_more(&self) {
-        self.lingering.fetch_sub(1, SeqCst);
     }
 
     /// What the ids of its events are sealed with.
@@ -308,6 +296,23 @@ impl<T> Recorded for Session<T> {
     }
 }
 
+impl<T> RequestOwner for Session<T> {
+    fn lingers_too(&self) {
+        self.lingering.fetch_add(1, SeqCst);
+        if self.is_closing() {
+            self.record.progress.notify_waiters();
+        }
+    }
+
+    fn lingers_no_more(&self) {
+        self.lingering.fetch_sub(1, SeqCst);
+    }
+
+    fn forget(&self, id: &RequestId, request: &Arc<InFlight<Self>>) {
+        self.ids.forget(id, request);
+    }
+}
+
 impl<T> fmt::Debug for Session<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
@@ -322,7 +327,7 @@ pub(crate) trait TransportEvents<T>: Send + Sync {
     /// Returns how a `tools/call` that is cut off is answered.
     fn call_rejection(&self) -> CallRejection;
     /// The client does not wait for this request any more, but its handler may still run.
-    fn on_handler_left_running(&self, request: Arc<InFlight<T>>);
+    fn on_handler_left_running(&self, request: Arc<InFlight<Session<T>>>);
     /// The service is done with the session, so the incarnation ends.
     fn on_service_ended(self: Arc<Self>, session: &Arc<Session<T>>);
     /// The current task serves the session, and will close it once more when the service ends.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
@@ -60,9 +60,9 @@ impl Held {
 
 impl SeverableStream {
     /// Wraps an inner stream of a session.
-    pub(super) fn new(inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static) -> Self {
+    pub(super) fn new(inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static) -> Arc<Self> {
         let held = Held { inner: Some(Box::pin(inner)), kept: VecDeque::new(), waker: None, waiting: false };
-        Self { held: Mutex::new(held) }
+        Arc::new(Self { held: Mutex::new(held) })
     }
 
     /// Polls for the next message for the client.

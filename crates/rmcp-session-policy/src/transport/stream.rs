@@ -10,89 +10,116 @@ use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 use tokio::time::Instant;
 
 use super::event_id::EventSource;
-use super::listener::Listening;
+use super::held::HeldStreams;
+use super::listener::IncarnationStream;
+use super::listening::Listening;
 use super::session::Session;
 use super::severable::SeverableStream;
 
 /// A stream of a session to its client.
 pub(crate) enum PolicyStream<T> {
-    /// A stream of the inner manager, or of one message of this crate.
-    Live { stream: Arc<SeverableStream>, session: Arc<Session<T>>, place: usize, listening: bool, source: EventSource },
+    Live(LiveStream<T>),
     /// A listening stream, which may outlive the incarnation of its session.
-    Listening(Listening<T>),
+    Listening(Listening),
 }
 
-impl<T> PolicyStream<T> {
+/// A stream of the inner manager, or of one message of this crate.
+pub(crate) struct LiveStream<T> {
+    stream: Arc<SeverableStream>,
+    session: Arc<Session<T>>,
+    place: usize,
+    listening: bool,
+    source: EventSource,
+}
+
+impl<T> LiveStream<T> {
     /// Wraps a stream of the inner manager. `listening` says whether the client opened it by GET. `source` is written
     /// into its event ids.
-    pub(crate) fn live(
+    pub(crate) fn new(
         session: Arc<Session<T>>,
         inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
         listening: bool,
         source: EventSource,
     ) -> Self {
-        let stream = Arc::new(SeverableStream::new(inner));
+        let stream = SeverableStream::new(inner);
         let place = session.add_stream(Arc::clone(&stream));
         if listening {
             session.record.stream_opened();
         }
-        Self::Live { stream, session, place, listening, source }
+        Self { stream, session, place, listening, source }
     }
 
     /// Creates a stream of one message of this crate. The session knows the stream, so its end waits until the client
     /// has the message.
     pub(crate) fn once(session: &Arc<Session<T>>, message: Option<ServerSseMessage>) -> Self {
         // The message has no event id.
-        Self::live(Arc::clone(session), futures_util::stream::iter(message), false, EventSource::listening(0))
+        Self::new(Arc::clone(session), futures_util::stream::iter(message), false, EventSource::listening(0))
     }
 
-    /// Whether the session of the stream is closing.
-    pub(super) fn is_of_closing_session(&self) -> bool {
-        matches!(self, Self::Live { session, .. } if session.is_closing())
-    }
-
-    /// Drops the inner stream, but keeps its ready messages.
-    pub(super) fn sever(&self) {
-        if let Self::Live { stream, .. } = self {
-            stream.sever();
+    /// Seals the event id of a message that has one.
+    fn seal(&self, mut message: ServerSseMessage) -> ServerSseMessage {
+        if let Some(id) = &mut message.event_id {
+            *id = self.source.seal(id, self.session.seal_key());
         }
+        message
     }
 }
 
-/// Seals the event id of a message that has one.
-fn seal<T>(message: Option<ServerSseMessage>, session: &Session<T>, source: &EventSource) -> Option<ServerSseMessage> {
-    let mut message = message?;
-    if let Some(id) = &mut message.event_id {
-        *id = source.seal(id, session.seal_key());
+impl<T: Send + 'static> LiveStream<T> {
+    /// Makes it a listening stream, which is held when the session is parked.
+    pub(crate) fn listen(self, held: &Arc<HeldStreams>) -> Listening {
+        let session = Arc::clone(&self.session);
+        Listening::open(&session, Box::new(self), held)
     }
-    Some(message)
+
+    /// Joins it to the held stream of its session, if there is one.
+    pub(crate) fn join(self, held: &HeldStreams) {
+        let session = Arc::clone(&self.session);
+        held.join(&session, Box::new(self));
+    }
+}
+
+impl<T> Stream for LiveStream<T> {
+    type Item = ServerSseMessage;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.stream.poll_next(cx);
+        if self.session.is_closing() {
+            self.session.record.progress.notify_waiters();
+        }
+        next.map(|message| message.map(|message| self.seal(message)))
+    }
+}
+
+impl<T: Send + 'static> IncarnationStream for LiveStream<T> {
+    fn is_of_closing_session(&self) -> bool {
+        self.session.is_closing()
+    }
+
+    fn sever(&self) {
+        self.stream.sever();
+    }
+}
+
+impl<T> Drop for LiveStream<T> {
+    fn drop(&mut self) {
+        self.session.remove_stream(self.place);
+        if self.listening {
+            self.session.record.stream_closed(Instant::now());
+        }
+        if self.session.is_closing() {
+            self.session.record.progress.notify_waiters();
+        }
+    }
 }
 
 impl<T> Stream for PolicyStream<T> {
     type Item = ServerSseMessage;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let (stream, session, source) = match self.get_mut() {
-            Self::Live { stream, session, source, .. } => (stream, session, source),
-            Self::Listening(listening) => return Pin::new(listening).poll_next(cx),
-        };
-        let next = stream.poll_next(cx);
-        if session.is_closing() {
-            session.record.progress.notify_waiters();
-        }
-        next.map(|message| seal(message, session, source))
-    }
-}
-
-impl<T> Drop for PolicyStream<T> {
-    fn drop(&mut self) {
-        let Self::Live { session, place, listening, .. } = self else { return };
-        session.remove_stream(*place);
-        if *listening {
-            session.record.stream_closed(Instant::now());
-        }
-        if session.is_closing() {
-            session.record.progress.notify_waiters();
+        match self.get_mut() {
+            Self::Live(stream) => Pin::new(stream).poll_next(cx),
+            Self::Listening(stream) => Pin::new(stream).poll_next(cx),
         }
     }
 }

@@ -1,0 +1,22 @@
+//! The settings that the manager reads while it runs.
+
+use std::time::Duration;
+
+use crate::call_rejection::CallRejection;
+
+/// The settings of a manager, as its builder has checked them.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) max_sessions: usize,
+    pub(crate) max_opening: usize,
+    pub(crate) max_parked_streams: usize,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) init_timeout: Duration,
+    pub(crate) max_busy: Duration,
+    pub(crate) close_deadline: Duration,
+    /// Whether the manager logs each close. An observer may log them instead.
+    pub(crate) logs_ends: bool,
+    /// How a rejected or cut-off `tools/call` within a session is answered.
+    pub(crate) call_rejection: CallRejection,
+}
