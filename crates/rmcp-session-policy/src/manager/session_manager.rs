@@ -21,8 +21,8 @@ use crate::observe::CloseReason;
 use crate::scope::{Outcome, clear_held, is_detached, record_outcome, take_held};
 use crate::session::{Activity, ActivityKind, Record, Software};
 use crate::transport::{
-    EventSource, Flag, IdRefused, LiveStream, MAX_IN_FLIGHT, PolicyTransport, Seat, Session, is_call, is_discover,
-    kind_of,
+    EventSource, Flag, IdRefused, LiveStream, MAX_IN_FLIGHT, PolicyTransport, Seat, Session, Unanswered, is_call,
+    is_discover, kind_of,
 };
 
 /// The number of bytes that are kept of the name and of the version of a client's software.
@@ -138,13 +138,21 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             self.shared.leases.watch(now, &request);
         }
         let incarnation = self.shared.incarnation(&session);
-        let source = match &message {
-            ClientJsonRpcMessage::Request(request) => EventSource::request(incarnation, &request.id),
-            _ => EventSource::listening(incarnation),
+        let (source, unanswered) = match &message {
+            ClientJsonRpcMessage::Request(request) => {
+                let (id, is_call) = (request.id.clone(), is_call(&request.request));
+                let rejection = self.shared.settings.call_rejection;
+                (EventSource::request(incarnation, &id), Some(Unanswered { id, is_call, rejection }))
+            }
+            _ => (EventSource::listening(incarnation), None),
         };
         let stream = self.shared.inner.create_stream(id, message).await;
         let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
-        Ok(LiveStream::new(session, stream, false, source))
+        let stream = LiveStream::new(session, stream, false, source);
+        Ok(match unanswered {
+            Some(request) => stream.answering(request),
+            None => stream,
+        })
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {

@@ -7,14 +7,18 @@ use hashbrown::HashMap;
 use hashbrown::hash_map;
 use rmcp::model::{
     ClientJsonRpcMessage, ClientRequest, ErrorCode, ErrorData, GetExtensions, JsonRpcRequest, RequestId,
+    ServerJsonRpcMessage,
 };
 use tokio::time::Instant;
 
 use super::event_id::EventSource;
+use super::farewell::farewell;
 use super::in_flight::{Carrier, InFlight, RequestOwner};
 use super::request_kind::kind_of;
 use super::service_id;
 use crate::admission::Lease;
+use crate::call_rejection::CallRejection;
+use crate::observe::CloseReason;
 use crate::session::Activity;
 
 /// The most requests of one session that may be in flight at once.
@@ -41,9 +45,16 @@ struct Entry<S: RequestOwner> {
 
 /// A request with a waiting client.
 pub(super) struct Waiting<S: RequestOwner> {
-    pub(super) id: RequestId,
-    pub(super) is_call: bool,
+    id: RequestId,
+    is_call: bool,
     pub(super) guard: Arc<InFlight<S>>,
+}
+
+impl<S: RequestOwner> Waiting<S> {
+    /// Makes the answer to the request, whose session ends.
+    pub(super) fn farewell(&self, reason: CloseReason, rejection: CallRejection) -> ServerJsonRpcMessage {
+        farewell(reason, self.id.clone(), self.is_call, rejection)
+    }
 }
 
 /// What the id of an answer from the service refers to.

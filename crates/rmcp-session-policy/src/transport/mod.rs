@@ -5,6 +5,7 @@
 //! wrapper ends the incarnation.
 
 mod event_id;
+mod farewell;
 mod held;
 mod ids;
 mod in_flight;
@@ -28,4 +29,4 @@ pub use policy_transport::PolicyTransport;
 pub(crate) use request_kind::{is_discover, kind_of};
 pub(crate) use seal::{LazySealKey, SealKey};
 pub(crate) use session::{Flag, Session, TransportEvents};
-pub(crate) use stream::{LiveStream, PolicyStream};
+pub(crate) use stream::{LiveStream, PolicyStream, Unanswered};

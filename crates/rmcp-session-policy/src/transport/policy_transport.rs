@@ -11,14 +11,12 @@ use std::thread;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream};
 use rmcp::RoleServer;
-use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ErrorCode, ErrorData, ServerJsonRpcMessage};
+use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ServerJsonRpcMessage};
 use rmcp::transport::Transport;
 
-use super::ids::{Answered, Waiting};
+use super::ids::Answered;
 use super::service_id;
 use super::session::{Flag, OnItsWay, Session, TransportEvents};
-use crate::call_rejection::CallRejection;
-use crate::observe::CloseReason;
 use crate::session::ActivityKind;
 
 /// The transport of a session: a wrapper of the inner manager's transport.
@@ -117,7 +115,7 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
         let mut ended = false;
         while let Some(transport) = &mut lent.transport {
             for waiting in session.ids.take_served() {
-                let answer = transport.send(farewell(session, &waiting, host.call_rejection()));
+                let answer = transport.send(waiting.farewell(session.why_closed(), host.call_rejection()));
                 let (guard, host) = (waiting.guard, Arc::clone(host));
                 farewells.push(Box::pin(async move {
                     // The inner transport may be gone already; then the answer is dropped.
@@ -150,23 +148,6 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
             }
         }
     }
-}
-
-/// Returns the answer to a request that was in flight when its session ended.
-fn farewell<T>(session: &Session<T>, waiting: &Waiting<Session<T>>, rejection: CallRejection) -> ServerJsonRpcMessage {
-    let reason = session.close_reason().map_or(CloseReason::Ended, |(reason, _)| reason);
-    // MCP reserves -32000..=-32099, so the codes are those of HTTP: 503 to try again, 404 to start anew.
-    let code = if reason.is_restorable() { 503 } else { 404 };
-    let text = format!("the session was closed while this request was in flight: {reason}");
-    let data = serde_json::json!({ "reason": reason.as_str() });
-    let error = ErrorData::new(ErrorCode(code), text, Some(data));
-    let next = if reason.is_restorable() { "Try again." } else { "It needs a new session." };
-    let told = || {
-        format!(
-            "This call was cut off and may or may not have had its effect: the session was closed ({reason}). {next}"
-        )
-    };
-    rejection.answer(waiting.is_call, waiting.id.clone(), error, told)
 }
 
 impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTransport<T> {

@@ -166,6 +166,11 @@ impl<T> Session<T> {
         Some((*reason, Timestamp(self.ended.load(Relaxed))))
     }
 
+    /// The reason of the end, for what it cuts off.
+    pub(super) fn why_closed(&self) -> CloseReason {
+        self.close_reason().map_or(CloseReason::Ended, |(reason, _)| reason)
+    }
+
     /// Adds a stream that can be dropped from outside. Returns its index.
     pub(crate) fn add_stream(&self, slot: Arc<SeverableStream>) -> usize {
         self.lock().streams.insert(slot)

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
+use rmcp::model::{RequestId, ServerJsonRpcMessage};
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 use tokio::time::Instant;
 
 use super::event_id::EventSource;
+use super::farewell::farewell;
 use super::held::HeldStreams;
 use super::listener::IncarnationStream;
 use super::listening::Listening;
 use super::session::Session;
 use super::severable::SeverableStream;
+use crate::call_rejection::CallRejection;
 
 /// A stream of a session to its client.
 pub(crate) enum PolicyStream<T> {
@@ -30,6 +33,14 @@ pub(crate) struct LiveStream<T> {
     place: usize,
     listening: bool,
     source: EventSource,
+    unanswered: Option<Unanswered>,
+}
+
+/// The request of a stream, until its answer has come.
+pub(crate) struct Unanswered {
+    pub(crate) id: RequestId,
+    pub(crate) is_call: bool,
+    pub(crate) rejection: CallRejection,
 }
 
 impl<T> LiveStream<T> {
@@ -46,7 +57,20 @@ impl<T> LiveStream<T> {
         if listening {
             session.record.stream_opened();
         }
-        Self { stream, session, place, listening, source }
+        Self { stream, session, place, listening, source, unanswered: None }
+    }
+
+    /// Makes it the stream of a request. If the session ends and the inner manager drops the answer, the stream says so.
+    pub(crate) fn answering(mut self, request: Unanswered) -> Self {
+        self.unanswered = Some(request);
+        self
+    }
+
+    /// Makes the last message of a stream that has ended without the answer to its request, because its session did.
+    fn farewell(&mut self) -> Option<ServerSseMessage> {
+        let Unanswered { id, is_call, rejection } = self.unanswered.take().filter(|_| self.session.is_closing())?;
+        let message = farewell(self.session.why_closed(), id, is_call, rejection);
+        Some(ServerSseMessage::from_message(message))
     }
 
     /// Creates a stream of one message of this crate. The session knows the stream, so its end waits until the client
@@ -56,8 +80,11 @@ impl<T> LiveStream<T> {
         Self::new(Arc::clone(session), futures_util::stream::iter(message), false, EventSource::listening(0))
     }
 
-    /// Seals the event id of a message that has one.
-    fn seal(&self, mut message: ServerSseMessage) -> ServerSseMessage {
+    /// Seals the event id of a message that has one, and notes the answer.
+    fn pass(&mut self, mut message: ServerSseMessage) -> ServerSseMessage {
+        if message.message.as_deref().is_some_and(is_answer) {
+            self.unanswered = None;
+        }
         if let Some(id) = &mut message.event_id {
             *id = self.source.seal(id, self.session.seal_key());
         }
@@ -82,13 +109,20 @@ impl<T: Send + 'static> LiveStream<T> {
 impl<T> Stream for LiveStream<T> {
     type Item = ServerSseMessage;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = self.stream.poll_next(cx);
         if self.session.is_closing() {
             self.session.record.progress.notify_waiters();
         }
-        next.map(|message| message.map(|message| self.seal(message)))
+        next.map(|message| match message {
+            Some(message) => Some(self.pass(message)),
+            None => self.farewell(),
+        })
     }
+}
+
+const fn is_answer(message: &ServerJsonRpcMessage) -> bool {
+    matches!(message, ServerJsonRpcMessage::Response(_) | ServerJsonRpcMessage::Error(_))
 }
 
 impl<T: Send + 'static> IncarnationStream for LiveStream<T> {

@@ -105,6 +105,23 @@ async fn a_session_ends_only_when_the_inner_transport_has_the_answers_on_their_w
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_whose_answer_never_reaches_its_stream_is_told_that_it_was_cut_off() {
+    let (_inner, sessions) = scripted(|b| b.max_sessions(1));
+    let (id, mut transport) = ready(&sessions).await;
+    assert!(transport.receive().await.is_some(), "initialized");
+    let mut stream = Box::pin(sessions.create_stream(&id, list_tools(1)).await.expect("a call"));
+    assert!(futures_util::poll!(stream.next()).is_pending());
+    assert!(transport.receive().await.is_some());
+    let answer = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "result": { "tools": [] } });
+    let _stuck = transport.send(serde_json::from_value(answer).expect("an answer"));
+    assert!(sessions.create_session().await.is_ok(), "the end waits for the answer only so long");
+    let told = stream.next().await.and_then(|event| event.message).expect("an answer");
+    let told = serde_json::to_value(&*told).expect("JSON");
+    assert_eq!((&told["id"], &told["error"]["code"]), (&1.into(), &503.into()), "{told}");
+    assert!(stream.next().await.is_none(), "told once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_late_reader_of_an_old_incarnation_gets_nothing_of_the_new_one() {
     let (_inner, sessions) = scripted(|b| b.max_sessions(1));
     let (id, mut old) = ready(&sessions).await;

@@ -1,0 +1,27 @@
+//! The answer to a request that its session's end has cut off.
+
+use rmcp::model::{ErrorCode, ErrorData, RequestId, ServerJsonRpcMessage};
+
+use crate::call_rejection::CallRejection;
+use crate::observe::CloseReason;
+
+/// Makes the answer to a request that was in flight when its session ended.
+pub(super) fn farewell(
+    reason: CloseReason,
+    id: RequestId,
+    is_call: bool,
+    rejection: CallRejection,
+) -> ServerJsonRpcMessage {
+    // MCP reserves -32000..=-32099, so the codes are those of HTTP: 503 to try again, 404 to start anew.
+    let code = if reason.is_restorable() { 503 } else { 404 };
+    let text = format!("the session was closed while this request was in flight: {reason}");
+    let data = serde_json::json!({ "reason": reason.as_str() });
+    let error = ErrorData::new(ErrorCode(code), text, Some(data));
+    let next = if reason.is_restorable() { "Try again." } else { "It needs a new session." };
+    let told = || {
+        format!(
+            "This call was cut off and may or may not have had its effect: the session was closed ({reason}). {next}"
+        )
+    };
+    rejection.answer(is_call, id, error, told)
+}
