@@ -1,11 +1,9 @@
 //! The state that all parts of a manager share.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use dashmap::DashMap;
-use foldhash::fast::RandomState;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -21,9 +19,9 @@ use super::leases::Leases;
 use super::parking::Parking;
 use super::parking_state::Limits;
 use super::places::Places;
-use super::restore::Flight;
 use super::serving_tasks::ServingTasks;
 use super::settings::Settings;
+use super::single_flight::SingleFlight;
 use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
 #[cfg(feature = "http")]
 use crate::call_rejection::CallRejection;
@@ -63,9 +61,8 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     pub(super) sooner: Arc<Notify>,
     /// Every live session by its id.
     pub(super) directory: Directory<I::Transport>,
-    /// Ids that are being restored.
-    pub(super) restoring: DashMap<SessionId, Arc<Flight>, RandomState>,
-    pub(super) restores: AtomicUsize,
+    /// The restores under way. One is barred if its session is deleted or revoked meanwhile.
+    pub(super) restores: Arc<SingleFlight<SessionId>>,
     pub(super) parking: Parking,
     /// The listening streams of parked sessions.
     pub(super) held: Arc<HeldStreams>,
@@ -127,8 +124,7 @@ impl<I: SessionManager> ManagerInner<I> {
             handlers,
             sooner,
             directory: Directory::default(),
-            restoring: DashMap::with_hasher(RandomState::default()),
-            restores: AtomicUsize::new(0),
+            restores: Arc::default(),
             parking,
             held,
             serving_tasks,

@@ -26,6 +26,7 @@ mod serving_tasks;
 mod session_manager;
 mod session_store;
 mod settings;
+mod single_flight;
 
 pub use builder::PolicySessionManagerBuilder;
 pub use current_session::{BusyGuard, CurrentSession, CurrentSessionError};

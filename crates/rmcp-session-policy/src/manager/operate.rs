@@ -148,7 +148,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
             shared.parking.take_all(|id, parked| {
                 let selected = selects_parked(id, parked);
                 if selected {
-                    shared.bar_restore(id);
+                    shared.restores.bar(id);
                 }
                 selected
             })

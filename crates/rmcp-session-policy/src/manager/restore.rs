@@ -1,19 +1,17 @@
 //! The restore of parked sessions.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use dashmap::Entry;
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::create::Luggage;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Parked;
 use super::place::Place;
+use super::single_flight::{Flight, FlightGuard};
 use crate::admission::{ArrivalKind, Permit};
 use crate::context::ClientContext;
 use crate::error::PolicyError;
@@ -29,70 +27,56 @@ const REPLAY_BEGINS: Duration = Duration::from_millis(100);
 /// How long rmcp takes, at most, to forget a restore that failed.
 const RMCP_FORGETS: Duration = Duration::from_millis(10);
 
-/// A restore in progress.
-#[derive(Debug, Default)]
-pub(super) struct Flight {
-    done: Notify,
-    /// Whether the session was deleted or revoked meanwhile.
-    barred: AtomicBool,
-}
-
 /// The right to restore an id. One request has it at a time; its drop wakes the requests that wait for it.
-struct FlightGuard<I: SessionManager> {
+struct Right<I: SessionManager> {
     shared: Arc<ManagerInner<I>>,
-    id: SessionId,
-    under_way: Arc<Flight>,
     /// The parked session, once it is pinned. Until the drop, the pin keeps its room in the parking.
     pin: Option<Parked>,
+    /// Dropped after the pin has ended.
+    flight: FlightGuard<SessionId>,
 }
 
-impl<I: SessionManager> Drop for FlightGuard<I> {
+impl<I: SessionManager> Drop for Right<I> {
     fn drop(&mut self) {
-        if let Some(pin) = &self.pin {
-            let gone = {
-                // Under the lock, so that no session comes into a place that is counted as free.
-                let core = self.shared.lock();
-                let places = self.shared.settings.max_sessions.saturating_sub(core.registry.len());
-                self.shared.parking.unpin(&self.id, pin, places)
-            };
-            drop(gone);
-            if self.shared.find(&self.id).is_none() {
-                self.shared.held.stays(pin.serial());
-            }
+        let Some(pin) = &self.pin else { return };
+        let id = self.flight.key();
+        let gone = {
+            // Under the lock, so that no session comes into a place that is counted as free.
+            let core = self.shared.lock();
+            let places = self.shared.settings.max_sessions.saturating_sub(core.registry.len());
+            self.shared.parking.unpin(id, pin, places)
+        };
+        drop(gone);
+        if self.shared.find(id).is_none() {
+            self.shared.held.stays(pin.serial());
         }
-        self.shared.restoring.remove(&self.id);
-        self.under_way.done.notify_waiters();
-        self.shared.restores.fetch_sub(1, SeqCst);
     }
 }
 
 /// The restore of one request, which holds that right. If it ends without a session, the right passes on a little
 /// later.
 struct PendingRestore<I: SessionManager> {
-    right: Option<FlightGuard<I>>,
+    right: Option<Right<I>>,
     /// The permit and the place of the session, once it has them.
     admitted: Option<(Permit, Place)>,
 }
 
 impl<I: SessionManager> PendingRestore<I> {
-    const fn new(right: FlightGuard<I>) -> Self {
-        Self { right: Some(right), admitted: None }
-    }
-
     fn is_of(&self, shared: &Arc<ManagerInner<I>>, id: &SessionId) -> bool {
-        self.right.as_ref().is_some_and(|right| right.id == *id && Arc::ptr_eq(&right.shared, shared))
+        self.right.as_ref().is_some_and(|right| right.flight.key() == id && Arc::ptr_eq(&right.shared, shared))
     }
 
     /// Whether the session was deleted or revoked meanwhile.
     fn is_barred(&self) -> bool {
-        self.right.as_ref().is_some_and(|right| right.under_way.barred.load(SeqCst))
+        self.right.as_ref().is_some_and(|right| right.flight.is_barred())
     }
 
     /// Pins the session, if it is parked and may be restored. Returns what is parked.
     fn pin(&mut self) -> Option<Parked> {
         let right = self.right.as_mut()?;
-        if right.pin.is_none() && right.shared.may_come_back(&right.id) {
-            right.pin = right.shared.parking.pin(&right.id);
+        let id = right.flight.key();
+        if right.pin.is_none() && right.shared.may_come_back(id) {
+            right.pin = right.shared.parking.pin(id);
             right.pin.iter().for_each(|pin| right.shared.held.comes_back(pin.serial()));
         }
         right.pin.clone()
@@ -148,7 +132,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 None => match self.begin_restore(id) {
                     Ok(restoring) => restoring,
                     Err(other) => {
-                        if !self.wait_for_restore(id, &other, deadline).await {
+                        if timeout_at(deadline, other.landed()).await.is_err() {
                             return Err(self.refuse_restore());
                         }
                         continue;
@@ -228,29 +212,10 @@ impl<I: SessionManager> ManagerInner<I> {
         self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), self.at_capacity())
     }
 
-    /// Bars a deleted or revoked session from a restore that is in progress.
-    pub(super) fn bar_restore(&self, id: &str) {
-        if let Some(under_way) = self.restoring.get(id) {
-            under_way.barred.store(true, SeqCst);
-        }
-    }
-
     /// Takes the right to restore an id, or returns the restore to wait for.
     fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<PendingRestore<I>, Arc<Flight>> {
-        match self.restoring.entry(SessionId::clone(id)) {
-            Entry::Occupied(other) => Err(Arc::clone(other.get())),
-            Entry::Vacant(vacant) => {
-                let under_way = Arc::<Flight>::default();
-                vacant.insert(Arc::clone(&under_way));
-                self.restores.fetch_add(1, SeqCst);
-                Ok(PendingRestore::new(FlightGuard {
-                    shared: Arc::clone(self),
-                    id: SessionId::clone(id),
-                    under_way,
-                    pin: None,
-                }))
-            }
-        }
+        let right = Right { flight: self.restores.begin(id)?, shared: Arc::clone(self), pin: None };
+        Ok(PendingRestore { right: Some(right), admitted: None })
     }
 
     /// Takes the right to restore a parked session for a request in a scope. The scope is needed because rmcp asks in
@@ -266,10 +231,7 @@ impl<I: SessionManager> ManagerInner<I> {
             }
             return Ok(Some(restoring));
         }
-        match self.restores.load(SeqCst) {
-            0 => Ok(None),
-            _ => self.restoring.get(id).map_or(Ok(None), |other| Err(Arc::clone(other.value()))),
-        }
+        self.restores.get(id).map_or(Ok(None), Err)
     }
 
     /// Keeps the right to restore a session, the permit and the place until rmcp restores the session or the scope
@@ -342,7 +304,7 @@ impl<I: SessionManager> ManagerInner<I> {
                     None => true,
                 },
                 None => match self.reserve_restore(id) {
-                    Err(other) => self.wait_for_restore(id, &other, deadline).await,
+                    Err(other) => timeout_at(deadline, other.landed()).await.is_ok(),
                     // Another request may have restored it just before this one took the right.
                     Ok(reserved) if self.find(id).is_some() => {
                         reserved.into_iter().for_each(PendingRestore::done);
@@ -368,14 +330,6 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         let replayed = session.until(|session| session.is_closing() || !session.is_replaying());
         timeout_at(deadline, replayed).await.is_err().then(|| holds(session))
-    }
-
-    /// Waits until a restore in progress is done. Returns false if it takes too long.
-    async fn wait_for_restore(&self, id: &SessionId, restore: &Arc<Flight>, deadline: Instant) -> bool {
-        let mut done = std::pin::pin!(restore.done.notified());
-        done.as_mut().enable();
-        let over = self.restoring.get(id).is_none_or(|now| !Arc::ptr_eq(now.value(), restore));
-        over || timeout_at(deadline, done).await.is_ok()
     }
 }
 

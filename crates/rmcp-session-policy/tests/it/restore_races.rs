@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::parked::{local, park, ready, scripted};
-use crate::scripted::{Call, initialized, list_tools};
+use crate::scripted::{Call, initialize, initialized, list_tools};
 use crate::server::Server;
 use futures_util::StreamExt;
 use rmcp::transport::Transport;
@@ -106,14 +106,24 @@ async fn a_session_ends_only_when_the_inner_transport_has_the_answers_on_their_w
 
 #[tokio::test(start_paused = true)]
 async fn a_call_whose_answer_never_reaches_its_stream_is_told_that_it_was_cut_off() {
-    let (_inner, sessions) = scripted(|b| b.max_sessions(1));
-    let (id, mut transport) = ready(&sessions).await;
+    let sessions = local(|b| b.max_sessions(1));
+    let (id, mut transport) = sessions.create_session().await.expect("a session");
+    let answer = |id: u32, result: serde_json::Value| {
+        serde_json::from_value(serde_json::json!({ "jsonrpc": "2.0", "id": id, "result": result })).expect("an answer")
+    };
+    let handshake = async {
+        assert!(transport.receive().await.is_some(), "initialize");
+        let server = serde_json::json!({ "protocolVersion": "2025-11-25", "capabilities": {},
+            "serverInfo": { "name": "test", "version": "1" } });
+        transport.send(answer(0, server)).await.expect("sends");
+    };
+    let (initialized_with, ()) = tokio::join!(sessions.initialize_session(&id, initialize()), handshake);
+    initialized_with.expect("an answer");
+    sessions.accept_message(&id, initialized()).await.expect("accepts");
     assert!(transport.receive().await.is_some(), "initialized");
     let mut stream = Box::pin(sessions.create_stream(&id, list_tools(1)).await.expect("a call"));
-    assert!(futures_util::poll!(stream.next()).is_pending());
-    assert!(transport.receive().await.is_some());
-    let answer = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "result": { "tools": [] } });
-    let _stuck = transport.send(serde_json::from_value(answer).expect("an answer"));
+    assert!(transport.receive().await.is_some(), "the call");
+    let _stuck = transport.send(answer(1, serde_json::json!({ "tools": [] })));
     assert!(sessions.create_session().await.is_ok(), "the end waits for the answer only so long");
     let told = stream.next().await.and_then(|event| event.message).expect("an answer");
     let told = serde_json::to_value(&*told).expect("JSON");
