@@ -235,7 +235,7 @@ impl<S: RequestOwner + Send + Sync + 'static> Ids<S> {
     pub(super) fn arrived(&self, session: &Arc<S>, request: &mut JsonRpcRequest<ClientRequest>) {
         // An inner manager of this crate may have given it that id already.
         let id = service_id::original(&request.id).unwrap_or_else(|| request.id.clone());
-        let shared = service_id::outlives_its_context(&request.request).then(|| service_id::share(&mut request.id));
+        let shared = service_id::is_shared(&request.request).then(|| service_id::share(&mut request.id));
         let extensions = request.request.extensions();
         let mut entries = self.lock();
         let known = entries.get(&id);

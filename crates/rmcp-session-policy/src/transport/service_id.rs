@@ -22,9 +22,10 @@ pub(super) fn is_reserved(id: &RequestId) -> bool {
     matches!(id, RequestId::String(id) if id.starts_with(PREFIX))
 }
 
-/// Whether the context of such a request may be gone before its handler is done.
-pub(super) const fn outlives_its_context(request: &ClientRequest) -> bool {
-    matches!(request, ClientRequest::CallToolRequest(_) | ClientRequest::GetPromptRequest(_))
+/// Whether the service sees such an id. It does of all requests that a client may cancel, so that the id in a cancel can
+/// be changed without knowing the request.
+pub(super) const fn is_shared(request: &ClientRequest) -> bool {
+    !matches!(request, ClientRequest::InitializeRequest(_))
 }
 
 /// Gives a request the id that the service sees, unless an inner manager has done so. Returns the weak reference to it.
