@@ -203,11 +203,11 @@ impl BoundedSessionManager {
     /// Sets a rate limit: at most `max_creates` new sessions in any `window`. It rejects more, and evicts no session for
     /// them. Defaults to no limit.
     ///
+    /// It builds the manager anew, without the sessions of the old one, so call it before the first session.
+    ///
     /// # Panics
     ///
     /// If `max_creates` is 0.
-    ///
-    /// It builds the manager anew, without the sessions of the old one, so call it before the first session.
     #[must_use]
     pub fn with_rate_limit(self, max_creates: usize, window: Duration) -> Self {
         let mut settings = self.settings;

@@ -47,7 +47,7 @@ pub(crate) struct RequestTracker {
     openings: AtomicUsize,
     /// Requests of [`Class::Listener`] under way.
     listeners: AtomicUsize,
-    /// The calls and openings with an unread body. It is part of the two counts above, not beside them.
+    /// The calls and openings with an unread body. `calls` and `openings` count them too.
     unread: AtomicUsize,
     /// Calls that ended by themselves during a drain; `cut_off` counts the others. The drain takes both out and sets
     /// them to 0.

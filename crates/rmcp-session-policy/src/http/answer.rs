@@ -58,8 +58,7 @@ pub(super) fn pong<B>(id: RequestId) -> Response<PolicyBody<B>> {
     json(&ServerJsonRpcMessage::response(ServerResult::empty(()), id))
 }
 
-/// Makes an answer in plain text. It holds no JSON-RPC message, since either the id of the request is unknown or there
-/// is none.
+/// Makes an answer in plain text, for cases in which the status says all that a client needs.
 fn plain<B>(status: StatusCode, text: &'static str, version: Version, closes: bool) -> Response<PolicyBody<B>> {
     let mut response = Response::new(PolicyBody::own(text));
     *response.status_mut() = status;
@@ -100,8 +99,8 @@ fn finish<B>(response: &mut Response<B>, content_type: &'static str) {
 ///
 /// - With an envelope, the body is a JSON-RPC answer: for a `tools/call` within a session in the form that
 ///   [`CallRejection`] sets, else an error. Without an envelope, it is the text of the rejection.
-/// - A request within a session gets 200, a refused listening stream 503, and every other request 429 for a quota of
-///   the client or 503.
+/// - A request within a session, with an id, gets 200. A refused listening stream gets 503. Everything else gets 429
+///   if a quota of the client is used up, and 503 otherwise.
 /// - `Retry-After` is left out if waiting will not help. `RateLimit` and `RateLimit-Policy` are there if the policy
 ///   named its limit and what remains of it.
 /// - A drain closes the connection, so that the client opens its next one to another server.

@@ -95,6 +95,8 @@ impl<B: Body> Body for RequestBody<B> {
     type Data = Bytes;
     type Error = BodyError<B::Error>;
 
+    /// Yields the frames of the inner body as one piece of bytes each. At its end it asks the gate, and waits for the
+    /// answer of a policy if it has to. An error of the inner body is passed on, and the gate is not asked then.
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.project();
         if *this.refused {
@@ -176,6 +178,7 @@ impl<B: Body<Data = Bytes>> Body for PolicyBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
+    /// Gives the lease back as soon as the body has ended, since the server may keep a body for a while after that.
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             Projected::Service { inner, lease } => {

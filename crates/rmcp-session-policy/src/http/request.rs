@@ -25,7 +25,7 @@ pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-i
 /// Names the revision of MCP that a client speaks. A client without the header is taken for one that speaks an older
 /// revision.
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-/// Repeats the method of the body. The layer reads it only of clients that speak the revision without sessions.
+/// Repeats the method of the body. The layer reads it only if the protocol version has no sessions.
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 /// Names the event after which a GET resumes a stream.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -212,12 +212,14 @@ impl Envelope {
         Some(Self { id: request.id, method: request.method.into() })
     }
 
-    /// A `ping` restores its session only into a free place, and is answered by the layer if there is none.
+    /// Returns whether it is a `ping`, which restores its session only into a free place. If there is none, the layer
+    /// answers it.
     pub(super) fn is_ping(&self) -> bool {
         &*self.method == "ping"
     }
 
-    /// A rejected call is answered in the form that [`CallRejection`](crate::CallRejection) sets.
+    /// Returns whether it is a `tools/call`. Its rejection has the form that [`CallRejection`](crate::CallRejection)
+    /// sets.
     pub(super) fn is_call(&self) -> bool {
         &*self.method == "tools/call"
     }

@@ -74,10 +74,16 @@ where
     type Error = S::Error;
     type Future = BoxFuture<Result<Self::Response, S::Error>>;
 
+    /// The layer is always ready itself, so this is the readiness of the service inside.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
+    /// Takes the request in at once, and returns the future that answers it. The look at the session and a rejection by
+    /// the headers happen in this call, before the future is polled.
+    ///
+    /// The service inside is called here too, except for a stream that is replayed under a policy: its policy has to be
+    /// asked first, which takes an await.
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
         let visit = match self.enter(&parts) {
@@ -139,7 +145,7 @@ impl<S, I: SessionManager> PolicyService<S, I> {
     /// is answered like one that does not exist. Only then is the request asked about as a newcomer, without consuming
     /// anything of a quota.
     ///
-    /// Costs one look-up of the session, and for a newcomer one `peek` of the admission policy.
+    /// Costs a look-up of the session, and for a newcomer one `peek` of the admission policy.
     fn enter(&self, parts: &Parts) -> Result<Visit<I>, TurnedAway<I>> {
         let named = session_named_by(parts);
         let head = Head::of(parts, named.is_some(), self.settings.without_sessions);

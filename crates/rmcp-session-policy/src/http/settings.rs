@@ -33,7 +33,7 @@ pub(super) struct Settings {
     pub(super) principal: Option<PrincipalOf>,
     /// The networks of the trusted proxies. Empty if every peer is a client.
     pub(super) trusted: Arc<[IpNet]>,
-    /// The one header that is read of a trusted proxy.
+    /// The one header that is read from a trusted proxy.
     pub(super) forwarded: ForwardedHeader,
     /// The headers that the context of a client keeps.
     pub(super) kept: Arc<[HeaderName]>,

@@ -235,6 +235,8 @@ impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
+    /// Polls the inner body before it looks for a cut, so an answer that is there is yielded before the end. Without
+    /// tracking it costs nothing more than the inner body.
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {

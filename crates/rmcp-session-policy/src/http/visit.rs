@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `refuse_by_head` | `tracked`, for a request without a body |
 //! | `PolicyService::call` | `lease_slot` |
-//! | `decide` | `target`, `envelope`, `tracked`, `refusal` |
+//! | `see` | `chunks` |
+//! | `decide` | `target`, `envelope`, `tracked`, `refusal`; it empties `chunks` if the body is large |
 //! | `ask` | `lease`; it takes `lease_slot` |
 //! | `through` | it takes all of it, when rmcp has answered |
 
@@ -351,10 +352,18 @@ impl<I: SessionManager> Visit<I> {
 }
 
 impl<I: SessionManager> Gate for Visit<I> {
+    /// Keeps the piece. Its bytes are shared with rmcp, unless the body has several pieces.
     fn see(&self, chunk: &Bytes) {
         self.lock().chunks.push(chunk.clone());
     }
 
+    /// Judges the request by its whole body, and rejects or tracks it accordingly.
+    ///
+    /// A request within a session always passes, since the manager decides on it; a `ping` is noted in the scope, which
+    /// is why this must run in the scope of the request. Any other request is tracked first, and then rejected if its
+    /// headers did not show what it is and it may not begin. A request without a session is last put to its policy.
+    ///
+    /// Of a body that is too large to keep, only the id and the method stay.
     fn decide(self: Arc<Self>) -> Decision {
         let body = self.lock().chunks.join();
         let target = self.head.judge(&body);

@@ -285,6 +285,7 @@ impl fmt::Debug for Line {
 impl Transport<RoleServer> for Line {
     type Error = Failed;
 
+    /// Sends an answer or an error to the call that waits for it. Everything else is dropped without an error.
     fn send(&mut self, item: ServerJsonRpcMessage) -> impl Future<Output = Result<(), Failed>> + Send + 'static {
         let id = match &item {
             ServerJsonRpcMessage::Response(response) => Some(response.id.clone()),
@@ -320,6 +321,7 @@ impl SessionManager for Scripted {
     type Error = Failed;
     type Transport = Line;
 
+    /// Ids are unique over all managers of the process, so managers may stack or stand side by side in one test.
     async fn create_session(&self) -> Result<(SessionId, Line), Failed> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         self.act(Call::Create).await?;
@@ -328,6 +330,7 @@ impl SessionManager for Scripted {
         Ok((id, line))
     }
 
+    /// If it relays, it waits for the answer of the service. It fails if the session ends before.
     async fn initialize_session(
         &self,
         id: &SessionId,
@@ -342,10 +345,16 @@ impl SessionManager for Scripted {
         Ok((*answer).clone())
     }
 
+    /// Looks only at the list. A test cannot make it fail.
     async fn has_session(&self, id: &SessionId) -> Result<bool, Failed> {
         Ok(self.lock().listed.contains_key(id))
     }
 
+    /// Ends a session for the list; its transport is the caller's to drop. A session that is not listed only counts as
+    /// a call.
+    ///
+    /// The list forgets the incarnation that was there when the call began, so a late close does not hit a restored
+    /// one.
     async fn close_session(&self, id: &SessionId) -> Result<(), Failed> {
         let Some(life) = self.lock().listed.get(id).map(|entry| entry.life) else {
             return self.act(Call::Close).await;
@@ -381,6 +390,7 @@ impl SessionManager for Scripted {
         Ok(())
     }
 
+    /// Makes the stream in place of the one before, which ends then.
     async fn create_standalone_stream(
         &self,
         id: &SessionId,
@@ -399,6 +409,7 @@ impl SessionManager for Scripted {
         self.create_standalone_stream(id).await
     }
 
+    /// Restores any id that is not listed, also one that it never had. An id that is listed is already present.
     async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Line>, Failed> {
         self.act(Call::Restore).await?;
         if self.lock().listed.contains_key(&id) {

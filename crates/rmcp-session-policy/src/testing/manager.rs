@@ -65,7 +65,8 @@ const LATE: Duration = Duration::from_millis(10);
 /// Checks a manager with an eviction policy against the laws: the bound, which sessions are never victims, one end of
 /// each session, what clients are told, what is undone and what is restored.
 ///
-/// Not for policies that by design may name no victim, as `.only(..)` does when no session passes.
+/// It runs 48 histories of up to 119 events each. Not for policies that by design may name no victim, as `.only(..)`
+/// does when no session passes.
 ///
 /// ```
 /// rmcp_session_policy::testing::manager::keeps_the_laws(rmcp_session_policy::eviction::Fifo::new);
@@ -74,8 +75,6 @@ const LATE: Duration = Duration::from_millis(10);
 /// # Panics
 ///
 /// Panics if model and manager disagree, with the difference and a short history that shows it.
-///
-/// It runs 48 histories of up to 119 events each.
 #[track_caller]
 pub fn keeps_the_laws<P: EvictionPolicy>(make: impl Fn() -> P) {
     through(&histories(120), "the manager", 48, |history| {
@@ -201,6 +200,7 @@ enum Place {
 struct Session {
     /// As the client got it. It stays the same through restores.
     id: String,
+    /// Where it should be now.
     place: Place,
     /// When its first incarnation came. Its lifetime counts from here.
     opened: Instant,
@@ -470,6 +470,7 @@ type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 struct Server {
     /// The inner manager, to make it fail and to count what exists.
     inner: Scripted,
+    /// The manager under test.
     sessions: Arc<PolicySessionManager<Scripted>>,
     /// The admission policy, to count what is held.
     leases: Leases,
