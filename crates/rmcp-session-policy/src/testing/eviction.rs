@@ -209,6 +209,7 @@ struct Server {
 }
 
 impl Server {
+    /// Begins without a session. The policy is put into a [`Watched`], which writes into `faults`.
     fn new(policy: impl EvictionPolicy) -> Self {
         let faults = Arc::<Mutex<Option<&'static str>>>::default();
         let watched = Watched { policy, here: HashSet::new(), suspended: HashSet::new(), faults: Arc::clone(&faults) };

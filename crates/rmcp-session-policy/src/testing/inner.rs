@@ -265,8 +265,11 @@ impl Stream for Answers {
 /// The transport of a session. Its drop ends the life of the session, if the session is off the list.
 pub struct Line {
     inbox: UnboundedReceiver<ClientJsonRpcMessage>,
+    /// The way back for the answers of the service.
     wire: Arc<Wire>,
+    /// The incarnation whose transport this is.
     life: u64,
+    /// Told of the drop, for its account of what exists.
     manager: Scripted,
 }
 

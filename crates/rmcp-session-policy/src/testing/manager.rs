@@ -130,19 +130,20 @@ pub enum Event {
     FailToOpen,
     /// A client is gone before its session exists: the inner manager does not return, and the request is dropped.
     GiveUp,
-    /// The inner manager fails to restore sessions, and one is called.
+    /// The inner manager fails to restore sessions, and one is called. If it is parked, it stays parked, and its client
+    /// is told to come back. A victim that was closed for it stays closed.
     FailToRestore(u8),
     /// A call that is answered at once. If the session is parked, the call may restore it.
     Call(u8),
     /// A call that is never answered, so the session is busy until the call is cancelled or the session ends.
     Hang(u8),
-    /// A client cancels one of its calls, and the handler stops.
+    /// A client cancels the oldest of its calls that hang, and the handler stops.
     Cancel(u8),
-    /// A client hangs up on one of its calls, which goes on.
+    /// A client hangs up on one of its calls, which goes on: the session stays busy.
     HangUp(u8),
-    /// A client deletes its session.
+    /// A client deletes its session, live or parked. The session does not come back.
     Delete(u8),
-    /// An operator revokes a session.
+    /// An operator revokes a live session. The session does not come back, and its calls in flight are cut off.
     Revoke(u8),
     /// An hour passes, and idle sessions are parked.
     Hour,
@@ -242,6 +243,7 @@ struct Model {
 }
 
 impl Model {
+    /// Counts over all sessions, dead ones included.
     fn count(&self, is: impl Fn(&Session) -> bool) -> usize {
         self.sessions.iter().filter(|session| is(session)).count()
     }
@@ -597,7 +599,7 @@ async fn text(answer: Answer) -> String {
     String::from_utf8_lossy(&body.to_bytes()).into_owned()
 }
 
-/// The two side by side.
+/// The two side by side. Each event happens to both, and after each they have to agree.
 struct Both {
     model: Model,
     server: Server,

@@ -27,6 +27,8 @@ use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
 /// The number of random histories that a policy is run through.
+///
+/// The check of a whole manager runs fewer, since each of them takes longer.
 const HISTORIES: u32 = 256;
 
 /// Holds the law that a policy broke, and the history until then.
@@ -38,6 +40,7 @@ struct Broken<E> {
 }
 
 impl<E: fmt::Debug> Broken<E> {
+    /// Makes the message of the panic: the law, and then the history.
     fn text(&self) -> String {
         format!("{}, after {:?}", self.law, self.history)
     }
