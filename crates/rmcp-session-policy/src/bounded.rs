@@ -42,13 +42,13 @@ pub enum BoundedSessionError {
     /// The inner [`LocalSessionManager`] failed. Its own text may name a session, so it is only in the source.
     #[error("the inner session manager failed")]
     Inner(#[from] LocalSessionManagerError),
-    /// There were too many new sessions within the window of the rate limit.
+    /// There were too many new sessions within the window of the rate limit. No session was evicted for it.
     #[error("session creation rate limit exceeded")]
     RateLimited,
     /// Every place is taken, and no session may go now.
     #[error("{0}")]
     ServerFull(ServerFull),
-    /// There is no such session (any more).
+    /// There is no such session (any more), or a client asked for an event that is not there.
     #[error("session not found")]
     NotFound,
     /// The server is about to stop and takes no newcomers.
@@ -121,30 +121,40 @@ impl From<crate::CloseReason> for CloseReason {
 /// # Ok(()) }
 /// ```
 pub struct BoundedSessionManager {
+    /// The manager that does the work. All calls are passed to it.
     sessions: PolicySessionManager<LocalSessionManager>,
+    /// What it was made from. [`with_rate_limit`](Self::with_rate_limit) makes it anew from these.
     settings: Settings,
 }
 
 /// Holds the settings that a manager was made from, since a rate limit may be added later.
 #[derive(Clone, Debug)]
 struct Settings {
+    /// The settings of the manager underneath. Its timers are turned off there, and used here.
     config: SessionConfig,
     max_sessions: usize,
     max_lifetime: Option<Duration>,
+    /// The most new sessions, and the window in which they count.
     rate_limit: Option<(usize, Duration)>,
 }
 
 impl Settings {
+    /// Begins without a limit on lifetimes or rates. Panics if `max_sessions` is 0, as the replaced crate does.
     fn new(config: SessionConfig, max_sessions: usize) -> Self {
         assert!(max_sessions >= 1, "max_sessions must be at least 1, got 0");
         Self { config, max_sessions, max_lifetime: None, rate_limit: None }
     }
 
+    /// Sets the rate limit. Panics if `max_creates` is 0, as the replaced crate does.
     fn limit(&mut self, max_creates: usize, window: Duration) {
         assert!(max_creates >= 1, "max_creates must be at least 1; pass no rate limit instead of 0");
         self.rate_limit = Some((max_creates, window));
     }
 
+    /// Makes the manager. It does not fail: what the builder underneath would reject is made to fit first.
+    ///
+    /// No session is parked: in the replaced crate, a session that is closed is gone. What these settings do not name
+    /// has the default of the policy manager, such as the limit on half-open sessions.
     fn build(self) -> BoundedSessionManager {
         // Every duration is accepted, and clamped to what the timer can do.
         let kept = |time: Duration| time.clamp(Duration::from_millis(1), 365 * 24 * HOUR);
@@ -193,6 +203,8 @@ impl BoundedSessionManager {
     /// Sets a rate limit: at most `max_creates` new sessions in any `window`. It rejects more, and evicts no session for
     /// them. Defaults to no limit.
     ///
+    /// It builds the manager anew, without the sessions of the old one, so call it before the first session.
+    ///
     /// # Panics
     ///
     /// If `max_creates` is 0.
@@ -203,7 +215,7 @@ impl BoundedSessionManager {
         settings.build()
     }
 
-    /// Returns the number of sessions.
+    /// Returns the number of sessions, those that are closing included.
     #[expect(clippy::unused_async, reason = "async in the crate whose place this takes")]
     pub async fn active_session_count(&self) -> usize {
         self.sessions.stats().live
@@ -226,10 +238,14 @@ impl fmt::Debug for BoundedSessionManager {
 #[derive(Debug)]
 #[must_use]
 pub struct BoundedSessionManagerBuilder {
+    /// At least 1: [`new`](Self::new) has checked it.
     max_sessions: usize,
+    /// If it is set, it counts more than the `keep_alive` of `session_config`.
     idle_timeout: Option<Duration>,
     max_lifetime: Option<Duration>,
+    /// `None` for the default.
     session_config: Option<SessionConfig>,
+    /// The most new sessions and their window. Both were checked when they were set.
     rate_limit: Option<(usize, Duration)>,
 }
 

@@ -39,7 +39,8 @@ pub enum PolicyError<E: std::error::Error + 'static> {
     /// The server is about to stop and takes no newcomers.
     #[error("the server is draining")]
     Draining,
-    /// There is no such session (any more).
+    /// There is no such session (any more). It is also the error of an `initialize` whose session ended before the
+    /// answer.
     #[error("session not found")]
     NotFound,
     /// The session has no event with that id, or no event after it.
@@ -69,14 +70,23 @@ impl<E: std::error::Error + 'static> fmt::Debug for PolicyError<E> {
 }
 
 /// Holds what the answer to a rejected arrival needs.
+///
+/// The manager or the layer makes it, counts it, and reports it to the observer once. Then the layer, or the manager on
+/// the stream of the request, answers with it. Its text reaches clients, so it holds no session id.
 #[derive(Clone, Debug)]
 pub(crate) struct Rejected {
+    /// What was rejected. It decides which count the rejection goes to; clients do not see it.
     pub(crate) kind: ArrivalKind,
+    /// Why it was rejected, which decides the status.
     pub(crate) reason: RejectionReason,
+    /// The name of the policy, or of the part of the manager, that rejected it.
     pub(crate) policy: Cow<'static, str>,
     pub(crate) retry: Retry,
+    /// The limit that was reached, if the policy names one.
     pub(crate) limit: Option<u64>,
+    /// What is left of the limit. The headers about rate limits need both.
     pub(crate) remaining: Option<u64>,
+    /// Why, in one sentence for people. The sentence of a policy may end with when to come back.
     pub(crate) text: Cow<'static, str>,
 }
 
@@ -116,6 +126,9 @@ impl Rejected {
     }
 
     /// Returns the rejection as a JSON-RPC error.
+    ///
+    /// Its data says the same for programs. The wait is there in whole seconds and in milliseconds, both rounded up;
+    /// milliseconds only if the policy knows the wait.
     pub(crate) fn answer(&self) -> ErrorData {
         let millis = match self.retry {
             Retry::After(wait) => Some(wait.as_nanos().div_ceil(1_000_000) as u64),
@@ -133,6 +146,8 @@ impl Rejected {
     }
 
     /// Makes the answer to a request with this id within a session.
+    ///
+    /// A `tools/call` gets the form that `rejection` sets, and every other request an error.
     pub(crate) fn answer_to(&self, is_call: bool, rejection: CallRejection, id: RequestId) -> ServerJsonRpcMessage {
         rejection.answer(is_call, id, self.answer(), || self.told_to_a_model())
     }
@@ -156,6 +171,8 @@ impl Rejected {
     }
 
     /// Makes the rejection for too many requests of one session in flight.
+    ///
+    /// The wait is unknown, since a request ends when its handler does.
     pub(crate) const fn too_many_in_flight(limit: usize) -> Self {
         Self {
             kind: ArrivalKind::Request,
@@ -182,7 +199,8 @@ impl Rejected {
         }
     }
 
-    /// Makes the rejection for a failure of the store that keeps the sessions.
+    /// Makes the rejection for a failure of the store that keeps the sessions: the inner manager. Its own error may
+    /// name the session and is left out.
     pub(crate) fn backend(kind: ArrivalKind) -> Self {
         Self {
             reason: RejectionReason::Backend,

@@ -1,4 +1,7 @@
 //! [`Queue`]: sessions by rank, made for ranks that mostly arrive in order.
+//!
+//! The registry, the deadlines of the lifecycle and the ranking policies use it. It has no lock: each queue is guarded
+//! by the lock of the part that owns it.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -6,6 +9,8 @@ use std::collections::{BinaryHeap, VecDeque};
 use crate::session::SessionKey;
 
 /// The number of stale entries that a queue may always keep.
+///
+/// Without it, a queue of few sessions would be tidied again after a few pushes.
 pub(crate) const SPARE: usize = 64;
 
 /// Orders sessions by a rank, lowest first.
@@ -18,7 +23,9 @@ pub(crate) const SPARE: usize = 64;
 /// Cost: O(1) for an entry in order, O(log n) amortized for the others; 16 bytes per entry.
 #[derive(Clone, Debug)]
 pub(crate) struct Queue<R> {
+    /// Entries that came in order, so it is sorted.
     appended: VecDeque<(R, SessionKey)>,
+    /// Entries of a lower rank than the last one of `appended` when they came.
     inserted: BinaryHeap<Reverse<(R, SessionKey)>>,
 }
 
@@ -29,10 +36,13 @@ impl<R: Ord> Default for Queue<R> {
 }
 
 impl<R: Ord + Copy> Queue<R> {
+    /// Returns the number of entries, stale ones included. It may be larger than the number of sessions.
     pub(crate) fn len(&self) -> usize {
         self.appended.len() + self.inserted.len()
     }
 
+    /// Adds an entry. An earlier entry of the same session is not removed; the caller has to know it as stale, for
+    /// instance by its rank. Entries of the same rank are ordered by key.
     pub(crate) fn push(&mut self, rank: R, key: SessionKey) {
         let entry = (rank, key);
         if self.appended.back().is_some_and(|last| entry < *last) {
@@ -46,7 +56,7 @@ impl<R: Ord + Copy> Queue<R> {
         self.appended.push_back(entry);
     }
 
-    /// Returns the first entry, and whether it was appended.
+    /// Returns the first entry, and whether it was appended. Costs one comparison.
     fn first(&self) -> Option<((R, SessionKey), bool)> {
         let appended = self.appended.front().map(|entry| (*entry, true));
         let inserted = self.inserted.peek().map(|Reverse(entry)| (*entry, false));
@@ -56,10 +66,12 @@ impl<R: Ord + Copy> Queue<R> {
         }
     }
 
+    /// Returns the entry of the lowest rank. It may be stale.
     pub(crate) fn peek(&self) -> Option<(R, SessionKey)> {
         self.first().map(|(entry, _)| entry)
     }
 
+    /// Takes out the entry of the lowest rank. It may be stale.
     pub(crate) fn pop(&mut self) -> Option<(R, SessionKey)> {
         let (entry, appended) = self.first()?;
         if appended {
@@ -70,7 +82,10 @@ impl<R: Ord + Copy> Queue<R> {
         Some(entry)
     }
 
-    /// Removes stale entries, if there are more than twice as many entries as `sessions`.
+    /// Removes stale entries, if there are more than twice as many entries as `sessions`, and [`SPARE`] more.
+    ///
+    /// `has_meaning` returns false for a stale entry. The owner of a queue calls this with each push. Between two
+    /// passes there are about as many pushes as there are sessions, so the cost for each push is O(1) amortized.
     pub(crate) fn tidy(&mut self, sessions: usize, has_meaning: impl Fn(R, SessionKey) -> bool) {
         if self.len() > SPARE + 2 * sessions {
             self.appended.retain(|(rank, key)| has_meaning(*rank, *key));

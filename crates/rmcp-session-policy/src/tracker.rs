@@ -1,4 +1,11 @@
 //! [`RequestTracker`]: the HTTP requests without a session, so that a drain can wait for them and end them.
+//!
+//! A session counts its own requests, and a drain ends it with them. A request without a session has nothing like that,
+//! so the HTTP layer registers it here: [`RequestTracker::enter`] counts it, and the drop of its [`Tracked`] ends the
+//! count. The layer keeps the token first with the request and then with the body of its response.
+//!
+//! A drain uses it in this order: it asks [`waiting`](RequestTracker::waiting) until nothing is left or its deadline
+//! has passed, then it calls [`cut`](RequestTracker::cut), then it awaits [`settle`](RequestTracker::settle).
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +19,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::session::Signals;
 
 /// Says how a tracked request counts.
+///
+/// It is decided once, when the request is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// A request without a session. A drain waits for it, and cuts it off at the deadline.
@@ -26,38 +35,53 @@ pub(crate) enum Class {
 ///
 /// A response is *unread* if its body has yielded a frame and was not polled again. Its client may have stopped
 /// reading, so a drain waits for it only for a short grace.
+///
+/// There is no lock. All atomics are sequentially consistent, since the order between the counts, the flags here and
+/// the drain's own flag matters.
 pub(crate) struct RequestTracker {
+    /// Those of the manager: whether a drain waits (`draining`), and what wakes it (`calm`).
     signals: Arc<Signals>,
+    /// Requests of [`Class::Call`] under way.
     calls: AtomicUsize,
+    /// Requests of [`Class::Opening`] under way.
     openings: AtomicUsize,
+    /// Requests of [`Class::Listener`] under way.
     listeners: AtomicUsize,
-    /// The calls and openings with an unread body.
+    /// The calls and openings with an unread body. `calls` and `openings` count them too.
     unread: AtomicUsize,
-    /// Calls that ended by themselves during a drain; `cut_off` counts the others.
+    /// Calls that ended by themselves during a drain; `cut_off` counts the others. The drain takes both out and sets
+    /// them to 0.
     finished: AtomicUsize,
+    /// Calls that ended during a drain because it cut them off.
     cut_off: AtomicUsize,
+    /// Whether calls and listeners are cut off. It is set once and stays, so a request that comes later is cut off too.
     cutting: AtomicBool,
+    /// Rung once `cutting` is set. The bodies of responses wait for it.
     cut: Arc<Notify>,
 }
 
 /// Counts the tracked calls that ended by themselves in a drain, and those that did not.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Drained {
+    /// Calls whose response was read to its end, or dropped by its client.
     pub(crate) finished: usize,
+    /// Calls that got a farewell, were rejected at the cut, or had not ended when the wait was over.
     pub(crate) cut_off: usize,
 }
 
-/// Says what a drain still waits for.
+/// Says what a drain still waits for, apart from listeners, which it ends itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiting {
     /// Nothing.
     Nothing,
-    /// Only unread bodies.
+    /// Only unread bodies, whose clients may have stopped reading. A short grace is enough for them.
     Unread,
+    /// At least one request that is still being answered, or whose client reads.
     Calls,
 }
 
 impl RequestTracker {
+    /// The drain of the manager sets and awaits `signals`, so they have to be those of the manager.
     pub(crate) fn new(signals: Arc<Signals>) -> Self {
         Self {
             signals,
@@ -107,6 +131,8 @@ impl RequestTracker {
     }
 
     /// Ends calls with an error, and listeners. Returns the number of listeners.
+    ///
+    /// It only tells them: [`settle`](Self::settle) waits until they have ended. It leaves openings alone.
     pub(crate) fn cut(&self) -> usize {
         let listeners = self.listeners();
         self.cutting.store(true, SeqCst);
@@ -116,6 +142,9 @@ impl RequestTracker {
 
     /// Waits until every request has ended and its last bytes were read, until `deadline`. For unread bodies and
     /// listeners it waits no longer than `grace`.
+    ///
+    /// Returns the counts since the last call. What has not ended by then counts as cut off, listeners and openings
+    /// aside. If `deadline` has passed already, calls that were cut get `grace` too.
     pub(crate) async fn settle(&self, grace: Duration, deadline: Instant) -> Drained {
         let grace = Instant::now() + grace;
         loop {
@@ -134,6 +163,7 @@ impl RequestTracker {
         Drained { finished: self.finished.swap(0, SeqCst), cut_off: self.cut_off.swap(0, SeqCst) + left }
     }
 
+    /// Wakes a drain, if one waits, after a count has changed. Without a drain it costs one load.
     fn notify_waiters(&self) {
         if self.signals.draining.load(SeqCst) {
             self.signals.calm.notify_waiters();
@@ -142,12 +172,17 @@ impl RequestTracker {
 }
 
 /// Counts one request under way until it is dropped.
+///
+/// It has one owner at a time, so its own fields need no lock.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     tracker: Arc<RequestTracker>,
     class: Class,
+    /// Whether this request is one of those in `unread`.
     is_unread: bool,
+    /// Whether the layer rejected it. Then its drop counts it neither as finished nor as cut off.
     is_refused: bool,
+    /// Whether a drain cut it off. Then its drop counts it as that.
     is_cut: bool,
 }
 
@@ -173,7 +208,8 @@ impl Tracked {
         matches!(self.class, Class::Listener)
     }
 
-    /// Records that a drain cut the request off.
+    /// Records that a drain cut the request off. Without it, the drop of this token would count the request as
+    /// finished.
     pub(crate) const fn note_cut(&mut self) {
         self.is_cut = true;
     }

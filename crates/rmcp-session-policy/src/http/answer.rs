@@ -1,4 +1,8 @@
 //! The answers to requests that the layer rejects.
+//!
+//! The form of an answer depends on what the request is ([`RequestTarget`]) and on whether its id is known. Law L9 in
+//! `docs/design.md` has the table of the statuses. Each answer is `no-store`. An answer without a JSON-RPC id is plain
+//! text.
 
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode, Version};
@@ -14,11 +18,14 @@ use crate::observe::RejectionReason;
 /// The request that an answer is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answered<'a> {
+    /// Where the request goes: what the body says if it was checked, else what the headers say.
     pub(super) target: RequestTarget,
-    /// Its id and method, if they are known.
+    /// Its id and method. `None` if the body is no complete request, was not read to its end, or was rejected before it
+    /// was read and is larger than the layer keeps. The answer is then plain text.
     pub(super) envelope: Option<&'a Envelope>,
     /// The form of the answer if the request is a `tools/call` within a session.
     pub(super) rejection: CallRejection,
+    /// The HTTP version of the request: only HTTP/1 has a header that closes a connection.
     pub(super) version: Version,
     /// Whether the connection must be closed afterwards, since the body of the request was not read.
     pub(super) closes: bool,
@@ -44,10 +51,14 @@ pub(super) fn anonymous<B>(version: Version, closes: bool) -> Response<PolicyBod
 }
 
 /// Answers a ping with its empty result.
+///
+/// A parked session at a full server gets it, so that a client which only keeps its session alive does not take a place
+/// from another (law L10).
 pub(super) fn pong<B>(id: RequestId) -> Response<PolicyBody<B>> {
     json(&ServerJsonRpcMessage::response(ServerResult::empty(()), id))
 }
 
+/// Makes an answer in plain text, for cases in which the status says all that a client needs.
 fn plain<B>(status: StatusCode, text: &'static str, version: Version, closes: bool) -> Response<PolicyBody<B>> {
     let mut response = Response::new(PolicyBody::own(text));
     *response.status_mut() = status;
@@ -56,6 +67,7 @@ fn plain<B>(status: StatusCode, text: &'static str, version: Version, closes: bo
     response
 }
 
+/// Makes an answer of one JSON-RPC message with status 200. [`refused`] sets another status if the request needs one.
 fn json<B>(message: &ServerJsonRpcMessage) -> Response<PolicyBody<B>> {
     // This cannot fail: the message holds only strings and numbers.
     let text = serde_json::to_string(message).unwrap_or_default();
@@ -65,12 +77,16 @@ fn json<B>(message: &ServerJsonRpcMessage) -> Response<PolicyBody<B>> {
 }
 
 /// Closes the connection after the answer, if the HTTP version has a header for that.
+///
+/// HTTP/2 and later have streams of their own for each request, so what is unread of one body is in the way of no other
+/// request.
 fn close_if<B>(closes: bool, version: Version, response: &mut Response<B>) {
     if closes && version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
+/// Sets the headers of every answer of the layer: its type, and that no cache may keep it.
 fn finish<B>(response: &mut Response<B>, content_type: &'static str) {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -78,6 +94,16 @@ fn finish<B>(response: &mut Response<B>, content_type: &'static str) {
 }
 
 /// Answers a request that was rejected.
+///
+/// The caller has counted and reported the rejection; this function only makes the response:
+///
+/// - With an envelope, the body is a JSON-RPC answer: for a `tools/call` within a session in the form that
+///   [`CallRejection`] sets, else an error. Without an envelope, it is the text of the rejection.
+/// - A request within a session, with an id, gets 200. A refused listening stream gets 503. Everything else gets 429
+///   if a quota of the client is used up, and 503 otherwise.
+/// - `Retry-After` is left out if waiting will not help. `RateLimit` and `RateLimit-Policy` are there if the policy
+///   named its limit and what remains of it.
+/// - A drain closes the connection, so that the client opens its next one to another server.
 pub(super) fn refused<B>(refusal: &Rejected, request: Answered<'_>) -> Response<PolicyBody<B>> {
     let mut response = match request.envelope {
         Some(envelope) => {
@@ -111,6 +137,9 @@ pub(super) fn refused<B>(refusal: &Rejected, request: Answered<'_>) -> Response<
 }
 
 /// Makes the headers `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10.
+///
+/// Returns none if the rejection has no limit or no remainder. The time `t` is there only if the policy knows it. A
+/// header that would not be valid is left out.
 fn rate_limit(refusal: &Rejected) -> Vec<(HeaderName, HeaderValue)> {
     let (Some(limit), Some(remaining)) = (refusal.limit, refusal.remaining) else { return Vec::new() };
     // The name goes into a structured-field string, which may hold only these characters.
@@ -127,6 +156,8 @@ fn rate_limit(refusal: &Rejected) -> Vec<(HeaderName, HeaderValue)> {
 }
 
 /// Makes the rejection for a restore that was rejected where rmcp answers 404 although the session is still parked.
+///
+/// The caller neither counts nor reports it: the manager has done so for the request that tried the restore.
 pub(super) fn still_parked(max_sessions: usize) -> Rejected {
     Rejected {
         kind: ArrivalKind::Restore,

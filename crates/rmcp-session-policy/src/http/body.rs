@@ -1,4 +1,8 @@
 //! The bodies of requests and responses.
+//!
+//! The layer has to know what a request is before rmcp acts on it, and that takes the whole body (law L16). It does not
+//! read the body ahead of rmcp: rmcp reads it through [`RequestBody`], which shows each piece to a [`Gate`] and ends
+//! only when the gate lets it. [`PolicyBody`] carries in the other direction what has to live as long as the response.
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,14 +21,21 @@ use super::tracked::TrackedBody;
 /// Withholds the end of a request's body until it has decided: rmcp acts once it has seen that end.
 pub(super) trait Gate: Send + Sync {
     /// Looks at the next bytes of the body.
+    ///
+    /// It is called once for each data frame, in order, before rmcp gets the frame. Trailers are not shown.
     fn see(&self, chunk: &Bytes);
     /// Decides, with the whole body, whether the request goes on.
+    ///
+    /// It is called at most once, when the body has ended without an error.
     fn decide(self: Arc<Self>) -> Decision;
 }
 
 /// The decision of a [`Gate`].
 pub(super) enum Decision {
+    /// The body ends, and rmcp serves the request.
     Pass,
+    /// The body fails with [`BodyError::Refused`]. The gate keeps the reason, since rmcp answers the error by a
+    /// response of its own.
     Refuse,
     /// A policy is asked first; the future resolves to whether the request passes.
     Ask(BoxFuture<'static, bool>),
@@ -32,6 +43,8 @@ pub(super) enum Decision {
 
 pin_project! {
     /// Wraps the body of a request and withholds its end until the layer has checked all of it.
+    ///
+    /// If the layer rejects the request then, the body yields [`BodyError::Refused`] once, and ends after that.
     pub struct RequestBody<B> {
         #[pin]
         inner: B,
@@ -42,6 +55,10 @@ pin_project! {
 }
 
 impl<B> RequestBody<B> {
+    /// Wraps a body. Without a gate it ends when the inner body does.
+    ///
+    /// `gate` is there until the inner body has ended, and is then asked once. `asking` is its question to a policy,
+    /// while that is under way. `refused` is set for good once the answer was no.
     pub(super) fn new(inner: B, gate: Option<Arc<dyn Gate>>) -> Self {
         Self { inner, gate, asking: None, refused: false }
     }
@@ -78,6 +95,8 @@ impl<B: Body> Body for RequestBody<B> {
     type Data = Bytes;
     type Error = BodyError<B::Error>;
 
+    /// Yields the frames of the inner body as one piece of bytes each. At its end it asks the gate, and waits for the
+    /// answer of a policy if it has to. An error of the inner body is passed on, and the gate is not asked then.
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.project();
         if *this.refused {
@@ -119,6 +138,9 @@ impl<B: Body> Body for RequestBody<B> {
 
 pin_project! {
     /// Wraps the body of a response: that of the service, or one of the layer.
+    ///
+    /// It is `Unpin` and `Sync` where the body of the service is. A body of the layer is one piece in memory and never
+    /// fails.
     #[derive(Debug)]
     pub struct PolicyBody<B> {
         #[pin]
@@ -127,6 +149,9 @@ pin_project! {
 }
 
 pin_project! {
+    /// Says where the body comes from.
+    ///
+    /// A body of the service has the lease of a request without a session, if its admission gave one.
     #[derive(Debug)]
     #[project = Projected]
     enum BodyKind<B> {
@@ -137,10 +162,13 @@ pin_project! {
 }
 
 impl<B> PolicyBody<B> {
+    /// Wraps the body of the service. The lease is given back when the body has ended or is dropped; [`HeldLease`] says
+    /// how long a handler may hold it after that.
     pub(super) const fn service(inner: TrackedBody<B>, lease: Option<HeldLease>) -> Self {
         Self { kind: BodyKind::Service { inner, lease } }
     }
 
+    /// Makes the body of an answer by the layer.
     pub(super) fn own(text: impl Into<Bytes>) -> Self {
         Self { kind: BodyKind::Own { inner: Full::new(text.into()) } }
     }
@@ -150,6 +178,7 @@ impl<B: Body<Data = Bytes>> Body for PolicyBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
+    /// Gives the lease back as soon as the body has ended, since the server may keep a body for a while after that.
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             Projected::Service { inner, lease } => {

@@ -2,6 +2,9 @@
 //!
 //! If an answer leaves before the body was read, the client may lose it: the server closes a connection with unread
 //! input, and what the client still sends meets a reset. So the rest is read and dropped first, within bounds.
+//!
+//! This happens only for a request that the layer rejects by its headers alone. Every other request goes to rmcp, which
+//! reads the body itself.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,11 +25,16 @@ pub(super) const KEPT_BYTES: usize = 8 << 10;
 const AT_ONCE: usize = 256;
 
 /// Limits how much is read of the bodies of requests that are rejected before they are read.
+///
+/// Clones share one limit on the number of bodies, so it holds for all services that one layer is put around.
 #[derive(Clone, Debug)]
 pub(super) struct Discard {
     /// The most of one body, in bytes. The default is rmcp's own limit for a body.
     pub(super) bytes: usize,
+    /// How long one body is read at most. It bounds a client that sends its body slowly.
     pub(super) time: Duration,
+    /// Has one permit for each body that may be read at the same time. Without a free permit a body is not read at all:
+    /// the layer does not wait for one.
     bodies: Arc<Semaphore>,
 }
 
@@ -37,6 +45,9 @@ impl Default for Discard {
 }
 
 /// The result of reading a body and dropping it.
+///
+/// The default is the result of a body that was not read to its end: its reading failed, took too long, or was too
+/// much.
 #[derive(Debug, Default)]
 pub(super) struct Discarded {
     /// Whether the end was reached. If not, the connection must be closed.
@@ -54,6 +65,9 @@ impl Discarded {
 
 impl Discard {
     /// Reads a body and drops it.
+    ///
+    /// Returns at once, without reading, if the client waits for `100 Continue`, the body says that it is longer than
+    /// the limit, or too many bodies are being read. The result is then complete only if the body is empty.
     pub(super) async fn read<B: Body>(&self, body: B, expects_continue: bool) -> Discarded {
         // A client that sent `Expect: 100-continue` has sent no body and gets the answer instead.
         let is_sent = !expects_continue && body.size_hint().lower() <= self.bytes as u64;
@@ -63,6 +77,7 @@ impl Discard {
         timeout(self.time, self.drain(body)).await.unwrap_or_default()
     }
 
+    /// Reads a body to its end, unless it fails or is longer than the limit. It keeps at most [`KEPT_BYTES`] of it.
     async fn drain<B: Body>(&self, body: B) -> Discarded {
         let mut body = pin!(body);
         let (mut kept, mut length) = (Chunks::default(), 0_usize);

@@ -1,4 +1,7 @@
 //! A warning that there seems to be a proxy that is not among the trusted ones.
+//!
+//! The check is a guess, so it only logs, and it gives up at the first sign that it is wrong: a second peer, or a
+//! trusted proxy.
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -20,13 +23,18 @@ const OVER: u32 = u32::MAX;
 /// header. Policies per client then see all clients as one.
 #[derive(Debug, Default)]
 pub(super) struct ForgottenProxy {
+    /// The peer of the first request. The search is over when a request comes from another one.
     only_peer: OnceLock<IpAddr>,
-    /// Forwarded requests so far.
+    /// Forwarded requests so far, or [`OVER`] once there was a warning or the search was given up.
     forwarded: AtomicU32,
 }
 
 impl ForgottenProxy {
-    /// Checks a request. Costs one relaxed load once the search is over.
+    /// Checks a request, and logs the warning at the [`ENOUGH`]th forwarded one. Costs one relaxed load once the search
+    /// is over.
+    ///
+    /// `peer` is the address of the connection, before any forwarding header is read. Requests may call this at the
+    /// same time: only one of them logs.
     pub(super) fn look(&self, peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) {
         if self.forwarded.load(Relaxed) == OVER {
             return;

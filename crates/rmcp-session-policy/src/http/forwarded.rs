@@ -1,4 +1,10 @@
 //! The client's address behind trusted proxies, from `X-Forwarded-For` and `Forwarded`.
+//!
+//! Policies limit clients by address, so a client must not be able to choose its own. Two rules see to that. The layer
+//! reads the header only of a peer that is a trusted proxy, and it reads from the right, where the proxies append, up
+//! to the first address that is not trusted.
+//!
+//! What a client wrote to the left is not parsed, so it can neither fail a request nor hide what stands to its right.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +36,7 @@ pub enum ForwardedHeader {
 }
 
 impl ForwardedHeader {
+    /// Returns the name of the header in lower case, as a `HeaderMap` looks it up.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::XForwardedFor => "x-forwarded-for",
@@ -43,6 +50,9 @@ impl ForwardedHeader {
 /// Each proxy appends the address that called it. Entries to the right of the first untrusted hop were written by trusted
 /// proxies; entries to the left of it may be forged and are not read. If an entry is not an address, the hop that wrote
 /// it is the client. An empty entry is skipped (RFC 9110, section 5.6.1.2).
+///
+/// Several lines of the header count as one, the last line being the right-most. Without a header, or if all hops are
+/// trusted, the left-most hop that was read is the client.
 pub(super) fn client(peer: IpAddr, headers: &HeaderMap, header: ForwardedHeader, trusted: &[IpNet]) -> IpAddr {
     let mut client = peer;
     if !is_trusted(client, trusted) {
@@ -64,7 +74,8 @@ pub(super) fn client(peer: IpAddr, headers: &HeaderMap, header: ForwardedHeader,
     client
 }
 
-/// Returns whether an address is that of a trusted proxy.
+/// Returns whether an address is that of a trusted proxy. An IPv4 address that is written as an IPv6 one is compared as
+/// IPv4. Costs one comparison for each network.
 pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     let address = address.to_canonical();
     trusted.iter().any(|network| network.contains(&address))
@@ -72,6 +83,8 @@ pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 
 /// Parses an address or a network. IPv4 addresses that are written as IPv6 ones become IPv4, as the addresses of peers
 /// do.
+///
+/// Returns `None` if the text is neither.
 pub(super) fn network(text: &str) -> Option<IpNet> {
     let network = text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.into())).ok()?;
     let IpNet::V6(mapped) = network else { return Some(network) };
@@ -81,6 +94,9 @@ pub(super) fn network(text: &str) -> Option<IpNet> {
 }
 
 /// Returns the elements of a line from right to left, without the empty ones.
+///
+/// Commas separate the elements. In `Forwarded` a comma within a quoted string does not; `X-Forwarded-For` has no
+/// quoted strings. Nothing is allocated, and nothing left of the element that was asked for last is looked at.
 fn elements(line: &[u8], header: ForwardedHeader) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(line);
     let split = move || {
@@ -146,6 +162,8 @@ fn forwarded_for(element: &[u8]) -> Option<Cow<'_, [u8]>> {
 }
 
 /// The value at the beginning of a text, a token or a quoted string, and what follows it.
+///
+/// A token ends at the next semicolon. Returns `None` if a token has a quotation mark, or a quoted string has no end.
 fn value(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     let text = text.trim_ascii_start();
     let Some(quoted) = text.strip_prefix(b"\"") else {
@@ -162,7 +180,7 @@ fn value(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     Some((unescaped(&quoted[..end]), &quoted[end + 1..]))
 }
 
-/// What stands in a quoted string.
+/// What stands in a quoted string, without the backslashes that escape. Allocates only if there is one.
 fn unescaped(text: &[u8]) -> Cow<'_, [u8]> {
     if !text.contains(&b'\\') {
         return text.into();
@@ -175,7 +193,8 @@ fn unescaped(text: &[u8]) -> Cow<'_, [u8]> {
     std::iter::from_fn(next).collect::<Vec<_>>().into()
 }
 
-/// An address, with or without a port; an IPv6 address in brackets or bare.
+/// An address, with or without a port; an IPv6 address in brackets or bare. `None` for everything else, such as
+/// `unknown` or an obfuscated name of RFC 7239.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(text).ok()?;
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);

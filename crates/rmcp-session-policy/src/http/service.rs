@@ -1,4 +1,12 @@
 //! [`PolicyService`]: the service that the layer makes.
+//!
+//! A request goes through these steps:
+//!
+//! - `enter` reads the headers: what the request is ([`Head`]), its client, and whether the session that it names
+//!   belongs to that client. It also rejects what the headers alone show to be rejected.
+//! - A request that is rejected there is answered by `answer_early`, and rmcp does not see it.
+//! - Any other request goes to rmcp with a body that the layer checks as rmcp reads it (its [`Visit`] is the [`Gate`]).
+//! - `Visit::through` waits for rmcp's response, and replaces it if the layer or the manager rejected the request.
 
 use std::fmt;
 use std::pin::Pin;
@@ -23,6 +31,8 @@ use crate::error::Rejected;
 use crate::manager::{ManagerInner, Owner};
 
 /// Serves requests through rmcp's service, under policies; made by [`PolicyLayer`](super::PolicyLayer).
+///
+/// Clones share the manager and the settings. A clone costs a clone of the service inside and two reference counts.
 pub struct PolicyService<S, I: SessionManager> {
     inner: S,
     shared: Arc<ManagerInner<I>>,
@@ -47,6 +57,7 @@ impl<S, I: SessionManager> fmt::Debug for PolicyService<S, I> {
     }
 }
 
+/// The future of one request, boxed because each way through the layer has a future of its own.
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl<S, I, B, R> Service<Request<B>> for PolicyService<S, I>
@@ -63,10 +74,16 @@ where
     type Error = S::Error;
     type Future = BoxFuture<Result<Self::Response, S::Error>>;
 
+    /// The layer is always ready itself, so this is the readiness of the service inside.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
+    /// Takes the request in at once, and returns the future that answers it. The look at the session and a rejection by
+    /// the headers happen in this call, before the future is polled.
+    ///
+    /// The service inside is called here too, except for a stream that is replayed under a policy: its policy has to be
+    /// asked first, which takes an await.
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
         let visit = match self.enter(&parts) {
@@ -101,22 +118,34 @@ where
 }
 
 /// Holds a request that is answered before its body is read.
+///
+/// What is kept of its head is what `answer_early` needs: the rest is dropped before the body is read.
 struct TurnedAway<I: SessionManager> {
+    /// Whether the client sends its body only if it is asked to. Nothing is read then.
     expects_continue: bool,
     version: http::Version,
     why: Why<I>,
 }
 
+/// Says why a request is answered without rmcp.
 enum Why<I: SessionManager> {
     /// Its session does not exist, or belongs to another client.
     NotFound,
     /// The client is unknown, and the layer rejects unknown clients.
     Anonymous,
+    /// The manager or its admission policy rejects it. The rejection was counted and reported. Boxed, since it is large
+    /// and rare.
     Rejected(Box<(Visit<I>, Rejected)>),
 }
 
 impl<S, I: SessionManager> PolicyService<S, I> {
     /// Reads the headers: which client asks for what, and whether the session belongs to it.
+    ///
+    /// The order matters. An unknown client is rejected before its session is looked for. A session of another client
+    /// is answered like one that does not exist. Only then is the request asked about as a newcomer, without consuming
+    /// anything of a quota.
+    ///
+    /// Costs a look-up of the session, and for a newcomer one `peek` of the admission policy.
     fn enter(&self, parts: &Parts) -> Result<Visit<I>, TurnedAway<I>> {
         let named = session_named_by(parts);
         let head = Head::of(parts, named.is_some(), self.settings.without_sessions);
@@ -155,6 +184,8 @@ impl<S, I: SessionManager> PolicyService<S, I> {
     }
 
     /// Reads and drops the body of a request, then answers it.
+    ///
+    /// If the rest of the body could not be read within the bounds, the answer closes the connection.
     fn answer_early<B, R, E>(
         &self,
         turned_away: TurnedAway<I>,

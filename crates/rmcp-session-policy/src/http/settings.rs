@@ -15,35 +15,61 @@ use super::forwarded::{self, ForwardedHeader};
 use crate::admission::AdmissionPolicy;
 use crate::context::ClientContext;
 
+/// Finds the address of the other end of the connection in the head of a request.
 type PeerOf = Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
+/// Finds the authenticated subject in the head of a request.
 type PrincipalOf = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 
 /// Holds the settings of a layer.
+///
+/// The setters of [`PolicyLayer`](super::PolicyLayer) fill it. A service has a copy of its own, which does not change.
+/// Clones share what is behind an `Arc`: each warning is logged once for all services of one layer, and the bodies to
+/// be discarded have one limit.
 #[derive(Clone, Default)]
 pub(super) struct Settings {
+    /// `None` for axum's `ConnectInfo`, or for no address without the feature `axum`.
     pub(super) peer: Option<PeerOf>,
+    /// `None` if the layer knows no principals. Each client that knows the id of a session may then use it.
     pub(super) principal: Option<PrincipalOf>,
+    /// The networks of the trusted proxies. Empty if every peer is a client.
     pub(super) trusted: Arc<[IpNet]>,
+    /// The one header that is read from a trusted proxy.
     pub(super) forwarded: ForwardedHeader,
+    /// The headers that the context of a client keeps.
     pub(super) kept: Arc<[HeaderName]>,
+    /// The name of the service, if one manager serves several. Sessions of one name are unknown under another.
     pub(super) name: Option<Arc<str>>,
+    /// Whether a client without a known address or principal gets 403.
     pub(super) refuse_anonymous: bool,
+    /// What the author set. [`restores_from_elsewhere`](Self::restores_from_elsewhere) says whether it is obeyed.
     pub(super) elsewhere: bool,
+    /// Whether rmcp is configured to keep no sessions.
     pub(super) without_sessions: bool,
+    /// The policy of requests without a session. If there is none, a request that names a session, but is one without
+    /// by its body, falls under the policy of requests within a session.
     pub(super) sessionless: Option<Arc<dyn AdmissionPolicy>>,
+    /// How much is read of the body of a request that is rejected by its headers.
     pub(super) discard: Discard,
+    /// The most listening streams without a session, in all layers of the manager together. `None` for the number of
+    /// places.
     pub(super) max_listeners: Option<usize>,
+    /// Whether the error about settings that contradict each other was logged.
     pub(super) contradiction_told: Arc<AtomicBool>,
+    /// Looks for a proxy that the author did not name.
     pub(super) forgotten_proxy: Arc<ForgottenProxy>,
 }
 
 impl Settings {
     /// Returns whether rmcp may look for sessions that are neither live nor parked here.
+    ///
+    /// Such sessions have no known owner, so it is false as soon as owners are told apart, by principal or by service.
     pub(super) fn restores_from_elsewhere(&self) -> bool {
         self.elsewhere && self.principal.is_none() && self.name.is_none()
     }
 
     /// Logs once which settings contradict each other.
+    ///
+    /// It is called each time the layer is put around a service.
     pub(super) fn warn_of_contradictions(&self) {
         if self.elsewhere && !self.restores_from_elsewhere() && !self.contradiction_told.swap(true, Relaxed) {
             tracing::error!(
@@ -54,6 +80,9 @@ impl Settings {
     }
 
     /// Makes the client's context from the head of its request.
+    ///
+    /// The peer is replaced by what the trusted proxies say, if it is one of them. This runs the author's functions for
+    /// peer and principal, once for each request. A header with several values is kept with all of them.
     pub(super) fn context(&self, parts: &Parts) -> ClientContext {
         let mut context = ClientContext::new();
         let peer = match &self.peer {
@@ -79,12 +108,14 @@ impl Settings {
     }
 }
 
+/// Returns the peer that axum put into the request, if it serves with `ConnectInfo`.
 #[cfg(feature = "axum")]
 fn connected(parts: &Parts) -> Option<IpAddr> {
     use axum::extract::ConnectInfo;
     parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>().map(|ConnectInfo(peer)| peer.ip())
 }
 
+/// Returns no peer: without axum, only the author knows where the server puts it.
 #[cfg(not(feature = "axum"))]
 const fn connected(_: &Parts) -> Option<IpAddr> {
     None

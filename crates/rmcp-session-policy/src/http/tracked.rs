@@ -1,5 +1,12 @@
 //! Requests without a session, which a drain waits for and ends: first the request in the layer, then the body of its
 //! response.
+//!
+//! [`TrackedBody`] has three duties. It tells the tracker whether the client reads, so that a drain does not wait for
+//! one that has stopped. It ends the body when a drain cuts the request off, with an answer as the last event if none
+//! was sent. And it tells the manager if the client of an `initialize` went away before it had the answer.
+//!
+//! Only an event stream can be ended that way. A body of another type is one answer that is complete already: a drain
+//! waits until it was read.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -18,12 +25,17 @@ use crate::admission::ArrivalKind;
 use crate::error::Rejected;
 use crate::tracker::Tracked;
 
-/// The number of frames that a body may still yield once it is to end, since the answer may be among them.
+/// The number of frames that a body may still yield once it is to end, since the answer may be among them. Without a
+/// limit, a handler that sends without a pause would hold up the end.
 const LAST_FRAMES: u8 = 16;
 
+/// What ends an event of an event stream. Text put in before it would become part of that event.
 const EVENT_END: &[u8] = b"\n\n";
 
 /// Returns whether a drain cuts a request off. If not, the task is woken when it does.
+///
+/// Without a signal it only looks, and no task is woken. The signal has to be made before the call, by
+/// [`Tracked::signal`].
 pub(super) fn is_cut(tracked: &Tracked, signal: Option<Pin<&mut OwnedNotified>>, cx: &mut Context<'_>) -> bool {
     let is_given = || signal.is_some_and(|signal| signal.poll(cx).is_ready());
     // A drain sets the flag before it gives the signal.
@@ -32,6 +44,8 @@ pub(super) fn is_cut(tracked: &Tracked, signal: Option<Pin<&mut OwnedNotified>>,
 
 /// Returns whether the body of a request without a session asks for a listening stream, which ends only when the client
 /// or the server ends it.
+///
+/// Costs two searches of the body, and the parse of it only if one of them finds something.
 pub(super) fn listens(body: &[u8]) -> bool {
     // JSON has two ways to escape a slash.
     let may_listen = memmem::find(body, b"subscriptions/listen").is_some() || memchr::memchr(b'\\', body).is_some();
@@ -39,9 +53,14 @@ pub(super) fn listens(body: &[u8]) -> bool {
 }
 
 /// Holds what is needed of a request to answer it when its response is cut off.
+///
+/// Most requests need no answer from here, so the body is parsed only for an answer that needs the id. A body that is
+/// too large to keep was parsed already: then `chunks` is empty.
 #[derive(Debug, Default)]
 pub(super) struct Request {
+    /// The body, until the first call of the method `envelope` that has to parse it.
     chunks: Chunks,
+    /// The id and method once they are known. `None` also if the body is no request.
     envelope: Option<Envelope>,
 }
 
@@ -50,7 +69,7 @@ impl Request {
         Self { chunks, envelope }
     }
 
-    /// Returns its id and method, if it is a request.
+    /// Returns its id and method, if it is a request. The first call parses the body and drops it.
     pub(super) fn envelope(&mut self) -> Option<&Envelope> {
         if self.envelope.is_none() {
             self.envelope = Envelope::of(&std::mem::take(&mut self.chunks).join());
@@ -61,6 +80,10 @@ impl Request {
 
 pin_project! {
     /// Wraps the body of a response. If the request is tracked, a drain can end the body.
+    ///
+    /// While the body is read, `inner` is there. When a drain cuts the request off, the body drops `inner`, which also
+    /// ends the handler, and yields the farewell if one is due. After that it drops `tracking`, and the drain no longer
+    /// waits for the request. `signal` is there only for an event stream.
     #[derive(Debug)]
     pub(super) struct TrackedBody<B> {
         // `None` once the body is cut off.
@@ -72,18 +95,28 @@ pin_project! {
     }
 }
 
+/// Holds what is kept of a tracked request while its body is read.
 #[derive(Debug)]
 struct Tracking {
+    /// Counts the request until this is dropped.
     tracked: Tracked,
+    /// The request, for the id of the farewell.
     request: Request,
+    /// Whether the body can be ended by a last event.
     is_event_stream: bool,
-    /// The last event. If the answer was sent, it is in the data of this event.
+    /// The last frame that was not a comment. If the answer was sent, it is in the data of this event. Empty at the
+    /// beginning, and for bodies that are no event stream.
     last: Bytes,
+    /// How many more frames the body may yield after the cut. It counts down from [`LAST_FRAMES`], in a drain only.
     frames_left: u8,
+    /// There for the answer to an `initialize` which opened a session.
     unheard: Option<Unheard>,
 }
 
 /// Calls a closure if the body of the answer to an `initialize` is dropped before the answer was read.
+///
+/// The client may then not know its session id, so its session is not parked if the handshake times out. The closure is
+/// called at most once, where the body is dropped or ends.
 struct Unheard(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Unheard {
@@ -110,10 +143,16 @@ impl std::fmt::Debug for Unheard {
 }
 
 impl<B> TrackedBody<B> {
+    /// Wraps a body that no drain looks at, such as one within a session: the session counts its request and ends it.
     pub(super) const fn untracked(inner: B) -> Self {
         Self { inner: Some(inner), tracking: None, signal: None }
     }
 
+    /// Wraps the body of a tracked request.
+    ///
+    /// `headers` are those of the response: they say whether it is an event stream. Unless the request is a listener,
+    /// the body counts as unread from now on. The signal is made here, before the first look at the flag, so that no
+    /// cut is missed.
     pub(super) fn new(inner: B, headers: &HeaderMap, mut tracked: Tracked, mut request: Request) -> Self {
         let content_type = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
         let is_event_stream = content_type.is_some_and(|value| value.starts_with(b"text/event-stream"));
@@ -128,7 +167,7 @@ impl<B> TrackedBody<B> {
         Self { inner: Some(inner), tracking: Some(tracking), signal }
     }
 
-    /// Calls `tell` if the body is dropped before it yielded the answer.
+    /// Calls `tell` if the body is dropped before it yielded the answer. Does nothing if the request is not tracked.
     pub(super) fn or_unheard(mut self, tell: impl FnOnce() + Send + Sync + 'static) -> Self {
         if let Some(tracking) = &mut self.tracking {
             tracking.unheard = Some(Unheard(Some(Box::new(tell))));
@@ -139,6 +178,8 @@ impl<B> TrackedBody<B> {
 
 impl Tracking {
     /// Records a frame that the body yielded.
+    ///
+    /// It makes the request count as unread until the body is polled again.
     fn note(&mut self, frame: &Frame<Bytes>) {
         self.tracked.gave();
         // A comment only keeps the connection alive and is no event.
@@ -153,7 +194,10 @@ impl Tracking {
         }
     }
 
-    /// Returns the event that ends the request, or `None` if it was answered or the body is in the middle of an event.
+    /// Returns the event that ends the request, or `None` if it was answered, the body is in the middle of an event, or
+    /// the request has no id.
+    ///
+    /// A listening stream gets the result that completes it, a call the error of a drain.
     fn farewell(&mut self) -> Option<Bytes> {
         let is_between_events = self.last.is_empty() || self.last.ends_with(EVENT_END);
         let id = self.request.envelope().map(|envelope| envelope.id.clone())?;
@@ -173,6 +217,8 @@ impl Tracking {
 }
 
 /// Returns whether an event holds the answer to a request.
+///
+/// A message with a method is a request or notification of the server, even if its id is the same.
 fn answers(event: &[u8], id: &RequestId) -> bool {
     #[derive(serde::Deserialize)]
     struct Message {
@@ -189,6 +235,8 @@ impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
+    /// Polls the inner body before it looks for a cut, so an answer that is there is yielded before the end. Without
+    /// tracking it costs nothing more than the inner body.
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
@@ -236,7 +284,7 @@ impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
     }
 }
 
-/// Returns whether the body of an event stream is to end.
+/// Returns whether the body of an event stream is to end. False for a body that is not tracked, or of another type.
 fn tracking_is_cut(tracking: &Option<Tracking>, signal: Option<Pin<&mut OwnedNotified>>, cx: &mut Context<'_>) -> bool {
     let tracking = tracking.as_ref().filter(|tracking| tracking.is_event_stream);
     tracking.is_some_and(|tracking| is_cut(&tracking.tracked, signal, cx))

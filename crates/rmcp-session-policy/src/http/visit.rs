@@ -1,4 +1,17 @@
 //! [`Visit`]: one request on its way through the layer.
+//!
+//! A [`Visit`] is made from the headers, is the [`Gate`] of the body while rmcp reads it, and makes the response at the
+//! end. The steps run one after the other on the task of the request, but in different futures, so what is found out on
+//! the way is in [`Progress`], behind a lock that only this request takes.
+//!
+//! | step | what it sets |
+//! |---|---|
+//! | `refuse_by_head` | `tracked`, for a request without a body |
+//! | `PolicyService::call` | `lease_slot` |
+//! | `see` | `chunks` |
+//! | `decide` | `target`, `envelope`, `tracked`, `refusal`; it empties `chunks` if the body is large |
+//! | `ask` | `lease`; it takes `lease_slot` |
+//! | `through` | it takes all of it, when rmcp has answered |
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -27,24 +40,34 @@ use crate::scope::{Outcome, note_ping, observe};
 use crate::tracker::{Class, Tracked};
 
 /// Holds one request on its way through the layer: what is known of it, what was decided, and what the decision needs.
+///
+/// Everything but `progress` is set from the headers and stays as it is.
 pub(super) struct Visit<I: SessionManager> {
     pub(super) shared: Arc<ManagerInner<I>>,
     pub(super) settings: Arc<Settings>,
+    /// The client. Policies and observers see it, and the session that the request opens keeps it.
     pub(super) context: Arc<ClientContext>,
+    /// What the headers say. The body may still turn it into a request without a session.
     pub(super) head: Head,
     pub(super) method: Method,
+    /// The HTTP version, for the answer.
     pub(super) version: Version,
-    /// The session that the request is for. It belongs to the client of the request.
+    /// The session that the request is for. It belongs to the client of the request, or was opened elsewhere where the
+    /// layer allows that. `None` for a newcomer, and for a request that names a session but is served without one.
     pub(super) session: Option<SessionId>,
+    /// Taken for a moment by each step, and never held while a policy is asked or rmcp is called.
     pub(super) progress: Mutex<Progress>,
 }
 
 /// Holds how far the request is.
+///
+/// It begins empty. `through` takes it out as a whole when rmcp has answered.
 #[derive(Default)]
 pub(super) struct Progress {
     /// The body until it is checked; after that only if it is small.
     chunks: Chunks,
-    /// What the request is, once the body is checked.
+    /// What the request is, once the body is checked. `None` if rmcp answered without reading the body to its end; then
+    /// the headers decide.
     target: Option<RequestTarget>,
     /// What an answer needs, if the body is too large to be kept.
     envelope: Option<Envelope>,
@@ -52,8 +75,11 @@ pub(super) struct Progress {
     lease: Option<HeldLease>,
     /// Where the extensions of the request carry that too.
     pub(super) lease_slot: Option<Arc<LeaseSlot>>,
-    /// The token that makes a drain wait for a request without a session.
+    /// The token that makes a drain wait for a request without a session, or for one that opens a session. [`Tracked`]
+    /// counts the request until it is dropped.
     pub(super) tracked: Option<Tracked>,
+    /// Why the layer rejected the request when its body was checked. It was counted and reported. rmcp's own answer to
+    /// the body that failed is dropped then.
     refusal: Option<Rejected>,
 }
 
@@ -62,14 +88,18 @@ impl<I: SessionManager> Visit<I> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes what an admission policy is asked about: this client, now.
     fn arrival(&self, kind: ArrivalKind) -> Arrival<'_> {
         Arrival::new(Instant::now(), kind).with_context(&self.context)
     }
 
+    /// Counts a rejection, tells the observer of it, and returns it. It must be called once for each rejection that the
+    /// layer makes itself; those of the manager were counted there.
     pub(super) fn turn_away(&self, refusal: Rejected) -> Rejected {
         self.shared.turn_away(refusal, Some(&self.context))
     }
 
+    /// Counts a POST, once, when it is known what it is. Other methods are not counted.
     fn count(&self, target: RequestTarget) {
         if self.method == Method::POST {
             self.shared.count_request(target == RequestTarget::Sessionless);
@@ -77,6 +107,9 @@ impl<I: SessionManager> Visit<I> {
     }
 
     /// Rejects a newcomer or a request without a session before its body is read, if the headers show what it is.
+    ///
+    /// The rejection was counted and reported; the caller only has to answer. A request without a body is tracked here,
+    /// since the gate is never asked about it.
     pub(super) fn refuse_by_head(&self) -> Result<(), Rejected> {
         let begins = || if self.head.is_decided() { self.may_begin(self.head.target) } else { Ok(()) };
         // A request without a body is tracked at once.
@@ -85,6 +118,10 @@ impl<I: SessionManager> Visit<I> {
     }
 
     /// Checks whether a request of that kind may begin. Consumes nothing.
+    ///
+    /// Rejects newcomers while newcomers are refused, requests without a session during a drain, and newcomers whose
+    /// admission policy would reject them. Always admits what is for a session: the manager judges that. An early no
+    /// spares rmcp the work; the manager asks again, and its answer counts.
     fn may_begin(&self, target: RequestTarget) -> Result<(), Rejected> {
         let kind = match target {
             RequestTarget::Open => ArrivalKind::Create,
@@ -104,6 +141,8 @@ impl<I: SessionManager> Visit<I> {
 
     /// Returns the policy of requests without a session. If there is none and the request names a session, returns the
     /// policy of requests within a session, so that such a request cannot bypass it.
+    ///
+    /// Returns `None` if no policy has to be asked.
     fn sessionless_policy(&self) -> Option<&dyn AdmissionPolicy> {
         let within = || self.session.as_ref().and_then(|_| self.shared.requests());
         self.settings.sessionless.as_deref().or_else(within)
@@ -111,12 +150,17 @@ impl<I: SessionManager> Visit<I> {
 
     /// Returns whether a policy may be asked about a POST as a request without a session. The handler of such a request
     /// then holds its lease.
+    ///
+    /// It is asked before the body is known, so it says yes where the body may still make it such a request.
     pub(super) fn may_be_asked(&self) -> bool {
         let may_be = !self.head.is_decided() || self.head.target == RequestTarget::Sessionless;
         may_be && self.sessionless_policy().is_some()
     }
 
     /// Returns whether a policy must be asked about a stream that is replayed without a session.
+    ///
+    /// Without an event store there is nothing to replay, and rmcp rejects the request by itself. Such a request is a
+    /// GET: it has no body that a gate could hold back, so the policy is asked before rmcp is called.
     pub(super) fn asks_about_replay(&self) -> bool {
         self.head.target == RequestTarget::Replay
             && self.settings.sessionless.is_some()
@@ -124,6 +168,10 @@ impl<I: SessionManager> Visit<I> {
     }
 
     /// Asks the policy whether a request without a session is admitted, and keeps its lease.
+    ///
+    /// The permit is committed at once, since the request is served next. If this future is dropped while the policy
+    /// decides, the drop of the policy's own future undoes the admission. A free lease is not kept. The error was
+    /// counted and reported.
     pub(super) async fn ask(&self) -> Result<(), Rejected> {
         let Some(policy) = self.sessionless_policy() else { return Ok(()) };
         let kind = ArrivalKind::Request;
@@ -142,6 +190,9 @@ impl<I: SessionManager> Visit<I> {
     }
 
     /// Answers a request that is rejected before the service has seen it.
+    ///
+    /// `discarded` is what was read of the body: the answer needs its id, and closes the connection if there is more of
+    /// it.
     pub(super) fn refused<R>(&self, refusal: &Rejected, discarded: &Discarded) -> Response<PolicyBody<R>> {
         let answered = Answered {
             target: self.head.target,
@@ -154,6 +205,18 @@ impl<I: SessionManager> Visit<I> {
     }
 
     /// Waits for rmcp's answer, and replaces it by what the manager decided.
+    ///
+    /// The context of the client is in scope while rmcp runs, and the manager leaves its decision there. The first of
+    /// these that applies makes the response:
+    ///
+    /// - A drain cut the request off: the error of a drain.
+    /// - rmcp's service failed: its error, as it is.
+    /// - The layer rejected the request when it saw the body: that rejection.
+    /// - The manager rejected it: that rejection, or a pong for the `ping` of a session that stays parked.
+    /// - Nothing is left of the stream to resume: 405.
+    /// - The session does not exist: 404, unless it is parked or live again; then a rejection, so that the client keeps
+    ///   its session.
+    /// - Otherwise rmcp's own response, with a body that is tracked and that holds the lease.
     pub(super) async fn through<R, E>(
         self: Arc<Self>,
         response: impl Future<Output = Result<Response<R>, E>>,
@@ -220,6 +283,9 @@ impl<I: SessionManager> Visit<I> {
     }
 
     /// Answers the ping of a parked session that finds no free place: the session exists and stays parked.
+    ///
+    /// Returns `None` if the request is no `ping`, was rejected for another reason, or its session is no longer parked.
+    /// The age of the parked session counts from now.
     fn pong<R>(&self, refusal: &Rejected, envelope: Option<&Envelope>) -> Option<Response<PolicyBody<R>>> {
         let ping = envelope.filter(|envelope| envelope.is_ping())?;
         let is_full = refusal.kind == ArrivalKind::Restore && refusal.reason == RejectionReason::ServerFull;
@@ -230,6 +296,11 @@ impl<I: SessionManager> Visit<I> {
 
 impl<I: SessionManager> Visit<I> {
     /// Registers a request without a session with the tracker, so that a drain waits for it.
+    ///
+    /// A POST that opens a session is registered too, until its answer was read. Requests within a session are not:
+    /// their session counts them. Returns an error, counted and reported, if there are too many listening streams or
+    /// the server drains. The drain is looked for after the registration, so either the drain sees this request or this
+    /// request sees the drain.
     pub(super) fn track(&self, target: RequestTarget, body: &[u8]) -> Result<(), Rejected> {
         let class = match target {
             RequestTarget::Replay => Class::Listener,
@@ -254,7 +325,10 @@ impl<I: SessionManager> Visit<I> {
         Ok(())
     }
 
-    /// Waits for the response. Returns `None` if a drain cuts the request off before.
+    /// Waits for the response. Returns `None` if a drain cuts the request off before. The response is then dropped, and
+    /// rmcp's work for it with it.
+    ///
+    /// It takes the lock on the progress each time it is polled and the response is not there yet.
     pub(super) async fn until_cut<F: Future>(&self, response: F) -> Option<F::Output> {
         let (mut response, mut signal) = (pin!(response), pin!(None::<OwnedNotified>));
         poll_fn(|cx| {
@@ -278,10 +352,18 @@ impl<I: SessionManager> Visit<I> {
 }
 
 impl<I: SessionManager> Gate for Visit<I> {
+    /// Keeps the piece. Its bytes are shared with rmcp, unless the body has several pieces.
     fn see(&self, chunk: &Bytes) {
         self.lock().chunks.push(chunk.clone());
     }
 
+    /// Judges the request by its whole body, and rejects or tracks it accordingly.
+    ///
+    /// A request within a session always passes, since the manager decides on it; a `ping` is noted in the scope, which
+    /// is why this must run in the scope of the request. Any other request is tracked first, and then rejected if its
+    /// headers did not show what it is and it may not begin. A request without a session is last put to its policy.
+    ///
+    /// Of a body that is too large to keep, only the id and the method stay.
     fn decide(self: Arc<Self>) -> Decision {
         let body = self.lock().chunks.join();
         let target = self.head.judge(&body);

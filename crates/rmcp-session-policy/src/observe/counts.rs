@@ -1,4 +1,7 @@
 //! [`Stats`] and [`DrainReport`]: the numbers that operators read, and the counters behind them.
+//!
+//! Counts that grow are atomics, which each part of the manager raises where something happens. The numbers of what
+//! there is now are not kept here: `stats()` counts them when it is asked.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -7,24 +10,33 @@ use super::reason::{CloseReason, RejectionReason};
 use crate::admission::ArrivalKind;
 
 /// Counts since the manager was built.
+///
+/// Each is relaxed: [`Stats`] read while something happens may have one of two counts that belong together.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    /// Sessions that were registered as new.
     pub(crate) opened: AtomicU64,
+    /// Incarnations that were registered by a restore.
     pub(crate) restored: AtomicU64,
     /// POSTs that came through the HTTP layer, within a session or to open one.
     pub(crate) requests: AtomicU64,
     /// POSTs that came through the HTTP layer and belong to no session.
     pub(crate) sessionless: AtomicU64,
+    /// Incarnations that began to close, by the place of the reason in [`CloseReason::ALL`].
     closed: [AtomicU64; CloseReason::ALL.len()],
+    /// Rejected creations and restores, by the place of the reason in [`RejectionReason::ALL`].
     rejected: [AtomicU64; RejectionReason::ALL.len()],
+    /// Rejected requests, within a session or without one, in the same way.
     rejected_requests: [AtomicU64; RejectionReason::ALL.len()],
 }
 
 impl Counters {
+    /// It is called once for each incarnation, when its close begins.
     pub(crate) fn count_closed(&self, reason: CloseReason) {
         self.closed[reason as usize].fetch_add(1, Relaxed);
     }
 
+    /// Counts a rejection. Creations and restores count apart from requests.
     pub(crate) fn count_rejected(&self, kind: ArrivalKind, reason: RejectionReason) {
         let rejected = match kind {
             ArrivalKind::Create | ArrivalKind::Restore => &self.rejected,
@@ -33,6 +45,7 @@ impl Counters {
         rejected[reason as usize].fetch_add(1, Relaxed);
     }
 
+    /// Copies the counts into `stats`. It leaves the numbers of what there is now as they are.
     pub(crate) fn fill(&self, stats: &mut Stats) {
         stats.opened = self.opened.load(Relaxed);
         stats.restored = self.restored.load(Relaxed);
@@ -59,7 +72,7 @@ impl Counters {
 pub struct Stats {
     /// The largest number of sessions in the inner manager at one time.
     pub max_sessions: usize,
-    /// Sessions in the inner manager, those that are closing included.
+    /// Sessions in the inner manager, those that are closing included. Each holds a place.
     pub live: usize,
     /// Live sessions that have not finished their handshake.
     pub opening: usize,
@@ -69,9 +82,10 @@ pub struct Stats {
     pub closing: usize,
     /// Closing sessions that were not gone when their deadline passed. They keep their places.
     pub stuck: usize,
-    /// Sessions with a request in flight.
+    /// Sessions with an activity under way that are not closing: a request in flight, a hold, a stream being opened, or
+    /// work of a handler.
     pub busy: usize,
-    /// Places reserved for sessions that are being created.
+    /// Places reserved for sessions that are being created or restored.
     pub reserved: usize,
     /// Whether the manager rejects newcomers because the server is about to stop.
     pub draining: bool,
@@ -83,11 +97,12 @@ pub struct Stats {
     pub parked_bytes: usize,
     /// Listening streams that stay open while their sessions are parked.
     pub parked_streams: usize,
-    /// Sessions created.
+    /// Sessions created. Restored ones are not counted again.
     pub opened: u64,
-    /// Sessions restored.
+    /// Sessions restored. A session counts once for each restore.
     pub restored: u64,
-    /// POSTs that came through the HTTP layer, within a session or to open one.
+    /// POSTs that came through the HTTP layer, within a session or to open one. A POST with an id that is unknown to
+    /// the layer is not counted.
     pub requests: u64,
     /// POSTs that came through the HTTP layer and belong to no session (protocol 2026-07-28).
     pub sessionless: u64,
@@ -100,6 +115,7 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Makes the numbers of a manager in which nothing has happened. `stats()` fills them.
     pub(crate) fn empty(max_sessions: usize) -> Self {
         Self {
             max_sessions,
@@ -156,6 +172,8 @@ impl Stats {
 }
 
 /// Holds one count for each reason, at the reason's place in `ALL`.
+///
+/// Its `Debug` shows the names of the reasons.
 #[derive(Clone)]
 struct ByReason<R: 'static, const N: usize> {
     all: &'static [R],

@@ -27,13 +27,13 @@ use crate::eviction::SessionInfo;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum SessionEvent<'a> {
-    /// A session was created.
+    /// A session was created. Its handshake has not begun yet.
     #[non_exhaustive]
     Opened {
         /// The session.
         session: SessionInfo<'a>,
     },
-    /// A parked session was restored.
+    /// A parked session was restored, as a new incarnation with a key of its own. Its handshake is not replayed yet.
     #[non_exhaustive]
     Restored {
         /// The session.

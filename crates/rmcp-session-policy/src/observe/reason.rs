@@ -18,7 +18,7 @@ use crate::admission::RejectionClass;
 pub enum CloseReason {
     /// The client closed it.
     Client,
-    /// A newcomer needed its place.
+    /// An arrival needed its place: a newcomer, or a session that was restored.
     Evicted,
     /// It was idle for the idle timeout.
     Idle,

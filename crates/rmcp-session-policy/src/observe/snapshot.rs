@@ -36,23 +36,27 @@ pub struct SessionSnapshot {
     pub phase: Phase,
     /// How long this incarnation has lived.
     pub age: Duration,
-    /// How long ago the last activity other than `ping` began or ended.
+    /// How long ago the last activity began or ended, other than a `ping`, a hold, a listening stream or the replay of
+    /// a handshake.
     pub idle: Duration,
-    /// Requests other than `initialize` and `ping` so far.
+    /// Requests other than `initialize` and `ping` so far, earlier incarnations included.
     pub uses: u64,
-    /// Requests under way.
+    /// Activities under way: requests, work of a handler, and for a moment a hold, a notification or the opening of a
+    /// stream.
     pub in_flight: usize,
     /// Streams held open by GET.
     pub open_streams: usize,
-    /// Whether the session was parked before.
+    /// Whether this incarnation was restored.
     pub restored: bool,
     /// The client that opened the session.
     pub context: Option<Arc<ClientContext>>,
-    /// The name and version of the client's software.
+    /// The name and version of the client's software. `None` until its `initialize` was seen.
     pub client: Option<(String, String)>,
 }
 
 impl SessionSnapshot {
+    /// Reads the atomics of the record one by one, so a session that is in use meanwhile may show values of two
+    /// moments.
     pub(crate) fn of(record: &Record, now: Instant) -> Self {
         let session = SessionInfo::of(record);
         Self {

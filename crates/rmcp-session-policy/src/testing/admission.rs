@@ -1,4 +1,8 @@
 //! [`keeps_the_laws`]: checks an admission policy against the laws.
+//!
+//! The check needs no model of a policy. It runs two copies of the policy side by side: one is asked about every
+//! creation, the other only about those that succeed. If an undone admission leaves nothing behind, both always say the
+//! same.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -12,29 +16,32 @@ use super::{Broken, HISTORIES, paused, through};
 use crate::ClientContext;
 use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind, Lease, Permit, Rejection, Retry};
 
-/// The number of clients.
+/// The number of clients. A few are enough to tell limits per client from limits for all.
 const CLIENTS: u8 = 3;
 
 /// One step of a history.
+///
+/// The number in an event picks a client, or for `End` a session.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// A client asks for a session, and gets it if the policy admits it.
+    /// A client asks for a session, and gets it if the policy admits it. Only this event asks both copies.
     Come(u8),
     /// A client asks for a session. If the policy admits it, the creation fails at once.
     Fail(u8),
-    /// The same, but the failure takes this long, and meanwhile another creation of that client fails at once.
+    /// The same, but the failure takes this long, and meanwhile another creation of that client fails at once. So the
+    /// two are not undone in the order in which they were asked for.
     FailLate(u8, Duration),
-    /// The same, but the creation fails at the next `Failed`.
+    /// The same as `Fail`, but the creation fails at the next `Failed`, or when the history ends.
     Begin(u8),
     /// All creations that were begun fail.
     Failed,
-    /// A client asks for a session, and is gone before the policy has answered.
+    /// A client asks for a session, and is gone before the policy has answered: the future is polled once and dropped.
     Cancel(u8),
     /// The policy is asked whether it would reject a client.
     Peek(u8),
     /// One of the sessions ends.
     End(u8),
-    /// Time passes.
+    /// Time passes for the policy, which reads it from the arrival.
     Pass(Duration),
 }
 
@@ -73,6 +80,9 @@ pub fn keeps_the_laws<P: AdmissionPolicy>(make: impl Fn() -> P) {
     });
 }
 
+/// Makes an event of two random numbers. Numbers shrink better than events: a smaller one is a simpler event.
+///
+/// Each kind has as many numbers as it should have weight. A pick makes times of up to 2.04 seconds.
 fn event(kind: u8, pick: u8) -> Event {
     let client = pick % CLIENTS;
     match kind {
@@ -88,24 +98,30 @@ fn event(kind: u8, pick: u8) -> Event {
     }
 }
 
+/// Makes the context of a client, which differs from the others by its address.
 fn client(number: u8) -> ClientContext {
     ClientContext::new().with_peer(IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)))
 }
 
+/// Makes what the policy is asked about. Every arrival is a creation.
 fn arrival(context: &ClientContext, now: Instant) -> Arrival<'_> {
     Arrival::new(now, ArrivalKind::Create).with_context(context)
 }
 
 /// Holds two copies of a policy: one is asked about every creation, the other only about those that succeed.
 struct Twins<P> {
+    /// It is asked about everything.
     tried: P,
+    /// It is asked only about arrivals that get their sessions.
     spared: P,
+    /// The leases of each live session from both copies. The drop of a pair ends the session.
     sessions: Vec<(Lease, Lease)>,
     /// Creations under way, all of which fail. Only `tried` was asked about them.
     begun: Vec<Permit>,
     /// Whether an arrival was admitted while a creation was under way. A policy with several quotas may then have used
     /// another quota than without that creation, so from then on the two copies are not compared.
     apart: bool,
+    /// The moment of the next arrival. The clock of the runtime stands still.
     now: Instant,
 }
 
@@ -121,6 +137,10 @@ impl<P: AdmissionPolicy> Twins<P> {
         }
     }
 
+    /// Has a client come, and compares what the copies say. Returns the rejection if `tried` rejects it, or the law
+    /// that was broken.
+    ///
+    /// While creations are under way, `tried` may reject what `spared` would admit, but not the other way round.
     async fn come(&mut self, number: u8) -> Result<Option<Rejection>, &'static str> {
         let context = client(number);
         let arrival = arrival(&context, self.now);
@@ -152,6 +172,8 @@ impl<P: AdmissionPolicy> Twins<P> {
         Ok(None)
     }
 
+    /// Plays one event. Returns the rejection of a client that came, or the law that was broken. Rejections of
+    /// creations that fail anyway are dropped.
     async fn happens(&mut self, event: Event) -> Result<Option<Rejection>, &'static str> {
         match event {
             Event::Come(number) => return self.come(number).await,
@@ -179,6 +201,10 @@ impl<P: AdmissionPolicy> Twins<P> {
 
 #[expect(clippy::future_not_send, reason = "it runs where it is made, whatever makes the policy")]
 /// Plays a history. Returns the law that was broken, and after how many events.
+///
+/// It plays the history once for the comparison. If a client was rejected with a time to come back, it plays it again
+/// up to the first such rejection, lets all creations under way fail, waits as long as was said, and expects to be
+/// admitted.
 async fn hold<P: AdmissionPolicy>(make: &impl Fn() -> P, events: &[Event]) -> Result<(), (&'static str, usize)> {
     if make().validate().is_err() {
         return Err(("`validate` says that its settings make no sense", 0));

@@ -1,4 +1,8 @@
 //! Checks of an eviction policy: the laws, the victims of one history, and the cost of a choice.
+//!
+//! All of them run the real registry with the policy in it, without a manager around, so they see what the policy is
+//! asked and told as it is on a server. Sessions exist only as records there: a busy one has an activity that is kept
+//! open.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -144,13 +148,16 @@ pub fn asks_about_few<P: EvictionPolicy>(make: impl Fn() -> P) {
 /// assert!(crowd.newcomer(), "ten may go");
 /// ```
 pub struct Crowd {
+    /// The registry and the policy in it.
     stage: TestRegistry,
-    /// The activities of the busy sessions, which stay busy.
+    /// The activities of the busy sessions, which stay busy until this is dropped.
     busy: Vec<Activity<Record>>,
 }
 
 impl Crowd {
     /// Makes a server with `sessions` sessions, of which `busy` are busy, spread evenly.
+    ///
+    /// All sessions have finished their handshake.
     #[must_use]
     pub fn new(policy: impl EvictionPolicy, sessions: u32, busy: u32) -> Self {
         let mut stage = TestRegistry::new(policy);
@@ -161,7 +168,10 @@ impl Crowd {
         Self { stage, busy }
     }
 
-    /// Evicts a victim and opens a session in its place. Returns false if there is no candidate.
+    /// Evicts a victim and opens a session in its place. Returns false if there is no candidate, and opens none then.
+    ///
+    /// The number of sessions stays the same, so it can be called over and over to measure a choice. The new session is
+    /// idle, so the number of busy ones stays the same too.
     pub fn newcomer(&mut self) -> bool {
         let gone = self.stage.victim().is_some();
         if gone {
@@ -184,20 +194,29 @@ impl fmt::Debug for Crowd {
 }
 
 /// Holds the registry with a watched policy, and the sessions by number.
+///
+/// The number of a session is its place in the order of arrival, as the registry counts it, so a victim of the registry
+/// has the number that it has here.
 struct Server {
     stage: TestRegistry,
+    /// The sessions that are there, each with the request that keeps it busy, if there is one. One at a time: a second
+    /// `Begin` has no effect.
     here: HashMap<u32, (Arc<Record>, Option<Activity<Record>>)>,
+    /// How many sessions have come so far, which is the number of the last one.
     arrivals: u32,
+    /// The first law that was broken. [`Watched`] writes it, since the registry catches the panics of a policy.
     faults: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Server {
+    /// Begins without a session. The policy is put into a [`Watched`], which writes into `faults`.
     fn new(policy: impl EvictionPolicy) -> Self {
         let faults = Arc::<Mutex<Option<&'static str>>>::default();
         let watched = Watched { policy, here: HashSet::new(), suspended: HashSet::new(), faults: Arc::clone(&faults) };
         Self { stage: TestRegistry::new(watched), here: HashMap::new(), arrivals: 0, faults }
     }
 
+    /// Takes a victim off the list, with its request. The registry has removed it already.
     fn forget(&mut self, victim: Option<u32>) {
         if let Some(victim) = victim {
             self.here.remove(&victim);
@@ -247,6 +266,9 @@ impl Server {
 type Played = (Vec<Event>, Vec<u32>);
 
 /// Plays a history; each event picks among the sessions that are there.
+///
+/// Kinds and picks are plain numbers, so a history that was shrunk can be played too. Returns all events that happened
+/// and the victims in order, or the first law that was broken with the events until then.
 async fn play(policy: impl EvictionPolicy, history: &[(u8, u8)]) -> Result<Played, Broken<Event>> {
     let mut server = Server::new(policy);
     let (mut events, mut gone) = (Vec::new(), Vec::new());
@@ -274,16 +296,22 @@ async fn play(policy: impl EvictionPolicy, history: &[(u8, u8)]) -> Result<Playe
 }
 
 /// Wraps the policy under test and records the first law that it breaks.
+///
+/// It stands between the registry and the policy and passes on every call, so it knows the order that the policy should
+/// have.
 #[derive(Debug)]
 struct Watched<P> {
     policy: P,
+    /// Sessions that the policy was told of and that are not removed.
     here: HashSet<SessionKey>,
+    /// Those that may not go now, and that the policy must not name.
     suspended: HashSet<SessionKey>,
     faults: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl<P: EvictionPolicy> Watched<P> {
-    /// Calls the policy. A panic is recorded as a fault and resumed.
+    /// Calls the policy. A panic is recorded as a fault and resumed, so that the registry treats it as it does on a
+    /// server.
     fn watch<R>(&mut self, act: impl FnOnce(&mut P) -> R) -> R {
         let policy = &mut self.policy;
         match catch_unwind(AssertUnwindSafe(|| act(policy))) {
@@ -295,6 +323,7 @@ impl<P: EvictionPolicy> Watched<P> {
         }
     }
 
+    /// Records a broken law, unless one was recorded before.
     fn fault(&self, law: &'static str) {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(law);
     }

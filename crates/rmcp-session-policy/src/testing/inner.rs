@@ -16,6 +16,10 @@
 //! assert_eq!((inner.calls(Call::Create), inner.most()), (2, 1));
 //! # Ok(()) }
 //! ```
+//!
+//! It keeps account of what exists, which is what law L1 is about: [`existing`](Scripted::existing) and
+//! [`most`](Scripted::most) count a session from the end of its creation until it is both off the list and without a
+//! transport. So a test sees a session that the manager has forgotten without ending it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,6 +37,8 @@ use rmcp::transport::streamable_http_server::session::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Names a method of the inner manager.
+///
+/// `has_session` and `event_store` have no name here: they always succeed, and are not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Call {
@@ -53,6 +59,9 @@ pub enum Call {
 }
 
 /// Says what a method does. Its effect comes at the end, so dropping its future before has no effect.
+///
+/// The exception is `close_session`: it takes the session off the list when it ends, whatever it does, and also if its
+/// future is dropped. Only the transport then keeps the session in existence.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Act {
@@ -74,22 +83,34 @@ pub enum Act {
 pub struct Failed;
 
 /// One incarnation: it exists while it is in the manager's list or its transport lives.
+///
+/// The id does not name it, because a restored session has the same id again.
 #[derive(Clone, Copy, Debug)]
 struct Life {
+    /// Whether the manager has it: from its creation or restore to the end of `close_session`.
     listed: bool,
+    /// Whether its transport was not dropped yet.
     transport: bool,
 }
 
+/// Holds the script and the account, behind one lock that every clone shares.
 #[derive(Default)]
 struct State {
+    /// What each method does. One that is not here succeeds.
     script: HashMap<Call, Act>,
+    /// How often each method was called, failed calls included.
     calls: HashMap<Call, usize>,
+    /// The sessions that the methods find.
     listed: HashMap<SessionId, Entry>,
+    /// The incarnations that exist, by number. Closed ones whose transport lives are among them.
     lives: HashMap<u64, Life>,
+    /// The largest size that `lives` ever had.
     most: usize,
+    /// How many incarnations there ever were, which is the number of the last one.
     sessions_made: u64,
 }
 
+/// A listed session: which incarnation it is, and the way to its transport.
 struct Entry {
     life: u64,
     wire: Arc<Wire>,
@@ -100,6 +121,7 @@ struct Entry {
 #[derive(Clone, Default)]
 pub struct Scripted {
     state: Arc<Mutex<State>>,
+    /// Whether `initialize` goes to the service too, or is answered here.
     relaying: bool,
 }
 
@@ -143,6 +165,9 @@ impl Scripted {
         self.lock().most
     }
 
+    /// Counts a call, and then does what the script says. The lock is not held while it waits.
+    ///
+    /// The script is read at the begin of the call, so a later change of it does not concern calls under way.
     async fn act(&self, call: Call) -> Result<(), Failed> {
         let act = {
             let mut state = self.lock();
@@ -161,6 +186,8 @@ impl Scripted {
         }
     }
 
+    /// Makes an incarnation that is listed and has a transport, and returns the transport. The id must not be listed
+    /// yet.
     fn open(&self, id: SessionId) -> Line {
         let (to_service, inbox) = unbounded_channel();
         let wire = Arc::new(Wire { to_service, waiting: Mutex::default() });
@@ -173,6 +200,8 @@ impl Scripted {
         Line { inbox, wire, life, manager: self.clone() }
     }
 
+    /// Changes one incarnation, and removes it from the account if it exists no more. An incarnation that is gone
+    /// already stays gone.
     fn part(&self, life: u64, part: impl FnOnce(&mut Life)) {
         let mut state = self.lock();
         if let Some(entry) = state.lives.get_mut(&life) {
@@ -183,14 +212,17 @@ impl Scripted {
         }
     }
 
+    /// Finds the way to the transport of a listed session. Fails if the session is not listed.
     fn wire(&self, id: &SessionId) -> Result<Arc<Wire>, Failed> {
         self.lock().listed.get(id).map(|entry| Arc::clone(&entry.wire)).ok_or(Failed)
     }
 }
 
-/// Between the manager's methods and a session's transport.
+/// Between the manager's methods and a session's transport: requests go one way, answers come back by their ids.
 struct Wire {
+    /// To the inbox of the transport. If the transport is dropped, messages are lost without an error.
     to_service: UnboundedSender<ClientJsonRpcMessage>,
+    /// Where the answers go. An answer takes its entry out; one that is not waited for is dropped.
     waiting: Mutex<Waiting>,
 }
 
@@ -202,6 +234,8 @@ impl Wire {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Sends a message to the service, and returns the stream of its answer. The stream of anything but a request ends
+    /// at once.
     fn ask(&self, message: ClientJsonRpcMessage) -> Answers {
         let (sender, answers) = unbounded_channel();
         if let ClientJsonRpcMessage::Request(request) = &message {
@@ -212,7 +246,8 @@ impl Wire {
     }
 }
 
-/// The stream of one request.
+/// The stream of one request: it yields the answer and ends. A listening stream yields nothing, since notifications of
+/// the server are dropped.
 #[derive(Debug)]
 pub struct Answers(UnboundedReceiver<ServerSseMessage>);
 
@@ -227,11 +262,14 @@ impl Stream for Answers {
     }
 }
 
-/// The transport of a session.
+/// The transport of a session. Its drop ends the life of the session, if the session is off the list.
 pub struct Line {
     inbox: UnboundedReceiver<ClientJsonRpcMessage>,
+    /// The way back for the answers of the service.
     wire: Arc<Wire>,
+    /// The incarnation whose transport this is.
     life: u64,
+    /// Told of the drop, for its account of what exists.
     manager: Scripted,
 }
 
@@ -250,6 +288,7 @@ impl fmt::Debug for Line {
 impl Transport<RoleServer> for Line {
     type Error = Failed;
 
+    /// Sends an answer or an error to the call that waits for it. Everything else is dropped without an error.
     fn send(&mut self, item: ServerJsonRpcMessage) -> impl Future<Output = Result<(), Failed>> + Send + 'static {
         let id = match &item {
             ServerJsonRpcMessage::Response(response) => Some(response.id.clone()),
@@ -285,6 +324,7 @@ impl SessionManager for Scripted {
     type Error = Failed;
     type Transport = Line;
 
+    /// Ids are unique over all managers of the process, so managers may stack or stand side by side in one test.
     async fn create_session(&self) -> Result<(SessionId, Line), Failed> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         self.act(Call::Create).await?;
@@ -293,6 +333,7 @@ impl SessionManager for Scripted {
         Ok((id, line))
     }
 
+    /// If it relays, it waits for the answer of the service. It fails if the session ends before.
     async fn initialize_session(
         &self,
         id: &SessionId,
@@ -307,10 +348,16 @@ impl SessionManager for Scripted {
         Ok((*answer).clone())
     }
 
+    /// Looks only at the list. A test cannot make it fail.
     async fn has_session(&self, id: &SessionId) -> Result<bool, Failed> {
         Ok(self.lock().listed.contains_key(id))
     }
 
+    /// Ends a session for the list; its transport is the caller's to drop. A session that is not listed only counts as
+    /// a call.
+    ///
+    /// The list forgets the incarnation that was there when the call began, so a late close does not hit a restored
+    /// one.
     async fn close_session(&self, id: &SessionId) -> Result<(), Failed> {
         let Some(life) = self.lock().listed.get(id).map(|entry| entry.life) else {
             return self.act(Call::Close).await;
@@ -346,6 +393,7 @@ impl SessionManager for Scripted {
         Ok(())
     }
 
+    /// Makes the stream in place of the one before, which ends then.
     async fn create_standalone_stream(
         &self,
         id: &SessionId,
@@ -364,6 +412,7 @@ impl SessionManager for Scripted {
         self.create_standalone_stream(id).await
     }
 
+    /// Restores any id that is not listed, also one that it never had. An id that is listed is already present.
     async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Line>, Failed> {
         self.act(Call::Restore).await?;
         if self.lock().listed.contains_key(&id) {
@@ -377,6 +426,7 @@ impl SessionManager for Scripted {
     }
 }
 
+/// Makes the answer of a server without any capability. Fails if the message is no request.
 fn initialized_answer(message: &ClientJsonRpcMessage) -> Result<ServerJsonRpcMessage, Failed> {
     let ClientJsonRpcMessage::Request(request) = message else { return Err(Failed) };
     let answer = serde_json::json!({ "jsonrpc": "2.0", "id": request.id, "result": {

@@ -3,6 +3,13 @@
 //! The model does not know how the manager works. It knows where each session should be, which session may be evicted for
 //! another, and what each client should be told. Both run through the same random histories on paused time; the manager
 //! is behind rmcp's service and the HTTP layer, over a [`Scripted`] inner manager.
+//!
+//! A history is played one event at a time. After each, two seconds pass, so that everything which the event began is
+//! over. Then the counts of the manager, its events, its leases and the inner manager are compared with the model.
+//! Nothing happens at the same time as something else, so this check finds wrong decisions, not races.
+//!
+//! The model cannot know which victim a policy names. So it looks which session is gone, and only checks that this one
+//! was allowed to go, unless the caller gives the order of the victims.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -34,24 +41,32 @@ use crate::observe::{CloseReason, SessionEvent, SessionObserver};
 use crate::session::{Fingerprint, SessionKey, SessionOrigin};
 use crate::time::{HOUR, MINUTE};
 
+/// The capacity. It is small, so that a short history fills the server.
 const PLACES: usize = 3;
+/// The most parked sessions, few enough that some are pushed out.
 const PARKED: usize = 4;
 /// Half-open sessions that may hold places, by default.
 const OPENING: usize = 1;
+/// The idle timeout. Less than the hour of [`Event::Hour`], which therefore parks every idle session.
 const IDLE: Duration = Duration::from_secs(30 * 60);
+/// The timeout of handshakes. An hour is longer than that too.
 const INIT: Duration = Duration::from_secs(20 * 60);
+/// The lifetime of a session. It ends at no full hour and at no full timeout, so that it rarely comes together with
+/// another deadline.
 const LIFETIME: Duration = Duration::from_secs(5 * 60 * 60 + 123);
 /// Between two events. More than any wait within the manager, and than a half-open session is kept from newcomers.
 const STEP: Duration = Duration::from_secs(2);
-/// So long before a session's time comes nothing more happens: an event may take as long, and would see it come or not.
+/// How long before the time of a session comes no event happens: an event may take as long, and could see the time come
+/// or not.
 const BEFORE: Duration = Duration::from_secs(3);
-/// So long a timer may be late.
+/// How late a timer may be.
 const LATE: Duration = Duration::from_millis(10);
 
 /// Checks a manager with an eviction policy against the laws: the bound, which sessions are never victims, one end of
 /// each session, what clients are told, what is undone and what is restored.
 ///
-/// Not for policies that by design may name no victim, as `.only(..)` does when no session passes.
+/// It runs 48 histories of up to 119 events each. Not for policies that by design may name no victim, as `.only(..)`
+/// does when no session passes.
 ///
 /// ```
 /// rmcp_session_policy::testing::manager::keeps_the_laws(rmcp_session_policy::eviction::Fifo::new);
@@ -77,7 +92,8 @@ pub fn agrees(policy: impl EvictionPolicy, history: &[Event]) -> Result<(), Stri
     paused(run(policy, None, history))
 }
 
-/// Does the same with a policy of which every victim is known: the session with the lowest `order`.
+/// Does the same with a policy of which every victim is known: the session with the lowest `order`, of those that may
+/// go.
 ///
 /// # Errors
 ///
@@ -86,50 +102,56 @@ pub fn agrees_in_order(policy: impl EvictionPolicy, order: fn(&Who) -> usize, hi
     paused(run(policy, Some(order), history))
 }
 
-/// What an order of victims may go by, in numbers of events.
+/// What an order of victims may go by. Moments are numbers of events: a later event has a higher number.
 #[derive(Clone, Copy, Debug)]
 pub struct Who {
-    /// When this incarnation came.
+    /// When this incarnation came. A restore counts as coming.
     pub came: usize,
-    /// When the session was used last.
+    /// When the session was used last: opened, called, told that it is initialized, or told of a cancel.
     pub used: usize,
 }
 
+/// `None` if every session that may go may be the victim.
 type Order = Option<fn(&Who) -> usize>;
 
-/// What happens; numbers pick among the sessions there ever were.
+/// What happens; numbers pick among the sessions there ever were, dead ones included.
+///
+/// An event that does not fit the session that it picks has no effect.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A client comes.
+    /// A client comes, and finishes its handshake.
     Open,
     /// A client comes, and does not finish its handshake.
     HalfOpen,
     /// A client finishes its handshake.
     Finish(u8),
-    /// The inner manager fails to create a session.
+    /// The inner manager fails to create a session. A victim that was closed for it stays closed.
     FailToOpen,
-    /// A client is gone before its session exists.
+    /// A client is gone before its session exists: the inner manager does not return, and the request is dropped.
     GiveUp,
-    /// The inner manager fails to restore sessions, and one is called.
+    /// The inner manager fails to restore sessions, and one is called. If it is parked, it stays parked, and its client
+    /// is told to come back. A victim that was closed for it stays closed.
     FailToRestore(u8),
-    /// A call that is answered at once.
+    /// A call that is answered at once. If the session is parked, the call may restore it.
     Call(u8),
-    /// A call that is never answered.
+    /// A call that is never answered, so the session is busy until the call is cancelled or the session ends.
     Hang(u8),
-    /// A client cancels one of its calls, and the handler stops.
+    /// A client cancels the oldest of its calls that hang, and the handler stops.
     Cancel(u8),
-    /// A client hangs up on one of its calls, which goes on.
+    /// A client hangs up on one of its calls, which goes on: the session stays busy.
     HangUp(u8),
-    /// A client deletes its session.
+    /// A client deletes its session, live or parked. The session does not come back.
     Delete(u8),
-    /// An operator revokes a session.
+    /// An operator revokes a live session. The session does not come back, and its calls in flight are cut off.
     Revoke(u8),
     /// An hour passes, and idle sessions are parked.
     Hour,
 }
 
-/// Random histories of up to `most` events.
+/// Random histories of at least one event and fewer than `most`.
+///
+/// Creations and calls are the most frequent events.
 pub fn histories(most: usize) -> impl Strategy<Value = Vec<Event>> {
     let pick = any::<u8>;
     let event = prop_oneof![
@@ -150,7 +172,7 @@ pub fn histories(most: usize) -> impl Strategy<Value = Vec<Event>> {
     vec(event, 1..most.max(2))
 }
 
-/// Says what is wrong, unless this holds.
+/// Says what is wrong, unless this holds: returns the text as the error of the function around it.
 macro_rules! hold {
     ($holds:expr, $($text:tt)+) => {
         if !$holds {
@@ -162,24 +184,32 @@ macro_rules! hold {
 /// Where a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
+    /// Live and half-open.
     Opening,
+    /// Live, with its handshake finished.
     Ready,
-    /// By which parking, counted from the beginning.
+    /// Parked, by the parking with this number, counted from the beginning. The lowest number was parked longest.
     Parked(usize),
     /// Parked until this event, which may bring it back: it keeps its room.
     ComingBack,
+    /// It is over and does not come back: its client is told that it was not found.
     Dead,
 }
 
 /// A session as the model has it.
 #[derive(Debug)]
 struct Session {
+    /// As the client got it. It stays the same through restores.
     id: String,
+    /// Where it should be now.
     place: Place,
+    /// When its first incarnation came. Its lifetime counts from here.
     opened: Instant,
     /// When this incarnation came.
     created: Instant,
+    /// What an order of victims may go by.
     who: Who,
+    /// When its client made its last request or notification. The idle timeout counts from here.
     seen: Instant,
     /// Whether its client made a request that hosts do not make by themselves.
     called: bool,
@@ -188,10 +218,12 @@ struct Session {
 }
 
 impl Session {
+    /// Whether its lifetime has ended, counted over all incarnations.
     fn is_over_age(&self) -> bool {
         Instant::now() >= self.opened + LIFETIME
     }
 
+    /// Whether it holds a place.
     fn is_live(&self) -> bool {
         matches!(self.place, Place::Opening | Place::Ready)
     }
@@ -200,22 +232,32 @@ impl Session {
 /// The model: what should be, and nothing else.
 #[derive(Debug)]
 struct Model {
+    /// How the victim is found.
     order: Order,
+    /// Every session there ever was. None is removed, so numbers in events stay valid.
     sessions: Vec<Session>,
+    /// How many events there were, which is the time of [`Who`].
     events: usize,
+    /// How often a session was parked, which is the number of the last parking.
     parkings: usize,
 }
 
 impl Model {
+    /// Counts over all sessions, dead ones included.
     fn count(&self, is: impl Fn(&Session) -> bool) -> usize {
         self.sessions.iter().filter(|session| is(session)).count()
     }
 
+    /// Returns the place in the list of the session with the lowest number among those that pass.
     fn least(&self, is: impl Fn(&Session) -> bool, by: impl Fn(&Session) -> usize) -> Option<usize> {
         (0..self.sessions.len()).filter(|nth| is(&self.sessions[*nth])).min_by_key(|nth| by(&self.sessions[*nth]))
     }
 
     /// Makes room for one more, as the manager must have done: a session that is not `here` any more was the victim.
+    ///
+    /// Parks the victim. Returns false if the server is full and no session may go, so the arrival must have been
+    /// rejected. While half-open sessions hold their share or more, the oldest of them is the victim, whatever the
+    /// policy says. Returns an error if no session is gone though one might have been evicted.
     fn make_room(&mut self, here: &[Fingerprint]) -> Result<bool, String> {
         if self.count(Session::is_live) < PLACES {
             return Ok(true);
@@ -254,6 +296,7 @@ impl Model {
         }
     }
 
+    /// Adds a session that was opened now.
     fn open(&mut self, id: String, place: Place) {
         let now = Instant::now();
         let who = Who { came: self.events, used: self.events };
@@ -269,12 +312,16 @@ impl Model {
         });
     }
 
+    /// Notes that the client uses its session now.
     fn touch(&mut self, nth: usize) {
         self.sessions[nth].who.used = self.events;
         self.sessions[nth].seen = Instant::now();
     }
 
     /// Sends a request to its session, which may be restored for it. Returns what the client is told.
+    ///
+    /// A restore needs room like a creation, and its victim is parked after the session has left the parking. `here`
+    /// are the sessions that live after the event.
     fn reach(&mut self, nth: usize, here: &[Fingerprint]) -> Result<Told, String> {
         let place = self.sessions[nth].place;
         match place {
@@ -300,7 +347,8 @@ impl Model {
         Ok(Told::Answer)
     }
 
-    /// When a session's time is over, and whether it is parked then.
+    /// When a session's time is over, and whether it is parked then. `None` for a session without a deadline: parked
+    /// ones are looked at only when a request comes.
     fn due(session: &Session) -> Option<(Instant, bool)> {
         let lifetime = session.opened + LIFETIME;
         let other = match session.place {
@@ -313,7 +361,8 @@ impl Model {
         Some(if lifetime <= other.0 { (lifetime, false) } else { other })
     }
 
-    /// Whether the time of a session comes soon, or came just now.
+    /// Whether the time of a session comes soon, or came just now. No event happens then, since the order of the two
+    /// would be left to chance.
     fn is_someones_time(&self) -> bool {
         let now = Instant::now();
         let comes = |session: &Session| match session.place {
@@ -324,7 +373,7 @@ impl Model {
         self.sessions.iter().filter_map(comes).any(|at| at < now + BEFORE && now < at + LATE)
     }
 
-    /// Time has passed; for some it is over.
+    /// Time has passed: parks or ends the sessions whose time is over, the earliest first.
     fn time_passes(&mut self) {
         let due = |session: &Session| Self::due(session).filter(|(at, _)| *at <= Instant::now());
         while let Some((_, nth)) =
@@ -341,8 +390,11 @@ impl Model {
 /// What a client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
+    /// What it asked for: its session, or the answer to its call.
     Answer,
+    /// That it is rejected and may come back: 503, or within a session an error.
     Refused,
+    /// That its session does not exist: 404.
     NotFound,
 }
 
@@ -364,10 +416,12 @@ impl ServerHandler for Tools {
     }
 }
 
-/// Counts the leases that are held, and notes the ends that it is told of.
+/// Counts the leases that are held, and notes the ends that it is told of. It is the admission policy of the manager,
+/// and admits everything.
 #[derive(Clone, Debug, Default)]
 struct Leases(Arc<AtomicUsize>, Arc<Mutex<Vec<SessionOrigin>>>);
 
+/// Counts as held until it is dropped.
 struct Lease(Arc<AtomicUsize>);
 
 impl Drop for Lease {
@@ -388,7 +442,7 @@ impl AdmissionPolicy for Leases {
     }
 }
 
-/// Observes which sessions are live, and records the first wrong event.
+/// Observes which sessions are live, and records the last wrong event: an incarnation that comes or ends twice.
 #[derive(Clone, Debug, Default)]
 struct Ends(Arc<Mutex<(Vec<SessionKey>, Option<&'static str>)>>);
 
@@ -411,18 +465,26 @@ impl SessionObserver for Ends {
     }
 }
 
+/// A response whose body may still be read. To drop it is to hang up.
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
-/// The real thing.
+/// The real thing: a manager behind rmcp's service and the layer.
 struct Server {
+    /// The inner manager, to make it fail and to count what exists.
     inner: Scripted,
+    /// The manager under test.
     sessions: Arc<PolicySessionManager<Scripted>>,
+    /// The admission policy, to count what is held.
     leases: Leases,
+    /// The observer, to find events that are wrong.
     ends: Ends,
+    /// The id of the last call. Ids differ over all sessions.
     numbers: u64,
 }
 
 impl Server {
+    /// Makes the manager with the settings that the model knows. Busy and parked sessions have limits of 1,000 hours,
+    /// so that the model need not know them.
     fn new(policy: impl EvictionPolicy) -> Result<Self, String> {
         let (inner, leases, ends) = (Scripted::relaying(), Leases::default(), Ends::default());
         let sessions = PolicySessionManager::builder(inner.clone())
@@ -441,10 +503,13 @@ impl Server {
         Ok(Self { inner, sessions: Arc::new(sessions), leases, ends, numbers: 0 })
     }
 
+    /// Returns the sessions that the manager lists as live, closing ones included.
     fn here(&self) -> Vec<Fingerprint> {
         self.sessions.list().into_iter().map(|session| session.fingerprint).collect()
     }
 
+    /// Sends one request, and returns the response with its body unread. Each request gets a service and a layer of its
+    /// own; the manager is what they share.
     async fn send(&self, method: Method, session: Option<&str>, message: &Value) -> Result<Answer, String> {
         let mut config = StreamableHttpServerConfig::default();
         config.session_store = Some(self.sessions.parking());
@@ -461,6 +526,8 @@ impl Server {
         Ok(answer.map(BodyExt::boxed_unsync))
     }
 
+    /// Sends `initialize`, and reads the answer to its end. Returns the id of the session, empty if the newcomer was
+    /// rejected.
     async fn initialize(&self) -> Result<(Told, String), String> {
         let message = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
             "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "model", "version": "1"}}});
@@ -482,16 +549,19 @@ impl Server {
         Ok(())
     }
 
+    /// Finishes a handshake.
     async fn initialized(&self, id: &str) -> Result<(), String> {
         self.notify(id, &json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await
     }
 
+    /// Sends a request with an id of its own, and returns that id and the response, unread.
     async fn begin(&mut self, id: &str, method: &str, params: Value) -> Result<(u64, Answer), String> {
         self.numbers += 1;
         let call = json!({"jsonrpc": "2.0", "id": self.numbers, "method": method, "params": params});
         Ok((self.numbers, self.send(Method::POST, Some(id), &call).await?))
     }
 
+    /// Makes a call that is answered at once.
     async fn call(&mut self, id: &str) -> Result<Told, String> {
         let (_, answer) = self.begin(id, "tools/list", json!({})).await?;
         let status = answer.status();
@@ -506,6 +576,8 @@ impl Server {
         }
     }
 
+    /// Makes a call that is never answered, and returns its response. It reads the first events of the stream, to see
+    /// whether the call was rejected.
     async fn hang(&mut self, id: &str) -> Result<(Told, u64, Answer), String> {
         let (number, mut answer) = self.begin(id, "tools/call", json!({"name": "any", "arguments": {}})).await?;
         if answer.status() == 404 {
@@ -521,18 +593,21 @@ impl Server {
     }
 }
 
+/// Reads a body to its end.
 async fn text(answer: Answer) -> String {
     let Ok(body) = answer.into_body().collect().await;
     String::from_utf8_lossy(&body.to_bytes()).into_owned()
 }
 
-/// The two side by side.
+/// The two side by side. Each event happens to both, and after each they have to agree.
 struct Both {
     model: Model,
     server: Server,
 }
 
 impl Both {
+    /// Plays one event on the manager, and then in the model. Returns an error if a client is told something else than
+    /// the model says.
     #[expect(clippy::future_not_send, reason = "it runs on one thread")]
     async fn happens(&mut self, event: Event) -> Result<(), String> {
         let Self { model, server } = self;
@@ -646,7 +721,8 @@ impl Both {
         Ok(())
     }
 
-    /// What the laws say of every moment in which nothing happens.
+    /// What the laws say of every moment in which nothing happens: the numbers of sessions and leases, one end of each,
+    /// no more sessions inside than places, and a farewell for each call of a session that has ended.
     async fn agree(&mut self) -> Result<(), String> {
         let Self { model, server } = self;
         let stats = server.sessions.stats();
@@ -685,6 +761,9 @@ impl Both {
     }
 }
 
+/// Plays a history, and drains the manager at the end: nothing may be left of it.
+///
+/// Between two events it waits until no session is closing and the time of none is near.
 #[expect(clippy::future_not_send, reason = "it runs on one thread")]
 async fn run(policy: impl EvictionPolicy, order: Order, history: &[Event]) -> Result<(), String> {
     let model = Model { order, sessions: Vec::new(), events: 0, parkings: 0 };

@@ -27,21 +27,29 @@ use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
 /// The number of random histories that a policy is run through.
+///
+/// The check of a whole manager runs fewer, since each of them takes longer.
 const HISTORIES: u32 = 256;
 
 /// Holds the law that a policy broke, and the history until then.
 struct Broken<E> {
+    /// What is wrong, as a sentence without its end: the history follows it in the message.
     law: Cow<'static, str>,
+    /// The events that show it.
     history: Vec<E>,
 }
 
 impl<E: fmt::Debug> Broken<E> {
+    /// Makes the message of the panic: the law, and then the history.
     fn text(&self) -> String {
         format!("{}, after {:?}", self.law, self.history)
     }
 }
 
 /// Runs an async scenario on a paused clock.
+///
+/// It makes a runtime of its own with one thread. Time passes only when all tasks wait, so waits of hours cost nothing.
+/// Panics if it is called within a runtime.
 fn paused<T>(scenario: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     #[expect(clippy::expect_used, reason = "a test cannot go on without")]
@@ -49,6 +57,9 @@ fn paused<T>(scenario: impl Future<Output = T>) -> T {
 }
 
 /// Runs a check over random histories, and panics with the smallest one in which a law is broken.
+///
+/// `what` names what was tested, and `cases` is the number of histories. Failing histories are not written to a file: a
+/// test kit should not leave files in the repositories of others.
 #[track_caller]
 fn through<S: Strategy, E: fmt::Debug>(
     histories: &S,
