@@ -15,8 +15,7 @@ use super::requests::ActivityId;
 /// session: an end in a closing session wakes the task that closes it.
 #[derive(Debug)]
 pub(crate) struct Activity<S: Recorded> {
-    /// The session that counts it. Several managers may hold the same object type, so [`is_of`](Self::is_of) compares
-    /// objects.
+    /// The session that counts it.
     session: Arc<S>,
     /// Which moment of the session its end moves.
     kind: ActivityKind,
@@ -25,8 +24,7 @@ pub(crate) struct Activity<S: Recorded> {
 }
 
 impl<S: Recorded> Activity<S> {
-    /// Begins an activity, unless the session is closing. `None` then: the caller answers as if the session did not
-    /// exist.
+    /// Begins an activity, unless the session is closing. `None` then, and nothing is counted.
     ///
     /// Costs one update of the state word and the lock of the session's requests.
     pub(crate) fn begin(session: &Arc<S>, kind: ActivityKind, now: Instant) -> Option<Self> {

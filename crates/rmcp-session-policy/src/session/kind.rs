@@ -5,7 +5,8 @@
 pub(crate) enum ActivityKind {
     /// Any other request.
     Call,
-    /// A request that hosts make by themselves right after the handshake, such as `tools/list`. It is a use, and is no call.
+    /// A request that hosts make by themselves right after the handshake, such as `tools/list`. It is a use, and is no
+    /// call.
     List,
     /// A `ping` request, which keeps the session alive but is no use of it.
     Ping,

@@ -85,7 +85,7 @@ pub(crate) struct Record {
     signals: Arc<Signals>,
     /// The name of the session, which its incarnations share.
     pub(crate) serial: SessionOrigin,
-    /// When this incarnation began. Sessions of one manager are ordered by it, also within one microsecond.
+    /// When this incarnation began.
     pub(crate) created: Timestamp,
     /// When the first incarnation began. The lifetime counts from here.
     pub(crate) opened: Timestamp,
@@ -245,7 +245,7 @@ impl Record {
     ///   one.
     /// - If the session is watched, the registry looks at it again, and the arrivals that wait for a place are woken.
     /// - If the session is closing, the task that closes it is woken at each end.
-    /// - If no activity is left: a half-open session may go now, and a drain may close the session.
+    /// - If no activity is left, the arrivals look at a half-open session again, and a drain may close the session.
     pub(crate) fn end(&self, kind: ActivityKind, activity: ActivityId) {
         let at = Timestamp::of(Instant::now());
         if kind == ActivityKind::Handshake {
@@ -279,10 +279,8 @@ impl Record {
         Timestamp(self.answered.load(Relaxed))
     }
 
-    /// Until when a half-open session is kept for what its client says to the answer to its `initialize`.
-    ///
-    /// `None` as long as no `initialize` came: nothing was asked of the client yet, and nothing keeps the session but
-    /// its hold.
+    /// Until when a half-open session is kept for what its client says to the answer to its `initialize`. `None` as
+    /// long as no `initialize` came: there is no answer that the client could react to.
     pub(crate) fn next_step_until(&self) -> Option<Instant> {
         self.software.get().map(|_| Timestamp(self.answered.load(Relaxed)).instant() + NEXT_STEP)
     }
@@ -323,8 +321,8 @@ impl Record {
         self.has_changed();
     }
 
-    /// Tells the registry, if it watches this session, to look at it again, and what waits for a place to ask the registry: if
-    /// the session may not go yet, it is watched again, and the end of what keeps it is told.
+    /// Tells the registry, if it watches this session, to look at it again, and what waits for a place to ask the
+    /// registry: if the session may not go yet, it is watched again, and the end of what keeps it is told.
     fn has_changed(&self) {
         if self.state.take_watched() {
             self.signals.changed.push(self.key);
@@ -332,7 +330,7 @@ impl Record {
         }
     }
 
-    /// The lock survives a panic, because each change under it is complete.
+    /// Locks the start times. A poisoned lock is used on, because no code of a user runs under it.
     fn lock_requests(&self) -> MutexGuard<'_, Requests> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }

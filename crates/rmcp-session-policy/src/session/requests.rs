@@ -47,8 +47,8 @@ impl Requests {
         id
     }
 
-    /// Takes an activity out; an id that is not there changes nothing. O(log n) to find an older one, and at most as
-    /// many moves as there are older ones.
+    /// Takes an activity out; an id that is not there changes nothing. O(log n) to find an older activity, and O(n) to
+    /// close the gap.
     pub(crate) fn end(&mut self, id: ActivityId) {
         if self.newest.is_some_and(|(newest, _)| newest == id) {
             self.newest = self.older.as_mut().and_then(|older| older.pop_back());

@@ -37,7 +37,7 @@ const ACTIVE: u64 = (1 << 24) - 1;
 const READY: u64 = 1 << 24;
 /// Set once the close has begun. Never cleared; nothing begins from then on.
 const CLOSING: u64 = 1 << 25;
-/// Set while the registry wants to hear of the next change.
+/// Set while the registry or a policy wants to hear of the next change.
 const WATCHED: u64 = 1 << 26;
 /// One in the count of all activities that ever began, which takes the rest of the word and may wrap.
 const BEGUN: u64 = 1 << 27;
