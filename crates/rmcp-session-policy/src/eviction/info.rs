@@ -70,7 +70,7 @@ impl<'a> SessionInfo<'a> {
         self.record.opened.instant()
     }
 
-    /// When the last activity began or ended, apart from `ping`, the opening of a stream, and what a restore replays.
+    /// When the last activity began or ended that is a request other than `ping`, a message, or work of a handler.
     #[must_use]
     pub fn last_used(&self) -> Instant {
         self.record.last_used().instant()

@@ -21,7 +21,7 @@ const NEWBORN_SHARE: usize = 8;
 ///
 /// Cost: O(log n) per insert, remove and victim; each use costs at most one repair later.
 ///
-/// Not for servers whose clients come in turns: a crowd of former regulars makes room slowly.
+/// Not for servers with clients that come in turns: a crowd of former regulars makes room slowly.
 #[derive(Clone, Debug, Default)]
 pub struct Lfu {
     /// The sessions that are no newborns, lowest priority first, without the suspended ones.

@@ -95,7 +95,7 @@ pub(crate) enum IdRefused {
     TooLong,
     /// The id begins with the prefix that is reserved for the ids which rmcp's service sees.
     Reserved,
-    /// The session has [`MAX_IN_FLIGHT`] requests in flight, and none of them lost its handler.
+    /// The session has [`MAX_IN_FLIGHT`] requests in flight, and no handler of theirs has panicked.
     TooMany,
 }
 
@@ -201,9 +201,9 @@ impl<S: RequestOwner> Ids<S> {
         Some(guard)
     }
 
-    /// The same at the transport, where the id may belong to a later request already: a request that has not arrived is
-    /// not cancelled by it. The manager has cancelled most requests before, so this is for cancels that did not come
-    /// through it.
+    /// The same at the transport, where the id may belong to a later request already: a request that has not arrived
+    /// stays in flight. The manager has freed the id before, unless the cancel came to the inner manager by another
+    /// way.
     pub(super) fn cancel_served(&self, id: &RequestId) -> Option<Arc<InFlight<S>>> {
         let guard = self.take(id, Entry::is_served)?.guard?;
         guard.linger();
@@ -223,8 +223,8 @@ impl<S: RequestOwner> Ids<S> {
         served.iter().filter(|guard| guard.end_if_panicked()).count() > 0
     }
 
-    /// Frees the id of an answered request, if the service has the request. The caller ends the request or hands the
-    /// answer over, by what this returns.
+    /// Frees the id of an answered request, if the service has the request. The result tells the caller whether the
+    /// answer may go out.
     pub(super) fn answer(&self, id: &RequestId) -> Answered<S> {
         let mut stale = false;
         let taken = self.take(id, |entry| {
@@ -283,7 +283,8 @@ impl<S: RequestOwner + Send + Sync + 'static> Ids<S> {
     /// 1. The entry of the id, if the extensions of the request carry its guard.
     /// 2. The guard in the extensions. The request was cancelled before it arrived, so the entry is gone or is that of
     ///    a later request.
-    /// 3. The entry of the id. The inner manager has lost the extensions on the way.
+    /// 3. The entry of the id. The inner manager has lost the extensions on the way. Nothing is recorded if that has no
+    ///    guard yet.
     /// 4. None. A guard without a lease is made, and the request is in flight from here on. If the table is full, or
     ///    the id too long, the request is served without one.
     ///
@@ -322,11 +323,11 @@ impl<S: RequestOwner + Send + Sync + 'static> Ids<S> {
     }
 }
 
-/// The id of a request that is not admitted yet; its drop frees it. A refusal and a dropped future so leave nothing
+/// The id of a request that is not admitted yet; its drop frees it. So a refusal or a dropped future leaves nothing
 /// behind.
 pub(crate) struct Seat<'a, S: RequestOwner> {
     ids: &'a Ids<S>,
-    /// `None` once the request is admitted: then its guard frees the id.
+    /// `None` once the request is admitted. From then on the drop of this frees nothing.
     id: Option<RequestId>,
 }
 
@@ -335,7 +336,7 @@ impl<'a, S: RequestOwner> Seat<'a, S> {
     ///
     /// # Errors
     ///
-    /// Fails as [`IdRefused`] says. The caller answers the request with it, within the session.
+    /// Fails as [`IdRefused`] says. The caller answers the request with an error or a refusal.
     pub(crate) fn take(ids: &'a Ids<S>, id: &RequestId, is_call: bool) -> Result<Self, IdRefused> {
         ids.enter(id, is_call)?;
         Ok(Self { ids, id: Some(id.clone()) })

@@ -106,9 +106,8 @@ impl<S: RequestOwner> InFlight<S> {
         Arc::new(Self { id, kind, stage: AtomicU8::new(stage), carriers: AtomicU32::new(carriers), held })
     }
 
-    /// Creates a request that arrived at the transport without its extensions.
-    ///
-    /// It has no lease, and the table of ids alone holds it, until the answer.
+    /// Creates a request that arrived at the transport without its extensions. It has no lease, and the table of ids
+    /// alone holds it, until its answer or its cancel.
     pub(super) fn bare(id: RequestId, kind: ActivityKind, activity: Option<Activity<S>>) -> Arc<Self> {
         Self::new(id, kind, SERVED, 0, activity, None)
     }
@@ -301,7 +300,7 @@ impl<S: RequestOwner> Clone for Carrier<S> {
 }
 
 impl<S: RequestOwner> Drop for Carrier<S> {
-    /// A drop in a panic is that of the handler. It marks the request, which gets no answer any more.
+    /// A drop during a panic means that the handler has panicked. The request is marked: no answer will come.
     fn drop(&mut self) {
         if thread::panicking() {
             self.guard.stage.compare_exchange(SERVED, PANICKED, AcqRel, Acquire).ok();
