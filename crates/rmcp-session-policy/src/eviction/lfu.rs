@@ -126,12 +126,16 @@ impl EvictionPolicy for Lfu {
         }
     }
 
+    /// Takes the session out of its order. It stays what it is, a newborn or a grown session, and keeps its count of
+    /// uses.
     fn on_suspend(&mut self, session: &SessionInfo<'_>) {
         self.newborn.remove(session.key());
         self.grown.remove(session.key());
         self.named = None;
     }
 
+    /// Puts the session back with the priority that was counted last. Uses that came meanwhile are counted when it is
+    /// named.
     fn on_resume(&mut self, session: &SessionInfo<'_>) {
         let key = session.key();
         let Some(known) = self.known.get(key.index()) else { return };

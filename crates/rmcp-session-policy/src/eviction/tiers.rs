@@ -92,6 +92,8 @@ where
         self.home(session).on_suspend(session);
     }
 
+    /// Resumes the session in the order that suspended it, so the calls of that order come in pairs. If its tier is
+    /// another one by now, it is removed there and inserted in its new order.
     fn on_resume(&mut self, session: &SessionInfo<'_>) {
         self.home(session).on_resume(session);
         let tier = self.tier_of(session);
@@ -109,6 +111,8 @@ where
         self.home(session).on_access(session);
     }
 
+    /// Asks the tiers in turn. A session that belongs to a later tier by now moves there, and its old tier is asked
+    /// again. One that belongs to an earlier tier is named all the same.
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         for tier in 0..=self.tiers.len() {
             while let Some(key) = self.policy(tier).victim(candidates) {

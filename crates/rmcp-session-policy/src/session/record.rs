@@ -60,7 +60,7 @@ pub(crate) struct Record {
     pub(crate) key: SessionKey,
     /// Whether this is a later incarnation. It does not count against the share of half-open sessions.
     pub(crate) restored: bool,
-    /// Set by each use. A policy may read and clear it; nothing else does.
+    /// Set by each use. `SessionInfo` gives it to policies, which may clear it.
     mark: AtomicBool,
     /// Whether the client has called, in any incarnation. Never cleared. The parking forgets sessions without it first.
     called: AtomicBool,

@@ -58,8 +58,8 @@ enum Name {
 }
 
 impl Name {
-    /// Names a request. A text gets a `"` before it is encoded, so the name of the text `7` is not that of the number
-    /// 7. Base64url has no `~`, so no short text has the name of a long one.
+    /// Names a request. A text gets a `"` before it is encoded, so the name of a text of digits is not that of a
+    /// number. Base64url has no `~`, so no short text has the name of a long one.
     fn of(id: &RequestId) -> Self {
         let text = match id {
             RequestId::Number(number) => return Self::Number(*number),

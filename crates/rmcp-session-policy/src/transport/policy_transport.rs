@@ -233,11 +233,11 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
         }
     }
 
-    /// Receives the next message of the client, and records the request in it.
+    /// Receives the next message of the client, and notes the request that it begins or cancels.
     ///
     /// The first call tells the manager which task serves the session. Once the close has begun, this answers the
-    /// requests in flight, and returns `None` when it is told to hang up, so the service ends. If the future is
-    /// dropped, the inner transport goes back into its slot.
+    /// requests in flight. It returns `None` when it is told to hang up, so the service ends. If the future is dropped,
+    /// the inner transport goes back into its slot.
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
         let Self { session, host, farewells } = self;
         if session.raise(Flag::Served) {

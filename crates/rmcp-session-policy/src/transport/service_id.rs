@@ -36,8 +36,8 @@ pub(super) const fn outlives_its_context(request: &ClientRequest) -> bool {
 
 /// Gives a request the id that the service sees, unless an inner manager has done so. Returns the weak reference to it.
 ///
-/// The caller keeps the weak reference in the request in flight. In stacked managers the manager that is asked second
-/// keeps the text of the first, so both counts the same references.
+/// The caller keeps the weak reference in the request in flight. In stacked managers the second manager keeps the text
+/// of the first, so both count the same references.
 pub(super) fn share(id: &mut RequestId) -> Weak<str> {
     let shared: Arc<str> = match &*id {
         RequestId::String(text) if text.starts_with(PREFIX) => return Arc::downgrade(text),
@@ -96,7 +96,7 @@ fn restore_origin(request: &mut ServerRequest) {
     }
 }
 
-/// Puts the id that the service sees into a cancel notification.
+/// Puts the id that the service sees into a cancel notification. Requests that were not shared get such an id here too.
 pub(super) fn share_cancelled(params: &mut CancelledNotificationParam) {
     if let Some(id) = &mut params.request_id {
         drop(share(id));
