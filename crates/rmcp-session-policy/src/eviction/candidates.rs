@@ -8,16 +8,17 @@ use super::info::SessionInfo;
 use crate::context::ClientContext;
 use crate::session::{Record, SessionKey};
 
-/// What a choice of a victim sees of all sessions.
+/// What a choice of a victim sees of all sessions. The registry implements it, so that policies do not know the
+/// registry.
 pub(crate) trait View {
-    /// A session whose end has not begun.
+    /// Returns a session that is not closing, whether it may go or not. Costs one look.
     fn get(&self, key: SessionKey) -> Option<&Record>;
 
-    /// The sessions in the policy's order that may go.
+    /// Returns the sessions in the policy's order that may go. Costs a look at each session in the order.
     fn candidates(&self) -> Box<dyn Iterator<Item = &Record> + '_>;
 }
 
-/// The sessions at the moment of one choice.
+/// The sessions at the moment of one choice. It is valid during one call of [`victim`](super::EvictionPolicy::victim).
 #[derive(Clone, Copy)]
 pub struct Candidates<'a> {
     view: &'a dyn View,
@@ -36,7 +37,7 @@ impl<'a> Candidates<'a> {
         self.now
     }
 
-    /// The client that the place is wanted for, if that is known.
+    /// The client that the place is wanted for, if that is known. It opens a session, or its session is to be restored.
     #[must_use]
     pub const fn newcomer(&self) -> Option<&'a ClientContext> {
         self.newcomer
@@ -50,8 +51,9 @@ impl<'a> Candidates<'a> {
         self.view.get(key).map(SessionInfo::of)
     }
 
-    /// All sessions that may go, in no particular order, without the [suspended](super::EvictionPolicy::on_suspend) ones. Its
-    /// cost grows with the number of sessions: for policies that must look at all of them, and for servers with few sessions.
+    /// All sessions that may go, in no particular order, without the [suspended](super::EvictionPolicy::on_suspend)
+    /// ones. Its cost grows with the number of sessions: for policies that must look at all of them, and for servers
+    /// with few sessions.
     pub fn iter(&self) -> impl Iterator<Item = SessionInfo<'a>> + use<'a> {
         self.view.candidates().map(SessionInfo::of)
     }

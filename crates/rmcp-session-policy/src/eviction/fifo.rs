@@ -11,7 +11,7 @@ use crate::session::SessionKey;
 ///
 /// Cost: O(log n) per insert, remove and victim.
 ///
-/// Not for servers whose clients stay: it throws out a client that calls every second if it was there first.
+/// Not for servers with clients that stay: it throws out a client that calls every second if it was there first.
 #[derive(Clone, Debug, Default)]
 pub struct Fifo {
     order: Ranking<u64>,

@@ -8,6 +8,8 @@ use crate::context::ClientContext;
 use crate::session::{Fingerprint, Phase, Record, SessionKey, SessionOrigin};
 
 /// What is known of a session at this moment. Reading it costs an atomic load at most.
+///
+/// It reads the session anew at each call, so two calls may differ: a request may begin or end between them.
 #[derive(Clone, Copy)]
 pub struct SessionInfo<'a> {
     record: &'a Record,
@@ -18,16 +20,22 @@ impl<'a> SessionInfo<'a> {
         Self { record }
     }
 
+    /// The moment of [`created`](Self::created) with its tie-breaker, so that two sessions of one microsecond have an
+    /// order.
     pub(crate) const fn rank_by_age(&self) -> u64 {
         self.record.created.0
     }
 
     /// Asks for the session to be suspended and resumed when something happens to it, such as the end of a request or a
     /// stream that opens.
+    ///
+    /// The next change takes the mark away, so a policy that wants to hear of the one after it asks again when the
+    /// session is resumed.
     pub(crate) fn watch(&self) {
         self.record.state.watch();
     }
 
+    /// The moment of [`last_used`](Self::last_used) with its tie-breaker.
     pub(crate) fn rank_by_use(&self) -> u64 {
         self.record.last_used().0
     }
@@ -62,7 +70,7 @@ impl<'a> SessionInfo<'a> {
         self.record.opened.instant()
     }
 
-    /// When the last activity other than `ping` began or ended.
+    /// When the last activity began or ended that is a request other than `ping`, a message, or work of a handler.
     #[must_use]
     pub fn last_used(&self) -> Instant {
         self.record.last_used().instant()
@@ -80,15 +88,17 @@ impl<'a> SessionInfo<'a> {
         self.record.uses()
     }
 
-    /// Whether the client has made any request, in this incarnation or an earlier one, apart from those that hosts make by
-    /// themselves right after the handshake: `initialize`, `ping`, `*/list`, `logging/setLevel` and `server/discover`.
+    /// Whether the client has made any request, in this incarnation or an earlier one, apart from those that hosts make
+    /// by themselves right after the handshake: `initialize`, `ping`, `*/list`, `logging/setLevel` and
+    /// `server/discover`.
     #[must_use]
     pub fn has_called(&self) -> bool {
         self.record.has_called()
     }
 
-    /// Requests of the client that are under way; for a moment also a notification being delivered, or a stream being
-    /// opened.
+    /// Requests of the client that are under way, also those that hang for longer than `max_busy`, and work of handlers
+    /// that keeps the session busy. For a moment also a notification being delivered, a stream being opened, or a
+    /// request that has just found the session.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.record.state.read().active()
@@ -106,7 +116,7 @@ impl<'a> SessionInfo<'a> {
         self.record.state.read().phase()
     }
 
-    /// Who opened the session, if that is known.
+    /// The client that opened the session, if that is known.
     #[must_use]
     pub fn context(&self) -> Option<&'a ClientContext> {
         self.record.context.as_deref()

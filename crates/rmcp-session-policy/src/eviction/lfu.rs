@@ -6,51 +6,63 @@ use super::ranking::Ranking;
 use super::{Candidates, EvictionPolicy, SessionInfo};
 use crate::session::SessionKey;
 
-/// One session in this many is a newborn.
+/// The share of the newborns: one session in 8, and at least one.
 const NEWBORN_SHARE: usize = 8;
 
 /// Throws out the session with the fewest uses, old uses counting ever less.
 ///
 /// Ageing is that of LFU-DA (Arlitt, Cherkasova, Dilley, Friedrich, Jin: "Evaluating content management techniques for
 /// Web proxy caches", 1999): a session's priority is its uses, plus one for being there, plus the age of the cache when
-/// they were last counted, and that age is the priority of the last victim. So a session that was popular long ago goes in the end. Of equals
-/// the least recently used goes.
+/// they were last counted, and that age is the priority of the last victim. So a session that was popular long ago goes
+/// in the end. Of equals the least recently used goes.
 ///
-/// Newborns are safe: the newest eighth of the sessions (at least one) are victims only when no other session may go. Without
-/// that, the policy would evict the session that has just come.
+/// Newborns are safe: the newest eighth of the sessions (at least one) are victims only when no other session may go.
+/// Without that, the policy would evict the session that has just come.
 ///
 /// Cost: O(log n) per insert, remove and victim; each use costs at most one repair later.
 ///
-/// Not for servers whose clients come in turns: a crowd of former regulars makes room slowly.
+/// Not for servers with clients that come in turns: a crowd of former regulars makes room slowly.
 #[derive(Clone, Debug, Default)]
 pub struct Lfu {
+    /// The sessions that are no newborns, lowest priority first, without the suspended ones.
     grown: Ranking<Priority>,
+    /// The newborns, lowest priority first, without the suspended ones. They are asked when `grown` has none that may
+    /// go.
     newborn: Ranking<Priority>,
-    /// The newborns by arrival, oldest first.
+    /// The newborns by arrival, oldest first, the suspended ones included.
     newborns: BTreeMap<u64, SessionKey>,
+    /// How many sessions have come. Resumed sessions do not count again.
     arrivals: u64,
     /// How many sessions there are, the suspended ones included.
     sessions: usize,
+    /// The age of the cache: the priority of the last victim. It never goes down.
     age: u64,
-    /// The session that was named last, and its priority: the age, if it is the one that goes.
+    /// The session that was named last, and its priority. When that session is removed, its priority is the new age. A
+    /// suspension clears this, because the session that was named was no victim.
     named: Option<(SessionKey, u64)>,
-    /// By the key's index.
+    /// What is known of each session, by the key's index. An entry is replaced when a later session gets the index.
     known: Vec<Known>,
 }
 
 /// Uses plus one plus age, then the time of the last use.
 type Priority = (u64, u64);
 
+/// What the policy remembers of one session.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
+    /// The number of its arrival, which is its key in `newborns`.
     arrival: u64,
+    /// The age when its uses were last found to have grown; at first the age at its arrival.
     base: u64,
+    /// Its uses when they were counted last.
     uses: u64,
     /// As it was counted last.
     priority: Priority,
 }
 
 impl Known {
+    /// Counts the uses since the last count. Only a session that was used gets the present age, so the priority of the
+    /// others falls behind as the age grows.
     fn count(&mut self, session: &SessionInfo<'_>, age: u64) {
         let uses = session.uses();
         if uses > self.uses {
@@ -71,6 +83,7 @@ impl Lfu {
 }
 
 impl Lfu {
+    /// Moves a session out of the newborns' order. A suspended one is in no order: it comes back among the grown.
     fn grow_up(&mut self, session: SessionKey) {
         if let Some(priority) = self.newborn.rank(session) {
             self.newborn.remove(session);
@@ -113,12 +126,16 @@ impl EvictionPolicy for Lfu {
         }
     }
 
+    /// Takes the session out of its order. It stays what it is, a newborn or a grown session, and keeps its count of
+    /// uses.
     fn on_suspend(&mut self, session: &SessionInfo<'_>) {
         self.newborn.remove(session.key());
         self.grown.remove(session.key());
         self.named = None;
     }
 
+    /// Puts the session back with the priority that was counted last. Uses that came meanwhile are counted when it is
+    /// named.
     fn on_resume(&mut self, session: &SessionInfo<'_>) {
         let key = session.key();
         let Some(known) = self.known.get(key.index()) else { return };

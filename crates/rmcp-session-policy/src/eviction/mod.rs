@@ -1,7 +1,11 @@
-//! Who goes when there is no room.
+//! Which session goes when there is no room.
 //!
-//! An [`EvictionPolicy`] orders the sessions; a session that may not go is not in the order, which the manager sees to. Built in are [`Fifo`], [`Lru`] and [`Lfu`]; [`victim_fn()`] makes a policy of a closure, and
-//! [`EvictionPolicyExt`] composes policies.
+//! An [`EvictionPolicy`] orders the sessions; a session that may not go is not in the order, which the manager sees to.
+//! Built in are [`Fifo`], [`Lru`] and [`Lfu`]; [`victim_fn()`] makes a policy of a closure, and [`EvictionPolicyExt`]
+//! composes policies.
+//!
+//! A policy sees a session as a [`SessionInfo`], and all sessions as [`Candidates`]. It knows neither the registry nor
+//! rmcp.
 
 mod candidates;
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use super::{Fifo, Tiers};
 
-/// Chooses among the sessions for which a predicate holds, and when none of them may go takes the oldest of the others; made by
-/// [`only`](super::EvictionPolicyExt::only).
+/// Chooses among the sessions for which a predicate holds, and when none of them may go takes the oldest of the others;
+/// made by [`only`](super::EvictionPolicyExt::only).
 pub type Only<P, F> = Tiers<P, F, Fifo>;
 
 #[cfg(test)]

@@ -6,17 +6,20 @@ use crate::session::SessionKey;
 
 /// An order of sessions by a rank that may only grow between two reads, lowest first.
 ///
-/// The rank on record is a lower bound of the true one. So the first in the order whose rank on record is still true
-/// is the true first, and a use need not touch the order: this is exact, not approximate. All operations cost O(log n), amortized; a repair is paid for by the use that made it necessary.
+/// The rank on record is a lower bound of the true one. So the first in the order is the true first if its rank on
+/// record is still true, and a use need not touch the order: this is exact, not approximate. All operations cost O(log
+/// n), amortized; a repair is paid for by the use that made it necessary.
 #[derive(Clone, Debug)]
 pub(crate) struct Ranking<R> {
     /// An entry has a meaning if it says what the seat of its session says.
     order: Queue<R>,
-    /// By the key's index.
+    /// The rank on record of each session, by the key's index. `None` for an index without a session here.
     seats: Vec<Option<Seat<R>>>,
+    /// How many seats are taken. The queue is tidied by it.
     len: usize,
 }
 
+/// A session and its rank on record. The generation tells a stale key from the present one.
 #[derive(Clone, Copy, Debug)]
 struct Seat<R> {
     generation: u32,
@@ -40,7 +43,8 @@ impl<R: Ord + Copy> Ranking<R> {
         self.seats.get_mut(key.index())?.as_mut().filter(|seat| seat.generation == key.generation())
     }
 
-    /// Puts a session in.
+    /// Puts a session in. One that is in already gets the new rank; an earlier session with the same index loses its
+    /// seat.
     pub(crate) fn insert(&mut self, key: SessionKey, rank: R) {
         self.remove(key);
         if self.seats.len() <= key.index() {
@@ -84,6 +88,12 @@ impl<R: Ord + Copy> Ranking<R> {
     }
 
     /// The first, by its true rank.
+    ///
+    /// `true_rank` gets a session and its rank on record, and returns the rank that it has now. A session with a
+    /// greater rank than on record moves back, and the next is looked at. What is stale, or has ended, is dropped on
+    /// the way.
+    ///
+    /// Returns the rank on record, which is true by then, and the key. The session stays in; `None` if there is none.
     pub(crate) fn first(
         &mut self,
         candidates: &Candidates<'_>,

@@ -8,15 +8,18 @@ use crate::session::SessionKey;
 /// Has an order of sessions per tier, and names the first of the first tier that has any; made by
 /// [`tiers`](super::EvictionPolicyExt::tiers).
 ///
-/// A session is in the first tier whose predicate holds for it, or in the last. Its predicates are read when it comes, when it is
-/// resumed, and when it is about to be named; if it is in a later tier than the first also after each thing that happens to it, such
-/// as the end of a request or a stream that opens or closes. A change that comes with time alone puts a session into a later tier at
-/// once, and into an earlier one when something happens to it. A session that changes its tier is a new one in its order there.
+/// A session is in the first tier with a predicate that holds for it, or in the last. Its predicates are read when it
+/// comes, when it is resumed, and when it is about to be named; if it is in a later tier than the first also after each
+/// thing that happens to it, such as the end of a request or a stream that opens or closes. A change that comes with
+/// time alone puts a session into a later tier at once, and into an earlier one when something happens to it. A session
+/// that changes its tier is a new one in its order there.
 #[derive(Clone)]
 pub struct Tiers<P, F, R = P> {
+    /// The predicate and the order of each tier but the last.
     tiers: Vec<(F, P)>,
+    /// The order of the sessions for which no predicate holds.
     rest: R,
-    /// Where each session is, by its key's index.
+    /// The tier of each session, by its key's index. It stays while the session is suspended.
     homes: Vec<usize>,
 }
 
@@ -30,6 +33,7 @@ where
         Self { tiers, rest, homes: Vec::new() }
     }
 
+    /// The order of a tier. A number that no predicate has is the last tier.
     fn policy(&mut self, tier: usize) -> &mut dyn EvictionPolicy {
         match self.tiers.get_mut(tier) {
             Some((_, policy)) => policy,
@@ -37,11 +41,15 @@ where
         }
     }
 
+    /// The order that the session is in, or was in before it was suspended.
     fn home(&mut self, session: &SessionInfo<'_>) -> &mut dyn EvictionPolicy {
         let tier = self.homes.get(session.key().index()).copied().unwrap_or_default();
         self.policy(tier)
     }
 
+    /// Reads the predicates, and returns the first that holds, or the number of the last tier. A session outside the
+    /// first tier is watched from here on, because a change may put it into an earlier one. A predicate may be asked
+    /// twice.
     fn tier_of(&self, session: &SessionInfo<'_>) -> usize {
         let tier = || self.tiers.iter().position(|(predicate, _)| predicate(session));
         match tier() {
@@ -54,6 +62,7 @@ where
         }
     }
 
+    /// Puts a session into the order of a tier, as a new one there. It must not be in another order.
     fn settle(&mut self, session: &SessionInfo<'_>, tier: usize) {
         let index = session.key().index();
         if self.homes.len() <= index {
@@ -83,6 +92,8 @@ where
         self.home(session).on_suspend(session);
     }
 
+    /// Resumes the session in the order that suspended it, so the calls of that order come in pairs. If its tier is
+    /// another one by now, it is removed there and inserted in its new order.
     fn on_resume(&mut self, session: &SessionInfo<'_>) {
         self.home(session).on_resume(session);
         let tier = self.tier_of(session);
@@ -100,6 +111,8 @@ where
         self.home(session).on_access(session);
     }
 
+    /// Asks the tiers in turn. A session that belongs to a later tier by now moves there, and its old tier is asked
+    /// again. One that belongs to an earlier tier is named all the same.
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         for tier in 0..=self.tiers.len() {
             while let Some(key) = self.policy(tier).victim(candidates) {

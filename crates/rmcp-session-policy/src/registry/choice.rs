@@ -1,4 +1,10 @@
 //! The choice of a victim.
+//!
+//! It runs under the manager's lock, in these steps:
+//! 1. The registry hears which sessions have changed, and looks again at those that are due.
+//! 2. If the half-open sessions hold their share, the oldest of them goes (L6).
+//! 3. Otherwise the policy names a session. The registry claims it, or suspends it if it may not go and asks again.
+//! 4. If the policy breaks its contract, the oldest session that may go goes instead. The registry counts that (L13).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,27 +22,40 @@ use crate::queue::Queue;
 use crate::session::{Phase, Recorded, SessionKey};
 use crate::timestamp::Timestamp;
 
-/// How often a policy may name a session that is not in its order, or none, in one choice.
+/// How often a policy may break off one round of [`propose`](Registry::propose): by the name of a session that is not
+/// in its order, or by naming none while changes wait to be heard. The names of sessions in its order are not limited,
+/// because each such session is claimed or leaves the order.
 const TRIES: usize = 4;
 
 /// What came of asking for a victim.
 #[derive(Debug)]
 pub(crate) enum Choice<S> {
-    /// This session's end has begun.
+    /// This session's close has begun: its state is closing, and the policy has heard of its end. The caller sets the
+    /// reason under the same lock, by `ManagerState::mark_closing`, and runs the close after it.
     Victim(Arc<S>),
-    /// The half-open sessions, and newcomers that will be, hold their share, and each is amid its handshake. For a restore, no
-    /// other session may go either.
+    /// The half-open sessions, and newcomers that will be, hold their share, and none of the half-open ones may go:
+    /// each is answering `initialize`, was so a moment ago, or is protected. For a restore, no other session may go
+    /// either. The caller waits, because each handshake ends by itself.
     Handshakes,
-    /// No session may go.
+    /// No session may go, or the manager evicts none at all. The caller waits for the place of a session that is
+    /// closing already, or for a short time, and refuses the arrival after that.
     NoVictim,
 }
 
 impl<S: Recorded> Registry<S> {
-    /// Chooses a victim and begins its end. `arriving`: how many other newcomers are on their way to be half-open sessions.
+    /// Chooses a victim and begins its close. `arriving`: how many other newcomers are on their way to be half-open
+    /// sessions. `newcomer`: the client of the arrival, for the policy.
     ///
-    /// Once half-open sessions hold their share the oldest of them goes. While none of them may, a newcomer waits, so that a
-    /// flood of handshakes evicts no session that finished its own; a restore, whose session did
-    /// so before, goes on to the policy.
+    /// Once half-open sessions hold their share the oldest of them goes. While none of them may, a newcomer waits, so
+    /// that a flood of handshakes evicts no session that finished its own; a restore goes on to the policy, because its
+    /// session finished its handshake before.
+    ///
+    /// A policy that names none is asked again as long as sessions are found that were due, and once more if a session
+    /// in its order may go: a change just after the policy's look is no fault of the policy.
+    ///
+    /// The cost is O(log n) amortized for each session that is named, with the two exceptions of L7: the first choice
+    /// that needs the fallback looks at all sessions, and so does a choice at which many protected sessions are due and
+    /// no other may go.
     pub(crate) fn choose(
         &mut self,
         now: Instant,
@@ -84,7 +103,12 @@ impl<S: Recorded> Registry<S> {
         chosen.map_or(none, Choice::Victim)
     }
 
-    /// The oldest half-open session that is not amid its handshake; its end has begun.
+    /// Begins the close of the oldest half-open session that may go, and returns it.
+    ///
+    /// The queue drops entries of sessions that are half-open no longer. A session that is kept (it is answering
+    /// `initialize`, was so less than 100 ms ago, or is protected) leaves the queue and is marked as `answering`.
+    /// [`look_again`](Registry::look_again) puts it back when its state changes or its moment comes, in its old order.
+    /// `min_idle` is not asked here.
     fn oldest_opening(&mut self, now: Instant) -> Option<Arc<S>> {
         while let Some((_, key)) = self.opening.pop() {
             let Some(slot) = self.slots.get_mut(key.index()).filter(|slot| slot.is(key)) else { continue };
@@ -125,8 +149,14 @@ impl<S: Recorded> Registry<S> {
         None
     }
 
-    /// Asks the policy, and suspends what it names and may not go, until it names a session that may. `Err(Some(..))`: it broke
-    /// a rule.
+    /// Asks the policy, and suspends what it names and may not go, until it names a session that may. That session's
+    /// close has begun.
+    ///
+    /// # Errors
+    ///
+    /// - `Err(None)`: the policy names none.
+    /// - `Err(Some(why))`: the policy panicked, or it named a session that is not in its order and has used up its
+    ///   [`TRIES`].
     fn propose(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Result<Arc<S>, Option<&'static str>> {
         let mut fault = None;
         let mut tries = 0;
@@ -156,8 +186,13 @@ impl<S: Recorded> Registry<S> {
         Err(fault)
     }
 
-    /// The oldest session in the policy's order that may go; suspends those before it. O(log n) amortized, after one look at all
-    /// sessions when it is asked for the first time.
+    /// The oldest session in the policy's order that may go; suspends those before it. O(log n) amortized, after one
+    /// look at all sessions when it is asked for the first time.
+    ///
+    /// Returns `None` if no session in the order may go; all of them are suspended by then. The order is the fallback
+    /// of the registry (decision 25). From its first use on, [`stand`](Registry::stand) puts each session into it that
+    /// comes into the policy's order. The session that is returned stays at its front, until it is claimed and a later
+    /// call removes it.
     fn oldest(&mut self, now: Instant) -> Option<SessionKey> {
         if self.listed == 0 {
             return None;
@@ -194,7 +229,9 @@ impl<S: Recorded> Registry<S> {
         None
     }
 
-    /// Begins the end of a session; if it may not go, takes it out of the policy's order until it may.
+    /// Begins the close of a session; if it may not go, takes it out of the policy's order until it may. Returns the
+    /// session if its close has begun. The session must be in the policy's order, because the policy hears of each
+    /// suspension once.
     fn claim_or_suspend(&mut self, key: SessionKey, now: Instant) -> Option<Arc<S>> {
         let verdict = match self.claim(key, now) {
             Ok(session) => return Some(session),
@@ -205,7 +242,15 @@ impl<S: Recorded> Registry<S> {
         None
     }
 
-    /// Begins the end of a session that may go, in one atomic step.
+    /// Begins the close of a session that may go, in one atomic step.
+    ///
+    /// The compare-and-swap takes the reading that was judged. If an activity began or ended meanwhile it fails, and
+    /// the session is judged again. On success the policy hears of the end, and the caller sets the reason.
+    ///
+    /// # Errors
+    ///
+    /// Returns the verdict if the session may not go; it is watched then. A session that is not there gives
+    /// `Verdict::Not(None)`.
     pub(crate) fn claim(&mut self, key: SessionKey, now: Instant) -> Result<Arc<S>, Verdict> {
         let session = self.get(key).map(|slot| Arc::clone(&slot.session)).ok_or(Verdict::Not(None))?;
         let record = session.record();

@@ -2,6 +2,16 @@
 //!
 //! It is synchronous and knows no inner manager: the manager keeps it behind one lock, which a request takes only
 //! for a policy that asks to see every use.
+//!
+//! The parts:
+//! - `sessions` keeps one slot for each session, and tells the policy what becomes of the session.
+//! - `rules` judges whether one session may go.
+//! - `suspend` takes sessions that may not go out of the policy's order, and puts them back.
+//! - `choice` asks the policy for a victim and claims it.
+//! - `view` shows the sessions to the policy.
+//!
+//! The registry is a part of `ManagerState`, so the manager's lock guards all of it. A session tells of its changes
+//! without that lock, through [`Signals`](crate::session::Signals).
 
 mod choice;
 mod rules;

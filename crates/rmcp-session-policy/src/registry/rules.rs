@@ -1,4 +1,8 @@
 //! Which sessions may go.
+//!
+//! The rules protect sessions, and a policy orders them (L6). They hold for each victim, also for the one that the
+//! registry chooses when the policy fails. Half-open sessions have rules of their own in `choice` once they hold their
+//! share.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,25 +15,31 @@ use crate::eviction::SessionInfo;
 use crate::session::Record;
 use crate::session::{Phase, StateSnapshot};
 
-/// A question about a session.
+/// A question of the server's author about a session. The registry asks it under the manager's lock, so it must not
+/// call the manager. A use of a session does not run it.
 pub(crate) type Predicate = Arc<dyn Fn(&SessionInfo<'_>) -> bool + Send + Sync>;
 
-/// How long a restored session is kept for the request that brought it back.
+/// How long a restored session is kept for the request that brought it back, counted from the begin of its incarnation.
+/// The request makes the session ready, and from then on the rules for ready sessions count.
 const RESTORE_GRACE: Duration = Duration::from_secs(5);
 
-/// What keeps a session from eviction.
+/// What keeps a session from eviction. The builder makes the rules from its settings, and they never change.
 #[derive(Clone)]
 pub(crate) struct Rules {
+    /// How long a session is kept after it was last used. Zero keeps none.
     pub(crate) min_idle: Duration,
+    /// How long an activity keeps its session at most. The newest activity counts, because all others are older.
     pub(crate) max_busy: Duration,
+    /// The author's predicate: a session for which it holds does not go.
     pub(crate) protect: Option<Predicate>,
 }
 
 /// Whether a session may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
+    /// Nothing keeps it. That holds for the reading of the state that was judged, and a claim checks that reading.
     MayGo,
-    /// Until something happens to it, or until this moment.
+    /// Until something happens to it, or until this moment. With `None`, time alone does not change that.
     Not(Option<Instant>),
     /// The author's predicate keeps it; nothing tells when that changes its answer.
     Protected,
@@ -37,6 +47,13 @@ pub(crate) enum Verdict {
 
 impl Rules {
     /// Judges a session by one reading of its state.
+    ///
+    /// The checks have this order: closing, half-open, busy, used less than `min_idle` ago, protected. A restored
+    /// session of a client that has sent nothing yet is half-open too, and is kept for [`RESTORE_GRACE`] only. The
+    /// predicate comes last, so it is asked only about sessions which nothing else keeps.
+    ///
+    /// `seen` must come from the same record. If activities are under way, this takes the lock of the record's
+    /// requests. It does not watch the session: see [`look`](Self::look).
     pub(crate) fn judge(&self, record: &Record, seen: StateSnapshot, now: Instant) -> Verdict {
         // A moment that is too far away to be told is never.
         let over = |from: Instant, lasts| from.checked_add(lasts).is_some_and(|until| until <= now);
@@ -68,7 +85,14 @@ impl Rules {
         if self.protects(record) { Verdict::Protected } else { Verdict::MayGo }
     }
 
-    /// Looks whether a session may go. If it may not, it is watched: what changes that is seen here, or tells of itself.
+    /// Looks whether a session may go. If it may not, it is watched: what changes that is seen here, or tells of
+    /// itself.
+    ///
+    /// It returns the reading of the state that the verdict belongs to. A claim hands it to `State::close_if`, which
+    /// fails if something happened since.
+    ///
+    /// A session that may not go is marked as watched and judged again if the reading has changed by then, or if the
+    /// predicate keeps it: a request may have ended or a stream may have closed just before the mark.
     pub(crate) fn look(&self, record: &Record, now: Instant) -> (StateSnapshot, Verdict) {
         #[cfg(any(test, feature = "testing"))]
         super::test_registry::note_look();

@@ -1,4 +1,4 @@
-//! The sessions.
+//! The slots of all sessions, and what the policy is told of each.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,29 +18,36 @@ use crate::session::{Record, Recorded};
 use crate::timestamp::Timestamp;
 
 /// A session, and what the registry notes of it.
+///
+/// A session has a slot from its creation until it is gone, so a closing session keeps its slot, and its place.
 #[derive(Debug)]
 pub(crate) struct Slot<S> {
+    /// The manager's object, which contains the record. The directory and the transport share it.
     pub(crate) session: Arc<S>,
     /// Of its key, here so that a stale key is known without a look at the session.
     generation: u32,
     /// What the policy was told of it last.
     pub(super) standing: Standing,
-    /// Whether it was found half-open and answering; it is not in `opening` until it is done.
+    /// Whether it was found half-open and not free to go; it is not in `opening` until something happens to it, or its
+    /// moment comes. `oldest_opening` sets it, and `look_again` clears it.
     pub(super) answering: bool,
-    /// Whether it is in `fallback`.
+    /// Whether it has an entry in `fallback`, so that it never has two.
     pub(super) in_fallback: bool,
-    /// The entry in `moments` or `rechecks` that counts; [`Timestamp::NEVER`] if there is none.
+    /// The entry in `moments` or `rechecks` that counts; [`Timestamp::NEVER`] if there is none. Other entries of the
+    /// session are stale: the registry drops them when they are the first, or when there are too many.
     pub(super) moment: Timestamp,
 }
 
 /// Where a session stands with the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// In its order.
+    /// In its order. The session may be busy: it leaves the order only when it is to be a victim.
     Listed,
-    /// Not in its order, because the policy named it while it could not go.
+    /// Not in its order, because it could not go when the policy named it or the fallback came to it. It is watched,
+    /// and has a moment if one is known, so the registry looks at it again in time.
     Suspended,
-    /// Its end has begun, and the policy knows.
+    /// Its close has begun, and the policy knows. A new slot has this standing too, until the policy hears of the
+    /// session.
     Retired,
 }
 
@@ -55,29 +62,40 @@ impl<S: Recorded> Slot<S> {
 }
 
 /// All sessions of a manager. `S` is what a session is to the manager; the registry knows of its [`Record`].
+///
+/// The manager's lock guards all fields. What requests write is not here, but in the records and in `signals`.
 #[derive(Debug)]
 pub(crate) struct Registry<S> {
+    /// The sessions by the index of their key. The slab uses an index again when its session is gone.
     pub(super) slots: Slab<Slot<S>>,
+    /// The generation of the newest key. One counter serves all indexes, so a key names one incarnation.
     generation: u32,
+    /// What keeps a session from being a victim, whatever the policy names.
     pub(crate) rules: Rules,
+    /// What the sessions report without the manager's lock. Each record has a reference to it.
     pub(super) signals: Arc<Signals>,
     /// `None`: no session is ever a victim.
     pub(super) policy: Option<Box<dyn EvictionPolicy>>,
     /// How many sessions are in the policy's order.
+    ///
+    /// If there are none, a choice needs no fallback.
     pub(super) listed: usize,
-    /// Half-open sessions, oldest first, those apart that are restored, or answering. What has become ready, or has ended,
-    /// may still be listed.
+    /// Half-open sessions, oldest first, without those that are restored and those that are set aside (`answering`).
+    /// Sessions that have become ready, or have ended, may still be in it.
     pub(super) opening: Queue<Timestamp>,
+    /// The share of the half-open sessions: from this number on, an arrival takes the place of the oldest one.
     pub(super) max_opening: usize,
-    /// When to look at suspended sessions again though nothing happens to them. An entry has a meaning if its session says
-    /// the same.
+    /// When to look at suspended sessions again though nothing happens to them. An entry has a meaning if its session
+    /// says the same. It holds moments that are known: the ends of `min_idle`, of `max_busy`, of the grace of a
+    /// restored session, and of the wait for the next step of a handshake.
     pub(super) moments: Queue<Timestamp>,
-    /// When to ask again whether the author protects a session. A queue of its own, so that neither kind waits for the other.
+    /// When to ask again whether the author protects a session. A queue of its own, so that neither kind waits for the
+    /// other.
     pub(super) rechecks: Queue<Timestamp>,
-    /// The sessions in the policy's order by age, from when the policy first named none. What was suspended, or has ended, may
-    /// still be in it.
+    /// The sessions in the policy's order by age. `None` until the policy names none for the first time, or breaks its
+    /// contract. Sessions that were suspended, or have ended, may still be in it.
     pub(super) fallback: Option<Queue<Timestamp>>,
-    /// Times the policy panicked, or was overruled.
+    /// Times the policy panicked, or was overruled. `Stats` shows it.
     pub(crate) overruled: u64,
 }
 
@@ -109,6 +127,8 @@ impl<S: Recorded> Registry<S> {
         self.policy.is_some()
     }
 
+    /// Returns the slot of a key, closing sessions included. `None` if that incarnation is gone, also when a later one
+    /// has its index.
     pub(crate) fn get(&self, key: SessionKey) -> Option<&Slot<S>> {
         self.slots.get(key.index()).filter(|slot| slot.is(key))
     }
@@ -117,15 +137,21 @@ impl<S: Recorded> Registry<S> {
         self.slots.get_mut(key.index()).filter(|slot| slot.is(key))
     }
 
+    /// How many sessions exist. Closing ones count until they are gone, as they hold their places (L1).
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
+    /// All sessions, closing ones included, by index.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<S>> {
         self.slots.iter().map(|(_, slot)| &slot.session)
     }
 
     /// Puts a session in, which `make` makes around its record.
+    ///
+    /// The session is half-open and in the policy's order from here on. The caller holds the manager's lock and a place
+    /// for the session. A restored session is not put among the half-open ones, because it does not count against their
+    /// share.
     pub(crate) fn insert(&mut self, origin: Origin, now: Instant, make: impl FnOnce(Record) -> S) -> Arc<S> {
         self.generation = self.generation.wrapping_add(1);
         if self.slots.len() == self.slots.capacity() {
@@ -174,6 +200,9 @@ impl<S: Recorded> Registry<S> {
     }
 
     /// Tells the policy of a use, which it asked for.
+    ///
+    /// The caller does so only if the policy's `tracks_access` says so, since it needs the manager's lock. The policy
+    /// hears of no use of a suspended or closing session.
     pub(crate) fn used(&mut self, record: &Record) {
         if let Some(Standing::Listed) = self.get(record.key).map(|slot| slot.standing) {
             self.stand(record.key, Standing::Listed, |policy, session| policy.on_access(session));
@@ -181,6 +210,9 @@ impl<S: Recorded> Registry<S> {
     }
 
     /// Takes a session out that is gone.
+    ///
+    /// Returns `None` if it was removed before, so a late close does not hit a later incarnation with the same index.
+    /// The caller drops the slot when no lock is held.
     pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Slot<S>> {
         self.retire(key);
         self.get(key)?;
@@ -188,6 +220,9 @@ impl<S: Recorded> Registry<S> {
     }
 
     /// Tells the policy where a session stands from now on; a panic costs the policy this one call.
+    ///
+    /// `call` is the policy's method for it. The count of listed sessions and the fallback follow the standing, so all
+    /// changes of the standing come through here. A key that is not there changes nothing.
     pub(super) fn stand(
         &mut self,
         key: SessionKey,
@@ -210,6 +245,9 @@ impl<S: Recorded> Registry<S> {
     }
 
     /// Puts a session into the order of the registry's own, once there is one.
+    ///
+    /// A session that is suspended and resumed may still have its entry there; its age does not change, so the entry is
+    /// right.
     fn push_fallback(&mut self, key: SessionKey) {
         let Self { slots, fallback: Some(fallback), .. } = self else { return };
         fallback.tidy(slots.len(), |_, key| slots.get(key.index()).is_some_and(|slot| slot.is(key)));
@@ -220,6 +258,8 @@ impl<S: Recorded> Registry<S> {
         }
     }
 
+    /// Counts a fault of the policy, and logs the first one. Later faults are only counted, so a policy with a bug does
+    /// not flood the log.
     pub(super) fn note_overruled(&mut self, why: &'static str) {
         self.overruled += 1;
         if self.overruled == 1 {

@@ -1,4 +1,13 @@
-//! Sessions that may not go are not in the policy's order.
+//! Sessions that may not go are not in the policy's order (decision 24).
+//!
+//! A session leaves the order when it is to be a victim and may not go. Two things bring it back:
+//! - Something happens to it. The session is watched, so the end of an activity, or a stream that opens or closes, puts
+//!   its key into `Signals::changed` without a lock.
+//! - Its moment comes. `moments` has the moments that are known. `rechecks` has those at which the author's predicate
+//!   is asked again, since nothing tells when its answer changes (decision 25).
+//!
+//! The registry has no timer. It reads the queue of changes and the moments before it chooses a victim, and the queue
+//! of changes also when a session comes, so that it stays short.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +23,24 @@ use crate::timestamp::Timestamp;
 /// At most this number of protected sessions are looked at again before the policy is asked. The others are next.
 const LOOKS: usize = 1_000;
 
-/// The number of protected sessions that are looked at again each second. Up to this number each is looked at every second; of a
-/// million, each every hundred seconds.
+/// The number of protected sessions that are looked at again each second. Up to this number each is looked at every
+/// second; of a million, each every hundred seconds.
 const LOOKS_PER_SECOND: usize = 10_000;
 
 impl<S: Recorded> Registry<S> {
     /// When the next suspended session is looked at again though nothing happens to it.
+    ///
+    /// `None` if no moment is known. The moment may be that of a stale entry, so a choice at that moment may find
+    /// nothing new. The first request that waits for a place asks again then.
     pub(crate) fn next_moment(&self) -> Option<Instant> {
         let first = [&self.moments, &self.rechecks].into_iter().filter_map(Queue::peek).min();
         first.map(|(at, _)| at.instant())
     }
 
     /// Looks at the sessions again that tell of a change.
+    ///
+    /// A session is in the queue at most once until it is watched again. So the cost is one look for each session that
+    /// was watched and changed.
     pub(super) fn hear(&mut self, now: Instant) {
         while let Some(key) = self.signals.changed.pop() {
             // The policy watches it, because its place in the order depends on what happens to it.
@@ -37,17 +52,20 @@ impl<S: Recorded> Registry<S> {
         }
     }
 
-    /// Looks at the sessions again whose moment has come; tells whether there was any.
+    /// Looks again at the sessions that are due; tells whether there was any.
     ///
-    /// Of known moments it passes all: each was noted by a look that is paid for, and one that waited for protected sessions
-    /// would be missing in the policy's order.
+    /// Of known moments it passes all: each was noted by a look that is paid for, and one that waited for protected
+    /// sessions would be missing in the policy's order. Of protected sessions it passes at most [`LOOKS`]; `choose`
+    /// calls it until it finds none.
     pub(super) fn hear_of_time(&mut self, now: Instant) -> bool {
         let known = self.look_at_due(usize::MAX, now, |registry| &mut registry.moments);
         let protected = self.look_at_due(LOOKS, now, |registry| &mut registry.rechecks);
         known + protected > 0
     }
 
-    /// Looks at the sessions again whose moment in a queue has come, `limit` at most; returns their number.
+    /// Looks again at the sessions in one queue that are due, `limit` at most; returns their number.
+    ///
+    /// Stale entries are dropped and do not count as looks. `queue` selects the queue; both use `Slot::moment`.
     fn look_at_due(&mut self, limit: usize, now: Instant, queue: impl Fn(&mut Self) -> &mut Queue<Timestamp>) -> usize {
         let mut looks = 0;
         while looks < limit
@@ -64,6 +82,10 @@ impl<S: Recorded> Registry<S> {
     }
 
     /// Puts a session back to where it was taken out, if it may go.
+    ///
+    /// A half-open session that was set aside goes back to the queue of those, without a judgement: `oldest_opening`
+    /// judges it. A suspended session is judged. If it may still not go it stays suspended, is watched again, and gets
+    /// its next moment. The policy hears nothing of that.
     fn look_again(&mut self, key: SessionKey, now: Instant) {
         let Some(slot) = self.get_mut(key) else { return };
         let (session, standing) = (Arc::clone(&slot.session), slot.standing);
@@ -79,6 +101,9 @@ impl<S: Recorded> Registry<S> {
     }
 
     /// Notes when to look at a session again though nothing happens to it; of two moments the earlier counts.
+    ///
+    /// Nothing is noted for a verdict without a moment, since the session itself tells of the next change. A protected
+    /// session waits one second, and one second more for each [`LOOKS_PER_SECOND`] sessions in `rechecks`.
     pub(super) fn expect(&mut self, key: SessionKey, verdict: Verdict, now: Instant) {
         let at = match verdict {
             Verdict::Not(Some(until)) => Timestamp::at(until),
@@ -101,16 +126,23 @@ impl<S: Recorded> Registry<S> {
         }
     }
 
+    /// Whether the session is in the policy's order. `false` for a key that is not there.
     pub(super) fn is_listed(&self, key: SessionKey) -> bool {
         self.get(key).is_some_and(|slot| slot.standing == Standing::Listed)
     }
 
     /// Takes a session out of the policy's order.
+    ///
+    /// Unless the session is resumed at once, the caller has looked at it, so that it is watched. Without that it would
+    /// not come back.
     pub(super) fn suspend(&mut self, key: SessionKey) {
         self.stand(key, Standing::Suspended, |policy, session| policy.on_suspend(session));
     }
 
     /// Puts a suspended session back into the policy's order.
+    ///
+    /// The mark is cleared first: the policy may set it anew while it hears of the session, as
+    /// [`Tiers`](crate::eviction::Tiers) does.
     fn resume(&mut self, key: SessionKey) {
         // What the policy watches from here on counts.
         if let Some(slot) = self.get(key) {
@@ -119,7 +151,10 @@ impl<S: Recorded> Registry<S> {
         self.stand(key, Standing::Listed, |policy, session| policy.on_resume(session));
     }
 
-    /// Takes a session whose end has begun from the policy.
+    /// Takes a session that is closing from the policy.
+    ///
+    /// A suspended session is resumed first, so the policy's calls come in pairs. The session keeps its slot until
+    /// [`remove`](Self::remove). A second call changes nothing: the claim retires a victim, and so does `mark_closing`.
     pub(crate) fn retire(&mut self, key: SessionKey) {
         let Some(standing) = self.get(key).map(|slot| slot.standing) else { return };
         if standing == Standing::Suspended {

@@ -1,6 +1,13 @@
 //! One session: its key, its state, its moments and uses, and the activities in flight.
 //!
 //! This module knows no other session, no policy, and not the inner manager.
+//!
+//! The parts:
+//! - `record` is what is known of one incarnation. Requests write to it without the manager's lock.
+//! - `state` is the atomic word of a record, which decides each race between a request and a close.
+//! - `activity` is a guard for one activity, `kind` says how it counts, and `requests` keeps when it began.
+//! - `signals` is how sessions tell their manager of a change.
+//! - `key`, `origin` and `fingerprint` are the names of a session.
 
 mod activity;
 mod fingerprint;

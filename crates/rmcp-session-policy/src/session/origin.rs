@@ -51,10 +51,15 @@ impl SessionOrigin {
 }
 
 /// The state of a session that is kept across its incarnations.
+///
+/// A record takes it over when an incarnation begins. The parking keeps the same while the session is parked, and makes
+/// a new one for the restore. The moments and the uses go along, so a client does not get a better place in a policy's
+/// order by a restore (L10).
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     pub(crate) id: SessionId,
     pub(crate) serial: SessionOrigin,
+    /// The client that opened the session, as the HTTP layer knows it. A restore does not change it.
     pub(crate) context: Option<Arc<ClientContext>>,
     /// When the first incarnation was created; the lifetime counts from here.
     pub(crate) opened: Timestamp,
@@ -63,6 +68,7 @@ pub(crate) struct Origin {
     pub(crate) uses: u64,
     /// Whether its client made a request that hosts do not make by themselves right after the handshake.
     pub(crate) called: bool,
+    /// Whether the incarnation that begins with it is a restored one.
     pub(crate) restored: bool,
 }
 

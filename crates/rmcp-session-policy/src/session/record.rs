@@ -21,9 +21,12 @@ use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard};
 use crate::timestamp::Timestamp;
 
 /// How long a half-open session is kept at least for the next step of its handshake, once `initialize` was answered.
+///
+/// Without it, an arrival could take the place of a session in the moment between the answer and the `initialized` of
+/// its client.
 const NEXT_STEP: Duration = Duration::from_millis(100);
 
-/// The name and version of the client's software from `initialize`.
+/// The name and version of the client's software from `initialize`, each cut at 128 bytes.
 #[derive(Debug)]
 pub(crate) struct Software {
     pub(crate) name: Box<str>,
@@ -44,36 +47,58 @@ impl Recorded for Record {
 /// What the registry and the policies know of one incarnation of a session.
 ///
 /// Every field that a request changes is atomic, or behind a lock of this session only.
+///
+/// The record lives as long as anything holds the session, so it may be read after the session is gone.
 // `repr(C)` keeps this order, so that a look-up finds all it reads within one or two cache lines.
 #[repr(C)]
 pub(crate) struct Record {
+    /// A credential. Logs and `Debug` show the [`Fingerprint`] in its place (L12).
     pub(crate) id: SessionId,
+    /// Decides each race between a request and a close.
     pub(crate) state: State,
+    /// The name of this incarnation, by which the registry and the policies know it.
     pub(crate) key: SessionKey,
+    /// Whether this is a later incarnation. It does not count against the share of half-open sessions.
     pub(crate) restored: bool,
+    /// Set by each use. `SessionInfo` gives it to policies, which may clear it.
     mark: AtomicBool,
+    /// Whether the client has called, in any incarnation. Never cleared. The parking forgets sessions without it first.
     called: AtomicBool,
+    /// How many streams the client holds open by GET, the resumed streams of requests included.
     open_streams: AtomicU32,
+    /// When the last activity began or ended that is a use, a message, the handshake or work.
+    ///
     /// These three are read without a lock, and written only under the lock of the requests, which each activity takes
     /// anyway.
     last_used: AtomicU64,
-    /// When a ping or a listener was last seen.
+    /// When a ping or a listener was last seen. Together with `last_used` it gives the moment *last seen*.
     last_heard: AtomicU64,
+    /// Requests other than `initialize` and `ping`, those of earlier incarnations included.
     uses: AtomicU64,
-    /// When `initialize` was answered.
+    /// When `initialize` was answered; until then, when the incarnation began. The end of the handshake's activity sets
+    /// it.
     answered: AtomicU64,
+    /// When the activities in progress began. This lock is the last in the order of locks, and no code of a policy runs
+    /// under it.
     requests: Mutex<Requests>,
+    /// How the session tells its manager of a change. All sessions of a manager share it.
     signals: Arc<Signals>,
+    /// The name of the session, which its incarnations share.
     pub(crate) serial: SessionOrigin,
+    /// When this incarnation began.
     pub(crate) created: Timestamp,
+    /// When the first incarnation began. The lifetime counts from here.
     pub(crate) opened: Timestamp,
+    /// The client that opened the session.
     pub(crate) context: Option<Arc<ClientContext>>,
+    /// Set by the `initialize` of the client, or by its replay.
     pub(crate) software: OnceLock<Box<Software>>,
-    /// Notified at each step of the end of the session.
+    /// Notified at each step of the handshake and of the close. A task that waits for a step waits on this.
     pub(crate) progress: LazyNotify,
 }
 
 impl Record {
+    /// Makes the record of an incarnation that begins now. Counts a new session in among the half-open ones.
     pub(crate) fn new(key: SessionKey, origin: Origin, created: Timestamp, signals: Arc<Signals>) -> Self {
         if !origin.restored {
             signals.opening.fetch_add(1, SeqCst);
@@ -106,10 +131,12 @@ impl Record {
         Arc::ptr_eq(&self.signals, signals)
     }
 
+    /// When the client last used the session. `ping`, holds and listening streams do not count.
     pub(crate) fn last_used(&self) -> Timestamp {
         Timestamp(self.last_used.load(Relaxed))
     }
 
+    /// When anything last came from the client.
     pub(crate) fn last_seen(&self) -> Timestamp {
         self.last_used().max(Timestamp(self.last_heard.load(Relaxed)))
     }
@@ -127,6 +154,7 @@ impl Record {
         self.open_streams.load(SeqCst) as usize
     }
 
+    /// Clears the mark, and tells whether it was set.
     pub(crate) fn take_mark(&self) -> bool {
         self.mark.swap(false, Relaxed)
     }
@@ -139,6 +167,15 @@ impl Record {
         Fingerprint::of(&self.id)
     }
 
+    /// Moves the moment that an activity of this kind counts for, at its begin or at its end.
+    ///
+    /// | kind | moment |
+    /// | --- | --- |
+    /// | use, message, handshake, work | last used |
+    /// | ping, listening stream | last heard |
+    /// | replay, hold | none, because nothing came from the client |
+    ///
+    /// The guard shows that the caller holds the lock of the requests. Two writers would otherwise lose a moment.
     fn touch(&self, kind: ActivityKind, at: Timestamp, _locked: &MutexGuard<'_, Requests>) {
         let touched = match kind {
             ActivityKind::Call
@@ -154,11 +191,16 @@ impl Record {
     }
 
     /// Begins an activity, unless the session is closing.
+    ///
+    /// The state word counts it first, so no claim succeeds from then on. The moments follow under the lock of the
+    /// requests. A use or a ping finishes the handshake.
     pub(crate) fn begin(&self, kind: ActivityKind, now: Instant) -> Option<ActivityId> {
         self.state.begin().then(|| self.note_begin(self.lock_requests(), None, kind, Timestamp::of(now)))
     }
 
     /// Turns an activity into one that begins now, unless the session is closing.
+    ///
+    /// On `None` nothing has changed, and the activity is still in progress. The caller ends it.
     pub(crate) fn convert(&self, activity: ActivityId, kind: ActivityKind, now: Instant) -> Option<ActivityId> {
         // Take the lock before the compare-and-swap. A claim that loaded the old word fails its compare-and-swap; a
         // claim that loads the new word waits for this lock and then reads the new start time. `begin` needs no such
@@ -168,6 +210,9 @@ impl Record {
     }
 
     /// Records the begin of an activity, which may replace another one.
+    ///
+    /// Counts a use, sets the mark, and finishes the handshake where the kind does so. Releases the lock before that,
+    /// because to finish the handshake tells the manager.
     fn note_begin(
         &self,
         mut requests: MutexGuard<'_, Requests>,
@@ -194,7 +239,13 @@ impl Record {
         activity
     }
 
-    /// Ends an activity.
+    /// Ends an activity, and tells those that wait for it.
+    ///
+    /// - The moments move before the count does, so a reader that finds no activity also finds the moment of the last
+    ///   one.
+    /// - If the session is watched, the registry looks at it again, and the arrivals that wait for a place are woken.
+    /// - If the session is closing, the task that closes it is woken at each end.
+    /// - If no activity is left, the arrivals look at a half-open session again, and a drain may close the session.
     pub(crate) fn end(&self, kind: ActivityKind, activity: ActivityId) {
         let at = Timestamp::of(Instant::now());
         if kind == ActivityKind::Handshake {
@@ -228,12 +279,16 @@ impl Record {
         Timestamp(self.answered.load(Relaxed))
     }
 
-    /// Until when a half-open session is kept for what its client says to the answer to its `initialize`.
+    /// Until when a half-open session is kept for what its client says to the answer to its `initialize`. `None` as
+    /// long as no `initialize` came: there is no answer that the client could react to.
     pub(crate) fn next_step_until(&self) -> Option<Instant> {
         self.software.get().map(|_| Timestamp(self.answered.load(Relaxed)).instant() + NEXT_STEP)
     }
 
     /// Finishes the handshake.
+    ///
+    /// Does so once. A closing session and a ready one do not change. The registry hears of it if it watches the
+    /// session.
     pub(crate) fn ready(&self) {
         if self.state.read().phase() == Phase::Opening && self.state.ready() {
             self.left_opening();
@@ -242,6 +297,9 @@ impl Record {
     }
 
     /// Counts the session out of the half-open ones.
+    ///
+    /// Called by the one caller that moved the state on: by `State::ready`, `State::close` or `State::close_if`. A
+    /// restored session was not counted in.
     pub(crate) fn left_opening(&self) {
         if !self.restored {
             self.signals.opening.fetch_sub(1, SeqCst);
@@ -249,19 +307,22 @@ impl Record {
         }
     }
 
+    /// Counts a stream in that the client opened by GET. It is no activity, so it does not protect the session by
+    /// itself.
     pub(crate) fn stream_opened(&self) {
         self.open_streams.fetch_add(1, SeqCst);
         self.has_changed();
     }
 
+    /// Counts such a stream out. Until then the client listened, so the session is seen now.
     pub(crate) fn stream_closed(&self, now: Instant) {
         self.touch(ActivityKind::Listen, Timestamp::of(now), &self.lock_requests());
         self.open_streams.fetch_sub(1, SeqCst);
         self.has_changed();
     }
 
-    /// Tells the registry, if it watches this session, to look at it again, and what waits for a place to ask the registry: if
-    /// the session may not go yet, it is watched again, and the end of what keeps it is told.
+    /// Tells the registry, if it watches this session, to look at it again, and what waits for a place to ask the
+    /// registry: if the session may not go yet, it is watched again, and the end of what keeps it is told.
     fn has_changed(&self) {
         if self.state.take_watched() {
             self.signals.changed.push(self.key);
@@ -269,12 +330,15 @@ impl Record {
         }
     }
 
+    /// Locks the start times. A poisoned lock is used on, because no code of a user runs under it.
     fn lock_requests(&self) -> MutexGuard<'_, Requests> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When the newest activity in progress began. `None` if there is none, or one began or ended since `seen` was
     /// read.
+    ///
+    /// The caller then takes the session as busy, since the count and the start times are not of one moment.
     pub(crate) fn newest_request(&self, seen: StateSnapshot) -> Option<Timestamp> {
         let requests = self.lock_requests();
         (requests.len() == seen.active()).then(|| requests.newest()).flatten()

@@ -16,12 +16,17 @@ pub(crate) type ActivityId = NonZeroU32;
 /// It answers one question: when did the newest activity begin? If that is longer ago than `max_busy`, it is so for
 /// all. The newest activity has a field of its own, so that a session with one request at a time never allocates. Every
 /// session has one of these, so it is small.
+///
+/// The lock of the record guards it. Activities are ordered by when they enter, and their start times are nearly in
+/// that order: a thread may read the clock before another thread and enter after it.
 #[derive(Debug)]
 pub(crate) struct Requests {
+    /// The activity that entered last of those in progress.
     newest: Option<(ActivityId, Timestamp)>,
     /// The older activities, oldest first. Allocated at the first use.
     #[expect(clippy::box_collection, reason = "most sessions never have it, and each would hold 24 bytes more")]
     older: Option<Box<VecDeque<(ActivityId, Timestamp)>>>,
+    /// The id of the next activity. It starts again at 1 after the last number.
     next: ActivityId,
 }
 
@@ -32,6 +37,7 @@ impl Default for Requests {
 }
 
 impl Requests {
+    /// Enters an activity that began at this moment. Its end needs the id that this returns.
     pub(crate) fn begin(&mut self, at: Timestamp) -> ActivityId {
         let id = self.next;
         self.next = id.checked_add(1).unwrap_or(ActivityId::MIN);
@@ -41,6 +47,8 @@ impl Requests {
         id
     }
 
+    /// Takes an activity out; an id that is not there changes nothing. O(log n) to find an older activity, and O(n) to
+    /// close the gap.
     pub(crate) fn end(&mut self, id: ActivityId) {
         if self.newest.is_some_and(|(newest, _)| newest == id) {
             self.newest = self.older.as_mut().and_then(|older| older.pop_back());
@@ -56,10 +64,13 @@ impl Requests {
         }
     }
 
+    /// How many activities are in progress. It differs from the count in the state word while an activity begins or
+    /// ends.
     pub(crate) fn len(&self) -> usize {
         self.older.as_ref().map_or(0, |older| older.len()) + usize::from(self.newest.is_some())
     }
 
+    /// When the activity that entered last began, of those in progress.
     pub(crate) fn newest(&self) -> Option<Timestamp> {
         self.newest.map(|(_, at)| at)
     }

@@ -1,4 +1,7 @@
 //! The atomic word that decides whether a session may be evicted.
+//!
+//! A request adds to the word when it begins, and a close sets a bit in it. So for each race between a request and a
+//! close one of the two comes first, and the other sees that. No lock is needed.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -28,10 +31,15 @@ pub enum Phase {
     Closing,
 }
 
+/// The bits that count the activities under way.
 const ACTIVE: u64 = (1 << 24) - 1;
+/// Set once the handshake is finished. Never cleared.
 const READY: u64 = 1 << 24;
+/// Set once the close has begun. Never cleared; nothing begins from then on.
 const CLOSING: u64 = 1 << 25;
+/// Set while the registry or a policy wants to hear of the next change.
 const WATCHED: u64 = 1 << 26;
+/// One in the count of all activities that ever began, which takes the rest of the word and may wrap.
 const BEGUN: u64 = 1 << 27;
 
 /// Phase, activities under way, the *watched* mark, and a count of all that ever began, in one atomic word.
@@ -46,6 +54,7 @@ pub(crate) struct State(AtomicU64);
 pub(crate) struct StateSnapshot(u64);
 
 impl StateSnapshot {
+    /// The phase at that moment. A session that closes without a finished handshake is closing, not half-open.
     pub(crate) const fn phase(self) -> Phase {
         if self.0 & CLOSING != 0 {
             Phase::Closing
@@ -56,12 +65,14 @@ impl StateSnapshot {
         }
     }
 
+    /// How many activities are under way, of any kind and any age.
     pub(crate) const fn active(self) -> usize {
         (self.0 & ACTIVE) as usize
     }
 }
 
 impl State {
+    /// The word of a new session: half-open, and no activity has begun.
     pub(crate) fn opening() -> Self {
         Self(AtomicU64::new(0))
     }
@@ -87,6 +98,9 @@ impl State {
     /// Counts an activity out. Returns the word as it is now, and whether the session is watched, which is true once.
     ///
     /// Each end counts, not only the last: the activities still under way may be too old to protect the session.
+    ///
+    /// Only the caller that has counted the activity in may call it. If the session is watched, that caller puts the
+    /// key into the queue of changes.
     pub(crate) fn end(&self) -> (StateSnapshot, bool) {
         let word = self.0.fetch_sub(1, SeqCst) - 1;
         (StateSnapshot(word), word & WATCHED != 0 && self.take_watched())
@@ -98,11 +112,17 @@ impl State {
     }
 
     /// Marks the session, so that it tells of the next thing that happens to it; returns the word at that moment.
+    ///
+    /// The word that it returns is without the mark of this call. A change before it is in that word; a change after it
+    /// takes the mark away.
     pub(crate) fn watch(&self) -> StateSnapshot {
         StateSnapshot(self.0.fetch_or(WATCHED, SeqCst))
     }
 
     /// Moves from opening to ready. Returns true for the one caller that did.
+    ///
+    /// Neither a ready nor a closing session moves. Where `ready` and a close race, the one that comes first takes the
+    /// session out of the half-open ones: the caller of the other is told that it did not.
     pub(crate) fn ready(&self) -> bool {
         let word = self.0.load(SeqCst);
         word & (READY | CLOSING) == 0 && self.0.fetch_or(READY, SeqCst) & (READY | CLOSING) == 0
@@ -110,12 +130,19 @@ impl State {
 
     /// Begins the end, even with activities in progress. Returns the phase before, or `None` if the end had begun
     /// already.
+    ///
+    /// Exactly one caller of this and [`close_if`](Self::close_if) begins the close. That caller sets the reason and
+    /// runs the close.
     pub(crate) fn close(&self) -> Option<Phase> {
         let word = StateSnapshot(self.0.fetch_or(CLOSING, SeqCst));
         (word.phase() != Phase::Closing).then(|| word.phase())
     }
 
     /// Begins the end if nothing has begun or moved since `seen` was read. The *watched* mark does not count.
+    ///
+    /// # Errors
+    ///
+    /// Returns the word as it is now, for another look. If that is closing, another caller has begun the close.
     pub(crate) fn close_if(&self, seen: StateSnapshot) -> Result<(), StateSnapshot> {
         let unmoved = |word: u64| ((word ^ seen.0) & !WATCHED == 0).then_some(word | CLOSING);
         self.0.fetch_update(SeqCst, SeqCst, unmoved).map(drop).map_err(StateSnapshot)

@@ -1,4 +1,8 @@
 //! Event ids as clients see them: the inner manager's id, the stream that it belongs to, and the seal of the session.
+//!
+//! rmcp and its event stores do not ask which session an id belongs to, and an id without a store has a meaning in one
+//! incarnation only. So the manager adds three parts to each id that a client sees, and checks and removes them when
+//! the client resumes (decision 19).
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -16,7 +20,7 @@ const PRIMING: &str = "0";
 /// The longest request id that is written in full. Clients choose their ids, and each event id contains one.
 const LONGEST_REQUEST_ID: usize = 64;
 
-/// Numbers the incarnations of a session id. Other processes use other numbers.
+/// Numbers the incarnations of a session id. The numbers begin at a random one, so other processes use other numbers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Incarnations(u32);
 
@@ -27,15 +31,18 @@ impl Default for Incarnations {
 }
 
 impl Incarnations {
+    /// The number of an incarnation, which is part of all its event ids.
     pub(crate) const fn number(self, key: SessionKey) -> u32 {
         self.0.wrapping_add(key.generation())
     }
 }
 
-/// The stream that an event belongs to.
+/// The stream that an event belongs to. It is part of the event's id, so it must be the same for the same stream each
+/// time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EventSource {
     incarnation: u32,
+    /// The request of the stream, or none.
     of: Name,
 }
 
@@ -44,12 +51,15 @@ pub(crate) struct EventSource {
 enum Name {
     /// No request: a listening stream.
     None,
+    /// The id of a request that is a number.
     Number(i64),
     /// The text in base64url, which begins with an `I`. For a long text, its hash after a `~`.
     Text(Box<str>),
 }
 
 impl Name {
+    /// Names a request. A text gets a `"` before it is encoded, so the name of a text of digits is not that of a
+    /// number. Base64url has no `~`, so no short text has the name of a long one.
     fn of(id: &RequestId) -> Self {
         let text = match id {
             RequestId::Number(number) => return Self::Number(*number),
@@ -62,6 +72,7 @@ impl Name {
         })
     }
 
+    /// Reads a name from an event id. The text stays encoded: names are compared, and never turned into ids again.
     fn read(name: &str) -> Self {
         match name.parse() {
             _ if name.is_empty() => Self::None,
@@ -72,7 +83,7 @@ impl Name {
 }
 
 impl EventSource {
-    /// A listening stream.
+    /// A listening stream. All listening streams of an incarnation have one source.
     pub(crate) const fn listening(incarnation: u32) -> Self {
         Self { incarnation, of: Name::None }
     }
@@ -86,13 +97,14 @@ impl EventSource {
         matches!(self.of, Name::None)
     }
 
-    /// Whether it is the stream of this request.
+    /// Whether it is the stream of this request. The incarnation is not compared: [`Resumption::of`] has done that.
     pub(crate) fn is_of(&self, id: &RequestId) -> bool {
         self.of == Name::of(id)
     }
 
     /// Makes the id that the client sees from the inner manager's id: `<inner id>.<incarnation>.<request id>.<seal>`.
-    /// It is parsed from the right.
+    /// It is parsed from the right, because the inner id may contain dots. It may be a sealed id itself, of an inner
+    /// manager of this crate.
     pub(crate) fn seal(&self, inner: &str, key: &SealKey) -> String {
         let (mut incarnation, mut number) = (itoa::Buffer::new(), itoa::Buffer::new());
         let incarnation = incarnation.format(self.incarnation);
@@ -116,11 +128,14 @@ impl EventSource {
 pub(crate) struct EventId<'a> {
     /// The inner manager's id.
     pub(crate) inner: &'a str,
+    /// The stream that the event belongs to, of whichever incarnation.
     pub(crate) source: EventSource,
 }
 
 impl<'a> EventId<'a> {
     /// Parses an id from a client. `None` if it does not have the seal of this key.
+    ///
+    /// Costs one keyed hash. The parts are parsed after the seal is checked, so they are parts that this manager wrote.
     pub(crate) fn open(id: &'a str, key: &SealKey) -> Option<Self> {
         let (text, request) = key.open(id)?.rsplit_once('.')?;
         let (inner, incarnation) = text.rsplit_once('.')?;
@@ -132,18 +147,20 @@ impl<'a> EventId<'a> {
 /// What a `Last-Event-ID` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Resumption<'a> {
-    /// The events after this one, from the inner manager.
+    /// The events after this one, from the inner manager. The event is of the present incarnation.
     After(EventId<'a>),
     /// A new listening stream: the event is rmcp's own, or belongs to a listening stream of an earlier incarnation.
     Listen,
-    /// The rest of a request's stream of an earlier incarnation, of which nothing is left.
+    /// The rest of a request's stream of an earlier incarnation, of which nothing is left. The layer answers 405.
     Over,
-    /// The session has no such event.
+    /// The session has no such event: the id has no seal, or not that of this session. rmcp answers with an empty
+    /// stream.
     Unknown,
 }
 
 impl<'a> Resumption<'a> {
-    /// Parses a `Last-Event-ID`. `incarnation` is `None` while the session is parked.
+    /// Parses a `Last-Event-ID`. `incarnation` is the present one, and `None` while the session is parked: then no
+    /// answer is [`After`](Self::After).
     pub(crate) fn of(last_event_id: &'a str, key: &SealKey, incarnation: Option<u32>) -> Self {
         if last_event_id == PRIMING {
             return Self::Listen;

@@ -6,6 +6,13 @@ use crate::call_rejection::CallRejection;
 use crate::observe::CloseReason;
 
 /// Makes the answer to a request that was in flight when its session ended.
+///
+/// After a reason that parks the session the client is told to try again, and otherwise that it needs a new session.
+/// `is_call` and `rejection` decide the form: a `tools/call` gets a result with `isError`, unless the server's author
+/// wants an error, and each other request gets an error.
+///
+/// The transport sends it for requests that the service has. [`LiveStream`](super::LiveStream) ends with it where the
+/// inner manager has dropped the answer.
 pub(super) fn farewell(
     reason: CloseReason,
     id: RequestId,

@@ -23,35 +23,47 @@ use crate::session::SessionOrigin;
 ///
 /// If there are more, the oldest session that never called loses its slot to one that has called. So sessions that only
 /// listen cannot take the streams of the others.
+///
+/// The list has the listeners weakly, so the hang-up of a client leaves nothing behind. Its lock is the one under which
+/// a listener goes from the list to a session or back. Under it the locks of a listener and of a session's belongings
+/// may be taken. What ends or wakes a stream ([`Rest`]) is dropped after it.
 pub(crate) struct HeldStreams {
+    /// How many slots there are: the setting `max_parked_streams`.
     most: usize,
     /// The limit of live sessions, which is also the limit of streams in transit.
     places: usize,
     list: Mutex<List>,
-    /// Notified when the earliest deadline becomes earlier.
+    /// Notified when the earliest deadline becomes earlier. It wakes the lifecycle task.
     sooner: Arc<Notify>,
 }
 
+/// What the lock guards.
 struct List {
+    /// The streams by their session, in transit or not.
     streams: HashMap<SessionOrigin, Held>,
     /// How many of the streams are in transit.
     in_transit: usize,
-    /// Sessions that are being restored, with a slot for their stream.
+    /// Sessions that are being restored, with a slot for their stream. The oldest passes its slot on first.
     coming_back: BTreeSet<SessionOrigin>,
-    /// Sessions that were never called, with a slot for their stream.
+    /// Sessions that were never called, with a slot for their stream. The oldest loses its slot first.
     uncalled: BTreeSet<SessionOrigin>,
     /// The number of slots reserved for streams that are about to be opened.
     reserved: usize,
     /// The sessions with a lifetime, by the end of it, earliest first.
     deadlines: BTreeMap<(Instant, SessionOrigin), SessionId>,
-    /// Whether the list is closed and holds no stream any more.
+    /// Whether the list is closed and holds no stream any more. A drain closes it, and so does the end of the manager.
     closed: bool,
 }
 
+/// A stream in the list.
 struct Held {
+    /// Weak, because the client's end owns it.
     listener: Weak<Listener>,
+    /// When the lifetime of its session ends. `None` without a lifetime, and once it has been taken as overdue.
     until: Option<Instant>,
+    /// Whether its client has called: then it may take a slot from one that has not.
     called: bool,
+    /// Whether it is without a slot, because its session is about to get a place.
     in_transit: bool,
 }
 
@@ -67,15 +79,20 @@ pub(crate) struct ParkedSession {
 }
 
 impl List {
+    /// Whether a slot is free that is not reserved.
     fn has_room(&self, most: usize) -> bool {
         !self.closed && self.len() + self.reserved < most
     }
 
+    /// How many streams have a slot.
     fn len(&self) -> usize {
         self.streams.len() - self.in_transit
     }
 
     /// Takes the slot of a session that is being restored.
+    ///
+    /// Its stream is in transit from then on. Does nothing if there is no such session, or `places` streams are in
+    /// transit already.
     fn make_room(&mut self, places: usize) {
         if self.in_transit < places
             && let Some(session) = self.coming_back.pop_first()
@@ -88,11 +105,16 @@ impl List {
     }
 
     /// Takes the slot of the oldest session that never called, and ends its stream.
+    ///
+    /// `None` if there is no such session. The caller drops what is returned after the lock, and then the client reads
+    /// the end.
     fn end_uncalled(&mut self) -> Option<Rest> {
         let session = self.uncalled.pop_first()?;
         self.remove(session).map(|listener| listener.release())
     }
 
+    /// Takes a stream out of the list and all that the list notes of it. Returns its listener, unless the client has
+    /// hung up.
     fn remove(&mut self, session: SessionOrigin) -> Option<Arc<Listener>> {
         let Held { listener, until, in_transit, called: _ } = self.streams.remove(&session)?;
         self.in_transit -= usize::from(in_transit);
@@ -104,6 +126,7 @@ impl List {
         listener.upgrade()
     }
 
+    /// Whether the session's stream in the list is this one.
     fn has(&self, session: SessionOrigin, listener: &Arc<Listener>) -> bool {
         self.streams.get(&session).is_some_and(|held| ptr::eq(held.listener.as_ptr(), Arc::as_ptr(listener)))
     }
@@ -127,16 +150,20 @@ impl HeldStreams {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many slots are taken.
+    /// How many slots are taken by streams. Reserved slots do not count.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }
 
+    /// Whether the session has a stream in the list. Its client may have hung up just now.
     pub(crate) fn has(&self, session: SessionOrigin) -> bool {
         self.lock().streams.contains_key(&session)
     }
 
     /// Holds the newest stream of a session that is being parked, if there is room. The others end.
+    ///
+    /// `listeners` are the open ones, the newest last. The manager calls this before the session is parked, so that the
+    /// end of the parking finds the stream.
     pub(crate) fn hold(&self, session: &ParkedSession, listeners: Vec<Arc<Listener>>) {
         let mut is_held = false;
         for listener in listeners.into_iter().rev() {
@@ -149,6 +176,10 @@ impl HeldStreams {
 
     /// Puts a stream on the list, in place of the session's present one. `None` if there is no room, or the stream has
     /// ended.
+    ///
+    /// `places` is how many streams may be in transit for it. With 0, no stream passes its slot on.
+    ///
+    /// Returns what wakes the stream, and what ends the present one. The caller drops both, when no lock is held.
     pub(super) fn insert(
         &self,
         session: &ParkedSession,
@@ -187,12 +218,16 @@ impl HeldStreams {
     }
 
     /// Ends the stream of a session that has ended for good, or a stream that cannot continue.
+    ///
+    /// Each way out of the parking comes here. A session without a stream in the list costs one look-up.
     pub(crate) fn end(&self, session: SessionOrigin) {
         let ended = self.lock().remove(session);
         drop(ended.map(|listener| listener.release()));
     }
 
     /// Ends all streams, and holds none from now on.
+    ///
+    /// Reserved slots are still given back later.
     pub(crate) fn close(&self) {
         let ended: Vec<_> = {
             let mut list = self.lock();
@@ -207,6 +242,8 @@ impl HeldStreams {
     }
 
     /// Records that a session with a stream is being restored.
+    ///
+    /// Called when its restore pins it. From then on its stream may pass its slot on to that of a victim.
     pub(crate) fn comes_back(&self, session: SessionOrigin) {
         let mut list = self.lock();
         if list.streams.get(&session).is_some_and(|held| !held.in_transit) {
@@ -215,6 +252,9 @@ impl HeldStreams {
     }
 
     /// Records that a session stays parked. If its stream is in transit and there is no room for it, the stream ends.
+    ///
+    /// Called when its restore is given up, or its new incarnation has ended before the join. A stream of a session
+    /// that has called may take a slot from one that has not.
     pub(crate) fn stays(&self, session: SessionOrigin) {
         // Dropped after the lock.
         let mut _uncalled = None;
@@ -242,6 +282,9 @@ impl HeldStreams {
     }
 
     /// Joins the stream of a restored session to its new incarnation, and frees its slot.
+    ///
+    /// Called before the handler hears that it is initialized, so the client misses nothing that the handler says. If
+    /// there is no stream in the list, or the incarnation has ended, the new stream is dropped.
     pub(super) fn join<T>(&self, session: &Session<T>, stream: Box<dyn IncarnationStream>) {
         let origin = session.record.serial;
         let mut list = self.lock();
@@ -260,6 +303,8 @@ impl HeldStreams {
     }
 
     /// Takes a slot for the stream of a parked session, unless its present stream has one. `None` if there is no room.
+    ///
+    /// Otherwise returns whether the caller holds a slot of its own now, and has to give it back.
     pub(super) fn take_slot(&self, session: &ParkedSession) -> Option<bool> {
         // Dropped after the lock.
         let mut _ended = None;
@@ -276,12 +321,20 @@ impl HeldStreams {
         Some(takes_slot)
     }
 
-    /// Gives such a slot back.
+    /// Gives a slot back that [`take_slot`](Self::take_slot) reserved.
     pub(super) fn give_slot_back(&self) {
         self.lock().reserved -= 1;
     }
 
     /// Takes a session that is past its lifetime, or returns when the next lifetime ends.
+    ///
+    /// Each deadline is returned once. The stream stays in the list: the caller ends the parking of the session, and
+    /// with it the stream.
+    ///
+    /// # Errors
+    ///
+    /// `Err(Some(at))` if none is over its lifetime before that moment, and `Err(None)` if no session in the list has
+    /// one.
     pub(crate) fn next_overdue(&self, now: Instant) -> Result<SessionId, Option<Instant>> {
         let mut list = self.lock();
         let List { streams, deadlines, .. } = &mut *list;
@@ -296,7 +349,8 @@ impl HeldStreams {
         Ok(earliest.remove())
     }
 
-    /// Removes a stream from the list. Returns false if it is not in the list.
+    /// Removes a stream from the list, but does not end it. Returns false if it is not in the list: it was joined, is
+    /// over, or another stream has replaced it.
     pub(super) fn remove(&self, session: SessionOrigin, listener: &Arc<Listener>) -> bool {
         let mut list = self.lock();
         let is_here = list.has(session, listener);

@@ -1,4 +1,8 @@
 //! Listening streams that outlive an incarnation of their session.
+//!
+//! Decision 21 says why. The client's end is a [`Listening`](super::Listening), and what it reads from is a
+//! [`Listener`]. A listener goes from `Live` to `Held` when its session is parked, from `Held` to `Live` when the
+//! session comes back, and from either to `Over`.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -9,10 +13,12 @@ use std::task::{Context, Poll, Waker};
 use futures_core::Stream;
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 
-/// How many messages of earlier incarnations are kept for a client that is slow to take them.
+/// How many messages of earlier incarnations are kept for a client that is slow to take them. More are lost with the
+/// incarnation.
 const KEPT: usize = 16;
 
-/// A stream of one incarnation of a session.
+/// A stream of one incarnation of a session. A trait, so that a listener does not know the type of the session's
+/// transport.
 pub(super) trait IncarnationStream: Stream<Item = ServerSseMessage> + Send + Sync + Unpin {
     /// Whether the incarnation is closing.
     fn is_of_closing_session(&self) -> bool;
@@ -29,26 +35,33 @@ pub(crate) struct Listener {
     state: Mutex<State>,
 }
 
+/// What the lock guards. The lock is held while the stream of the incarnation is polled.
 struct State {
     stage: Stage,
     /// Messages that ended incarnations had ready for the client.
     kept: VecDeque<ServerSseMessage>,
-    /// Wakes the client's end at each change of the stage.
+    /// Wakes the client's end at each change of the stage. Set by its last poll that found no message.
     waker: Option<Waker>,
-    /// Whether the end of the session decides if the stream is held or ends.
+    /// Whether the end of the session decides if the stream is held or ends. Until it has decided, a stream that the
+    /// inner manager ended is not over for the client.
     may_be_held: bool,
-    /// Whether it came over from an earlier incarnation.
+    /// Whether it came over from an earlier incarnation. A newer GET takes over only such a stream.
     joined: bool,
 }
 
+/// What is behind the client's end.
 enum Stage {
+    /// A stream of the present incarnation.
     Live(Box<dyn IncarnationStream>),
-    /// The session is parked.
+    /// The session is parked. The client waits, and nothing comes but what is in `kept`.
     Held,
+    /// The stream has ended. It stays so.
     Over,
 }
 
 /// What is left to do after a change of the stage, outside all locks: to drop a stream, and to wake the client's end.
+///
+/// A stream's drop takes the lock of its session's belongings and runs code of the inner manager.
 #[must_use = "to be dropped when no lock is held"]
 pub(super) struct Rest {
     _was: Option<Stage>,
@@ -64,6 +77,7 @@ impl Drop for Rest {
 }
 
 impl State {
+    /// Goes to another stage. The caller drops what is returned when no lock is held.
     fn change(&mut self, to: Stage) -> Rest {
         Rest { _was: Some(mem::replace(&mut self.stage, to)), waker: self.waker.take() }
     }
@@ -89,7 +103,8 @@ impl Listener {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops the inner stream when the session has ended, but keeps the messages that are ready.
+    /// Drops the inner stream when the session has ended, but keeps the messages that are ready, at most [`KEPT`]. Does
+    /// nothing if no incarnation is behind it.
     pub(super) fn sever(&self) {
         let mut state = self.lock();
         let State { stage: Stage::Live(stream), kept, .. } = &mut *state else { return };
@@ -103,6 +118,8 @@ impl Listener {
     }
 
     /// Holds the stream when its ended session is parked. `None` if the stream is over.
+    ///
+    /// What was kept stays for the client. The drop of what is returned drops the stream of the ended incarnation.
     pub(super) fn hold(&self) -> Option<Rest> {
         let mut state = self.lock();
         match state.stage {
@@ -112,6 +129,10 @@ impl Listener {
     }
 
     /// Continues with the stream of a new incarnation. Returns that stream if this one is over.
+    ///
+    /// # Errors
+    ///
+    /// Returns that stream if this one is not held: it is over, or an incarnation is behind it already.
     pub(super) fn join(&self, stream: Box<dyn IncarnationStream>) -> Result<Rest, Box<dyn IncarnationStream>> {
         let mut state = self.lock();
         if !matches!(state.stage, Stage::Held) {
@@ -121,7 +142,8 @@ impl Listener {
         Ok(state.change(Stage::Live(stream)))
     }
 
-    /// Lets the stream end with its session. If the session is parked, it ends at once.
+    /// Lets the stream end with its session. If the session is parked, it ends at once. A live stream ends by itself
+    /// when the inner manager ends it, and the client is woken to see that.
     pub(super) fn release(&self) -> Rest {
         let mut state = self.lock();
         state.may_be_held = false;
@@ -131,7 +153,8 @@ impl Listener {
         }
     }
 
-    /// Ends the stream when the client has hung up. Returns whether it was held.
+    /// Ends the stream when the client has hung up. Returns whether it was held, so that the caller takes it off the
+    /// list of held streams.
     pub(super) fn hang_up(&self) -> (bool, Rest) {
         let mut state = self.lock();
         (matches!(state.stage, Stage::Held), state.change(Stage::Over))
@@ -143,6 +166,9 @@ impl Listener {
 
     /// Ends the stream in favour of a newer one, which continues with its session side. `None` unless it came over from
     /// an earlier incarnation; a newer stream does not take over the messages of an older one of the same incarnation.
+    ///
+    /// The newer listener gets the stream of the incarnation and the messages that the client has not taken. The
+    /// client's older end finds that it is over.
     pub(super) fn give_way(&self) -> Option<Arc<Self>> {
         let mut state = self.lock();
         if !state.joined || !matches!(state.stage, Stage::Live(_)) {
@@ -157,6 +183,9 @@ impl Listener {
         Some(newer)
     }
 
+    /// Polls for the next message: first what was kept, then the stream of the incarnation. In a closing session the
+    /// end of that stream is not passed on unless the stream was released: the client waits until its session is parked
+    /// or gone.
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<ServerSseMessage>> {
         let mut state = self.lock();
         let State { stage, kept, waker, may_be_held, .. } = &mut *state;

@@ -3,6 +3,17 @@
 //! It knows exactly which requests are in flight. Each request of a client carries an [`InFlight`] in its extensions,
 //! which rmcp moves into the handler's context, and gets an id that tells when its handler is done. The drop of the
 //! wrapper ends the incarnation.
+//!
+//! The parts:
+//! - `policy_transport` is the wrapper. `transport_slot` holds the inner transport, so that a close can take it from
+//!   outside.
+//! - `session` is one incarnation: the record, the flags of its handshake and its close, and what belongs to it.
+//! - `ids`, `in_flight`, `service_id` and `request_kind` follow each request from its admission until its handler is
+//!   done.
+//! - `stream` is what a client reads, `severable` the inner stream behind it, and `farewell` what it reads if its
+//!   session closes.
+//! - `event_id` and `seal` make and read the ids of events.
+//! - `listening`, `listener` and `held` keep a listening stream open from one incarnation to the next.
 
 mod event_id;
 mod farewell;

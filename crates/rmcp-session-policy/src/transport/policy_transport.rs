@@ -38,16 +38,20 @@ use crate::session::ActivityKind;
 /// # Ok(()) }
 /// ```
 pub struct PolicyTransport<T> {
+    /// The incarnation that this transport serves.
     session: Arc<Session<T>>,
+    /// The manager.
     host: Arc<dyn TransportEvents<T>>,
     /// Errors on their way to the clients of requests that were in flight when the end began. `None` until then,
     /// because an empty queue takes memory.
     farewells: Option<Farewells>,
 }
 
+/// The sends of the farewells. They are polled in [`receive`](Transport::receive), by the service's task.
 type Farewells = FuturesUnordered<BoxFuture<'static, ()>>;
 
 impl<T> PolicyTransport<T> {
+    /// Makes the transport of a session that is registered. The inner transport is in the session's slot.
     pub(crate) fn new(session: Arc<Session<T>>, host: Arc<dyn TransportEvents<T>>) -> Self {
         Self { session, host, farewells: None }
     }
@@ -57,15 +61,17 @@ impl<T> PolicyTransport<T> {
     }
 }
 
-/// The inner transport while `receive` has it.
+/// The inner transport while `receive` or `send` has it. The drop puts it back, or drops it if the session has hung up:
+/// then it reports that step of the close.
 struct CheckedOut<'a, T> {
+    /// `None` only during the drop.
     transport: Option<Box<T>>,
     session: &'a Arc<Session<T>>,
     host: &'a Arc<dyn TransportEvents<T>>,
 }
 
 impl<'a, T> CheckedOut<'a, T> {
-    /// Takes the transport out of its slot, unless it is gone.
+    /// Takes the transport out of its slot. `None` if it is gone.
     fn of(session: &'a Arc<Session<T>>, host: &'a Arc<dyn TransportEvents<T>>) -> Option<Self> {
         Some(Self { transport: Some(session.slot.check_out()?), session, host })
     }
@@ -84,7 +90,8 @@ impl<T> Drop for CheckedOut<'_, T> {
 }
 
 impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
-    /// Records the request that a message from the client begins or cancels.
+    /// Records the request that a message from the client begins or cancels, and gives the message the id that the
+    /// service sees.
     fn note(session: &Arc<Session<T>>, host: &Arc<dyn TransportEvents<T>>, message: &mut ClientJsonRpcMessage) {
         match message {
             ClientJsonRpcMessage::Request(request) => session.ids.arrived(session, request),
@@ -106,6 +113,11 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
 
     /// Answers every request in flight with an error, including those still queued in the inner transport, until it is
     /// told to hang up.
+    ///
+    /// It goes on receiving, because a request may have been handed to the inner manager before the close began. Each
+    /// such request gets its farewell in place of reaching the service; other messages are dropped. A farewell ends the
+    /// activity of its request when it is sent, so the close sees that the request is answered. A lease that a handler
+    /// still holds is left to the manager.
     async fn say_farewell(
         session: &Arc<Session<T>>,
         host: &Arc<dyn TransportEvents<T>>,
@@ -157,6 +169,17 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
         T::name()
     }
 
+    /// Sends a message of the service, and ends the request that it answers.
+    ///
+    /// In this order:
+    /// 1. The message is counted as on its way.
+    /// 2. The id of the request is freed, so the client may use it again.
+    /// 3. The inner transport takes the message, unless it must not go out: an answer to an earlier request of the same
+    ///    id, or anything but an answer to a waiting client once the close has begun.
+    /// 4. The request ends. If a copy of its context is left, it lingers: it keeps the session busy, and no close waits
+    ///    for it.
+    ///
+    /// The returned future needs no access to the transport. A message that is swallowed counts as sent.
     fn send(
         &mut self,
         mut item: ServerJsonRpcMessage,
@@ -210,6 +233,11 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
         }
     }
 
+    /// Receives the next message of the client, and notes the request that it begins or cancels.
+    ///
+    /// The first call tells the manager which task serves the session. Once the close has begun, this answers the
+    /// requests in flight. It returns `None` when it is told to hang up, so the service ends. If the future is dropped,
+    /// the inner transport goes back into its slot.
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
         let Self { session, host, farewells } = self;
         if session.raise(Flag::Served) {
@@ -236,6 +264,8 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
         message
     }
 
+    /// Closes the inner transport, when the service ends in order. It begins the close of the session first, and
+    /// reports the drop of the transport.
     async fn close(&mut self) -> Result<(), Self::Error> {
         // Called before the inner transport closes, because that close may wait for streams that only the end of the
         // session drops.
@@ -250,6 +280,8 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
 }
 
 impl<T> Drop for PolicyTransport<T> {
+    /// Ends the session, if no close has begun: a service that panics or is dropped calls no `close`. The flags are
+    /// raised before the manager is told, because the manager settles the session if this was the last step.
     fn drop(&mut self) {
         if thread::panicking() {
             self.host.on_task_panicked(&self.session);

@@ -4,7 +4,8 @@ use rmcp::model::ClientRequest;
 
 use crate::session::ActivityKind;
 
-/// Returns the kind of activity of a request.
+/// Returns the kind of activity of a request. An `initialize` counts as that of a client, also when a restore replays
+/// it.
 pub(crate) fn kind_of(request: &ClientRequest) -> ActivityKind {
     match request {
         ClientRequest::CallToolRequest(_) => ActivityKind::Call,

@@ -1,4 +1,7 @@
 //! Seals, which prove that this manager made a text for one session or one principal.
+//!
+//! Without a seal, a client could ask a shared event store for the events of another session. See `event_id` for what
+//! is sealed.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -7,10 +10,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use blake3::{Hash, Hasher};
 
-/// How many bytes of the keyed hash a seal keeps.
+/// How many bytes of the keyed hash a seal keeps. A client cannot guess that many, and each event id is shorter for it.
 const SEAL_BYTES: usize = 16;
 
-/// The length of a seal as text.
+/// The length of a seal as text: [`SEAL_BYTES`] in base64url without padding.
 pub(crate) const SEAL_CHARS: usize = 22;
 
 /// A key that seals texts, and verifies its own seals.
@@ -40,7 +43,7 @@ impl SealKey {
         self.derive("session", id)
     }
 
-    /// Derives the key of a principal, or of requests without one.
+    /// Derives the key of a principal, or of requests without one. It seals the events of streams without a session.
     pub(crate) fn of_principal(&self, principal: Option<&str>) -> Self {
         match principal {
             Some(principal) => self.derive("principal", principal),
@@ -48,19 +51,21 @@ impl SealKey {
         }
     }
 
+    /// Derives a key for one purpose. A zero byte stands between purpose and name, so no two pairs give the same text.
     fn derive(&self, purpose: &str, name: &str) -> Self {
         let mut hasher = Hasher::new_keyed(&self.0);
         hasher.update(purpose.as_bytes()).update(&[0]).update(name.as_bytes());
         Self(hasher.finalize().into())
     }
 
+    /// The seal of a text in bytes.
     fn hash(&self, text: &str) -> [u8; SEAL_BYTES] {
         let mut seal = [0; SEAL_BYTES];
         seal.copy_from_slice(&blake3::keyed_hash(&self.0, text.as_bytes()).as_bytes()[..SEAL_BYTES]);
         seal
     }
 
-    /// Appends the seal.
+    /// Appends a dot and the seal. Costs one keyed hash of the text.
     pub(crate) fn seal(&self, text: &mut String) {
         let mut seal = [0; SEAL_CHARS];
         // The buffer is exactly as long as the text.
@@ -69,7 +74,8 @@ impl SealKey {
         text.push_str(std::str::from_utf8(&seal).unwrap_or_default());
     }
 
-    /// Returns the text without its seal if the seal is of this key. Compares in constant time.
+    /// Returns the text without its seal if the seal is of this key; `None` for each other text. Compares in constant
+    /// time.
     pub(crate) fn open<'a>(&self, sealed: &'a str) -> Option<&'a str> {
         let (text, seal) = sealed.rsplit_once('.')?;
         // The decoder may require a larger buffer than its result.
@@ -109,6 +115,7 @@ impl LazySealKey {
         Self { root, key: OnceLock::new() }
     }
 
+    /// Returns the key, and derives it from the root at the first call. `make` must always derive the same key.
     pub(crate) fn get(&self, make: impl FnOnce(&SealKey) -> SealKey) -> &SealKey {
         self.key.get_or_init(|| make(&self.root))
     }

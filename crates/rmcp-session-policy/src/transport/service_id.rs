@@ -12,12 +12,16 @@ use rmcp::model::{
 use rmcp::service::OriginatingRequestId;
 
 /// The prefix of these ids. Ids of clients must not begin with it.
+///
+/// What follows is the number, or a `"` and the text, so a number and its digits as text stay two ids.
 const PREFIX: &str = "request-id:";
 
 /// How many characters a number has at most: a sign and 19 digits.
 const LONGEST_NUMBER: usize = 20;
 
 /// Whether a client's id begins with the reserved prefix.
+///
+/// Such a request is refused, because its answer would go to the id without the prefix.
 pub(super) fn is_reserved(id: &RequestId) -> bool {
     matches!(id, RequestId::String(id) if id.starts_with(PREFIX))
 }
@@ -29,6 +33,9 @@ pub(super) const fn is_shared(request: &ClientRequest) -> bool {
 }
 
 /// Gives a request the id that the service sees, unless an inner manager has done so. Returns the weak reference to it.
+///
+/// The caller keeps the weak reference in the request in flight. In stacked managers the second manager keeps the text
+/// of the first, so both count the same references.
 pub(super) fn share(id: &mut RequestId) -> Weak<str> {
     let shared: Arc<str> = match &*id {
         RequestId::String(text) if text.starts_with(PREFIX) => return Arc::downgrade(text),
@@ -51,6 +58,8 @@ pub(super) fn share(id: &mut RequestId) -> Weak<str> {
 }
 
 /// Returns the id that the client gave a request, from the one that the service sees.
+///
+/// `None` if it is no id of this kind. The client's own id is then the one that the service sees.
 pub(super) fn original(id: &RequestId) -> Option<RequestId> {
     let RequestId::String(text) = id else { return None };
     let text = text.strip_prefix(PREFIX)?;
@@ -66,7 +75,8 @@ fn restore(id: &mut RequestId) {
     }
 }
 
-/// Puts the client's ids into a message from the service.
+/// Puts the client's ids into a message from the service. Each such message comes through here, so no client sees an id
+/// of this kind.
 pub(super) fn restore_in(message: &mut ServerJsonRpcMessage) {
     match message {
         ServerJsonRpcMessage::Response(response) => restore(&mut response.id),
@@ -84,7 +94,7 @@ fn restore_origin(request: &mut ServerRequest) {
     }
 }
 
-/// Puts the id that the service sees into a cancel notification.
+/// Puts the id that the service sees into a cancel notification. Requests that were not shared get such an id here too.
 pub(super) fn share_cancelled(params: &mut CancelledNotificationParam) {
     if let Some(id) = &mut params.request_id {
         drop(share(id));

@@ -1,5 +1,9 @@
 //! The state of one incarnation of a session: one object, which its transport, its streams, its manager and the
 //! registry share.
+//!
+//! Two atomic words decide what happens to it. The state word of the [`Record`] decides whether a close may begin. The
+//! flags here note the steps of the handshake and of the close. `docs/design.md`, section 4.2, has the order of all
+//! steps.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,35 +26,37 @@ use crate::observe::CloseReason;
 use crate::session::{Phase, Record, Recorded};
 use crate::timestamp::Timestamp;
 
-/// The steps in the life of an incarnation. Each flag is raised at most once.
+/// The steps in the life of an incarnation. Each flag is raised at most once, and never lowered. A task that waits for
+/// a step waits on `Record::progress`.
 #[derive(Clone, Copy, Debug)]
 #[repr(u32)]
 pub(crate) enum Flag {
-    /// The service has asked for its first message.
+    /// The service has asked for its first message. The manager then knows the task that serves the session.
     Served = 1,
-    /// The transport is to be dropped.
+    /// The transport is to be dropped: the inner close has returned, or its deadline has passed.
     HangUp = 2,
-    /// The inner manager's `close_session` has returned.
+    /// The inner manager's `close_session` has returned, failed or panicked.
     Closed = 4,
-    /// The inner transport was dropped.
+    /// The inner transport was dropped. This may come before `Closed`: a service that ends drops it first.
     Dropped = 8,
-    /// Both `Closed` and `Dropped` are raised, and one task settles the session.
+    /// Both `Closed` and `Dropped` are raised, and one task settles the session: the one that raises this.
     Gone = 16,
-    /// `initialize` was requested.
+    /// `initialize` was requested, by the client or by the replay of a restore.
     Initializing = 32,
     /// `initialize` was answered with an error, or failed.
     InitFailed = 64,
-    /// The handshake of a restored session was replayed.
+    /// The handshake of a restored session was replayed. `has_session` makes requests wait for that, for a time.
     Replayed = 128,
-    /// The session has left the directory, and its place is passed on.
+    /// The session has left the directory, and its place is passed on. Callers that wait for a close wait for this.
     Left = 256,
     /// The session was deleted or revoked during its end, so it must not be restored.
     NoRestore = 512,
-    /// The policies were told that the session has ended for good.
+    /// The policies were told that the session has ended for good, or the caller that raises this tells them.
     EndTold = 1024,
     /// `initialize` was answered, and the answer was handed over to be sent.
     Initialized = 1 << 13,
-    /// The body of that answer was dropped before the client had received it.
+    /// The body of that answer was dropped before the client had received it. Then the client does not know the id, so
+    /// the session is not parked after an `InitTimeout`.
     Unheard = 1 << 14,
 }
 
@@ -58,35 +64,48 @@ pub(crate) enum Flag {
 const REASON: u32 = 16;
 
 /// An incarnation of a session over an inner transport `T`. The [`Record`] is the part that policies see.
+///
+/// It exists as long as any of its holders, so it may outlive its place in the registry. Its transport does not: the
+/// close drops that.
 // `repr(C)` keeps the record first, for the reason given at the record.
 #[repr(C)]
 pub(crate) struct Session<T> {
+    /// What the registry and the policies know. Each request reads and writes it.
     pub(crate) record: Record,
+    /// The raised [`Flag`]s, and the close reason above them. Bits are only added.
     flags: AtomicU32,
-    /// The number of messages on their way to the inner transport.
+    /// The number of messages on their way to the inner transport. The close waits for them, for a time, and a request
+    /// counts as answered only when there are none.
     on_their_way: AtomicU32,
-    /// The moment at which the end began. Valid once the reason is set.
+    /// The moment at which the end began. Valid once the reason is set, because it is stored before the reason.
     ended: AtomicU64,
-    /// The number of activities that the end does not wait for, because no client waits for their answers.
+    /// The number of activities that the end does not wait for, because no client waits for their answers: cancelled
+    /// requests, those that are answered and carried on, and work of handlers. Never more than the activities of the
+    /// state word.
     lingering: AtomicU32,
-    /// Wakes the transport's `receive`.
+    /// Wakes the transport's `receive`, which has to notice that the close has begun, and that it should hang up.
     pub(crate) receiver: AtomicWaker,
+    /// The requests of clients that wait.
     pub(crate) ids: Ids<Self>,
+    /// What is needed at the opening or the end of a stream and at the close, but not by each message.
     belongings: Mutex<Belongings>,
-    /// What the ids of its events are sealed with.
+    /// What the ids of its events are sealed with. Derived at the first event with an id.
     seal_key: LazySealKey,
-    /// The inner transport.
+    /// The inner transport, from which the close can take it.
     pub(crate) slot: TransportSlot<T>,
 }
 
-/// What a session holds behind its lock.
+/// What a session holds behind its lock. What is taken out is dropped after the lock, because a stream's drop runs code
+/// of the inner manager, and a lease's drop code of a policy.
 struct Belongings {
+    /// The streams that clients read, so that the close can wait for them and drop them.
     streams: Slab<Arc<SeverableStream>>,
     /// The listening streams that may be held when the session is parked, the newest last; `None` once that is settled.
     listeners: Option<Vec<Weak<Listener>>>,
-    /// Boxed, because most sessions hold nothing.
+    /// What the admission policy gave for the session. Boxed, because most sessions hold nothing.
     lease: Option<Box<Lease>>,
-    /// The parameters of `initialize` as serialized by the store, for the parking.
+    /// The parameters of `initialize` as serialized by the store, for the parking. rmcp stores them after the answer,
+    /// and a session without them is not parked. A session that comes from the parking has them from the start.
     initialize_params: Option<Arc<[u8]>>,
 }
 
@@ -94,6 +113,7 @@ struct Belongings {
 pub(crate) struct OnItsWay<T>(Arc<Session<T>>);
 
 impl<T> OnItsWay<T> {
+    /// Counts a message in. A caller that answers a request does so before the id of the request is free.
     pub(crate) fn begin(session: &Arc<Session<T>>) -> Self {
         session.on_their_way.fetch_add(1, SeqCst);
         Self(Arc::clone(session))
@@ -101,6 +121,7 @@ impl<T> OnItsWay<T> {
 }
 
 impl<T> Drop for OnItsWay<T> {
+    /// Counts the message out, and wakes a close that waits for it.
     fn drop(&mut self) {
         if self.0.on_their_way.fetch_sub(1, SeqCst) == 1 && self.0.is_closing() {
             self.0.record.progress.notify_waiters();
@@ -109,6 +130,8 @@ impl<T> Drop for OnItsWay<T> {
 }
 
 impl<T> Session<T> {
+    /// Makes the object of an incarnation around its record. `root` is the manager's key; `initialize_params` are those
+    /// of a parked session.
     pub(crate) fn new(record: Record, transport: T, initialize_params: Option<Arc<[u8]>>, root: Arc<SealKey>) -> Self {
         Self {
             record,
@@ -129,6 +152,7 @@ impl<T> Session<T> {
         }
     }
 
+    /// Locks the belongings. Nothing is polled, awaited or dropped under the lock that runs code of others.
     fn lock(&self) -> MutexGuard<'_, Belongings> {
         self.belongings.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -146,12 +170,16 @@ impl<T> Session<T> {
         self.record.state.read().phase() == Phase::Closing
     }
 
-    /// Whether a restored session still waits for its handshake to be replayed.
+    /// Whether a restored session still waits for its handshake to be replayed. A request that finds the session waits
+    /// for that too.
     pub(crate) fn is_replaying(&self) -> bool {
         self.record.restored && !self.has(Flag::Replayed) && self.record.state.read().phase() == Phase::Opening
     }
 
     /// Sets the reason and the moment of the end.
+    ///
+    /// Called by the one caller that began the close, under the manager's lock. The transport's `receive` waits for it
+    /// before it says farewell.
     pub(crate) fn set_close_reason(&self, reason: CloseReason, now: Timestamp) {
         // An end begins once, so the moment is set once.
         self.ended.store(now.0, Relaxed);
@@ -159,14 +187,15 @@ impl<T> Session<T> {
         self.flags.fetch_or((place + 1) << REASON, SeqCst);
     }
 
-    /// The reason and the moment of the end, if it has begun.
+    /// The reason and the moment of the end. `None` until both are set, which is a little after the state is closing.
     pub(crate) fn close_reason(&self) -> Option<(CloseReason, Timestamp)> {
         let place = (self.flags.load(SeqCst) >> REASON).checked_sub(1)?;
         let reason = CloseReason::ALL.get(place as usize)?;
         Some((*reason, Timestamp(self.ended.load(Relaxed))))
     }
 
-    /// The reason of the end, for what it cuts off.
+    /// The reason of the end, for what it cuts off. In the moment before the reason is set this is
+    /// [`CloseReason::Ended`].
     pub(super) fn why_closed(&self) -> CloseReason {
         self.close_reason().map_or(CloseReason::Ended, |(reason, _)| reason)
     }
@@ -176,12 +205,15 @@ impl<T> Session<T> {
         self.lock().streams.insert(slot)
     }
 
+    /// Takes a stream out that its client has dropped. Its inner stream is dropped after the lock.
     pub(crate) fn remove_stream(&self, place: usize) {
         let slot = self.lock().streams.try_remove(place);
         drop(slot);
     }
 
     /// Adds a listening stream. Returns false if the end of the session has taken the streams already.
+    ///
+    /// The caller then ends the stream, since no close will come to it.
     pub(super) fn listen(&self, listener: &Arc<Listener>) -> bool {
         let mut belongings = self.lock();
         let Some(listeners) = &mut belongings.listeners else { return false };
@@ -199,12 +231,16 @@ impl<T> Session<T> {
     }
 
     /// Takes the open listening streams at the end of the session, the newest last. No stream can be added from now on.
+    ///
+    /// Called once the session is gone, to hold the newest one or to end them all.
     pub(crate) fn take_listeners(&self) -> Vec<Arc<Listener>> {
         let listeners = self.lock().listeners.take();
         listeners.into_iter().flatten().filter_map(|listener| listener.upgrade()).collect()
     }
 
     /// Holds the lease of its admission.
+    ///
+    /// A lease that gives nothing back is not kept.
     pub(crate) fn hold(&self, lease: Lease) {
         if !lease.is_free() {
             let lease = Box::new(lease);
@@ -213,6 +249,8 @@ impl<T> Session<T> {
     }
 
     /// Gives the lease of its admission back. The policy may panic in it.
+    ///
+    /// A second call does nothing. It must not be called under a lock.
     pub(crate) fn drop_lease(&self) {
         let lease = self.lock().lease.take();
         if catch_unwind(AssertUnwindSafe(|| drop(lease))).is_err() {
@@ -220,16 +258,18 @@ impl<T> Session<T> {
         }
     }
 
-    /// Keeps the parameters that it can be restored from.
+    /// Keeps the parameters that it can be restored from. From here on the session can be parked.
     pub(crate) fn set_initialize_params(&self, initialize_params: Arc<[u8]>) {
         self.lock().initialize_params = Some(initialize_params);
     }
 
+    /// Takes the parameters for the parking. `None` if rmcp has not stored any.
     pub(crate) fn take_initialize_params(&self) -> Option<Arc<[u8]>> {
         self.lock().initialize_params.take()
     }
 
-    /// Whether no client waits for an answer and no answer is on its way, or no answer can be sent any more.
+    /// Whether no client waits for an answer and no answer is on its way, or no answer can be sent any more. The close
+    /// waits for this, for a time, before it closes the session in the inner manager.
     pub(crate) fn is_answered(&self) -> bool {
         // The order matters: an activity that lingers and ends between the two reads must not hide one that a client
         // waits for.
@@ -243,33 +283,40 @@ impl<T> Session<T> {
         self.seal_key.get(|root| root.of_session(&self.record.id))
     }
 
-    /// Whether the inner transport has all messages of the service.
+    /// Whether the inner transport has all messages of the service. Their clients may not have read them yet.
     pub(crate) fn is_delivered(&self) -> bool {
         self.on_their_way.load(SeqCst) == 0
     }
 
+    /// The streams at this moment, to look at them without the lock.
     fn streams(&self) -> Vec<Arc<SeverableStream>> {
         self.lock().streams.iter().map(|(_, slot)| Arc::clone(slot)).collect()
     }
 
-    /// Whether the clients of all streams have taken all messages.
+    /// Whether the clients of all streams have taken all messages. It polls the inner streams for what is ready, up to
+    /// the first stream that is not taken, and wakes the client of that one if it waits.
     pub(crate) fn is_taken(&self) -> bool {
         self.streams().iter().all(|slot| slot.delivery() == Delivery::Done)
     }
 
-    /// Whether the next poll of a client takes a message from one of the streams.
+    /// Whether the next poll of a client takes a message from one of the streams. A drain waits at its end until no
+    /// stream is due. A client that has stopped reading does not count.
     pub(crate) fn has_due_streams(&self) -> bool {
         self.streams().iter().any(|slot| slot.delivery() == Delivery::Due)
     }
 
     /// Drops the streams that are not polled. Returns whether there were any.
+    ///
+    /// The inner manager may wait for such a stream before it closes the session. What the stream had ready is kept for
+    /// the client.
     pub(crate) fn sever_stalled_streams(&self) -> bool {
         let stalled: Vec<_> = self.streams().into_iter().filter(|slot| slot.is_stalled()).collect();
         stalled.iter().for_each(|slot| slot.sever());
         !stalled.is_empty()
     }
 
-    /// Ends the inner transport.
+    /// Ends the inner transport: drops it at once, or has the task that uses it drop it. Called when the inner close
+    /// has returned, and before that at the close deadline.
     pub(crate) fn hang_up(&self) {
         self.raise(Flag::HangUp);
         if let Some(transport) = self.slot.take() {
@@ -280,6 +327,8 @@ impl<T> Session<T> {
     }
 
     /// Waits until `done` holds. It is called again at each step of the end.
+    ///
+    /// It listens before it asks, so no step is missed. Without a deadline of the caller it may wait for ever.
     pub(crate) async fn until(&self, done: impl Fn(&Self) -> bool + Send + Sync)
     where
         T: Send,
@@ -328,17 +377,27 @@ impl<T> fmt::Debug for Session<T> {
 }
 
 /// The events of a transport, which the manager handles.
+///
+/// The transport knows the manager by this trait alone.
 pub(crate) trait TransportEvents<T>: Send + Sync {
     /// Returns how a `tools/call` that is cut off is answered.
     fn call_rejection(&self) -> CallRejection;
     /// The client does not wait for this request any more, but its handler may still run.
+    ///
+    /// The manager holds the request until the handler is done, at most for `max_busy`.
     fn on_handler_left_running(&self, request: Arc<InFlight<Session<T>>>);
     /// The service is done with the session, so the incarnation ends.
+    ///
+    /// Begins the close with reason `Ended` or `InitFailed`, unless it has begun. May be called more than once.
     fn on_service_ended(self: Arc<Self>, session: &Arc<Session<T>>);
     /// The current task serves the session, and will close it once more when the service ends.
+    ///
+    /// Called once per incarnation, on that task.
     fn on_serving(&self, session: &Session<T>);
     /// The current task panics, so it will not close the session.
     fn on_task_panicked(&self, session: &Session<T>);
     /// One more step of the end is done.
+    ///
+    /// The caller that completes the close settles the session within this call, so it must hold no lock.
     fn on_close_step(self: Arc<Self>, session: &Arc<Session<T>>);
 }

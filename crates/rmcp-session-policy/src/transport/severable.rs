@@ -12,9 +12,11 @@ use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 /// How many messages are kept for a client of a stream that was dropped; rmcp's own streams hold no more than 16.
 const KEPT: usize = 16;
 
+/// A stream of the inner manager.
 type Inner = Pin<Box<dyn Stream<Item = ServerSseMessage> + Send + Sync>>;
 
-/// How far a client is in reading a stream.
+/// How far a client is in reading a stream. A close waits, for a time, until all streams of the session are at
+/// [`Done`](Self::Done).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Delivery {
     /// The client has taken everything, and polled for more.
@@ -27,14 +29,21 @@ pub(super) enum Delivery {
 
 /// Shares an inner stream with the end of the session. A client that has stopped reading never polls the stream again,
 /// and the inner worker waits until the stream is dropped.
+///
+/// [`LiveStream`](super::LiveStream) polls it for the client, and the session has a reference to it for its close. The
+/// lock is held while the inner stream is polled.
 pub(crate) struct SeverableStream {
     held: Mutex<Held>,
 }
 
+/// What the lock guards.
 struct Held {
+    /// `None` once the inner stream has ended or was dropped by the close.
     inner: Option<Inner>,
-    /// Messages taken from the inner stream that the client has not taken yet.
+    /// Messages taken from the inner stream that the client has not taken yet, at most [`KEPT`]. The client gets them
+    /// first.
     kept: VecDeque<ServerSseMessage>,
+    /// The waker of the client's last poll that found no message. A close wakes the client with it.
     waker: Option<Waker>,
     /// Whether the client has taken all messages and polled for more.
     waiting: bool,
@@ -42,6 +51,8 @@ struct Held {
 
 impl Held {
     /// Moves the ready messages of the inner stream to `kept`, to show what the client has not taken.
+    ///
+    /// More than [`KEPT`] messages stay in the inner stream.
     fn gather(&mut self) {
         // The inner stream keeps only the last waker, so it is polled with that of the client.
         let waker = self.waker.as_ref().unwrap_or_else(|| Waker::noop());
@@ -65,7 +76,8 @@ impl SeverableStream {
         Arc::new(Self { held: Mutex::new(held) })
     }
 
-    /// Polls for the next message for the client.
+    /// Polls for the next message for the client: first what was kept, then the inner stream. After a close has dropped
+    /// the inner stream it ends with the last message that was kept.
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<ServerSseMessage>> {
         let mut held = self.lock();
         let next = match (held.kept.pop_front(), &mut held.inner) {
@@ -90,12 +102,16 @@ impl SeverableStream {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the client may have stopped reading a stream that is still open.
     pub(super) fn is_stalled(&self) -> bool {
         let held = self.lock();
         held.inner.is_some() && !held.waiting
     }
 
     /// Returns how far the client is in reading the stream.
+    ///
+    /// Takes the ready messages of the inner stream first, so that they count as not taken. A client that waits while a
+    /// message is there is woken.
     pub(super) fn delivery(&self) -> Delivery {
         let mut held = self.lock();
         held.gather();
@@ -113,7 +129,8 @@ impl SeverableStream {
         }
     }
 
-    /// Drops the inner stream, but keeps its ready messages. The answer may be among them.
+    /// Drops the inner stream, but keeps its ready messages, and wakes the client. The answer may be among them. The
+    /// inner stream is dropped after the lock, since its drop runs code of the inner manager.
     pub(super) fn sever(&self) {
         let mut held = self.lock();
         held.gather();

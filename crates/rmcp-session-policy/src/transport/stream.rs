@@ -19,8 +19,9 @@ use super::session::Session;
 use super::severable::SeverableStream;
 use crate::call_rejection::CallRejection;
 
-/// A stream of a session to its client.
+/// A stream of a session to its client: what `create_standalone_stream` and `resume` return.
 pub(crate) enum PolicyStream<T> {
+    /// A stream that ends with the incarnation.
     Live(LiveStream<T>),
     /// A listening stream, which may outlive the incarnation of its session.
     Listening(Listening),
@@ -28,24 +29,34 @@ pub(crate) enum PolicyStream<T> {
 
 /// A stream of the inner manager, or of one message of this crate.
 pub(crate) struct LiveStream<T> {
+    /// The inner stream, which the close of the session may drop.
     stream: Arc<SeverableStream>,
     session: Arc<Session<T>>,
+    /// Its index among the streams of the session.
     place: usize,
+    /// Whether the client opened it by GET, so that it counts among the open streams of the session.
     listening: bool,
+    /// What the event ids of this stream say of it.
     source: EventSource,
+    /// The request that the stream answers. `None` for other streams, and once the answer has come.
     unanswered: Option<Unanswered>,
 }
 
-/// The request of a stream, until its answer has come.
+/// The request of a stream, until its answer has come. It is what a farewell is made of.
 pub(crate) struct Unanswered {
     pub(crate) id: RequestId,
+    /// Whether it is a `tools/call`.
     pub(crate) is_call: bool,
+    /// How the server answers a `tools/call` that is cut off.
     pub(crate) rejection: CallRejection,
 }
 
 impl<T> LiveStream<T> {
     /// Wraps a stream of the inner manager. `listening` says whether the client opened it by GET. `source` is written
     /// into its event ids.
+    ///
+    /// The session knows the stream from here until the drop: its close waits for the client to read, and drops the
+    /// inner stream of a client that does not.
     pub(crate) fn new(
         session: Arc<Session<T>>,
         inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static,
@@ -60,13 +71,17 @@ impl<T> LiveStream<T> {
         Self { stream, session, place, listening, source, unanswered: None }
     }
 
-    /// Makes it the stream of a request. If the session ends and the inner manager drops the answer, the stream says so.
+    /// Makes it the stream of a request. If the session ends and the inner manager drops the answer, the stream says
+    /// so.
     pub(crate) fn answering(mut self, request: Unanswered) -> Self {
         self.unanswered = Some(request);
         self
     }
 
     /// Makes the last message of a stream that has ended without the answer to its request, because its session did.
+    ///
+    /// `None` if the answer has come, if the stream has no request, or if the session is not closing: a stream that
+    /// ends in a live session says nothing.
     fn farewell(&mut self) -> Option<ServerSseMessage> {
         let Unanswered { id, is_call, rejection } = self.unanswered.take().filter(|_| self.session.is_closing())?;
         let message = farewell(self.session.why_closed(), id, is_call, rejection);
@@ -93,13 +108,15 @@ impl<T> LiveStream<T> {
 }
 
 impl<T: Send + 'static> LiveStream<T> {
-    /// Makes it a listening stream, which is held when the session is parked.
+    /// Makes it a listening stream. When the session is parked, the client's end is held, and this stream is dropped.
     pub(crate) fn listen(self, held: &Arc<HeldStreams>) -> Listening {
         let session = Arc::clone(&self.session);
         Listening::open(&session, Box::new(self), held)
     }
 
     /// Joins it to the held stream of its session, if there is one.
+    ///
+    /// If there is none, or the session has ended, the stream is dropped.
     pub(crate) fn join(self, held: &HeldStreams) {
         let session = Arc::clone(&self.session);
         held.join(&session, Box::new(self));
@@ -109,6 +126,7 @@ impl<T: Send + 'static> LiveStream<T> {
 impl<T> Stream for LiveStream<T> {
     type Item = ServerSseMessage;
 
+    /// A poll in a closing session wakes its close: the client may have taken the last message, or ask for more.
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = self.stream.poll_next(cx);
         if self.session.is_closing() {
@@ -121,6 +139,7 @@ impl<T> Stream for LiveStream<T> {
     }
 }
 
+/// Whether a message ends the request of its stream. On a request's stream the service sends one such message.
 const fn is_answer(message: &ServerJsonRpcMessage) -> bool {
     matches!(message, ServerJsonRpcMessage::Response(_) | ServerJsonRpcMessage::Error(_))
 }
@@ -130,12 +149,14 @@ impl<T: Send + 'static> IncarnationStream for LiveStream<T> {
         self.session.is_closing()
     }
 
+    /// Keeps what is ready: the listener takes it over by further polls.
     fn sever(&self) {
         self.stream.sever();
     }
 }
 
 impl<T> Drop for LiveStream<T> {
+    /// Takes the stream out of its session. A close may be waiting for that.
     fn drop(&mut self) {
         self.session.remove_stream(self.place);
         if self.listening {

@@ -1,4 +1,7 @@
 //! A slot for the inner transport, from which the end of the session can take it.
+//!
+//! rmcp's service owns the wrapper, and may not look at it for a long time. A session is gone only when its inner
+//! transport is dropped, so the close must be able to drop it from outside (decision 2).
 
 use std::sync::PoisonError;
 
@@ -6,6 +9,10 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// Holds a transport. A task checks it out while it waits for the next message, and the end of the session can take it
 /// for good.
+///
+/// The transport is in the slot, or checked out, or gone. Exactly one caller gets it last, and drops it: that of
+/// [`take`](Self::take), or that of [`check_in`](Self::check_in) after a `take` that found the slot empty. That caller
+/// raises `Dropped`.
 #[derive(Debug)]
 pub(crate) struct TransportSlot<T> {
     held: Mutex<Held<T>>,
@@ -15,6 +22,7 @@ pub(crate) struct TransportSlot<T> {
 struct Held<T> {
     /// Boxed, because it is moved twice for each message.
     transport: Option<Box<T>>,
+    /// Whether the transport was taken for good. Then a check-in does not put it back.
     hung_up: bool,
 }
 
@@ -27,7 +35,7 @@ impl<T> TransportSlot<T> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the transport out for a while. `None` once it is gone.
+    /// Takes the transport out for a while. `None` once it is gone, and while another task has it.
     pub(crate) fn check_out(&self) -> Option<Box<T>> {
         self.lock().transport.take()
     }
@@ -43,6 +51,9 @@ impl<T> TransportSlot<T> {
     }
 
     /// Takes the transport for good: now or, if it is checked out, at its check-in.
+    ///
+    /// Returns `None` if it is checked out or gone. The caller drops what it gets when no lock is held, since the drop
+    /// runs code of the inner manager.
     pub(crate) fn take(&self) -> Option<Box<T>> {
         let mut held = self.lock();
         held.hung_up = true;

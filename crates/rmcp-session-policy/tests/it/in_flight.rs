@@ -12,11 +12,13 @@ use std::time::Duration;
 use crate::session::{Driver, Http, Millis, Replies, error_code, message, settle};
 use async_trait::async_trait;
 use rmcp::handler::server::wrapper::Parameters;
-use rmcp::model::ClientJsonRpcMessage;
+use rmcp::model::{
+    ClientJsonRpcMessage, CustomRequest, CustomResult, ErrorData, ReadResourceRequestParams, ReadResourceResponse,
+};
 use rmcp::service::{Peer, RequestContext};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
-use rmcp::{RoleServer, tool, tool_router};
+use rmcp::{RoleServer, ServerHandler, tool, tool_router};
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, Permit, Rejection};
 use rmcp_session_policy::{ClientContext, MINUTE, PolicySessionManager, PolicySessionManagerBuilder, SECOND};
 use serde_json::{Value, json};
@@ -101,6 +103,38 @@ impl Worker {
     }
 }
 
+/// Reads and completes until the client cancels that.
+#[derive(Clone, Debug, Default)]
+struct Patient {
+    cancelled: Arc<AtomicUsize>,
+}
+
+impl Patient {
+    async fn wait(&self, context: RequestContext<RoleServer>) -> ErrorData {
+        context.ct.cancelled().await;
+        self.cancelled.fetch_add(1, SeqCst);
+        ErrorData::internal_error("cancelled", None)
+    }
+}
+
+impl ServerHandler for Patient {
+    async fn read_resource(
+        &self,
+        _: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        Err(self.wait(context).await)
+    }
+
+    async fn on_custom_request(
+        &self,
+        _: CustomRequest,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        Err(self.wait(context).await)
+    }
+}
+
 async fn ready(sessions: &Arc<Manager>, worker: &Worker) -> Driver<Manager> {
     let driver = Driver::open_with(sessions, worker.clone()).await.expect("room");
     driver.initialize().await.expect("answers");
@@ -154,6 +188,28 @@ async fn cancelled_calls_hold_their_leases_so_48_of_50_are_refused() {
         assert_eq!((worker.running.load(SeqCst), sessions.list()[0].in_flight), (0, 0));
     }
     assert_eq!(work(&alice, json!(1), 1).await.text().await, "worked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_reaches_the_handler_of_any_request() {
+    let (sessions, patient) = (manager(|b| b), Patient::default());
+    let alice = Driver::open_with(&sessions, patient.clone()).await.expect("room");
+    alice.initialize().await.expect("answers");
+    alice.initialized().await.expect("lives");
+    let requests = [("resources/read", json!({ "uri": "test://one" })), ("of/a/server", json!({}))];
+    for (nth, (method, params)) in requests.into_iter().enumerate() {
+        for id in [json!(10 + nth), json!(format!("text {nth}"))] {
+            let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+            let _replies = alice.send(request).await.expect("lives");
+            settle().await;
+            let before = patient.cancelled.load(SeqCst);
+            cancel(&alice, &id).await;
+            settle().await;
+            assert_eq!(patient.cancelled.load(SeqCst), before + 1, "{method} {id}");
+        }
+    }
+    sleep(SECOND).await;
+    assert_eq!(sessions.list()[0].in_flight, 0);
 }
 
 #[tokio::test(start_paused = true)]
