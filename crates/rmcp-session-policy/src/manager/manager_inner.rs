@@ -151,15 +151,6 @@ impl<I: SessionManager> ManagerInner<I> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn find(&self, id: &str) -> Option<Arc<Session<I::Transport>>> {
-        self.directory.find(id)
-    }
-
-    /// Finds a session that takes requests.
-    pub(super) fn find_live(&self, id: &str) -> Result<Arc<Session<I::Transport>>, PolicyError<I::Error>> {
-        self.find(id).filter(|session| !session.is_closing()).ok_or_else(not_found)
-    }
-
     pub(super) fn observe(&self, event: &SessionEvent<'_>) {
         if let Some(observer) = &self.observer
             && catch_unwind(AssertUnwindSafe(|| observer.observe(event))).is_err()
@@ -213,45 +204,9 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 }
 
-/// The owner of a session, compared with the client that asks.
-#[cfg(feature = "http")]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
-    /// The session is neither live nor parked.
-    Unknown,
-    /// The session belongs to another client.
-    Other,
-    /// The session belongs to the client that asks.
-    Same(SessionId),
-}
-
-/// What identifies an owner: the service and the principal.
-#[cfg(feature = "http")]
-fn owner_of(context: Option<&ClientContext>) -> Option<(Option<&str>, Option<&str>)> {
-    let owner = context.map(|context| (context.service(), context.principal()));
-    owner.filter(|owner| *owner != (None, None))
-}
-
 /// The methods that the HTTP layer calls.
 #[cfg(feature = "http")]
 impl<I: SessionManager> ManagerInner<I> {
-    /// Compares the owner of a session with the client that asks and the service that it asks. Allocates only if the
-    /// session is parked.
-    pub(crate) fn owner(&self, id: &str, asking: Option<&ClientContext>) -> Owner {
-        let is_same = |opened: Option<&ClientContext>| owner_of(opened) == owner_of(asking);
-        // The session may be parked or restored between the two checks, so both are repeated once.
-        for _ in 0..2 {
-            let live = self.directory.look(id, |session| {
-                is_same(session.record.context.as_deref()).then(|| SessionId::clone(&session.record.id))
-            });
-            let parked = || self.parking.look(id, |context| is_same(context).then(|| id.into()));
-            if let Some(owned) = live.or_else(parked) {
-                return owned.map_or(Owner::Other, Owner::Same);
-            }
-        }
-        Owner::Unknown
-    }
-
     /// Records that the answer to the `initialize` of a session did not reach its client.
     pub(crate) fn note_unheard(&self, id: &str) {
         if let Some(session) = self.find(id) {

@@ -14,6 +14,7 @@ mod handlers;
 mod leases;
 mod lifecycle;
 mod listen;
+mod lookup;
 mod manager_inner;
 mod operate;
 mod parking;
@@ -38,9 +39,9 @@ use std::sync::Arc;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 
-pub(crate) use manager_inner::ManagerInner;
 #[cfg(feature = "http")]
-pub(crate) use manager_inner::Owner;
+pub(crate) use lookup::Owner;
+pub(crate) use manager_inner::ManagerInner;
 
 /// A session manager that applies policies to any inner session manager.
 ///

@@ -16,13 +16,10 @@ use crate::admission::{ArrivalKind, Permit};
 use crate::context::ClientContext;
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
-use crate::scope::{Outcome, clear_held, detached, hold_in_scope, is_passive, record_outcome, take_held};
-use crate::session::{Activity, ActivityKind, Origin};
+use crate::scope::{detached, hold_in_scope, is_passive, take_held};
+use crate::session::Origin;
 use crate::timestamp::Timestamp;
-use crate::transport::{Flag, PolicyTransport, Session};
-
-/// How long a restored session waits for the begin of its replay.
-const REPLAY_BEGINS: Duration = Duration::from_millis(100);
+use crate::transport::{Flag, PolicyTransport};
 
 /// How long rmcp takes, at most, to forget a restore that failed.
 const RMCP_FORGETS: Duration = Duration::from_millis(10);
@@ -55,7 +52,7 @@ impl<I: SessionManager> Drop for Right<I> {
 
 /// The restore of one request, which holds that right. If it ends without a session, the right passes on a little
 /// later.
-struct PendingRestore<I: SessionManager> {
+pub(super) struct PendingRestore<I: SessionManager> {
     right: Option<Right<I>>,
     /// The permit and the place of the session, once it has them.
     admitted: Option<(Permit, Place)>,
@@ -83,7 +80,7 @@ impl<I: SessionManager> PendingRestore<I> {
     }
 
     /// Passes the right on at once. Called when the session is restored, or when rmcp knows nothing of this restore.
-    fn done(mut self) {
+    pub(super) fn done(mut self) {
         self.right.take();
     }
 }
@@ -221,7 +218,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Takes the right to restore a parked session for a request in a scope. The scope is needed because rmcp asks in
     /// one call whether the session exists, and restores it in another. Returns the restore to wait for if one is in
     /// progress.
-    fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<Option<PendingRestore<I>>, Arc<Flight>> {
+    pub(super) fn reserve_restore(self: &Arc<Self>, id: &SessionId) -> Result<Option<PendingRestore<I>>, Arc<Flight>> {
         if ClientContext::is_in_scope() && self.may_come_back(id) {
             let mut restoring = self.begin_restore(id)?;
             // Checked again under the right: the session may have been restored meanwhile.
@@ -237,7 +234,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Keeps the right to restore a session, the permit and the place until rmcp restores the session or the scope
     /// ends. A rejection is returned here already, because rmcp answers the next requests with 404 after a restore that
     /// fails. Returns true for a GET that is held because its session stays parked.
-    async fn admit_reserved(
+    pub(super) async fn admit_reserved(
         self: &Arc<Self>,
         id: &SessionId,
         mut restoring: PendingRestore<I>,
@@ -273,79 +270,4 @@ impl<I: SessionManager> ManagerInner<I> {
             _ => Ok(None),
         }
     }
-
-    /// Whether the session exists and takes requests. Waits, at most for the close deadline, while the session is
-    /// closing or being restored. Within a scope, the restore of a parked session is admitted or rejected here.
-    pub(super) async fn has(self: &Arc<Self>, id: &SessionId) -> Result<bool, Failed<I>> {
-        clear_held();
-        if self.directory.look(id, takes_requests) == Some(true) {
-            return Ok(true);
-        }
-        // Boxed, because otherwise the future of each request in rmcp would have its size.
-        let answer = Box::pin(self.resolve(id)).await;
-        if matches!(answer, Ok(false)) {
-            record_outcome(Outcome::Absent);
-        }
-        answer
-    }
-
-    /// Waits for a close, restore or replay in progress, and decides whether the session is restored.
-    async fn resolve(self: &Arc<Self>, id: &SessionId) -> Result<bool, Failed<I>> {
-        let deadline = Instant::now() + self.settings.close_deadline;
-        loop {
-            let session = self.find(id);
-            let goes_on = match session {
-                Some(session) if takes_requests(&session) => return Ok(true),
-                Some(session) if session.is_closing() => {
-                    timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_ok()
-                }
-                Some(session) => match self.replayed(&session, deadline).await {
-                    Some(answer) => return Ok(answer),
-                    None => true,
-                },
-                None => match self.reserve_restore(id) {
-                    Err(other) => timeout_at(deadline, other.landed()).await.is_ok(),
-                    // Another request may have restored it just before this one took the right.
-                    Ok(reserved) if self.find(id).is_some() => {
-                        reserved.into_iter().for_each(PendingRestore::done);
-                        true
-                    }
-                    Ok(Some(restoring)) => return self.admit_reserved(id, restoring).await,
-                    Ok(None) => return Ok(false),
-                },
-            };
-            if !goes_on {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// Waits until the handshake of a restored session was replayed. `None` if the caller has to check again.
-    async fn replayed(&self, session: &Arc<Session<I::Transport>>, deadline: Instant) -> Option<bool> {
-        // rmcp replays the handshake at once. A caller that restores by hand and replays nothing is not kept waiting.
-        let begins = deadline.min(Instant::now() + REPLAY_BEGINS);
-        let begun = session.until(|session| session.has(Flag::Initializing) || !session.is_replaying());
-        if timeout_at(begins, begun).await.is_err() {
-            return holds(session).then_some(true);
-        }
-        let replayed = session.until(|session| session.is_closing() || !session.is_replaying());
-        timeout_at(deadline, replayed).await.is_err().then(|| holds(session))
-    }
-}
-
-/// Whether a session takes requests. A restored session does once its handshake was replayed.
-fn takes_requests<T: Send + 'static>(session: &Arc<Session<T>>) -> bool {
-    !session.is_replaying() && holds(session)
-}
-
-/// Whether a session takes requests. Within a scope, the same step begins a hold, so that the session is not evicted
-/// before the request comes.
-fn holds<T: Send + 'static>(session: &Arc<Session<T>>) -> bool {
-    if !ClientContext::is_in_scope() {
-        return !session.is_closing();
-    }
-    let lease = Activity::begin(session, ActivityKind::Hold, Instant::now());
-    let held = lease.is_some();
-    hold_in_scope(|| lease);
-    held
 }

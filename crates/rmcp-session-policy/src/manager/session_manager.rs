@@ -13,13 +13,14 @@ use tokio::time::Instant;
 use super::PolicySessionManager;
 use super::asking::Asking;
 use super::current_session::CurrentSession;
+use super::lookup::Entered;
 use super::manager_inner::{ManagerInner, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
 use crate::context::ClientContext;
 use crate::error::{PolicyError, Rejected};
 use crate::observe::CloseReason;
-use crate::scope::{Outcome, clear_held, is_detached, record_outcome, take_held};
-use crate::session::{Activity, ActivityKind, Record, Software};
+use crate::scope::{Outcome, clear_held, is_detached, record_outcome};
+use crate::session::{Activity, ActivityKind, Software};
 use crate::transport::{
     EventSource, Flag, IdRefused, LiveStream, MAX_IN_FLIGHT, PolicyTransport, Seat, Session, Unanswered, is_call,
     is_discover, kind_of,
@@ -76,7 +77,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     }
 
     async fn has_session(&self, id: &SessionId) -> Result<bool, Self::Error> {
-        self.shared.has(id).await
+        self.shared.find_and_hold(id).await
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
@@ -245,12 +246,6 @@ pub(super) fn begin_listening<I: SessionManager>(
     Ok(activity)
 }
 
-/// A session that takes requests, and the hold that `has_session` began for this request.
-struct Entered<T> {
-    session: Arc<Session<T>>,
-    held: Option<Activity<Session<T>>>,
-}
-
 /// Begins the activity of a request, in place of the hold for it if there is one.
 fn begin<T>(
     session: &Arc<Session<T>>,
@@ -322,16 +317,6 @@ impl<I: SessionManager> ManagerInner<I> {
     fn turn_away_request(&self, session: &Session<I::Transport>, refusal: Rejected) -> Rejected {
         let current = ClientContext::current();
         self.turn_away(refusal, current.as_deref().or(session.record.context.as_deref()))
-    }
-
-    /// Finds the session of a request. The scope has it if rmcp asked for the session in this scope.
-    fn enter(&self, id: &str) -> Result<Entered<I::Transport>, PolicyError<I::Error>> {
-        let held = take_held::<Activity<Session<I::Transport>>>();
-        let is_this = |record: &Record| *record.id == *id && record.is_of(&self.signals);
-        match held.filter(|held| is_this(&held.session().record) && !held.session().is_closing()) {
-            Some(held) => Ok(Entered { session: Arc::clone(held.session()), held: Some(held) }),
-            None => Ok(Entered { session: self.find_live(id)?, held: None }),
-        }
     }
 
     /// Returns the error for an `initialize` if its session ended before the answer. The client does not have the

@@ -190,6 +190,10 @@ impl HeldStreams {
         // Dropped after the lock.
         let mut _ended = None;
         let mut list = self.lock();
+        // Its slot would be taken from another session for nothing.
+        if listener.is_over() {
+            return None;
+        }
         let has_slot = list.streams.get(origin).is_some_and(|held| !held.in_transit);
         if !has_slot && !list.has_room(self.most) {
             list.make_room(places);
