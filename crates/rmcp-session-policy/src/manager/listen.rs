@@ -274,7 +274,7 @@ mod tests {
         park(&sessions, transport).await;
         // The inner manager may return a stream at the moment at which the session ends.
         let late = sessions.shared.govern(&ended, futures_util::stream::empty());
-        sessions.shared.held.join(&ended, late);
+        late.join(&sessions.shared.held);
         assert!(poll!(stream.next()).is_pending());
         assert_eq!(sessions.stats().parked_streams, 1);
         detached(sessions.parking().delete(&id)).await.unwrap();
