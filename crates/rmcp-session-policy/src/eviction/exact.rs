@@ -160,7 +160,7 @@ impl Model for Frequencies {
 async fn agree(policy: impl EvictionPolicy, mut model: impl Model, history: Vec<Event>) {
     let mut stage = TestRegistry::new(policy);
     let mut here: Vec<(Arc<Record>, Option<Activity<Record>>)> = Vec::new();
-    let name = |record: &Record| record.key.generation();
+    let name = |record: &Record| record.entry.key.generation();
     for event in history {
         match event {
             Event::Insert => {
@@ -184,8 +184,8 @@ async fn agree(policy: impl EvictionPolicy, mut model: impl Model, history: Vec<
                 match event {
                     Event::Remove(_) => {
                         let (record, under_way) = here.swap_remove(nth);
-                        record.state.close();
-                        stage.registry.remove(record.key).unwrap();
+                        record.entry.state.close();
+                        stage.registry.remove(record.entry.key).unwrap();
                         model.remove(name(&record));
                         drop(under_way);
                     }

@@ -23,7 +23,7 @@ impl<'a> SessionInfo<'a> {
     /// The moment of [`created`](Self::created) with its tie-breaker, so that two sessions of one microsecond have an
     /// order.
     pub(crate) const fn rank_by_age(&self) -> u64 {
-        self.record.created.0
+        self.record.entry.created.0
     }
 
     /// Asks for the session to be suspended and resumed when something happens to it, such as the end of a request or a
@@ -32,24 +32,24 @@ impl<'a> SessionInfo<'a> {
     /// The next change takes the mark away, so a policy that wants to hear of the one after it asks again when the
     /// session is resumed.
     pub(crate) fn watch(&self) {
-        self.record.state.watch();
+        self.record.entry.state.watch();
     }
 
     /// The moment of [`last_used`](Self::last_used) with its tie-breaker.
     pub(crate) fn rank_by_use(&self) -> u64 {
-        self.record.last_used().0
+        self.record.entry.last_used().0
     }
 
     /// The name of this incarnation of the session.
     #[must_use]
     pub const fn key(&self) -> SessionKey {
-        self.record.key
+        self.record.entry.key
     }
 
     /// The name of the session, which its incarnations share.
     #[must_use]
     pub const fn origin(&self) -> SessionOrigin {
-        self.record.serial
+        self.record.entry.serial
     }
 
     /// What stands for the session's id in logs and pages.
@@ -61,19 +61,19 @@ impl<'a> SessionInfo<'a> {
     /// When this incarnation was created.
     #[must_use]
     pub fn created(&self) -> Instant {
-        self.record.created.instant()
+        self.record.entry.created.instant()
     }
 
     /// When the first incarnation was created; differs from [`created`](Self::created) if the session was restored.
     #[must_use]
     pub fn opened(&self) -> Instant {
-        self.record.opened.instant()
+        self.record.entry.opened.instant()
     }
 
     /// When the last activity began or ended that is a request other than `ping`, a message, or work of a handler.
     #[must_use]
     pub fn last_used(&self) -> Instant {
-        self.record.last_used().instant()
+        self.record.entry.last_used().instant()
     }
 
     /// When anything last came from the client, `ping` included.
@@ -85,7 +85,7 @@ impl<'a> SessionInfo<'a> {
     /// Requests other than `initialize` and `ping` so far, earlier incarnations included.
     #[must_use]
     pub fn uses(&self) -> u64 {
-        self.record.uses()
+        self.record.entry.uses()
     }
 
     /// Whether the client has made any request, in this incarnation or an earlier one, apart from those that hosts make
@@ -101,7 +101,7 @@ impl<'a> SessionInfo<'a> {
     /// request that has just found the session.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.record.state.read().active()
+        self.record.entry.state.read().active()
     }
 
     /// Streams the client holds open by GET.
@@ -113,13 +113,13 @@ impl<'a> SessionInfo<'a> {
     /// Where the session is in its life.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        self.record.state.read().phase()
+        self.record.entry.state.read().phase()
     }
 
     /// The client that opened the session, if that is known.
     #[must_use]
     pub fn context(&self) -> Option<&'a ClientContext> {
-        self.record.context.as_deref()
+        self.record.entry.context.as_deref()
     }
 
     /// The name of the client's software, as `initialize` gave it (cut at 128 bytes).
@@ -137,13 +137,13 @@ impl<'a> SessionInfo<'a> {
     /// Whether the session was used since the mark was last [taken](Self::take_mark).
     #[must_use]
     pub fn is_marked(&self) -> bool {
-        self.record.is_marked()
+        self.record.entry.is_marked()
     }
 
     /// Clears the mark that a use sets; returns whether it was set.
     #[expect(clippy::must_use_candidate, reason = "a policy may clear the mark without asking")]
     pub fn take_mark(&self) -> bool {
-        self.record.take_mark()
+        self.record.entry.take_mark()
     }
 }
 

@@ -80,8 +80,8 @@ mod tests {
         for _ in 0..100 {
             let session = stage.ready();
             touch(&session);
-            session.state.close();
-            stage.registry.remove(session.key);
+            session.entry.state.close();
+            stage.registry.remove(session.entry.key);
         }
         assert!(stage.signals.changed.len() <= 1);
     }

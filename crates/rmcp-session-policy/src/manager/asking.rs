@@ -20,7 +20,7 @@ impl<I: SessionManager> Drop for Asking<'_, I> {
         // The session may move from the parking to the directory between the two checks, so both are repeated.
         let has_left = self.session.has(Flag::Left) && !is_known() && !is_known();
         if has_left || self.session.has(Flag::EndTold) {
-            self.shared.parking.tell_end(record.serial);
+            self.shared.parking.tell_end(record.entry.serial);
         }
     }
 }

@@ -112,7 +112,7 @@ impl<I: SessionManager> ManagerInner<I> {
             let root = Arc::clone(&self.seal_root);
             let session =
                 core.registry.insert(origin, now, |record| Session::new(record, transport, initialize_params, root));
-            let key = session.record.key;
+            let key = session.record.entry.key;
             core.look_at(key, self.first_deadline(&session, now));
             self.directory.insert(Arc::clone(&session));
             place.settle(&mut core.places);

@@ -251,7 +251,7 @@ trait Held: Send + Sync {
 
 impl<T: Send + 'static> Held for Session<T> {
     fn key(&self) -> SessionKey {
-        self.record.key
+        self.record.entry.key
     }
 
     fn fingerprint(&self) -> Fingerprint {

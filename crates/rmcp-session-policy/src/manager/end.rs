@@ -32,7 +32,7 @@ impl<T> ManagerState<T> {
 
     /// Records that the end of a session has begun. Only the caller that moved the state to closing may call it.
     pub(super) fn mark_closing(&mut self, session: &Session<T>, reason: CloseReason, now: Instant) {
-        let key = session.record.key;
+        let key = session.record.entry.key;
         session.set_close_reason(reason, Timestamp::at(now));
         self.registry.retire(key);
         self.closing += 1;
@@ -62,7 +62,7 @@ impl<I: SessionManager> ManagerInner<I> {
         seen: StateSnapshot,
         reason: CloseReason,
     ) -> bool {
-        let closed = session.record.state.close_if(seen).is_ok();
+        let closed = session.record.entry.state.close_if(seen).is_ok();
         if closed {
             self.closed(session, seen.phase(), reason);
             self.spawn_close(Arc::clone(session));
@@ -72,7 +72,7 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Begins the close of a session, which the caller then runs. Returns false if it had begun before.
     pub(super) fn begin_close(&self, session: &Session<I::Transport>, reason: CloseReason) -> bool {
-        let phase = session.record.state.close();
+        let phase = session.record.entry.state.close();
         if let Some(phase) = phase {
             self.closed(session, phase, reason);
         }
@@ -273,7 +273,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let (slot, gone) = {
             let mut core = self.lock();
             core.closing -= 1;
-            let slot = core.registry.remove(record.key);
+            let slot = core.registry.remove(record.entry.key);
             // The session is parked before it leaves the directory, so that its id is always in one of them. It is also
             // parked before its place is passed on, so that a session restored into that place makes room for this one.
             let places = self.settings.max_sessions.saturating_sub(core.registry.len());
@@ -293,7 +293,7 @@ impl<I: SessionManager> ManagerInner<I> {
         session.drop_lease();
         drop(gone);
         if !is_parked && session.raise(Flag::EndTold) {
-            self.parking.tell_end(record.serial);
+            self.parking.tell_end(record.entry.serial);
         }
         record.progress.notify_waiters();
     }

@@ -54,7 +54,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// When a new session is checked for the first time: at the earliest moment at which any of its times may be due.
     pub(super) fn first_deadline(&self, session: &Session<I::Transport>, now: Instant) -> Instant {
         let Settings { init_timeout, idle_timeout, max_lifetime, .. } = &self.settings;
-        let lifetime = max_lifetime.map(|lifetime| session.record.opened.instant() + lifetime);
+        let lifetime = max_lifetime.map(|lifetime| session.record.entry.opened.instant() + lifetime);
         let idle = idle_timeout.map(|timeout| now + timeout);
         [lifetime, idle].into_iter().flatten().fold(now + *init_timeout, Instant::min)
     }
@@ -63,7 +63,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let now = Instant::now();
         let Some(session) = self.lock().session(key) else { return };
         loop {
-            let seen = session.record.state.read();
+            let seen = session.record.entry.state.read();
             if seen.phase() == Phase::Closing {
                 return;
             }
@@ -93,7 +93,7 @@ impl<I: SessionManager> ManagerInner<I> {
         // For a new session, the handshake is the last use. A replay comes from rmcp, not from a client, and gets the
         // time of a client.
         if is_being_answered && !record.restored {
-            return record.last_used().instant() + self.settings.max_busy;
+            return record.entry.last_used().instant() + self.settings.max_busy;
         }
         record.answered().instant() + self.settings.init_timeout
     }
@@ -103,7 +103,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let mut next = None;
         let mut at = |when: Instant| next = Some(next.map_or(when, |next: Instant| next.min(when)));
         if let Some(lifetime) = self.settings.max_lifetime {
-            let end = record.opened.instant() + lifetime;
+            let end = record.entry.opened.instant() + lifetime;
             if now >= end {
                 return Due::End(CloseReason::Lifetime);
             }
@@ -124,6 +124,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 0 => None,
                 _ => Some(
                     record
+                        .entry
                         .newest_request(seen)
                         .map_or(now + timeout, |newest| newest.instant() + self.settings.max_busy),
                 ),

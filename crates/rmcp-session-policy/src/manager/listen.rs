@@ -127,7 +127,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Joins the held stream of a restored session before its handler hears that it is initialized. From then on the
     /// client's stream carries the messages of the handler.
     pub(super) async fn join_held(self: &Arc<Self>, session: &Here<I>) {
-        if !self.held.has(session.record.serial) {
+        if !self.held.has(session.record.entry.serial) {
             return;
         }
         // If the client of the restoring request hangs up now, this guard gives the restore up.
@@ -140,7 +140,7 @@ impl<I: SessionManager> ManagerInner<I> {
             Err(_) if session.is_closing() => {}
             Err(_) => {
                 tracing::warn!(session = %session.record.fingerprint(), "the inner manager opens no stream for a session that came back; its held one ends");
-                self.held.end(session.record.serial);
+                self.held.end(session.record.entry.serial);
             }
         }
     }
@@ -154,12 +154,12 @@ impl<I: SessionManager> ManagerInner<I> {
             Listening::end_all(&listeners);
         } else if listeners.is_empty() {
             // The session may have been restored without reaching the join.
-            self.held.stays(record.serial);
+            self.held.stays(record.entry.serial);
         } else {
             let parked = ParkedSession {
                 id: SessionId::clone(&record.id),
-                origin: record.serial,
-                until: self.lifetime_ends(record.opened),
+                origin: record.entry.serial,
+                until: self.lifetime_ends(record.entry.opened),
                 called: record.has_called(),
             };
             self.held.hold(&parked, listeners);

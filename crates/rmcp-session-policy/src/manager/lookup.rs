@@ -63,7 +63,7 @@ impl<I: SessionManager> ManagerInner<I> {
         // The session may be parked or restored between the two checks, so both are repeated once.
         for _ in 0..2 {
             let live = self.directory.look(id, |session| {
-                is_same(session.record.context.as_deref()).then(|| SessionId::clone(&session.record.id))
+                is_same(session.record.entry.context.as_deref()).then(|| SessionId::clone(&session.record.id))
             });
             let parked = || self.parking.look(id, |context| is_same(context).then(|| id.into()));
             if let Some(owned) = live.or_else(parked) {
@@ -76,7 +76,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Finds the session of a request. The scope has it if rmcp asked for the session in this scope.
     pub(super) fn enter(&self, id: &str) -> Result<Entered<I::Transport>, PolicyError<I::Error>> {
         let held = take_held::<Activity<Session<I::Transport>>>();
-        let is_this = |record: &Record| *record.id == *id && record.is_of(&self.signals);
+        let is_this = |record: &Record| *record.id == *id && record.entry.is_of(&self.signals);
         match held.filter(|held| is_this(&held.session().record) && !held.session().is_closing()) {
             Some(held) => Ok(Entered { session: Arc::clone(held.session()), held: Some(held) }),
             None => Ok(Entered { session: self.find_live(id)?, held: None }),

@@ -73,7 +73,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         {
             let core = shared.lock();
             for session in core.registry.iter() {
-                let seen = session.record.state.read();
+                let seen = session.record.entry.state.read();
                 match seen.phase() {
                     Phase::Opening => stats.opening += 1,
                     Phase::Ready => stats.ready += 1,
@@ -248,7 +248,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Ends a session with nothing in flight, for the drain. `Some(false)` if it is busy, `None` if it is closing.
     fn close_if_idle(self: &Arc<Self>, session: &Arc<Session<I::Transport>>) -> Option<bool> {
         loop {
-            let seen = session.record.state.read();
+            let seen = session.record.entry.state.read();
             if seen.phase() == Phase::Closing {
                 return None;
             }

@@ -48,12 +48,12 @@ impl Parked {
     pub(super) fn of(record: &Record, initialize_params: Arc<[u8]>, is_back: bool, now: Instant) -> Self {
         Self {
             initialize_params,
-            context: record.context.clone(),
-            serial: record.serial,
-            opened: record.opened,
-            last_used: record.last_used(),
+            context: record.entry.context.clone(),
+            serial: record.entry.serial,
+            opened: record.entry.opened,
+            last_used: record.entry.last_used(),
             last_seen: record.last_seen(),
-            uses: record.uses(),
+            uses: record.entry.uses(),
             since: Timestamp::at(now),
             stay: 0,
             called: record.has_called(),

@@ -17,7 +17,7 @@ use crate::transport::{EventId, EventSource, LiveStream, PolicyStream, Resumptio
 impl<I: SessionManager> ManagerInner<I> {
     /// The number of this incarnation in event ids.
     pub(super) fn incarnation(&self, session: &Session<I::Transport>) -> u32 {
-        self.incarnations.number(session.record.key)
+        self.incarnations.number(session.record.entry.key)
     }
 
     /// Opens the stream that a client asks for by a `Last-Event-ID`.

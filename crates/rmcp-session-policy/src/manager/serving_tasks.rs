@@ -36,7 +36,7 @@ impl ServingTasks {
     pub(super) fn expect(&self, record: &Record) {
         let Some(task) = task::try_id() else { return };
         let mut serving = self.lock();
-        serving.insert((task, SessionId::clone(&record.id)), record.key);
+        serving.insert((task, SessionId::clone(&record.id)), record.entry.key);
         if serving.len() > self.most {
             serving.pop_front();
         }

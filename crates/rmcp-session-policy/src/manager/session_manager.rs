@@ -94,7 +94,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             }
             return Ok(());
         };
-        if served.is_some_and(|served| served != session.record.key) {
+        if served.is_some_and(|served| served != session.record.entry.key) {
             return Ok(());
         }
         let reason = if for_good { CloseReason::Client } else { CloseReason::Ended };
@@ -316,7 +316,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Counts and reports the rejection of a request within a session.
     fn turn_away_request(&self, session: &Session<I::Transport>, refusal: Rejected) -> Rejected {
         let current = ClientContext::current();
-        self.turn_away(refusal, current.as_deref().or(session.record.context.as_deref()))
+        self.turn_away(refusal, current.as_deref().or(session.record.entry.context.as_deref()))
     }
 
     /// Returns the error for an `initialize` if its session ended before the answer. The client does not have the
@@ -358,14 +358,15 @@ impl<I: SessionManager> ManagerInner<I> {
             return Ok((None, now));
         }
         let current = ClientContext::current();
-        let context = current.as_deref().or(session.record.context.as_deref());
+        let context = current.as_deref().or(session.record.entry.context.as_deref());
         if self.stops_taking(ArrivalKind::Request) {
             return Err(self.turn_away(Rejected::draining(ArrivalKind::Request), context));
         }
         // A client that is refused `server/discover` takes the server for one of an older revision.
         let Some(policy) = self.requests.as_deref().filter(|_| !is_discover) else { return Ok((None, now)) };
         let record = &session.record;
-        let arrival = Arrival::new(now, ArrivalKind::Request).with_session(record.key).with_origin(record.serial);
+        let arrival =
+            Arrival::new(now, ArrivalKind::Request).with_session(record.entry.key).with_origin(record.entry.serial);
         let arrival = match context {
             Some(context) => arrival.with_context(context),
             None => arrival,

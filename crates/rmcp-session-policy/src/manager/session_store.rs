@@ -49,7 +49,7 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
         }
         let initialize_params = serde_json::to_vec(&state.initialize_params)?;
         // A session larger than the whole parking would push all others out first.
-        let bytes = entry_bytes(id, initialize_params.len(), session.record.context.as_deref());
+        let bytes = entry_bytes(id, initialize_params.len(), session.record.entry.context.as_deref());
         if bytes > limits.entry_bytes.min(limits.bytes) {
             tracing::debug!(session = %session.record.fingerprint(), bytes, "too large to park");
             return Ok(());

@@ -69,7 +69,7 @@ impl SessionSnapshot {
             in_flight: session.in_flight(),
             open_streams: session.open_streams(),
             restored: record.restored,
-            context: record.context.clone(),
+            context: record.entry.context.clone(),
             client: record.software.get().map(|client| (client.name.to_string(), client.version.to_string())),
         }
     }

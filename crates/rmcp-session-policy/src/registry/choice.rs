@@ -114,11 +114,11 @@ impl<S: Recorded> Registry<S> {
             let Some(slot) = self.slots.get_mut(key.index()).filter(|slot| slot.is(key)) else { continue };
             let session = Arc::clone(&slot.session);
             let record = session.record();
-            let mut seen = record.state.read();
+            let mut seen = record.entry.state.read();
             while seen.phase() == Phase::Opening {
                 if seen.active() > 0 {
                     // Taken out until the answer is given, so that a flood of slow ones is passed once, not each time.
-                    seen = record.state.watch();
+                    seen = record.entry.state.watch();
                     if seen.active() > 0 && seen.phase() == Phase::Opening {
                         slot.answering = true;
                         break;
@@ -136,7 +136,7 @@ impl<S: Recorded> Registry<S> {
                     self.expect(key, Verdict::Protected, now);
                     break;
                 }
-                match record.state.close_if(seen) {
+                match record.entry.state.close_if(seen) {
                     Ok(()) => {
                         record.left_opening();
                         self.retire(key);
@@ -204,7 +204,7 @@ impl<S: Recorded> Registry<S> {
                     #[cfg(any(test, feature = "testing"))]
                     super::test_registry::note_look();
                     slot.in_fallback = true;
-                    (slot.record().created, slot.record().key)
+                    (slot.record().entry.created, slot.record().entry.key)
                 })
                 .collect();
             order.sort_unstable();
@@ -259,7 +259,7 @@ impl<S: Recorded> Registry<S> {
             if verdict != Verdict::MayGo {
                 return Err(verdict);
             }
-            if record.state.close_if(seen).is_ok() {
+            if record.entry.state.close_if(seen).is_ok() {
                 if seen.phase() == Phase::Opening {
                     record.left_opening();
                 }
@@ -338,7 +338,9 @@ mod tests {
         let mut stage = half_open(2);
         let [_one, two, _three] = [stage.ready(), stage.opening(), stage.opening()];
         let restore = |stage: &mut TestRegistry| match stage.choose_for(ArrivalKind::Restore) {
-            Choice::Victim(record) => Ok(stage.registry.remove(record.key).unwrap().session.key.generation()),
+            Choice::Victim(record) => {
+                Ok(stage.registry.remove(record.entry.key).unwrap().session.entry.key.generation())
+            }
             choice => Err(matches!(choice, Choice::Handshakes)),
         };
         let handshake = begin(&two, ActivityKind::Handshake);
@@ -468,9 +470,9 @@ mod tests {
         }));
         stage.ready_many::<3>();
         let Choice::Victim(closing) = stage.choose() else { panic!("one may go") };
-        assert_eq!((closing.key.generation(), stage.registry.overruled), (1, 0));
+        assert_eq!((closing.entry.key.generation(), stage.registry.overruled), (1, 0));
         assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 1));
-        assert!(stage.registry.remove(closing.key).is_some());
+        assert!(stage.registry.remove(closing.entry.key).is_some());
         assert_eq!((stage.victim(), stage.registry.overruled), (Some(3), 2));
     }
 

@@ -62,7 +62,7 @@ impl Rules {
             Phase::Closing => return Verdict::Not(None),
             Phase::Opening if !record.restored => return Verdict::Not(None),
             Phase::Opening => {
-                let created = record.created.instant();
+                let created = record.entry.created.instant();
                 if !over(created, RESTORE_GRACE) {
                     return not_for(created, RESTORE_GRACE);
                 }
@@ -71,13 +71,13 @@ impl Rules {
         }
         if seen.active() > 0 {
             // Where the newest is not known, it is one that begins just now, or has just ended and tells.
-            let newest = record.newest_request(seen).map(|newest| newest.instant());
+            let newest = record.entry.newest_request(seen).map(|newest| newest.instant());
             if !newest.is_some_and(|newest| over(newest, self.max_busy)) {
                 return not_for(newest.unwrap_or(now), self.max_busy);
             }
         }
         if !self.min_idle.is_zero() {
-            let last_used = record.last_used().instant();
+            let last_used = record.entry.last_used().instant();
             if !over(last_used, self.min_idle) {
                 return not_for(last_used, self.min_idle);
             }
@@ -96,13 +96,13 @@ impl Rules {
     pub(crate) fn look(&self, record: &Record, now: Instant) -> (StateSnapshot, Verdict) {
         #[cfg(any(test, feature = "testing"))]
         super::test_registry::note_look();
-        let read = record.state.read();
+        let read = record.entry.state.read();
         let verdict = self.judge(record, read, now);
         if verdict == Verdict::MayGo {
             return (read, verdict);
         }
         // Marked before it is judged again.
-        let seen = record.state.watch();
+        let seen = record.entry.state.watch();
         let same = seen == read && verdict != Verdict::Protected;
         (seen, if same { verdict } else { self.judge(record, seen, now) })
     }

@@ -187,7 +187,7 @@ impl<S: Recorded> Registry<S> {
         let Self { opening, slots, signals, .. } = self;
         let is_opening = |key: SessionKey| {
             let slot = slots.get(key.index()).filter(|slot| slot.is(key));
-            slot.is_some_and(|slot| slot.record().state.read().phase() == Phase::Opening)
+            slot.is_some_and(|slot| slot.record().entry.state.read().phase() == Phase::Opening)
         };
         // By their number, not that of all sessions: each entry is a look at a session, while the lock is held.
         opening.tidy(signals.opening.load(SeqCst) as usize, |_, key| is_opening(key));
@@ -204,8 +204,8 @@ impl<S: Recorded> Registry<S> {
     /// The caller does so only if the policy's `tracks_access` says so, since it needs the manager's lock. The policy
     /// hears of no use of a suspended or closing session.
     pub(crate) fn used(&mut self, record: &Record) {
-        if let Some(Standing::Listed) = self.get(record.key).map(|slot| slot.standing) {
-            self.stand(record.key, Standing::Listed, |policy, session| policy.on_access(session));
+        if let Some(Standing::Listed) = self.get(record.entry.key).map(|slot| slot.standing) {
+            self.stand(record.entry.key, Standing::Listed, |policy, session| policy.on_access(session));
         }
     }
 
@@ -254,7 +254,7 @@ impl<S: Recorded> Registry<S> {
         if let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.is(key))
             && !std::mem::replace(&mut slot.in_fallback, true)
         {
-            fallback.push(slot.record().created, key);
+            fallback.push(slot.record().entry.created, key);
         }
     }
 
@@ -276,9 +276,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_index_is_reused_and_a_key_is_not() {
         let mut stage = TestRegistry::new(Lru::new());
-        let one = stage.ready().key;
+        let one = stage.ready().entry.key;
         assert_eq!(stage.victim(), Some(1));
-        let two = stage.ready().key;
+        let two = stage.ready().entry.key;
         assert_eq!(one.index(), two.index());
         assert!(stage.registry.get(one).is_none() && stage.registry.get(two).is_some());
         assert!(stage.registry.remove(one).is_none(), "a stale end changes nothing");
@@ -312,18 +312,18 @@ mod tests {
         let mut stage = TestRegistry::new(Counts(Arc::clone(&here)));
         let [one, two, three] = stage.ready_many();
         assert_eq!(here.load(SeqCst), 3);
-        two.state.close();
-        stage.registry.retire(two.key);
-        stage.registry.retire(two.key);
+        two.entry.state.close();
+        stage.registry.retire(two.entry.key);
+        stage.registry.retire(two.entry.key);
         assert_eq!(here.load(SeqCst), 2);
         assert_eq!(stage.registry.iter().count(), 3, "its place is held until it is gone");
-        stage.registry.remove(two.key);
-        stage.registry.remove(three.key);
-        assert_eq!((stage.victim(), here.load(SeqCst)), (Some(one.key.generation()), 0));
+        stage.registry.remove(two.entry.key);
+        stage.registry.remove(three.entry.key);
+        assert_eq!((stage.victim(), here.load(SeqCst)), (Some(one.entry.key.generation()), 0));
         let busy = call(&stage.ready());
-        stage.registry.suspend(busy.session().key);
+        stage.registry.suspend(busy.session().entry.key);
         assert_eq!(here.load(SeqCst), 0, "suspended, of which it hears as of an end");
-        stage.registry.remove(busy.session().key);
+        stage.registry.remove(busy.session().entry.key);
         assert_eq!(here.load(SeqCst), 0);
     }
 
@@ -340,9 +340,9 @@ mod tests {
         let [one, _] = stage.ready_many();
         let busy = call(&one);
         assert_eq!(stage.victims(), [2]);
-        one.state.close();
+        one.entry.state.close();
         drop(busy);
-        stage.registry.remove(one.key);
+        stage.registry.remove(one.entry.key);
         stage.ready();
         assert_eq!(stage.victims(), [3]);
     }

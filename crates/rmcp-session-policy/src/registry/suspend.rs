@@ -90,7 +90,7 @@ impl<S: Recorded> Registry<S> {
         let Some(slot) = self.get_mut(key) else { return };
         let (session, standing) = (Arc::clone(&slot.session), slot.standing);
         if std::mem::take(&mut slot.answering) {
-            self.opening.push(session.record().created, key);
+            self.opening.push(session.record().entry.created, key);
         }
         if standing == Standing::Suspended {
             match self.rules.look(session.record(), now).1 {
@@ -146,7 +146,7 @@ impl<S: Recorded> Registry<S> {
     fn resume(&mut self, key: SessionKey) {
         // What the policy watches from here on counts.
         if let Some(slot) = self.get(key) {
-            slot.record().state.take_watched();
+            slot.record().entry.state.take_watched();
         }
         self.stand(key, Standing::Listed, |policy, session| policy.on_resume(session));
     }
@@ -202,7 +202,7 @@ mod tests {
             let verdict = end_beside(|| rules.look(&record, Instant::now()).1, || drop(busy));
             assert!(verdict == Verdict::MayGo || stage.signals.changed.pop().is_some());
             assert!(stage.signals.changed.is_empty(), "told once");
-            record.state.take_watched();
+            record.entry.state.take_watched();
         }
     }
 
@@ -239,18 +239,18 @@ mod tests {
         let mut stage = TestRegistry::new(policy);
         let [one, two, three] = stage.ready_many();
         let first = call(&one);
-        assert_eq!(stage.victim(), Some(two.key.generation()));
+        assert_eq!(stage.victim(), Some(two.entry.key.generation()));
         assert_eq!(counted(), [2, 1, 0]);
         let second = call(&one);
         drop(first);
         let third = call(&one);
         drop(second);
-        assert_eq!(stage.victim(), Some(three.key.generation()));
+        assert_eq!(stage.victim(), Some(three.entry.key.generation()));
         assert_eq!(counted(), [1, 0, 0], "another request is under way");
         assert_eq!(stage.victim(), None);
         assert_eq!(counted(), [1, 0, 0]);
         drop(third);
-        assert_eq!(stage.victim(), Some(one.key.generation()));
+        assert_eq!(stage.victim(), Some(one.entry.key.generation()));
         assert_eq!(counted(), [1, 0, 1]);
     }
 
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(stage.victim(), None);
         lifted.store(true, SeqCst);
         advance(Duration::from_secs(1)).await;
-        assert_eq!(stage.victim(), Some(last.key.generation()));
+        assert_eq!(stage.victim(), Some(last.entry.key.generation()));
     }
 
     #[tokio::test(start_paused = true)]

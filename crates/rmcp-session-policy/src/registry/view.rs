@@ -32,7 +32,7 @@ impl<S: Recorded> View for SlotsView<'_, S> {
         Box::new(listed.map(|(_, slot)| slot.record()).filter(|record| {
             #[cfg(any(test, feature = "testing"))]
             super::test_registry::note_look();
-            self.rules.judge(record, record.state.read(), self.now) == Verdict::MayGo
+            self.rules.judge(record, record.entry.state.read(), self.now) == Verdict::MayGo
         }))
     }
 }

@@ -10,6 +10,7 @@
 //! - `key`, `origin` and `fingerprint` are the names of a session.
 
 mod activity;
+mod entry;
 mod fingerprint;
 mod key;
 mod kind;

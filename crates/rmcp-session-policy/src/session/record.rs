@@ -2,22 +2,22 @@
 
 use std::fmt;
 use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::time::Instant;
 
+use super::entry::Entry;
 use super::fingerprint::Fingerprint;
 use super::key::SessionKey;
 use super::kind::ActivityKind;
-use super::origin::{Origin, SessionOrigin};
+use super::origin::Origin;
 use super::requests::{ActivityId, Requests};
 use super::signals::Signals;
-use super::state::{Phase, State, StateSnapshot};
-use crate::context::ClientContext;
+use super::state::Phase;
 use crate::lazy_notify::LazyNotify;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, MutexGuard};
 use crate::timestamp::Timestamp;
 
 /// How long a half-open session is kept at least for the next step of its handshake, once `initialize` was answered.
@@ -52,45 +52,21 @@ impl Recorded for Record {
 // `repr(C)` keeps this order, so that a look-up finds all it reads within one or two cache lines.
 #[repr(C)]
 pub(crate) struct Record {
+    /// What a handle has too.
+    pub(crate) entry: Entry,
     /// A credential. Logs and `Debug` show the [`Fingerprint`] in its place (L12).
     pub(crate) id: SessionId,
-    /// Decides each race between a request and a close.
-    pub(crate) state: State,
-    /// The name of this incarnation, by which the registry and the policies know it.
-    pub(crate) key: SessionKey,
     /// Whether this is a later incarnation. It does not count against the share of half-open sessions.
     pub(crate) restored: bool,
-    /// Set by each use. `SessionInfo` gives it to policies, which may clear it.
-    mark: AtomicBool,
     /// Whether the client has called, in any incarnation. Never cleared. The parking forgets sessions without it first.
     called: AtomicBool,
     /// How many streams the client holds open by GET, the resumed streams of requests included.
     open_streams: AtomicU32,
-    /// When the last activity began or ended that is a use, a message, the handshake or work.
-    ///
-    /// These three are read without a lock, and written only under the lock of the requests, which each activity takes
-    /// anyway.
-    last_used: AtomicU64,
     /// When a ping or a listener was last seen. Together with `last_used` it gives the moment *last seen*.
     last_heard: AtomicU64,
-    /// Requests other than `initialize` and `ping`, those of earlier incarnations included.
-    uses: AtomicU64,
     /// When `initialize` was answered; until then, when the incarnation began. The end of the handshake's activity sets
     /// it.
     answered: AtomicU64,
-    /// When the activities in progress began. This lock is the last in the order of locks, and no code of a policy runs
-    /// under it.
-    requests: Mutex<Requests>,
-    /// How the session tells its manager of a change. All sessions of a manager share it.
-    signals: Arc<Signals>,
-    /// The name of the session, which its incarnations share.
-    pub(crate) serial: SessionOrigin,
-    /// When this incarnation began.
-    pub(crate) created: Timestamp,
-    /// When the first incarnation began. The lifetime counts from here.
-    pub(crate) opened: Timestamp,
-    /// The client that opened the session.
-    pub(crate) context: Option<Arc<ClientContext>>,
     /// Set by the `initialize` of the client, or by its replay.
     pub(crate) software: OnceLock<Box<Software>>,
     /// Notified at each step of the handshake and of the close. A task that waits for a step waits on this.
@@ -104,45 +80,21 @@ impl Record {
             signals.opening.fetch_add(1, SeqCst);
         }
         Self {
-            key,
-            id: origin.id,
-            serial: origin.serial,
-            created,
-            opened: origin.opened,
             restored: origin.restored,
-            context: origin.context,
             software: OnceLock::new(),
-            state: State::opening(),
-            last_used: AtomicU64::new(origin.last_used.0),
             last_heard: AtomicU64::new(origin.last_seen.0),
-            uses: AtomicU64::new(origin.uses),
             answered: AtomicU64::new(created.0),
             open_streams: AtomicU32::new(0),
-            mark: AtomicBool::new(false),
             called: AtomicBool::new(origin.called),
-            requests: Mutex::default(),
-            signals,
             progress: LazyNotify::default(),
+            id: SessionId::clone(&origin.id),
+            entry: Entry::new(key, origin, created, signals),
         }
-    }
-
-    /// Whether it belongs to the manager with these signals.
-    pub(crate) fn is_of(&self, signals: &Arc<Signals>) -> bool {
-        Arc::ptr_eq(&self.signals, signals)
-    }
-
-    /// When the client last used the session. `ping`, holds and listening streams do not count.
-    pub(crate) fn last_used(&self) -> Timestamp {
-        Timestamp(self.last_used.load(Relaxed))
     }
 
     /// When anything last came from the client.
     pub(crate) fn last_seen(&self) -> Timestamp {
-        self.last_used().max(Timestamp(self.last_heard.load(Relaxed)))
-    }
-
-    pub(crate) fn uses(&self) -> u64 {
-        self.uses.load(Relaxed)
+        self.entry.last_used().max(Timestamp(self.last_heard.load(Relaxed)))
     }
 
     /// Whether its client, in any incarnation, made a request that hosts do not make by themselves.
@@ -152,15 +104,6 @@ impl Record {
 
     pub(crate) fn open_streams(&self) -> usize {
         self.open_streams.load(SeqCst) as usize
-    }
-
-    /// Clears the mark, and tells whether it was set.
-    pub(crate) fn take_mark(&self) -> bool {
-        self.mark.swap(false, Relaxed)
-    }
-
-    pub(crate) fn is_marked(&self) -> bool {
-        self.mark.load(Relaxed)
     }
 
     pub(crate) fn fingerprint(&self) -> Fingerprint {
@@ -176,13 +119,13 @@ impl Record {
     /// | replay, hold | none, because nothing came from the client |
     ///
     /// The guard shows that the caller holds the lock of the requests. Two writers would otherwise lose a moment.
-    fn touch(&self, kind: ActivityKind, at: Timestamp, _locked: &MutexGuard<'_, Requests>) {
+    fn touch(&self, kind: ActivityKind, at: Timestamp, locked: &MutexGuard<'_, Requests>) {
         let touched = match kind {
             ActivityKind::Call
             | ActivityKind::List
             | ActivityKind::Message
             | ActivityKind::Handshake
-            | ActivityKind::Work => &self.last_used,
+            | ActivityKind::Work => return self.entry.touch(at, locked),
             ActivityKind::Ping | ActivityKind::Listen => &self.last_heard,
             ActivityKind::Replay | ActivityKind::Hold => return,
         };
@@ -195,7 +138,7 @@ impl Record {
     /// The state word counts it first, so no claim succeeds from then on. The moments follow under the lock of the
     /// requests. A use or a ping finishes the handshake.
     pub(crate) fn begin(&self, kind: ActivityKind, now: Instant) -> Option<ActivityId> {
-        self.state.begin().then(|| self.note_begin(self.lock_requests(), None, kind, Timestamp::of(now)))
+        self.entry.state.begin().then(|| self.note_begin(self.entry.lock_requests(), None, kind, Timestamp::of(now)))
     }
 
     /// Turns an activity into one that begins now, unless the session is closing.
@@ -205,8 +148,8 @@ impl Record {
         // Take the lock before the compare-and-swap. A claim that loaded the old word fails its compare-and-swap; a
         // claim that loads the new word waits for this lock and then reads the new start time. `begin` needs no such
         // order, because it changes the count of activities, which a conversion leaves unchanged.
-        let requests = self.lock_requests();
-        self.state.convert().then(|| self.note_begin(requests, Some(activity), kind, Timestamp::of(now)))
+        let requests = self.entry.lock_requests();
+        self.entry.state.convert().then(|| self.note_begin(requests, Some(activity), kind, Timestamp::of(now)))
     }
 
     /// Records the begin of an activity, which may replace another one.
@@ -222,8 +165,7 @@ impl Record {
     ) -> ActivityId {
         self.touch(kind, at, &requests);
         if kind.is_use() {
-            self.uses.store(self.uses() + 1, Relaxed);
-            self.mark.store(true, Relaxed);
+            self.entry.count_use(&requests);
         }
         if kind == ActivityKind::Call {
             self.called.store(true, Relaxed);
@@ -251,14 +193,14 @@ impl Record {
         if kind == ActivityKind::Handshake {
             self.answered.store(at.0, Relaxed);
         }
-        let mut requests = self.lock_requests();
+        let mut requests = self.entry.lock_requests();
         self.touch(kind, at, &requests);
         requests.end(activity);
         drop(requests);
-        let (reading, watched) = self.state.end();
+        let (reading, watched) = self.entry.state.end();
         if watched {
-            self.signals.changed.push(self.key);
-            self.signals.evictable.notify_waiters();
+            self.entry.signals.changed.push(self.entry.key);
+            self.entry.signals.evictable.notify_waiters();
         }
         // The end of a session does not wait for all activities, so it is notified of each end.
         if reading.phase() == Phase::Closing {
@@ -266,10 +208,10 @@ impl Record {
         }
         if reading.active() == 0 {
             if reading.phase() == Phase::Opening {
-                self.signals.evictable.notify_waiters();
+                self.entry.signals.evictable.notify_waiters();
             }
-            if self.signals.draining.load(SeqCst) {
-                self.signals.calm.notify_waiters();
+            if self.entry.signals.draining.load(SeqCst) {
+                self.entry.signals.calm.notify_waiters();
             }
         }
     }
@@ -290,9 +232,9 @@ impl Record {
     /// Does so once. A closing session and a ready one do not change. The registry hears of it if it watches the
     /// session.
     pub(crate) fn ready(&self) {
-        if self.state.read().phase() == Phase::Opening && self.state.ready() {
+        if self.entry.state.read().phase() == Phase::Opening && self.entry.state.ready() {
             self.left_opening();
-            self.has_changed();
+            self.entry.has_changed();
         }
     }
 
@@ -302,8 +244,8 @@ impl Record {
     /// restored session was not counted in.
     pub(crate) fn left_opening(&self) {
         if !self.restored {
-            self.signals.opening.fetch_sub(1, SeqCst);
-            self.signals.evictable.notify_waiters();
+            self.entry.signals.opening.fetch_sub(1, SeqCst);
+            self.entry.signals.evictable.notify_waiters();
         }
     }
 
@@ -311,48 +253,29 @@ impl Record {
     /// itself.
     pub(crate) fn stream_opened(&self) {
         self.open_streams.fetch_add(1, SeqCst);
-        self.has_changed();
+        self.entry.has_changed();
     }
 
     /// Counts such a stream out. Until then the client listened, so the session is seen now.
     pub(crate) fn stream_closed(&self, now: Instant) {
-        self.touch(ActivityKind::Listen, Timestamp::of(now), &self.lock_requests());
+        self.touch(ActivityKind::Listen, Timestamp::of(now), &self.entry.lock_requests());
         self.open_streams.fetch_sub(1, SeqCst);
-        self.has_changed();
-    }
-
-    /// Tells the registry, if it watches this session, to look at it again, and what waits for a place to ask the
-    /// registry: if the session may not go yet, it is watched again, and the end of what keeps it is told.
-    fn has_changed(&self) {
-        if self.state.take_watched() {
-            self.signals.changed.push(self.key);
-            self.signals.evictable.notify_waiters();
-        }
-    }
-
-    /// Locks the start times. A poisoned lock is used on, because no code of a user runs under it.
-    fn lock_requests(&self) -> MutexGuard<'_, Requests> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// When the newest activity in progress began. `None` if there is none, or one began or ended since `seen` was
-    /// read.
-    ///
-    /// The caller then takes the session as busy, since the count and the start times are not of one moment.
-    pub(crate) fn newest_request(&self, seen: StateSnapshot) -> Option<Timestamp> {
-        let requests = self.lock_requests();
-        (requests.len() == seen.active()).then(|| requests.newest()).flatten()
+        self.entry.has_changed();
     }
 }
 
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Record").field("session", &self.fingerprint()).field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Record")
+            .field("session", &self.fingerprint())
+            .field("key", &self.entry.key)
+            .finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::thread;
 
     use super::*;
@@ -400,13 +323,13 @@ mod tests {
             ActivityKind::Hold,
         ] {
             drop(begin(&one, kind));
-            assert_eq!((one.uses(), one.has_called()), (0, false), "{kind:?}");
+            assert_eq!((one.entry.uses(), one.has_called()), (0, false), "{kind:?}");
         }
         drop(begin(&one, ActivityKind::List));
-        assert_eq!((one.uses(), one.has_called(), one.is_marked()), (1, false, true));
-        assert_eq!(one.state.read().phase(), Phase::Ready);
+        assert_eq!((one.entry.uses(), one.has_called(), one.entry.is_marked()), (1, false, true));
+        assert_eq!(one.entry.state.read().phase(), Phase::Ready);
         drop(begin(&one, ActivityKind::Call));
-        assert_eq!((one.uses(), one.has_called()), (2, true));
+        assert_eq!((one.entry.uses(), one.has_called()), (2, true));
     }
 
     #[tokio::test(start_paused = true)]
@@ -416,16 +339,16 @@ mod tests {
         let one = stage.ready();
         let (first, second) = (begin(&one, ActivityKind::Hold).unwrap(), begin(&one, ActivityKind::Hold).unwrap());
         tokio::time::advance(Duration::from_secs(59)).await;
-        assert_eq!(one.uses(), 0);
+        assert_eq!(one.entry.uses(), 0);
         let call = first.turn_into(ActivityKind::Call, Instant::now()).unwrap();
-        assert_eq!((one.uses(), one.state.read().active()), (1, 2));
-        assert!(one.last_used() >= Timestamp::at(Instant::now()));
+        assert_eq!((one.entry.uses(), one.entry.state.read().active()), (1, 2));
+        assert!(one.entry.last_used() >= Timestamp::at(Instant::now()));
         tokio::time::advance(Duration::from_secs(59)).await;
         assert_eq!(stage.victim(), None, "the call is younger than a minute");
         drop(second);
-        one.state.close();
+        one.entry.state.close();
         assert!(call.turn_into(ActivityKind::Call, Instant::now()).is_none(), "nothing begins once the end has");
-        assert_eq!(one.state.read().active(), 0);
+        assert_eq!(one.entry.state.read().active(), 0);
     }
 
     /// Clients call without a pause while victims are chosen. Then all stop, and every session must be found.
@@ -456,7 +379,7 @@ mod tests {
                         && let Choice::Victim(record) = stage.choose()
                     {
                         begun_too_late |= begin(&record, ActivityKind::Call).is_some();
-                        stage.registry.remove(record.key);
+                        stage.registry.remove(record.entry.key);
                         gone += 1;
                     }
                     thread::yield_now();
@@ -467,7 +390,7 @@ mod tests {
             let before = stage.registry.overruled;
             assert_eq!(stage.victims().len(), crowd.len() - gone);
             assert_eq!(stage.registry.overruled, before, "the policy finds each by itself");
-            assert!(crowd.iter().all(|record| record.state.read().active() == 0));
+            assert!(crowd.iter().all(|record| record.entry.state.read().active() == 0));
         }
     }
 }
@@ -527,7 +450,7 @@ mod loom_tests {
             let victim = stage.victim();
             let request = request.join().unwrap();
             assert_ne!(victim.is_some(), request.is_some());
-            assert_eq!(record.state.read().active(), usize::from(request.is_some()));
+            assert_eq!(record.entry.state.read().active(), usize::from(request.is_some()));
             drop(request);
             assert_ne!(victim.is_some(), stage.victim().is_some(), "suspended, and resumed");
             assert_eq!(stage.registry.overruled, 0);
@@ -600,7 +523,7 @@ mod loom_tests {
             let request = beside(&record, |record| begin(record, ActivityKind::Ping));
             let initialized = beside(&record, |record| record.ready());
             // As the manager does.
-            if record.state.close() == Some(Phase::Opening) {
+            if record.entry.state.close() == Some(Phase::Opening) {
                 record.left_opening();
             }
             drop(request.join().unwrap());
@@ -617,15 +540,15 @@ mod loom_tests {
             let old = begin(&record, ActivityKind::Hold);
             let old = thread::spawn(move || drop(old));
             let new = beside(&record, |record| drop(begin(record, ActivityKind::Hold)));
-            record.state.close();
+            record.entry.state.close();
             // As `Session::until` does.
             let mut step = pin!(record.progress.notified());
             step.as_mut().enable();
-            let waits = record.state.read().active() > 0;
+            let waits = record.entry.state.read().active() > 0;
             old.join().unwrap();
             new.join().unwrap();
             assert!(!waits || step.poll(&mut Context::from_waker(Waker::noop())).is_ready());
-            assert_eq!(record.state.read().active(), 0);
+            assert_eq!(record.entry.state.read().active(), 0);
         });
     }
 
@@ -651,7 +574,7 @@ mod loom_tests {
             stage.signals.draining.store(true, SeqCst);
             let mut calm = pin!(stage.signals.calm.notified());
             calm.as_mut().enable();
-            let waits = record.state.read().active() > 0;
+            let waits = record.entry.state.read().active() > 0;
             end.join().unwrap();
             assert!(!waits || has_rung(&stage.signals.calm, calm));
         });
@@ -668,7 +591,7 @@ mod loom_tests {
             let request = beside(&record, move |record| {
                 Activity::begin(record, ActivityKind::Call, long_ago + Duration::from_secs(60))
             });
-            let claimed = stage.registry.claim(record.key, long_ago + Duration::from_secs(1)).is_ok();
+            let claimed = stage.registry.claim(record.entry.key, long_ago + Duration::from_secs(1)).is_ok();
             assert_ne!(claimed, request.join().unwrap().is_some());
             drop(hung);
         });
@@ -682,7 +605,7 @@ mod loom_tests {
             let lease = begin(&record, ActivityKind::Hold).unwrap();
             let now = Instant::now() + Duration::from_secs(1);
             let request = thread::spawn(move || lease.turn_into(ActivityKind::Call, now + Duration::from_secs(60)));
-            let claimed = stage.registry.claim(record.key, now).is_ok();
+            let claimed = stage.registry.claim(record.entry.key, now).is_ok();
             assert_ne!(claimed, request.join().unwrap().is_some());
         });
     }
@@ -693,9 +616,10 @@ mod loom_tests {
             let (_stage, record) = ready();
             let busy = call(&record);
             let end = thread::spawn(move || drop(busy));
-            let seen = (record.state.read().active() == 0).then(|| (record.last_used(), record.last_seen()));
+            let seen =
+                (record.entry.state.read().active() == 0).then(|| (record.entry.last_used(), record.last_seen()));
             end.join().unwrap();
-            assert!(seen.is_none_or(|seen| seen == (record.last_used(), record.last_seen())));
+            assert!(seen.is_none_or(|seen| seen == (record.entry.last_used(), record.last_seen())));
         });
     }
 
@@ -707,7 +631,7 @@ mod loom_tests {
             record.software.set(Box::new(Software { name: "one".into(), version: "1".into() })).unwrap();
             let busy = begin(&record, ActivityKind::Handshake).unwrap();
             let end = thread::spawn(move || drop(busy));
-            let seen = (record.state.read().active() == 0).then(|| record.answered.load(Relaxed));
+            let seen = (record.entry.state.read().active() == 0).then(|| record.answered.load(Relaxed));
             end.join().unwrap();
             assert!(seen.is_none_or(|seen| seen == record.answered.load(Relaxed)));
         });

@@ -246,8 +246,8 @@ impl Server {
             Event::End(session) => drop(self.here.get_mut(&session).and_then(|(_, busy)| busy.take())),
             Event::Close(session) => {
                 if let Some((record, busy)) = self.here.remove(&session) {
-                    record.state.close();
-                    self.stage.registry.remove(record.key);
+                    record.entry.state.close();
+                    self.stage.registry.remove(record.entry.key);
                     drop(busy);
                 }
             }

@@ -290,7 +290,7 @@ impl HeldStreams {
     /// Called before the handler hears that it is initialized, so the client misses nothing that the handler says. If
     /// there is no stream in the list, or the incarnation has ended, the new stream is dropped.
     pub(super) fn join<T>(&self, session: &Session<T>, stream: Box<dyn IncarnationStream>) {
-        let origin = session.record.serial;
+        let origin = session.record.entry.serial;
         let mut list = self.lock();
         let listener = list.streams.get(&origin).and_then(|held| held.listener.upgrade());
         let joined = match &listener {

@@ -50,7 +50,7 @@ impl Listening {
             // The session has ended since. Its end has taken the listeners before this one was added.
             drop(listener.release());
         }
-        Self::new(listener, Arc::clone(held), session.record.serial)
+        Self::new(listener, Arc::clone(held), session.record.entry.serial)
     }
 
     /// Ends the streams of a session that is not parked.

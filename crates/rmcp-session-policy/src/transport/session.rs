@@ -167,13 +167,13 @@ impl<T> Session<T> {
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        self.record.state.read().phase() == Phase::Closing
+        self.record.entry.state.read().phase() == Phase::Closing
     }
 
     /// Whether a restored session still waits for its handshake to be replayed. A request that finds the session waits
     /// for that too.
     pub(crate) fn is_replaying(&self) -> bool {
-        self.record.restored && !self.has(Flag::Replayed) && self.record.state.read().phase() == Phase::Opening
+        self.record.restored && !self.has(Flag::Replayed) && self.record.entry.state.read().phase() == Phase::Opening
     }
 
     /// Sets the reason and the moment of the end.
@@ -273,7 +273,7 @@ impl<T> Session<T> {
     pub(crate) fn is_answered(&self) -> bool {
         // The order matters: an activity that lingers and ends between the two reads must not hide one that a client
         // waits for.
-        let active = self.record.state.read().active();
+        let active = self.record.entry.state.read().active();
         let unanswered = active.saturating_sub(self.lingering.load(SeqCst) as usize);
         unanswered == 0 && self.is_delivered() || self.has(Flag::Dropped)
     }
