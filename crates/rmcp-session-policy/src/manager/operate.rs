@@ -123,42 +123,8 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// # Ok(()) }
     /// ```
     pub async fn terminate(&self, select: impl SessionSelector, reason: CloseReason) -> usize {
-        let shared = &self.shared;
-        let deadline = Instant::now() + shared.settings.close_deadline;
-        let selects = |session: &Arc<Session<I::Transport>>| select.selects(&SessionInfo::of(&session.record));
-        let close = |session: &Arc<Session<I::Transport>>| {
-            // Also of a session that is closing already. The first of its last steps reads it.
-            if !reason.is_restorable() {
-                session.raise(Flag::NoRestore);
-            }
-            shared.close(session, reason)
-        };
-        let selected = shared.sessions().into_iter().filter(selects);
-        let mut ended: Vec<_> = selected.filter(close).collect();
-        let parked = if reason.is_restorable() {
-            0
-        } else {
-            let selects_parked = |id: &SessionId, parked: &Parked| {
-                let origin = parked.origin(SessionId::clone(id));
-                let opened = origin.opened;
-                let key = SessionKey::new(u32::MAX, u32::MAX);
-                let record = Record::new(key, origin, opened, Arc::clone(&shared.signals));
-                select.selects(&SessionInfo::of(&record))
-            };
-            shared.parking.take_all(|id, parked| {
-                let selected = selects_parked(id, parked);
-                if selected {
-                    shared.restores.bar(id);
-                }
-                selected
-            })
-        };
-        // A session that was parked when the live ones were ended may have been restored before the parked ones were
-        // removed.
-        if !reason.is_restorable() {
-            let restored = shared.sessions().into_iter().filter(|session| selects(session) && close(session));
-            ended.extend(restored);
-        }
+        let deadline = Instant::now() + self.shared.settings.close_deadline;
+        let (ended, parked) = self.shared.close_selected(&select, reason);
         ManagerInner::<I>::wait_until_gone(&ended, deadline).await;
         ended.len() + parked
     }
@@ -223,7 +189,11 @@ impl<I: SessionManager> PolicySessionManager<I> {
         }
         let rest = shared.sessions();
         for session in &rest {
-            report.cut_off += usize::from(shared.close(session, CloseReason::Drained));
+            match shared.close_if_idle(session) {
+                // It became idle after the last look, or came after it.
+                Some(true) => report.finished += 1,
+                _ => report.cut_off += usize::from(shared.close(session, CloseReason::Drained)),
+            }
         }
         report.listeners = shared.tracker.cut();
         let calls = shared.tracker.settle(CLOSE_GRACE, deadline);
@@ -243,6 +213,50 @@ impl<I: SessionManager> PolicySessionManager<I> {
 impl<I: SessionManager> ManagerInner<I> {
     fn sessions(&self) -> Vec<Arc<Session<I::Transport>>> {
         self.lock().registry.iter().cloned().collect()
+    }
+
+    /// Closes the selected sessions, and removes the selected ones from the parking. Returns those that it closed, and
+    /// how many were parked.
+    fn close_selected(
+        self: &Arc<Self>,
+        select: &impl SessionSelector,
+        reason: CloseReason,
+    ) -> (Vec<Arc<Session<I::Transport>>>, usize) {
+        let selects = |session: &Arc<Session<I::Transport>>| select.selects(&SessionInfo::of(&session.record));
+        let close = |session: &Arc<Session<I::Transport>>| {
+            // Also of a session that is closing already. The first of its last steps reads it.
+            if !reason.is_restorable() {
+                session.raise(Flag::NoRestore);
+            }
+            self.close(session, reason)
+        };
+        let selected = self.sessions().into_iter().filter(selects);
+        let mut ended: Vec<_> = selected.filter(close).collect();
+        let parked = if reason.is_restorable() {
+            0
+        } else {
+            let selects_parked = |id: &SessionId, parked: &Parked| {
+                let origin = parked.origin(SessionId::clone(id));
+                let opened = origin.opened;
+                let key = SessionKey::new(u32::MAX, u32::MAX);
+                let record = Record::new(key, origin, opened, Arc::clone(&self.signals));
+                select.selects(&SessionInfo::of(&record))
+            };
+            self.parking.take_all(|id, parked| {
+                let selected = selects_parked(id, parked);
+                if selected {
+                    self.restores.bar(id);
+                }
+                selected
+            })
+        };
+        // A session that was parked when the live ones were ended may have been restored before the parked ones were
+        // removed.
+        if !reason.is_restorable() {
+            let restored = self.sessions().into_iter().filter(|session| selects(session) && close(session));
+            ended.extend(restored);
+        }
+        (ended, parked)
     }
 
     /// Ends a session with nothing in flight, for the drain. `Some(false)` if it is busy, `None` if it is closing.

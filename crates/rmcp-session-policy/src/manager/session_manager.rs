@@ -246,6 +246,8 @@ pub(super) fn begin_listening<I: SessionManager>(
     Ok(activity)
 }
 
+type SeatOf<'a, I> = Seat<'a, Session<<I as SessionManager>::Transport>>;
+
 /// Begins the activity of a request, in place of the hold for it if there is one.
 fn begin<T>(
     session: &Arc<Session<T>>,
@@ -293,7 +295,7 @@ impl<I: SessionManager> ManagerInner<I> {
         &self,
         session: &'a Session<I::Transport>,
         message: &ClientJsonRpcMessage,
-    ) -> Result<Option<Seat<'a, Session<I::Transport>>>, Box<ServerJsonRpcMessage>> {
+    ) -> Result<Option<SeatOf<'a, I>>, Box<ServerJsonRpcMessage>> {
         let ClientJsonRpcMessage::Request(request) = message else { return Ok(None) };
         let is_call = is_call(&request.request);
         Seat::take(&session.ids, &request.id, is_call).map(Some).map_err(|refused: IdRefused| {

@@ -9,9 +9,9 @@ use crate::session::ActivityKind;
 pub(crate) fn kind_of(request: &ClientRequest) -> ActivityKind {
     match request {
         ClientRequest::CallToolRequest(_) => ActivityKind::Call,
-        ClientRequest::PingRequest(_) => ActivityKind::Ping,
         ClientRequest::InitializeRequest(_) => ActivityKind::Handshake,
         // rmcp parses a request with unknown parameters as a custom one, so the method decides.
+        request if request.method() == "ping" => ActivityKind::Ping,
         request if is_of_hosts(request.method()) => ActivityKind::List,
         _ => ActivityKind::Call,
     }
@@ -24,7 +24,7 @@ pub(crate) fn is_discover(request: &ClientRequest) -> bool {
 
 /// Whether hosts send requests of this method by themselves, without an action of a user.
 fn is_of_hosts(method: &str) -> bool {
-    method.ends_with("/list") || matches!(method, "logging/setLevel" | "server/discover" | "ping" | "initialize")
+    method.ends_with("/list") || matches!(method, "logging/setLevel" | "server/discover" | "initialize")
 }
 
 #[cfg(test)]
@@ -49,7 +49,9 @@ mod tests {
                 assert_eq!(kind(method, params), ActivityKind::List, "{method}");
             }
         }
-        assert_eq!(kind("ping", json!({})), ActivityKind::Ping);
+        for params in [json!({}), json!([]), json!({ "surprise": [] })] {
+            assert_eq!(kind("ping", params), ActivityKind::Ping);
+        }
         let calls = ["tools/call", "resources/read", "prompts/get", "completion/complete", "of/a/server", "list"];
         for method in calls {
             assert_eq!(kind(method, json!({ "name": "echo", "uri": "a:b" })), ActivityKind::Call, "{method}");
