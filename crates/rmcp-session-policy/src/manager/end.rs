@@ -55,6 +55,17 @@ impl<I: SessionManager> ManagerInner<I> {
         begun
     }
 
+    /// Closes a session that must not be restored, whatever closes it. Returns false if its close had begun before.
+    pub(super) fn close_for_good(self: &Arc<Self>, session: &Arc<Session<I::Transport>>, reason: CloseReason) -> bool {
+        let begun = self.begin_close(session, reason);
+        // Raised before the close runs, whose last steps read it, and after it has begun, so that the reason is this one.
+        session.raise(Flag::NoRestore);
+        if begun {
+            self.spawn_close(Arc::clone(session));
+        }
+        begun
+    }
+
     /// Closes a session, unless an activity has begun or ended in it since its state was `seen`. Returns whether it did.
     pub(super) fn close_if(
         self: &Arc<Self>,

@@ -223,15 +223,13 @@ impl<I: SessionManager> ManagerInner<I> {
         reason: CloseReason,
     ) -> (Vec<Arc<Session<I::Transport>>>, usize) {
         let selects = |session: &Arc<Session<I::Transport>>| select.selects(&SessionInfo::of(&session.record));
-        let close = |session: &Arc<Session<I::Transport>>| {
-            // Also of a session that is closing already. The first of its last steps reads it.
-            if !reason.is_restorable() {
-                session.raise(Flag::NoRestore);
-            }
-            self.close(session, reason)
+        let close = |session: &Arc<Session<I::Transport>>| match reason.is_restorable() {
+            true => self.close(session, reason),
+            false => self.close_for_good(session, reason),
         };
-        let selected = self.sessions().into_iter().filter(selects);
-        let mut ended: Vec<_> = selected.filter(close).collect();
+        // All are selected before the first is closed: the selector may look at the manager, or panic.
+        let selected: Vec<_> = self.sessions().into_iter().filter(selects).collect();
+        let mut ended: Vec<_> = selected.into_iter().filter(close).collect();
         let parked = if reason.is_restorable() {
             0
         } else {

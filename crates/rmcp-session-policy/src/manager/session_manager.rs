@@ -22,7 +22,7 @@ use crate::observe::CloseReason;
 use crate::scope::{Outcome, clear_held, is_detached, record_outcome};
 use crate::session::{Activity, ActivityKind, Software};
 use crate::transport::{
-    EventSource, Flag, IdRefused, LiveStream, MAX_IN_FLIGHT, PolicyTransport, Seat, Session, Unanswered, is_call,
+    EventSource, Flag, IdRefused, LiveStream, MAX_IN_FLIGHT, PolicyTransport, Seat, Session, StreamRequest, is_call,
     is_discover, kind_of,
 };
 
@@ -98,6 +98,9 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             return Ok(());
         }
         let reason = if for_good { CloseReason::Client } else { CloseReason::Ended };
+        if is_detached() {
+            session.raise(Flag::ByOuter);
+        }
         if !self.shared.begin_close(&session, reason) {
             if for_good {
                 session.raise(Flag::NoRestore);
@@ -135,23 +138,27 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         CurrentSession::attach(&mut message, &session);
         let is_leased = lease.is_some();
         let request = seat.and_then(|seat| seat.attach(&mut message, activity, lease));
-        if let Some(request) = request.filter(|_| is_leased) {
-            self.shared.leases.watch(now, &request);
-        }
+        // Not held across the await: a request ends with its last holder.
+        let request = request.map(|request| {
+            if is_leased {
+                self.shared.leases.watch(now, &request);
+            }
+            Arc::downgrade(&request)
+        });
         let incarnation = self.shared.incarnation(&session);
-        let (source, unanswered) = match &message {
+        let (source, answered) = match &message {
             ClientJsonRpcMessage::Request(request) => {
                 let (id, is_call) = (request.id.clone(), is_call(&request.request));
                 let rejection = self.shared.settings.call_rejection;
-                (EventSource::request(incarnation, &id), Some(Unanswered { id, is_call, rejection }))
+                (EventSource::request(incarnation, &id), Some(StreamRequest { id, is_call, rejection }))
             }
             _ => (EventSource::listening(incarnation), None),
         };
         let stream = self.shared.inner.create_stream(id, message).await;
         let stream = stream.map_err(|error| self.shared.failed_within(&session, error))?;
         let stream = LiveStream::new(session, stream, false, source);
-        Ok(match unanswered {
-            Some(request) => stream.answering(request),
+        Ok(match answered.zip(request.and_then(|request| request.upgrade())) {
+            Some((answered, request)) => stream.answering(answered, &request),
             None => stream,
         })
     }

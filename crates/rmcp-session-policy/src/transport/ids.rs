@@ -162,6 +162,9 @@ impl<S: RequestOwner> Ids<S> {
             hash_map::Entry::Occupied(mut taken) if taken.get().will_not_be_answered() => {
                 let gone = taken.insert(entry);
                 drop(entries);
+                if let Some(guard) = &gone.guard {
+                    guard.give_up();
+                }
                 drop(gone);
             }
             hash_map::Entry::Occupied(_) => return Err(IdRefused::InUse),
@@ -198,6 +201,7 @@ impl<S: RequestOwner> Ids<S> {
     pub(crate) fn cancel(&self, id: &RequestId) -> Option<Arc<InFlight<S>>> {
         let guard = self.take(id, |entry| entry.guard.is_some())?.guard?;
         guard.linger();
+        guard.give_up();
         Some(guard)
     }
 
@@ -207,6 +211,7 @@ impl<S: RequestOwner> Ids<S> {
     pub(super) fn cancel_served(&self, id: &RequestId) -> Option<Arc<InFlight<S>>> {
         let guard = self.take(id, Entry::is_served)?.guard?;
         guard.linger();
+        guard.give_up();
         Some(guard)
     }
 

@@ -10,6 +10,7 @@ use std::thread;
 
 use rmcp::model::{Extensions, RequestId};
 
+use super::severable::SeverableStream;
 use crate::admission::Lease;
 use crate::session::{Activity, ActivityKind, Recorded};
 
@@ -62,10 +63,15 @@ struct Held<S: RequestOwner> {
     /// The id under which the handler's task knows it. `None` for requests with a context that tells when the handler
     /// is done.
     service_id: Option<Weak<str>>,
+    /// The stream on which the client waits for the answer.
+    stream: Option<Weak<SeverableStream>>,
+    /// Whether the client has cancelled the request, or uses its id for another one.
+    given_up: bool,
 }
 
 impl<S: RequestOwner> Held<S> {
-    const EMPTY: Self = Self { activity: None, lease: None, lingers: false, service_id: None };
+    const EMPTY: Self =
+        Self { activity: None, lease: None, lingers: false, service_id: None, stream: None, given_up: false };
 
     /// Takes the activity out, and what the session counts with it. The lease stays.
     fn take_activity(&mut self) -> Self {
@@ -181,8 +187,8 @@ impl<S: RequestOwner> InFlight<S> {
     pub(super) fn end(&self) {
         let held = {
             let mut held = self.lock();
-            let service_id = held.service_id.clone();
-            std::mem::replace(&mut *held, Held { service_id, ..Held::EMPTY })
+            let (service_id, stream, given_up) = (held.service_id.clone(), held.stream.take(), held.given_up);
+            std::mem::replace(&mut *held, Held { service_id, stream, given_up, ..Held::EMPTY })
         };
         held.end();
     }
@@ -207,6 +213,28 @@ impl<S: RequestOwner> InFlight<S> {
         {
             activity.session().lingers_too();
             held.lingers = true;
+        }
+    }
+
+    /// Records the stream on which the client waits for the answer, unless the client has given the request up.
+    pub(super) fn answers_on(&self, stream: &Arc<SeverableStream>) {
+        let mut held = self.lock();
+        if !held.given_up {
+            stream.owe(true);
+            held.stream = Some(Arc::downgrade(stream));
+        }
+    }
+
+    /// Records that the client does not wait for the answer any more: it has cancelled the request, or uses its id for
+    /// another one.
+    pub(super) fn give_up(&self) {
+        let stream = {
+            let mut held = self.lock();
+            held.given_up = true;
+            held.stream.take()
+        };
+        if let Some(stream) = stream.and_then(|stream| stream.upgrade()) {
+            stream.owe(false);
         }
     }
 

@@ -40,4 +40,4 @@ pub use policy_transport::PolicyTransport;
 pub(crate) use request_kind::{is_discover, kind_of};
 pub(crate) use seal::{LazySealKey, SealKey};
 pub(crate) use session::{Flag, Session, TransportEvents};
-pub(crate) use stream::{LiveStream, PolicyStream, Unanswered};
+pub(crate) use stream::{LiveStream, PolicyStream, StreamRequest};

@@ -27,9 +27,10 @@ pub(super) fn is_reserved(id: &RequestId) -> bool {
 }
 
 /// Whether the service sees such an id. It does of all requests that a client may cancel, so that the id in a cancel can
-/// be changed without knowing the request.
-pub(super) const fn is_shared(request: &ClientRequest) -> bool {
-    !matches!(request, ClientRequest::InitializeRequest(_))
+/// be changed without knowing the request. rmcp writes the id of a `subscriptions/listen` into what it sends, so that one
+/// stays as it is; within a session rmcp knows no such method.
+pub(super) fn is_shared(request: &ClientRequest) -> bool {
+    !matches!(request, ClientRequest::InitializeRequest(_)) && request.method() != "subscriptions/listen"
 }
 
 /// Gives a request the id that the service sees, unless an inner manager has done so. Returns the weak reference to it.

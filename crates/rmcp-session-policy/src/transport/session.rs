@@ -53,6 +53,8 @@ pub(crate) enum Flag {
     NoRestore = 512,
     /// The policies were told that the session has ended for good, or the caller that raises this tells them.
     EndTold = 1024,
+    /// An outer manager of this crate closes the session, and tells the clients why.
+    ByOuter = 1 << 12,
     /// `initialize` was answered, and the answer was handed over to be sent.
     Initialized = 1 << 13,
     /// The body of that answer was dropped before the client had received it. Then the client does not know the id, so

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
+use rmcp::model::ServerJsonRpcMessage;
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 
 /// How many messages are kept for a client of a stream that was dropped; rmcp's own streams hold no more than 16.
@@ -47,6 +48,8 @@ struct Held {
     waker: Option<Waker>,
     /// Whether the client has taken all messages and polled for more.
     waiting: bool,
+    /// Whether the client waits for the answer to a request, which has not come.
+    owes: bool,
 }
 
 impl Held {
@@ -72,7 +75,8 @@ impl Held {
 impl SeverableStream {
     /// Wraps an inner stream of a session.
     pub(super) fn new(inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static) -> Arc<Self> {
-        let held = Held { inner: Some(Box::pin(inner)), kept: VecDeque::new(), waker: None, waiting: false };
+        let held =
+            Held { inner: Some(Box::pin(inner)), kept: VecDeque::new(), waker: None, waiting: false, owes: false };
         Arc::new(Self { held: Mutex::new(held) })
     }
 
@@ -87,6 +91,11 @@ impl SeverableStream {
         };
         // A client that polls again has passed the last message on. Before that, the message may still be in its hands.
         held.waiting = !matches!(next, Poll::Ready(Some(_)));
+        if let Poll::Ready(Some(message)) = &next
+            && message.message.as_deref().is_some_and(is_answer)
+        {
+            held.owes = false;
+        }
         match &next {
             Poll::Pending => match &mut held.waker {
                 Some(waker) => waker.clone_from(cx.waker()),
@@ -96,6 +105,16 @@ impl SeverableStream {
             Poll::Ready(None) => held.inner = None,
         }
         next
+    }
+
+    /// Records whether the client waits for an answer on this stream. The answer settles it.
+    pub(super) fn owe(&self, owes: bool) {
+        self.lock().owes = owes;
+    }
+
+    /// Tells once whether the stream has ended without the answer for which the client waits.
+    pub(super) fn take_owed(&self) -> bool {
+        std::mem::take(&mut self.lock().owes)
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -115,7 +134,9 @@ impl SeverableStream {
     pub(super) fn delivery(&self) -> Delivery {
         let mut held = self.lock();
         held.gather();
-        match (held.waiting, held.kept.is_empty()) {
+        // A client that is owed an answer is told so after the last message.
+        let is_empty = held.kept.is_empty() && !(held.owes && held.inner.is_none());
+        match (held.waiting, is_empty) {
             (false, _) => Delivery::Stalled,
             (true, true) => Delivery::Done,
             (true, false) => {
@@ -141,4 +162,9 @@ impl SeverableStream {
             waker.wake();
         }
     }
+}
+
+/// Whether a message ends the request of its stream. On a request's stream the service sends one such message.
+const fn is_answer(message: &ServerJsonRpcMessage) -> bool {
+    matches!(message, ServerJsonRpcMessage::Response(_) | ServerJsonRpcMessage::Error(_))
 }

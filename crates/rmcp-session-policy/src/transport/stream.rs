@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
-use rmcp::model::{RequestId, ServerJsonRpcMessage};
+use rmcp::model::RequestId;
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 use tokio::time::Instant;
 
 use super::event_id::EventSource;
 use super::farewell::farewell;
 use super::held::HeldStreams;
+use super::in_flight::InFlight;
 use super::listener::IncarnationStream;
 use super::listening::Listening;
-use super::session::Session;
+use super::session::{Flag, Session};
 use super::severable::SeverableStream;
 use crate::call_rejection::CallRejection;
 
@@ -38,12 +39,12 @@ pub(crate) struct LiveStream<T> {
     listening: bool,
     /// What the event ids of this stream say of it.
     source: EventSource,
-    /// The request that the stream answers. `None` for other streams, and once the answer has come.
-    unanswered: Option<Unanswered>,
+    /// The request that the stream answers. `None` for other streams.
+    request: Option<StreamRequest>,
 }
 
-/// The request of a stream, until its answer has come. It is what a farewell is made of.
-pub(crate) struct Unanswered {
+/// The request of a stream. It is what a farewell is made of.
+pub(crate) struct StreamRequest {
     pub(crate) id: RequestId,
     /// Whether it is a `tools/call`.
     pub(crate) is_call: bool,
@@ -68,22 +69,26 @@ impl<T> LiveStream<T> {
         if listening {
             session.record.stream_opened();
         }
-        Self { stream, session, place, listening, source, unanswered: None }
+        Self { stream, session, place, listening, source, request: None }
     }
 
     /// Makes it the stream of a request. If the session ends and the inner manager drops the answer, the stream says
-    /// so.
-    pub(crate) fn answering(mut self, request: Unanswered) -> Self {
-        self.unanswered = Some(request);
+    /// so, unless the client gives the request up before.
+    pub(crate) fn answering(mut self, request: StreamRequest, in_flight: &InFlight<Session<T>>) -> Self {
+        in_flight.answers_on(&self.stream);
+        self.request = Some(request);
         self
     }
 
     /// Makes the last message of a stream that has ended without the answer to its request, because its session did.
     ///
-    /// `None` if the answer has come, if the stream has no request, or if the session is not closing: a stream that
-    /// ends in a live session says nothing.
+    /// `None` if the client waits for no answer. A stream that ends in a live session says nothing, nor does one that an
+    /// outer manager of this crate ends: that manager knows the reason.
     fn farewell(&mut self) -> Option<ServerSseMessage> {
-        let Unanswered { id, is_call, rejection } = self.unanswered.take().filter(|_| self.session.is_closing())?;
+        let StreamRequest { id, is_call, rejection } = self.request.take()?;
+        if !self.stream.take_owed() || !self.session.is_closing() || self.session.has(Flag::ByOuter) {
+            return None;
+        }
         let message = farewell(self.session.why_closed(), id, is_call, rejection);
         Some(ServerSseMessage::from_message(message))
     }
@@ -95,11 +100,8 @@ impl<T> LiveStream<T> {
         Self::new(Arc::clone(session), futures_util::stream::iter(message), false, EventSource::listening(0))
     }
 
-    /// Seals the event id of a message that has one, and notes the answer.
-    fn pass(&mut self, mut message: ServerSseMessage) -> ServerSseMessage {
-        if message.message.as_deref().is_some_and(is_answer) {
-            self.unanswered = None;
-        }
+    /// Seals the event id of a message that has one.
+    fn seal(&self, mut message: ServerSseMessage) -> ServerSseMessage {
         if let Some(id) = &mut message.event_id {
             *id = self.source.seal(id, self.session.seal_key());
         }
@@ -133,15 +135,10 @@ impl<T> Stream for LiveStream<T> {
             self.session.record.progress.notify_waiters();
         }
         next.map(|message| match message {
-            Some(message) => Some(self.pass(message)),
+            Some(message) => Some(self.seal(message)),
             None => self.farewell(),
         })
     }
-}
-
-/// Whether a message ends the request of its stream. On a request's stream the service sends one such message.
-const fn is_answer(message: &ServerJsonRpcMessage) -> bool {
-    matches!(message, ServerJsonRpcMessage::Response(_) | ServerJsonRpcMessage::Error(_))
 }
 
 impl<T: Send + 'static> IncarnationStream for LiveStream<T> {

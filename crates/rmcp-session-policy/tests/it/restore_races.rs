@@ -3,15 +3,18 @@
 //! Evictions and restores of the same sessions at once: no answer is lost, and the incarnations stay apart.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::parked::{local, park, ready, scripted};
+use crate::parked::{Manager, local, park, ready, scripted};
 use crate::scripted::{Call, initialize, initialized, list_tools};
 use crate::server::Server;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
+use rmcp::model::ServerJsonRpcMessage;
 use rmcp::transport::Transport;
-use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionManager};
-use rmcp_session_policy::{RejectionReason, Stats};
+use rmcp::transport::streamable_http_server::session::{RestoreOutcome, ServerSseMessage, SessionId, SessionManager};
+use rmcp_session_policy::eviction::SessionInfo;
+use rmcp_session_policy::{CloseReason, PolicySessionManager, PolicyTransport, RejectionReason, Stats};
 
 /// Answers other than the one asked for, and how many of each.
 type Bad = BTreeMap<(u16, String), usize>;
@@ -104,18 +107,20 @@ async fn a_session_ends_only_when_the_inner_transport_has_the_answers_on_their_w
     assert!(stream.next().await.is_some_and(|event| event.message.is_some()), "the answer");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_call_whose_answer_never_reaches_its_stream_is_told_that_it_was_cut_off() {
-    let sessions = local(|b| b.max_sessions(1));
+type Events = Pin<Box<dyn Stream<Item = ServerSseMessage> + Send + Sync>>;
+
+fn answer(id: u32, result: serde_json::Value) -> ServerJsonRpcMessage {
+    serde_json::from_value(serde_json::json!({ "jsonrpc": "2.0", "id": id, "result": result })).expect("an answer")
+}
+
+/// A session whose service, played by hand, has call 1 and has not answered it.
+async fn in_a_call<I: SessionManager>(sessions: &Manager<I>) -> (SessionId, PolicyTransport<I::Transport>, Events) {
     let (id, mut transport) = sessions.create_session().await.expect("a session");
-    let answer = |id: u32, result: serde_json::Value| {
-        serde_json::from_value(serde_json::json!({ "jsonrpc": "2.0", "id": id, "result": result })).expect("an answer")
-    };
     let handshake = async {
         assert!(transport.receive().await.is_some(), "initialize");
         let server = serde_json::json!({ "protocolVersion": "2025-11-25", "capabilities": {},
             "serverInfo": { "name": "test", "version": "1" } });
-        transport.send(answer(0, server)).await.expect("sends");
+        assert!(transport.send(answer(0, server)).await.is_ok());
     };
     let (initialized_with, ()) = tokio::join!(sessions.initialize_session(&id, initialize()), handshake);
     initialized_with.expect("an answer");
@@ -123,13 +128,45 @@ async fn a_call_whose_answer_never_reaches_its_stream_is_told_that_it_was_cut_of
     assert!(transport.receive().await.is_some(), "initialized");
     let stream = sessions.create_stream(&id, list_tools(1)).await.expect("a call");
     assert!(transport.receive().await.is_some(), "the call");
+    (id, transport, Box::pin(stream))
+}
+
+/// The messages of a stream, without the events that have none.
+async fn told(stream: Events) -> Vec<serde_json::Value> {
+    let messages = stream.filter_map(async |event| event.message);
+    messages.map(|message| serde_json::to_value(&*message).expect("JSON")).collect().await
+}
+
+/// Leaves the answer to a call on its way while its session is evicted. Returns what the client is told.
+async fn told_of_a_lost_answer<I: SessionManager>(sessions: Manager<I>) -> Vec<serde_json::Value> {
+    let (_id, mut transport, stream) = in_a_call(&sessions).await;
     let _stuck = transport.send(answer(1, serde_json::json!({ "tools": [] })));
-    assert!(sessions.create_session().await.is_ok(), "the end waits for the answer only so long");
-    let events: Vec<_> = stream.collect().await;
-    let told: Vec<_> = events.into_iter().filter_map(|event| event.message).collect();
-    let told = serde_json::to_value(told.iter().map(|message| &**message).collect::<Vec<_>>()).expect("JSON");
-    assert_eq!((&told[0]["id"], &told[0]["error"]["code"]), (&1.into(), &503.into()), "{told}");
-    assert_eq!(told.as_array().map(Vec::len), Some(1), "told once: {told}");
+    assert_eq!(sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Evicted).await, 1);
+    told(stream).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_answer_never_reaches_its_stream_is_told_that_it_was_cut_off() {
+    let one = local(|b| b.max_sessions(1));
+    let over_another = PolicySessionManager::builder(PolicySessionManager::local().build().expect("valid"));
+    let over_another = Arc::new(over_another.max_sessions(1).build().expect("valid"));
+    for told in [told_of_a_lost_answer(one).await, told_of_a_lost_answer(over_another).await] {
+        let [told] = &told[..] else { panic!("told once: {told:?}") };
+        assert_eq!((&told["id"], &told["error"]["code"]), (&1.into(), &503.into()), "{told}");
+        assert_eq!(told["error"]["data"]["reason"], "evicted", "{told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_its_client_has_cancelled_is_told_nothing_at_the_end_of_its_session() {
+    let sessions = local(|b| b.max_sessions(1));
+    let (id, mut transport, stream) = in_a_call(&sessions).await;
+    let cancel =
+        serde_json::json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 1 } });
+    sessions.accept_message(&id, serde_json::from_value(cancel).expect("a message")).await.expect("accepts");
+    assert!(transport.receive().await.is_some(), "the cancel");
+    assert_eq!(sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Evicted).await, 1);
+    assert_eq!(told(stream).await, Vec::<serde_json::Value>::new());
 }
 
 #[tokio::test(start_paused = true)]
