@@ -8,12 +8,12 @@
 //! rmcp.
 
 mod candidates;
-#[cfg(test)]
-mod exact;
 mod fifo;
 mod info;
 mod lfu;
 mod lru;
+#[cfg(test)]
+mod model_tests;
 mod only;
 mod policy;
 mod ranking;

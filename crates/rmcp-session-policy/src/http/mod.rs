@@ -13,10 +13,10 @@
 mod answer;
 mod body;
 mod discard;
-mod forgotten_proxy;
 mod forwarded;
 mod held_lease;
 mod layer;
+mod proxy_warning;
 mod request;
 mod service;
 mod settings;

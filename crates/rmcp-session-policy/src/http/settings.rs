@@ -10,8 +10,8 @@ use http::request::Parts;
 use ipnet::IpNet;
 
 use super::discard::Discard;
-use super::forgotten_proxy::ForgottenProxy;
 use super::forwarded::{self, ForwardedHeader};
+use super::proxy_warning::ForgottenProxy;
 use crate::admission::AdmissionPolicy;
 use crate::context::ClientContext;
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::lifecycle;
 use super::manager_inner::ManagerInner;
 use super::parking_state::{Came, Parked};
-use super::place::Place;
+use super::place_search::Place;
 use crate::admission::{Arrival, ArrivalKind, Permit};
 use crate::context::ClientContext;
 use crate::error::PolicyError;

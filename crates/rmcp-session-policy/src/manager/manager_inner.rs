@@ -13,12 +13,12 @@ use tokio::time::Instant;
 
 use super::deadlines::Deadlines;
 use super::directory::Directory;
-use super::ends::Ends;
+use super::ended_for_good::Ends;
 use super::handlers::Handlers;
 use super::leases::Leases;
 use super::parking::Parking;
 use super::parking_state::Limits;
-use super::places::Places;
+use super::place_queue::Places;
 use super::serving_tasks::ServingTasks;
 use super::settings::Settings;
 use super::single_flight::SingleFlight;

@@ -2,12 +2,12 @@
 
 mod asking;
 mod builder;
+mod close;
 mod create;
 mod current_session;
 mod deadlines;
 mod directory;
-mod end;
-mod ends;
+mod ended_for_good;
 mod events;
 mod fair_queue;
 mod handlers;
@@ -19,8 +19,8 @@ mod manager_inner;
 mod operate;
 mod parking;
 mod parking_state;
-mod place;
-mod places;
+mod place_queue;
+mod place_search;
 mod restore;
 mod resume;
 mod serving_tasks;

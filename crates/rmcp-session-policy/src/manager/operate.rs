@@ -8,7 +8,7 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::time::{Instant, timeout_at};
 
 use super::PolicySessionManager;
-use super::end::CLOSE_GRACE;
+use super::close::CLOSE_GRACE;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Parked;
 use crate::eviction::SessionInfo;

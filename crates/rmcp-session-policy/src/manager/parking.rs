@@ -8,7 +8,7 @@ use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::ends::{Ends, Gone};
+use super::ended_for_good::{Ends, Gone};
 use super::parking_state::{Came, Limits, Parked, ParkingState};
 #[cfg(feature = "http")]
 use crate::context::ClientContext;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::create::Luggage;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Parked;
-use super::place::Place;
+use super::place_search::Place;
 use super::single_flight::{Flight, FlightGuard};
 use crate::admission::{ArrivalKind, Permit};
 use crate::context::ClientContext;

@@ -146,3 +146,41 @@ impl fmt::Display for RejectionReason {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without an arm for a new reason, this does not compile.
+    #[test]
+    fn all_reasons_of_a_close_are_listed_in_their_order() {
+        use CloseReason::{Client, Drained, Ended, Evicted, Idle, InitFailed, InitTimeout, Lifetime, Revoked};
+        let next = |reason: &CloseReason| match reason {
+            Client => Some(Evicted),
+            Evicted => Some(Idle),
+            Idle => Some(Lifetime),
+            Lifetime => Some(InitTimeout),
+            InitTimeout => Some(InitFailed),
+            InitFailed => Some(Ended),
+            Ended => Some(Revoked),
+            Revoked => Some(Drained),
+            Drained => None,
+        };
+        assert_eq!(std::iter::successors(Some(Client), next).collect::<Vec<_>>(), CloseReason::ALL);
+    }
+
+    #[test]
+    fn all_reasons_of_a_rejection_are_listed_in_their_order() {
+        use RejectionReason::{Backend, CutOff, Draining, NoCapacity, Overload, Quota, ServerFull};
+        let next = |reason: &RejectionReason| match reason {
+            Quota => Some(NoCapacity),
+            NoCapacity => Some(Overload),
+            Overload => Some(Backend),
+            Backend => Some(ServerFull),
+            ServerFull => Some(Draining),
+            Draining => Some(CutOff),
+            CutOff => None,
+        };
+        assert_eq!(std::iter::successors(Some(Quota), next).collect::<Vec<_>>(), RejectionReason::ALL);
+    }
+}

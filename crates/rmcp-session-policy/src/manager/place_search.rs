@@ -12,7 +12,7 @@ use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
 
 use super::manager_inner::{ManagerInner, ManagerState};
-use super::places::Places;
+use super::place_queue::Places;
 use crate::admission::{Arrival, ArrivalKind, ClientKey};
 use crate::context::ClientContext;
 use crate::observe::CloseReason;
