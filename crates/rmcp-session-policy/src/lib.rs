@@ -23,7 +23,7 @@
 //!
 //! | concept | where |
 //! |---|---|
-//! | a session, as policies read it | [`SessionInfo`](eviction::SessionInfo), its [`Phase`], [`SessionKey`] and [`SessionOrigin`] |
+//! | a session, as policies read it | [`SessionInfo`](eviction::SessionInfo), its [`Phase`], [`Stream`], [`SessionKey`] and [`SessionOrigin`] |
 //! | the settings of a manager | [`PolicySessionManagerBuilder`], [`ConfigError`] |
 //! | which session is evicted | [`EvictionPolicy`](eviction::EvictionPolicy): [`Lru`](eviction::Lru), [`Lfu`](eviction::Lfu), [`Fifo`](eviction::Fifo), [`victim_fn`](eviction::victim_fn), and the combinators of [`EvictionPolicyExt`](eviction::EvictionPolicyExt) |
 //! | which arrival is admitted | [`AdmissionPolicy`](admission::AdmissionPolicy): [`TokenBucket`](admission::TokenBucket), [`SlidingWindow`](admission::SlidingWindow), [`Concurrent`](admission::Concurrent), [`admit_fn`](admission::admit_fn), and the combinators of [`AdmissionPolicyExt`](admission::AdmissionPolicyExt) |
@@ -74,7 +74,7 @@ pub use manager::{
     BusyGuard, CurrentSession, CurrentSessionError, PolicySessionManager, PolicySessionManagerBuilder, SessionSelector,
 };
 pub use observe::{CloseReason, DrainReport, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
-pub use session::{Fingerprint, Phase, SessionKey, SessionOrigin};
+pub use session::{Fingerprint, Phase, SessionKey, SessionOrigin, Stream};
 pub use time::{HOUR, MINUTE, SECOND};
 pub use transport::PolicyTransport;
 

@@ -55,6 +55,11 @@ impl Timestamp {
         Self(micros(moment) << TIE_BITS)
     }
 
+    /// How long after `earlier` it is, to the microsecond; zero if it is not after it.
+    pub(crate) const fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros((self.0 >> TIE_BITS).saturating_sub(earlier.0 >> TIE_BITS))
+    }
+
     pub(crate) fn instant(self) -> Instant {
         *EPOCH + Duration::from_micros(self.0 >> TIE_BITS)
     }

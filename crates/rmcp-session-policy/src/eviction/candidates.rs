@@ -14,6 +14,16 @@ pub(crate) trait View {
     /// Returns a session that is not closing, whether it may go or not. Costs one look.
     fn get(&self, key: SessionKey) -> Option<&Record>;
 
+    /// How many sessions are in the policy's order.
+    fn listed(&self) -> usize;
+
+    /// Returns one of these by its place in a list of them, in no particular order, if it may go. Costs one look.
+    fn nth(&self, place: usize) -> Option<&Record>;
+
+    /// Draws one of these that may go at random. The registry takes each one out of the order that was drawn and may not
+    /// go, so the cost is O(1), amortized. `None` if none was found.
+    fn draw(&self) -> Option<&Record>;
+
     /// Returns the sessions in the policy's order that may go. Costs a look at each session in the order.
     fn candidates(&self) -> Box<dyn Iterator<Item = &Record> + '_>;
 }
@@ -49,6 +59,16 @@ impl<'a> Candidates<'a> {
     #[must_use]
     pub fn get(&self, key: SessionKey) -> Option<SessionInfo<'a>> {
         self.view.get(key).map(SessionInfo::of)
+    }
+
+    /// At most `count` sessions that may go, drawn at random; one may be drawn twice. If there are no more than `count` in
+    /// the order, all of them that may go. None only if no session may go.
+    ///
+    /// Costs O(count), amortized, however many sessions there are and however many of them are busy.
+    pub fn sample(&self, count: usize) -> impl Iterator<Item = SessionInfo<'a>> + use<'a> {
+        let (view, listed) = (self.view, self.view.listed());
+        let all = listed <= count;
+        (0..listed.min(count)).filter_map(move |nth| if all { view.nth(nth) } else { view.draw() }).map(SessionInfo::of)
     }
 
     /// All sessions that may go, in no particular order, without the [suspended](super::EvictionPolicy::on_suspend)

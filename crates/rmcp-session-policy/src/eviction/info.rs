@@ -1,11 +1,12 @@
 //! What a policy sees of a session.
 
 use std::fmt;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
-use crate::session::{Fingerprint, Phase, Record, SessionKey, SessionOrigin};
+use crate::session::{Fingerprint, Phase, Record, SessionKey, SessionOrigin, Stream};
 
 /// What is known of a session at this moment. Reading it costs an atomic load at most.
 ///
@@ -33,6 +34,14 @@ impl<'a> SessionInfo<'a> {
     /// session is resumed.
     pub(crate) fn watch(&self) {
         self.record.entry.state.watch();
+    }
+
+    /// Asks for the session to be suspended and resumed at its next milestone: its first call, or a stream that opens or
+    /// closes. Other things that happen to it are not told.
+    ///
+    /// A policy asks before it reads these facts, and again when the session is resumed.
+    pub(crate) fn watch_milestones(&self) {
+        self.record.entry.state.watch_milestones();
     }
 
     /// The moment of [`last_used`](Self::last_used) with its tie-breaker.
@@ -93,7 +102,27 @@ impl<'a> SessionInfo<'a> {
     /// `server/discover`.
     #[must_use]
     pub fn has_called(&self) -> bool {
-        self.record.has_called()
+        self.calls() > 0
+    }
+
+    /// Requests of the client, earlier incarnations included, apart from those that hosts make by themselves right after
+    /// the handshake (see [`has_called`](Self::has_called)).
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.record.calls().into()
+    }
+
+    /// How long the session was idle before its latest call: from the end of any use before it to its begin, to the
+    /// millisecond. `None` before the second call.
+    #[must_use]
+    pub fn last_gap(&self) -> Option<Duration> {
+        self.record.last_gap().duration()
+    }
+
+    /// Whether the client listens for messages of the server.
+    #[must_use]
+    pub fn stream(&self) -> Stream {
+        self.record.stream()
     }
 
     /// Requests of the client that are under way, also those that hang for longer than `max_busy`, and work of handlers

@@ -9,6 +9,7 @@
 
 mod candidates;
 mod fifo;
+mod idle_period;
 mod info;
 mod lfu;
 mod lru;
@@ -23,6 +24,7 @@ mod victim_fn;
 pub use candidates::Candidates;
 pub(crate) use candidates::View;
 pub use fifo::Fifo;
+pub use idle_period::IdlePeriod;
 pub use info::SessionInfo;
 pub use lfu::Lfu;
 pub use lru::Lru;

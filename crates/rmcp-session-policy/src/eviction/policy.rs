@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{Candidates, Fifo, Only, SessionInfo, Tiers};
-use crate::session::SessionKey;
+use super::{Candidates, Fifo, IdlePeriod, Only, SessionInfo, Tiers};
+use crate::session::{SessionKey, SessionOrigin};
 
 /// Decides which session goes when there is no room for a newcomer.
 ///
@@ -84,6 +84,27 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
         let _: &SessionInfo<'_> = session;
     }
 
+    /// Whether to be told of sessions that come back, by [`on_return`](Self::on_return), and of those that never will, by
+    /// [`on_forgotten`](Self::on_forgotten). Asked once, when the manager is built.
+    fn tracks_returns(&self) -> bool {
+        false
+    }
+
+    /// Hears that a session was used again after more than a second of idleness, if
+    /// [`tracks_returns`](Self::tracks_returns) says so.
+    ///
+    /// It comes later than the use: with the next creation, choice or close. A restored session returns too, with the
+    /// first request of its new incarnation. At most 4,096 returns wait; the policy does not hear of more.
+    fn on_return(&mut self, session: &SessionInfo<'_>, idle: &IdlePeriod) {
+        let _: (&SessionInfo<'_>, &IdlePeriod) = (session, idle);
+    }
+
+    /// Hears once of each session that will not come back, if [`tracks_returns`](Self::tracks_returns) says so: it has
+    /// ended for good, or the parking has dropped it. A session that is parked was removed and is not forgotten yet.
+    fn on_forgotten(&mut self, session: SessionOrigin) {
+        let _: SessionOrigin = session;
+    }
+
     /// Names the session of the order that goes first. Changes nothing outside the policy; the manager decides.
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey>;
 }
@@ -112,6 +133,18 @@ impl EvictionPolicy for Box<dyn EvictionPolicy> {
 
     fn on_access(&mut self, session: &SessionInfo<'_>) {
         (**self).on_access(session);
+    }
+
+    fn tracks_returns(&self) -> bool {
+        (**self).tracks_returns()
+    }
+
+    fn on_return(&mut self, session: &SessionInfo<'_>, idle: &IdlePeriod) {
+        (**self).on_return(session, idle);
+    }
+
+    fn on_forgotten(&mut self, session: SessionOrigin) {
+        (**self).on_forgotten(session);
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {

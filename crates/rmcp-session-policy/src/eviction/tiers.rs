@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{Candidates, EvictionPolicy, SessionInfo};
-use crate::session::SessionKey;
+use super::{Candidates, EvictionPolicy, IdlePeriod, SessionInfo};
+use crate::session::{SessionKey, SessionOrigin};
 
 /// Has an order of sessions per tier, and names the first of the first tier that has any; made by
 /// [`tiers`](super::EvictionPolicyExt::tiers).
@@ -109,6 +109,20 @@ where
 
     fn on_access(&mut self, session: &SessionInfo<'_>) {
         self.home(session).on_access(session);
+    }
+
+    fn tracks_returns(&self) -> bool {
+        self.rest.tracks_returns() || self.tiers.iter().any(|(_, policy)| policy.tracks_returns())
+    }
+
+    fn on_return(&mut self, session: &SessionInfo<'_>, idle: &IdlePeriod) {
+        self.home(session).on_return(session, idle);
+    }
+
+    /// Told to every tier: which one knew the session last is not kept.
+    fn on_forgotten(&mut self, session: SessionOrigin) {
+        self.tiers.iter_mut().for_each(|(_, policy)| policy.on_forgotten(session));
+        self.rest.on_forgotten(session);
     }
 
     /// Asks the tiers in turn. A session that belongs to a later tier by now moves there, and its old tier is asked

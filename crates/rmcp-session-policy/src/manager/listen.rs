@@ -160,7 +160,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 id: SessionId::clone(&record.id),
                 origin: record.entry.serial,
                 until: self.lifetime_ends(record.entry.opened),
-                called: record.has_called(),
+                called: record.calls() > 0,
             };
             self.held.hold(&parked, listeners);
         }

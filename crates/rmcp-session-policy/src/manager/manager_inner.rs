@@ -101,7 +101,8 @@ impl<I: SessionManager> ManagerInner<I> {
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
     ) -> Result<Self, getrandom::Error> {
-        let signals = Arc::<Signals>::default();
+        let tracks_returns = eviction.as_ref().is_some_and(|policy| policy.tracks_returns());
+        let signals = Arc::new(Signals::new(tracks_returns));
         let tracks_access = eviction.as_ref().is_some_and(|policy| policy.tracks_access());
         let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         let serving_tasks = ServingTasks::new(settings.max_sessions);
@@ -109,11 +110,17 @@ impl<I: SessionManager> ManagerInner<I> {
         let deadlines = Deadlines::default();
         let sooner = Arc::clone(&deadlines.sooner);
         let held = Arc::new(HeldStreams::new(settings.max_parked_streams, settings.max_sessions, Arc::clone(&sooner)));
-        let streams = Arc::clone(&held);
+        let (streams, told) = (Arc::clone(&held), Arc::clone(&signals));
         let leases = Leases::new(settings.max_busy, Arc::clone(&sooner));
         let handlers = Handlers::new(settings.max_busy, Arc::clone(&sooner));
         let policies = [&admission, &requests].into_iter().flatten().cloned();
-        let ends = Ends::new(policies, Box::new(move |session| streams.end(session)));
+        let ends = Ends::new(
+            policies,
+            Box::new(move |session| {
+                streams.end(session);
+                told.forget(session);
+            }),
+        );
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
         let core = ManagerState { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
         Ok(Self {

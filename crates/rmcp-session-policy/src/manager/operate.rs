@@ -235,7 +235,7 @@ impl<I: SessionManager> ManagerInner<I> {
         } else {
             let selects_parked = |id: &SessionId, parked: &Parked| {
                 let origin = parked.origin(SessionId::clone(id));
-                let opened = origin.opened;
+                let opened = origin.history.opened;
                 let key = SessionKey::new(u32::MAX, u32::MAX);
                 let record = Record::new(key, origin, opened, Arc::clone(&self.signals));
                 select.selects(&SessionInfo::of(&record))

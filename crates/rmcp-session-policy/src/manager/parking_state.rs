@@ -9,7 +9,7 @@ use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
-use crate::session::{Origin, Record, SessionOrigin};
+use crate::session::{History, Origin, Record, SessionOrigin};
 use crate::timestamp::Timestamp;
 
 /// The limits of the parking.
@@ -29,15 +29,11 @@ pub(super) struct Parked {
     pub(super) initialize_params: Arc<[u8]>,
     context: Option<Arc<ClientContext>>,
     serial: SessionOrigin,
-    opened: Timestamp,
-    last_used: Timestamp,
-    last_seen: Timestamp,
-    uses: u64,
+    history: History,
     /// From when its age counts.
     since: Timestamp,
     /// Distinguishes this parking from other ones of the same session.
     stay: u64,
-    called: bool,
     /// Whether it is parked again after a restore that was given up.
     is_back: bool,
     /// Whether it was ended for good while it was being restored.
@@ -50,13 +46,9 @@ impl Parked {
             initialize_params,
             context: record.entry.context.clone(),
             serial: record.entry.serial,
-            opened: record.entry.opened,
-            last_used: record.entry.last_used(),
-            last_seen: record.last_seen(),
-            uses: record.entry.uses(),
+            history: record.history(now),
             since: Timestamp::at(now),
             stay: 0,
-            called: record.has_called(),
             is_back,
             barred: false,
         }
@@ -64,17 +56,7 @@ impl Parked {
 
     /// The origin of a new incarnation.
     pub(super) fn origin(&self, id: SessionId) -> Origin {
-        Origin {
-            id,
-            serial: self.serial,
-            context: self.context.clone(),
-            opened: self.opened,
-            last_used: self.last_used,
-            last_seen: self.last_seen,
-            uses: self.uses,
-            called: self.called,
-            restored: true,
-        }
+        Origin { id, serial: self.serial, context: self.context.clone(), history: self.history, restored: true }
     }
 
     pub(super) const fn serial(&self) -> SessionOrigin {
@@ -82,11 +64,11 @@ impl Parked {
     }
 
     pub(super) const fn has_called(&self) -> bool {
-        self.called
+        self.history.calls > 0
     }
 
     pub(super) const fn opened(&self) -> Timestamp {
-        self.opened
+        self.history.opened
     }
 
     pub(super) fn context(&self) -> Option<&ClientContext> {
@@ -170,7 +152,7 @@ impl ParkingState {
     /// Appends a session to its queue. Returns the session of the same id that it replaces.
     fn push(&mut self, id: SessionId, parked: Parked) -> Option<Parked> {
         self.bytes += parked.bytes(&id);
-        let before = self.queue(parked.called).insert(SessionId::clone(&id), parked)?;
+        let before = self.queue(parked.has_called()).insert(SessionId::clone(&id), parked)?;
         self.bytes -= before.bytes(&id);
         Some(before)
     }
@@ -393,7 +375,7 @@ impl Parked {
     fn seen(&mut self, now: Instant) {
         let now = Timestamp::at(now);
         self.since = self.since.max(now);
-        self.last_seen = self.last_seen.max(now);
+        self.history.last_seen = self.history.last_seen.max(now);
     }
 }
 
@@ -423,13 +405,9 @@ mod tests {
             initialize_params: vec![0; said].into(),
             context: None,
             serial: SessionOrigin::allocate(),
-            opened: now,
-            last_used: now,
-            last_seen: now,
-            uses: 0,
+            history: History { calls: called.into(), ..History::new(now) },
             since: now,
             stay: 0,
-            called,
             is_back: false,
             barred: false,
         }
@@ -667,7 +645,7 @@ mod tests {
         assert_eq!((ids(&lot.called), gone.len()), (vec!["2"], 3));
         let origin = lot.get("2").unwrap().origin("2".into());
         assert_eq!(
-            (origin.last_seen, origin.last_used),
+            (origin.history.last_seen, origin.history.last_used),
             (Timestamp::at(at(30)), Timestamp::at(now)),
             "seen, and not used"
         );

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::context::ClientContext;
 use crate::eviction::SessionInfo;
-use crate::session::{Fingerprint, Phase, Record, SessionKey};
+use crate::session::{Fingerprint, Phase, Record, SessionKey, Stream};
 
 /// Holds what an operator may see of a session at one moment.
 ///
@@ -41,11 +41,15 @@ pub struct SessionSnapshot {
     pub idle: Duration,
     /// Requests other than `initialize` and `ping` so far, earlier incarnations included.
     pub uses: u64,
+    /// Those of them that hosts do not make by themselves right after the handshake.
+    pub calls: u64,
     /// Activities under way: requests, work of a handler, and for a moment a hold, a notification or the opening of a
     /// stream.
     pub in_flight: usize,
     /// Streams held open by GET.
     pub open_streams: usize,
+    /// Whether the client listens, or did.
+    pub stream: Stream,
     /// Whether this incarnation was restored.
     pub restored: bool,
     /// The client that opened the session.
@@ -66,8 +70,10 @@ impl SessionSnapshot {
             age: now.saturating_duration_since(session.created()),
             idle: now.saturating_duration_since(session.last_used()),
             uses: session.uses(),
+            calls: session.calls(),
             in_flight: session.in_flight(),
             open_streams: session.open_streams(),
+            stream: session.stream(),
             restored: record.restored,
             context: record.entry.context.clone(),
             client: record.software.get().map(|client| (client.name.to_string(), client.version.to_string())),

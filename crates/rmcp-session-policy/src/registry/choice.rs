@@ -6,6 +6,7 @@
 //! 3. Otherwise the policy names a session. The registry claims it, or suspends it if it may not go and asks again.
 //! 4. If the policy breaks its contract, the oldest session that may go goes instead. The registry counts that (L13).
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use super::rules::Verdict;
 use super::sessions::{Registry, Standing};
-use super::view::SlotsView;
+use super::view::{Draws, SlotsView};
 use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::eviction::Candidates;
@@ -70,6 +71,7 @@ impl<S: Recorded> Registry<S> {
         let now = Timestamp::at(now).instant();
         self.hear(now);
         self.hear_of_time(now);
+        self.hear_of_returns();
         let share_is_full = self.signals.opening.load(SeqCst) as usize + arriving >= self.max_opening;
         if share_is_full {
             if let Some(session) = self.oldest_opening(now) {
@@ -161,10 +163,13 @@ impl<S: Recorded> Registry<S> {
         let mut fault = None;
         let mut tries = 0;
         while tries < TRIES {
-            let Self { slots, rules, policy, .. } = self;
+            let Self { slots, rules, policy, listed, random, .. } = self;
             let Some(policy) = policy else { return Err(None) };
-            let view = SlotsView { slots, rules, now };
-            match catch_unwind(AssertUnwindSafe(|| policy.victim(&Candidates::new(&view, now, newcomer)))) {
+            let view = SlotsView { slots, rules, now, listed, draws: RefCell::new(Draws::new(random)) };
+            let named = catch_unwind(AssertUnwindSafe(|| policy.victim(&Candidates::new(&view, now, newcomer))));
+            let kept = view.draws.into_inner().kept;
+            self.suspend_drawn(kept, now);
+            match named {
                 Err(_) => return Err(Some("it panicked")),
                 Ok(None) if self.signals.changed.is_empty() => return Err(None),
                 Ok(None) => {
@@ -186,6 +191,19 @@ impl<S: Recorded> Registry<S> {
         Err(fault)
     }
 
+    /// Takes sessions out of the policy's order that were drawn and may not go, so that none is drawn twice for nothing.
+    fn suspend_drawn(&mut self, drawn: Vec<SessionKey>, now: Instant) {
+        for key in drawn {
+            if let Some(slot) = self.get(key).filter(|slot| slot.standing == Standing::Listed)
+                && let (_, verdict) = self.rules.look(slot.record(), now)
+                && verdict != Verdict::MayGo
+            {
+                self.suspend(key);
+                self.expect(key, verdict, now);
+            }
+        }
+    }
+
     /// The oldest session in the policy's order that may go; suspends those before it. O(log n) amortized, after one
     /// look at all sessions when it is asked for the first time.
     ///
@@ -194,7 +212,7 @@ impl<S: Recorded> Registry<S> {
     /// comes into the policy's order. The session that is returned stays at its front, until it is claimed and a later
     /// call removes it.
     fn oldest(&mut self, now: Instant) -> Option<SessionKey> {
-        if self.listed == 0 {
+        if self.listed.len() == 0 {
             return None;
         }
         if self.fallback.is_none() {

@@ -8,12 +8,15 @@
 //! - `rules` judges whether one session may go.
 //! - `suspend` takes sessions that may not go out of the policy's order, and puts them back.
 //! - `choice` asks the policy for a victim and claims it.
-//! - `view` shows the sessions to the policy.
+//! - `view` shows the sessions to the policy; `dense` is the list from which it draws some.
+//! - `returns` tells the policy of sessions that came back, and of those that never will.
 //!
 //! The registry is a part of `ManagerState`, so the manager's lock guards all of it. A session tells of its changes
 //! without that lock, through [`Signals`](crate::session::Signals).
 
 mod choice;
+mod dense;
+mod returns;
 mod rules;
 mod sessions;
 mod suspend;

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::dense::{Dense, NOWHERE};
 use super::rules::Rules;
 use crate::eviction::{EvictionPolicy, SessionInfo};
 use crate::queue::Queue;
@@ -28,6 +29,8 @@ pub(crate) struct Slot<S> {
     generation: u32,
     /// What the policy was told of it last.
     pub(super) standing: Standing,
+    /// Its place in `listed`, or [`NOWHERE`].
+    listed_at: u32,
     /// Whether it was found half-open and not free to go; it is not in `opening` until something happens to it, or its
     /// moment comes. `oldest_opening` sets it, and `look_again` clears it.
     pub(super) answering: bool,
@@ -76,10 +79,10 @@ pub(crate) struct Registry<S> {
     pub(super) signals: Arc<Signals>,
     /// `None`: no session is ever a victim.
     pub(super) policy: Option<Box<dyn EvictionPolicy>>,
-    /// How many sessions are in the policy's order.
-    ///
-    /// If there are none, a choice needs no fallback.
-    pub(super) listed: usize,
+    /// The sessions in the policy's order, to draw from. If there are none, a choice needs no fallback.
+    pub(super) listed: Dense,
+    /// Draws the sessions of a sample.
+    pub(super) random: fastrand::Rng,
     /// Half-open sessions, oldest first, without those that are restored and those that are set aside (`answering`).
     /// Sessions that have become ready, or have ended, may still be in it.
     pub(super) opening: Queue<Timestamp>,
@@ -112,7 +115,8 @@ impl<S: Recorded> Registry<S> {
             rules,
             signals,
             policy,
-            listed: 0,
+            listed: Dense::default(),
+            random: fastrand::Rng::new(),
             opening: Queue::default(),
             max_opening,
             moments: Queue::default(),
@@ -167,6 +171,7 @@ impl<S: Recorded> Registry<S> {
             generation: key.generation(),
             // Until the policy is told.
             standing: Standing::Retired,
+            listed_at: NOWHERE,
             answering: false,
             in_fallback: false,
             moment: Timestamp::NEVER,
@@ -175,6 +180,7 @@ impl<S: Recorded> Registry<S> {
             self.forget_ready();
             self.opening.push(created, key);
         }
+        self.hear_of_returns();
         self.stand(key, Standing::Listed, |policy, session| policy.on_insert(session));
         // Here too, so that no more are queued than there are sessions if no victim is ever wanted.
         self.hear(Timestamp::at(now).instant());
@@ -232,15 +238,43 @@ impl<S: Recorded> Registry<S> {
         if standing == Standing::Listed {
             self.push_fallback(key);
         }
-        let Self { slots, listed, policy, .. } = self;
-        let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.is(key)) else { return };
+        let Some(slot) = self.get_mut(key) else { return };
         let before = std::mem::replace(&mut slot.standing, standing);
-        *listed = *listed + usize::from(standing == Standing::Listed) - usize::from(before == Standing::Listed);
-        let session = SessionInfo::of(slot.session.record());
-        if let Some(policy) = policy
-            && catch_unwind(AssertUnwindSafe(|| call(&mut **policy, &session))).is_err()
+        match (before == Standing::Listed, standing == Standing::Listed) {
+            (false, true) => self.enlist(key),
+            (true, false) => self.delist(key),
+            _ => {}
+        }
+        self.tell(key, call);
+    }
+
+    /// Calls the policy about a session; a panic costs the policy this one call.
+    pub(super) fn tell(&mut self, key: SessionKey, call: impl FnOnce(&mut dyn EvictionPolicy, &SessionInfo<'_>)) {
+        let Some(session) = self.get(key).map(|slot| Arc::clone(&slot.session)) else { return };
+        self.call_policy(|policy| call(policy, &SessionInfo::of(session.record())));
+    }
+
+    /// Calls the policy, if there is one.
+    pub(super) fn call_policy(&mut self, call: impl FnOnce(&mut dyn EvictionPolicy)) {
+        if let Some(policy) = &mut self.policy
+            && catch_unwind(AssertUnwindSafe(|| call(&mut **policy))).is_err()
         {
             self.note_overruled("it panicked");
+        }
+    }
+
+    fn enlist(&mut self, key: SessionKey) {
+        let place = self.listed.push(key);
+        if let Some(slot) = self.get_mut(key) {
+            slot.listed_at = place;
+        }
+    }
+
+    fn delist(&mut self, key: SessionKey) {
+        let Some(place) = self.get_mut(key).map(|slot| std::mem::replace(&mut slot.listed_at, NOWHERE)) else { return };
+        let moved = self.listed.remove(place);
+        if let Some(slot) = moved.and_then(|moved| self.get_mut(moved)) {
+            slot.listed_at = place;
         }
     }
 

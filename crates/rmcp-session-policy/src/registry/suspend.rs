@@ -157,6 +157,9 @@ impl<S: Recorded> Registry<S> {
     /// [`remove`](Self::remove). A second call changes nothing: the claim retires a victim, and so does `mark_closing`.
     pub(crate) fn retire(&mut self, key: SessionKey) {
         let Some(standing) = self.get(key).map(|slot| slot.standing) else { return };
+        if standing != Standing::Retired {
+            self.hear_of_returns();
+        }
         if standing == Standing::Suspended {
             self.resume(key);
         }
@@ -340,7 +343,7 @@ mod tests {
         assert_eq!(stage.victim(), Some(2));
         stage.ready();
         one.stream_closed(Instant::now());
-        assert_eq!((stage.victim(), stage.registry.listed), (Some(1), 1));
+        assert_eq!((stage.victim(), stage.registry.listed.len()), (Some(1), 1));
     }
 }
 

@@ -53,13 +53,13 @@ impl Entry {
             state: State::opening(),
             key,
             mark: AtomicBool::new(false),
-            last_used: AtomicU64::new(origin.last_used.0),
-            uses: AtomicU64::new(origin.uses),
+            last_used: AtomicU64::new(origin.history.last_used.0),
+            uses: AtomicU64::new(origin.history.uses),
             requests: Mutex::default(),
             signals,
             serial: origin.serial,
             created,
-            opened: origin.opened,
+            opened: origin.history.opened,
             context: origin.context,
         }
     }
@@ -105,6 +105,13 @@ impl Entry {
         if self.state.take_watched() {
             self.signals.changed.push(self.key);
             self.signals.evictable.notify_waiters();
+        }
+    }
+
+    /// Tells the registry of a milestone, if a policy wants to hear of it.
+    pub(super) fn reached_milestone(&self) {
+        if self.state.take_milestone() {
+            self.signals.changed.push(self.key);
         }
     }
 

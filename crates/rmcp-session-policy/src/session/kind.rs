@@ -30,4 +30,9 @@ impl ActivityKind {
     pub(crate) const fn is_use(self) -> bool {
         matches!(self, Self::Call | Self::List)
     }
+
+    /// Whether its begin and its end move the moment of the last use.
+    pub(crate) const fn moves_last_used(self) -> bool {
+        matches!(self, Self::Call | Self::List | Self::Message | Self::Handshake | Self::Work)
+    }
 }

@@ -6,7 +6,8 @@
 //! - `record` is what is known of one incarnation. Requests write to it without the manager's lock.
 //! - `state` is the atomic word of a record, which decides each race between a request and a close.
 //! - `activity` is a guard for one activity, `kind` says how it counts, and `requests` keeps when it began.
-//! - `signals` is how sessions tell their manager of a change.
+//! - `signals` is how sessions tell their manager of a change, and `returns` of a use after an idle period.
+//! - `stream` says whether a client listens.
 //! - `key`, `origin` and `fingerprint` are the names of a session.
 
 mod activity;
@@ -17,16 +18,20 @@ mod kind;
 mod origin;
 mod record;
 mod requests;
+mod returns;
 mod signals;
 mod state;
+mod stream;
 
 pub(crate) use activity::Activity;
 pub use fingerprint::Fingerprint;
 pub use key::SessionKey;
 pub(crate) use kind::ActivityKind;
-pub(crate) use origin::Origin;
 pub use origin::SessionOrigin;
+pub(crate) use origin::{History, Origin};
 pub(crate) use record::{Record, Recorded, Software};
+pub(crate) use returns::Return;
 pub(crate) use signals::Signals;
 pub use state::Phase;
 pub(crate) use state::StateSnapshot;
+pub use stream::Stream;

@@ -1,7 +1,8 @@
-//! [`SessionOrigin`], and the state that all incarnations of a session share.
+//! [`SessionOrigin`], and what all incarnations of a session share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::SessionId;
 
@@ -61,13 +62,8 @@ pub(crate) struct Origin {
     pub(crate) serial: SessionOrigin,
     /// The client that opened the session, as the HTTP layer knows it. A restore does not change it.
     pub(crate) context: Option<Arc<ClientContext>>,
-    /// When the first incarnation was created; the lifetime counts from here.
-    pub(crate) opened: Timestamp,
-    pub(crate) last_used: Timestamp,
-    pub(crate) last_seen: Timestamp,
-    pub(crate) uses: u64,
-    /// Whether its client made a request that hosts do not make by themselves right after the handshake.
-    pub(crate) called: bool,
+    /// What it did until now.
+    pub(crate) history: History,
     /// Whether the incarnation that begins with it is a restored one.
     pub(crate) restored: bool,
 }
@@ -75,16 +71,46 @@ pub(crate) struct Origin {
 impl Origin {
     /// Creates the origin of a new session.
     pub(crate) fn new(id: SessionId, context: Option<Arc<ClientContext>>, opened: Timestamp) -> Self {
-        Self {
-            id,
-            serial: SessionOrigin::allocate(),
-            context,
-            opened,
-            last_used: opened,
-            last_seen: opened,
-            uses: 0,
-            called: false,
-            restored: false,
-        }
+        Self { id, serial: SessionOrigin::allocate(), context, history: History::new(opened), restored: false }
+    }
+}
+
+/// What a session did in all its incarnations until one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct History {
+    /// When the first incarnation was created; the lifetime counts from here.
+    pub(crate) opened: Timestamp,
+    pub(crate) last_used: Timestamp,
+    pub(crate) last_seen: Timestamp,
+    /// Requests other than `initialize` and `ping`.
+    pub(crate) uses: u64,
+    /// Requests that hosts do not make by themselves right after the handshake.
+    pub(crate) calls: u32,
+    /// How long the session was idle before its latest call.
+    pub(crate) last_gap: Gap,
+    /// When its last stream was lost; `None` if it never had one.
+    pub(crate) stream_lost: Option<Timestamp>,
+}
+
+impl History {
+    /// The history of a session that was opened at this moment and did nothing yet.
+    pub(crate) const fn new(opened: Timestamp) -> Self {
+        Self { opened, last_used: opened, last_seen: opened, uses: 0, calls: 0, last_gap: Gap::NONE, stream_lost: None }
+    }
+}
+
+/// How long a session was idle before a call, in milliseconds and one more, at most 49 days. Zero for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gap(pub(crate) u32);
+
+impl Gap {
+    pub(crate) const NONE: Self = Self(0);
+
+    pub(crate) fn of(idle: Duration) -> Self {
+        Self(u32::try_from(idle.as_millis()).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    pub(crate) fn duration(self) -> Option<Duration> {
+        self.0.checked_sub(1).map(|millis| Duration::from_millis(millis.into()))
     }
 }

@@ -12,12 +12,14 @@ use super::entry::Entry;
 use super::fingerprint::Fingerprint;
 use super::key::SessionKey;
 use super::kind::ActivityKind;
-use super::origin::Origin;
+use super::origin::{Gap, History, Origin};
 use super::requests::{ActivityId, Requests};
+use super::returns::{self, Return};
 use super::signals::Signals;
 use super::state::Phase;
+use super::stream::Stream;
 use crate::lazy_notify::LazyNotify;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, MutexGuard};
+use crate::sync::{AtomicU32, AtomicU64, MutexGuard};
 use crate::timestamp::Timestamp;
 
 /// How long a half-open session is kept at least for the next step of its handshake, once `initialize` was answered.
@@ -58,10 +60,15 @@ pub(crate) struct Record {
     pub(crate) id: SessionId,
     /// Whether this is a later incarnation. It does not count against the share of half-open sessions.
     pub(crate) restored: bool,
-    /// Whether the client has called, in any incarnation. Never cleared. The parking forgets sessions without it first.
-    called: AtomicBool,
+    /// Calls so far, in all incarnations. The parking forgets sessions without any first. It and `last_gap` are written
+    /// only under the lock of the requests.
+    calls: AtomicU32,
+    /// How long the session was idle before its latest call but the first, as a [`Gap`].
+    last_gap: AtomicU32,
     /// How many streams the client holds open by GET, the resumed streams of requests included.
     open_streams: AtomicU32,
+    /// When the last stream was lost; zero if there was none.
+    stream_lost: AtomicU64,
     /// When a ping or a listener was last seen. Together with `last_used` it gives the moment *last seen*.
     last_heard: AtomicU64,
     /// When `initialize` was answered; until then, when the incarnation began. The end of the handshake's activity sets
@@ -82,10 +89,12 @@ impl Record {
         Self {
             restored: origin.restored,
             software: OnceLock::new(),
-            last_heard: AtomicU64::new(origin.last_seen.0),
+            last_heard: AtomicU64::new(origin.history.last_seen.0),
             answered: AtomicU64::new(created.0),
             open_streams: AtomicU32::new(0),
-            called: AtomicBool::new(origin.called),
+            calls: AtomicU32::new(origin.history.calls),
+            last_gap: AtomicU32::new(origin.history.last_gap.0),
+            stream_lost: AtomicU64::new(origin.history.stream_lost.map_or(0, |at| at.0)),
             progress: LazyNotify::default(),
             id: SessionId::clone(&origin.id),
             entry: Entry::new(key, origin, created, signals),
@@ -97,9 +106,41 @@ impl Record {
         self.entry.last_used().max(Timestamp(self.last_heard.load(Relaxed)))
     }
 
-    /// Whether its client, in any incarnation, made a request that hosts do not make by themselves.
-    pub(crate) fn has_called(&self) -> bool {
-        self.called.load(Relaxed)
+    /// Requests of its client, in all incarnations, that hosts do not make by themselves.
+    pub(crate) fn calls(&self) -> u32 {
+        self.calls.load(Relaxed)
+    }
+
+    /// How long the session was idle before its latest call. None before its second call.
+    pub(crate) fn last_gap(&self) -> Gap {
+        Gap(self.last_gap.load(Relaxed))
+    }
+
+    /// Whether its client listens.
+    pub(crate) fn stream(&self) -> Stream {
+        match (self.open_streams(), self.stream_lost.load(SeqCst)) {
+            (0, 0) => Stream::Never,
+            (0, lost) => Stream::Lost(Timestamp(lost).instant()),
+            _ => Stream::Open,
+        }
+    }
+
+    /// What the session did until now. A stream that is open is lost at `now`, because this incarnation ends.
+    pub(crate) fn history(&self, now: Instant) -> History {
+        let lost = match self.stream() {
+            Stream::Never => None,
+            Stream::Open => Some(Timestamp::at(now)),
+            Stream::Lost(at) => Some(Timestamp::at(at)),
+        };
+        History {
+            opened: self.entry.opened,
+            last_used: self.entry.last_used(),
+            last_seen: self.last_seen(),
+            uses: self.entry.uses(),
+            calls: self.calls(),
+            last_gap: self.last_gap(),
+            stream_lost: lost,
+        }
     }
 
     pub(crate) fn open_streams(&self) -> usize {
@@ -120,17 +161,12 @@ impl Record {
     ///
     /// The guard shows that the caller holds the lock of the requests. Two writers would otherwise lose a moment.
     fn touch(&self, kind: ActivityKind, at: Timestamp, locked: &MutexGuard<'_, Requests>) {
-        let touched = match kind {
-            ActivityKind::Call
-            | ActivityKind::List
-            | ActivityKind::Message
-            | ActivityKind::Handshake
-            | ActivityKind::Work => return self.entry.touch(at, locked),
-            ActivityKind::Ping | ActivityKind::Listen => &self.last_heard,
-            ActivityKind::Replay | ActivityKind::Hold => return,
-        };
-        // A thread may read the time before another thread and take the lock after it.
-        touched.store(touched.load(Relaxed).max(at.0), Relaxed);
+        if kind.moves_last_used() {
+            self.entry.touch(at, locked);
+        } else if matches!(kind, ActivityKind::Ping | ActivityKind::Listen) {
+            // A thread may read the time before another thread and take the lock after it.
+            self.last_heard.store(self.last_heard.load(Relaxed).max(at.0), Relaxed);
+        }
     }
 
     /// Begins an activity, unless the session is closing.
@@ -163,13 +199,9 @@ impl Record {
         kind: ActivityKind,
         at: Timestamp,
     ) -> ActivityId {
+        let first_call = kind.is_use() && self.note_use(kind, at, &requests);
         self.touch(kind, at, &requests);
-        if kind.is_use() {
-            self.entry.count_use(&requests);
-        }
-        if kind == ActivityKind::Call {
-            self.called.store(true, Relaxed);
-        }
+        requests.working += u32::from(kind.moves_last_used());
         if let Some(activity) = instead {
             requests.end(activity);
         }
@@ -178,7 +210,36 @@ impl Record {
         if kind.is_use() || kind == ActivityKind::Ping {
             self.ready();
         }
+        if first_call {
+            self.entry.reached_milestone();
+        }
         activity
+    }
+
+    /// Counts a use, and tells of it if it ends an idle period that a policy wants to hear of. Returns whether it is the
+    /// first call. Called before the use moves any moment.
+    fn note_use(&self, kind: ActivityKind, at: Timestamp, locked: &MutexGuard<'_, Requests>) -> bool {
+        let is_idle = locked.working == 0;
+        let idle = if is_idle { at.since(self.entry.last_used()) } else { Duration::ZERO };
+        if let Some(comings) = &self.entry.signals.comings
+            && idle > returns::SHORTEST
+        {
+            let (calls, last_gap) = (self.calls(), self.last_gap());
+            let returned = Return { key: self.entry.key, idle, calls, last_gap, stream: self.stream() };
+            if comings.returned.push(returned).is_err() {
+                comings.missed.fetch_add(1, Relaxed);
+            }
+        }
+        self.entry.count_use(locked);
+        if kind != ActivityKind::Call {
+            return false;
+        }
+        let before = self.calls();
+        if before > 0 {
+            self.last_gap.store(Gap::of(idle).0, Relaxed);
+        }
+        self.calls.store(before.saturating_add(1), Relaxed);
+        before == 0
     }
 
     /// Ends an activity, and tells those that wait for it.
@@ -195,6 +256,7 @@ impl Record {
         }
         let mut requests = self.entry.lock_requests();
         self.touch(kind, at, &requests);
+        requests.working -= u32::from(kind.moves_last_used());
         requests.end(activity);
         drop(requests);
         let (reading, watched) = self.entry.state.end();
@@ -254,13 +316,18 @@ impl Record {
     pub(crate) fn stream_opened(&self) {
         self.open_streams.fetch_add(1, SeqCst);
         self.entry.has_changed();
+        self.entry.reached_milestone();
     }
 
     /// Counts such a stream out. Until then the client listened, so the session is seen now.
     pub(crate) fn stream_closed(&self, now: Instant) {
-        self.touch(ActivityKind::Listen, Timestamp::of(now), &self.entry.lock_requests());
+        let at = Timestamp::of(now);
+        self.touch(ActivityKind::Listen, at, &self.entry.lock_requests());
+        // Before the count, so that whatever finds no stream finds the moment.
+        self.stream_lost.fetch_max(at.0, SeqCst);
         self.open_streams.fetch_sub(1, SeqCst);
         self.entry.has_changed();
+        self.entry.reached_milestone();
     }
 }
 
@@ -276,6 +343,7 @@ impl fmt::Debug for Record {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
     use std::thread;
 
     use super::*;
@@ -323,13 +391,13 @@ mod tests {
             ActivityKind::Hold,
         ] {
             drop(begin(&one, kind));
-            assert_eq!((one.entry.uses(), one.has_called()), (0, false), "{kind:?}");
+            assert_eq!((one.entry.uses(), one.calls()), (0, 0), "{kind:?}");
         }
         drop(begin(&one, ActivityKind::List));
-        assert_eq!((one.entry.uses(), one.has_called(), one.entry.is_marked()), (1, false, true));
+        assert_eq!((one.entry.uses(), one.calls(), one.entry.is_marked()), (1, 0, true));
         assert_eq!(one.entry.state.read().phase(), Phase::Ready);
         drop(begin(&one, ActivityKind::Call));
-        assert_eq!((one.entry.uses(), one.has_called()), (2, true));
+        assert_eq!((one.entry.uses(), one.calls()), (2, 1));
     }
 
     #[tokio::test(start_paused = true)]

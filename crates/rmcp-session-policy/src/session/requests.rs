@@ -28,11 +28,13 @@ pub(crate) struct Requests {
     older: Option<Box<VecDeque<(ActivityId, Timestamp)>>>,
     /// The id of the next activity. It starts again at 1 after the last number.
     next: ActivityId,
+    /// How many of them move the moment of the last use. While there are any, the session is not idle.
+    pub(super) working: u32,
 }
 
 impl Default for Requests {
     fn default() -> Self {
-        Self { newest: None, older: None, next: ActivityId::MIN }
+        Self { newest: None, older: None, next: ActivityId::MIN, working: 0 }
     }
 }
 

@@ -1,7 +1,13 @@
 //! The signals from sessions to their manager, without a lock.
 
+use std::sync::atomic::Ordering::Relaxed;
+
+use crossbeam_queue::ArrayQueue;
+
 use super::key::SessionKey;
-use crate::sync::{AtomicBool, AtomicU32, Notify, SegQueue};
+use super::origin::SessionOrigin;
+use super::returns::Return;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Notify, SegQueue};
 
 /// The signals from the sessions of one manager to the manager, without a lock.
 ///
@@ -20,8 +26,51 @@ pub(crate) struct Signals {
     /// Rung when a session may go that might not before: a suspended one became idle, a half-open one is done answering
     /// `initialize`, or one is half-open no longer.
     pub(crate) evictable: Notify,
+    /// Uses that ended an idle period, and the sessions that will not come back. `None` unless the eviction policy wants
+    /// to hear of them.
+    pub(crate) comings: Option<Comings>,
     /// Whether a drain waits for the sessions to become idle.
     pub(crate) draining: AtomicBool,
     /// Notified when a session becomes idle while a drain waits.
     pub(crate) calm: Notify,
+}
+
+/// The limit of [`Comings::returned`].
+const RETURNS: usize = 4_096;
+
+/// What an eviction policy hears of sessions that come back, and of those that never will.
+///
+/// Sessions write without a lock. The registry reads under the manager's lock at each creation, choice and close.
+#[derive(Debug)]
+pub(crate) struct Comings {
+    pub(crate) returned: ArrayQueue<Return>,
+    /// Returns that found the queue full. The policy does not hear of them.
+    pub(crate) missed: AtomicU64,
+    /// Sessions that are neither live nor parked any more. Each is in it once, so there are no more than sessions.
+    pub(crate) forgotten: SegQueue<SessionOrigin>,
+}
+
+impl Default for Comings {
+    fn default() -> Self {
+        Self { returned: ArrayQueue::new(RETURNS), missed: AtomicU64::default(), forgotten: SegQueue::default() }
+    }
+}
+
+impl Signals {
+    /// Notes that a session will not come back.
+    pub(crate) fn forget(&self, session: SessionOrigin) {
+        if let Some(comings) = &self.comings {
+            comings.forgotten.push(session);
+        }
+    }
+
+    /// How many returns the eviction policy did not hear of, because too many waited.
+    pub(crate) fn missed_returns(&self) -> u64 {
+        self.comings.as_ref().map_or(0, |comings| comings.missed.load(Relaxed))
+    }
+
+    /// The signals of a manager whose eviction policy hears of returns if `tracks_returns`.
+    pub(crate) fn new(tracks_returns: bool) -> Self {
+        Self { comings: tracks_returns.then(Comings::default), ..Self::default() }
+    }
 }

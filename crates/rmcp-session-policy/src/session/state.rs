@@ -39,10 +39,12 @@ const READY: u64 = 1 << 24;
 const CLOSING: u64 = 1 << 25;
 /// Set while the registry or a policy wants to hear of the next change.
 const WATCHED: u64 = 1 << 26;
+/// Set while a policy wants to hear of the next milestone: the first call, or a stream that opens or closes.
+const MILESTONE: u64 = 1 << 27;
 /// One in the count of all activities that ever began, which takes the rest of the word and may wrap.
-const BEGUN: u64 = 1 << 27;
+const BEGUN: u64 = 1 << 28;
 
-/// Phase, activities under way, the *watched* mark, and a count of all that ever began, in one atomic word.
+/// Phase, activities under way, the two marks of watchers, and a count of all that ever began, in one atomic word.
 ///
 /// The count of beginnings is part of the word. So a compare-and-swap fails if an activity began since the word was
 /// read, even if that activity has ended.
@@ -108,7 +110,22 @@ impl State {
 
     /// Takes the *watched* mark away; true for the one caller that found it.
     pub(crate) fn take_watched(&self) -> bool {
-        self.0.load(SeqCst) & WATCHED != 0 && self.0.fetch_and(!WATCHED, SeqCst) & WATCHED != 0
+        self.take(WATCHED)
+    }
+
+    /// Marks the session, so that it tells of its next milestone. A milestone before this call is in the facts that the
+    /// caller reads after it.
+    pub(crate) fn watch_milestones(&self) {
+        self.0.fetch_or(MILESTONE, SeqCst);
+    }
+
+    /// Takes the mark of [`watch_milestones`](Self::watch_milestones) away; true for the one caller that found it.
+    pub(crate) fn take_milestone(&self) -> bool {
+        self.take(MILESTONE)
+    }
+
+    fn take(&self, mark: u64) -> bool {
+        self.0.load(SeqCst) & mark != 0 && self.0.fetch_and(!mark, SeqCst) & mark != 0
     }
 
     /// Marks the session, so that it tells of the next thing that happens to it; returns the word at that moment.
@@ -138,13 +155,13 @@ impl State {
         (word.phase() != Phase::Closing).then(|| word.phase())
     }
 
-    /// Begins the end if nothing has begun or moved since `seen` was read. The *watched* mark does not count.
+    /// Begins the end if nothing has begun or moved since `seen` was read. The marks of watchers do not count.
     ///
     /// # Errors
     ///
     /// Returns the word as it is now, for another look. If that is closing, another caller has begun the close.
     pub(crate) fn close_if(&self, seen: StateSnapshot) -> Result<(), StateSnapshot> {
-        let unmoved = |word: u64| ((word ^ seen.0) & !WATCHED == 0).then_some(word | CLOSING);
+        let unmoved = |word: u64| ((word ^ seen.0) & !(WATCHED | MILESTONE) == 0).then_some(word | CLOSING);
         self.0.fetch_update(SeqCst, SeqCst, unmoved).map(drop).map_err(StateSnapshot)
     }
 }
@@ -203,6 +220,19 @@ mod tests {
         let closed = state.read();
         assert!(!state.begin());
         assert_eq!(state.read(), closed);
+    }
+
+    #[test]
+    fn a_milestone_is_told_once_and_moves_no_claim() {
+        let state = State::opening();
+        state.ready();
+        let seen = state.read();
+        state.watch_milestones();
+        assert!(!state.take_watched(), "another mark");
+        assert!(state.take_milestone());
+        assert!(!state.take_milestone());
+        state.watch_milestones();
+        assert_eq!(state.close_if(seen), Ok(()));
     }
 
     #[test]
