@@ -20,9 +20,11 @@ use clap::Parser;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Open, SlidingWindow};
-use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
+use rmcp_session_policy::eviction::{Fifo, Lfu, Lru};
 use rmcp_session_policy::http::PolicyLayer;
-use rmcp_session_policy::{CloseReason, ConfigError, PolicySessionManager, RejectionReason, SECOND};
+use rmcp_session_policy::{
+    CloseReason, ConfigError, PolicySessionManager, PolicySessionManagerBuilder, RejectionReason, SECOND,
+};
 use rmcp_session_policy_examples::Tools;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -30,6 +32,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) type Sessions = PolicySessionManager<LocalSessionManager>;
+type Builder = PolicySessionManagerBuilder<LocalSessionManager>;
 
 /// An MCP server with the tools echo, sleep and count, whose sessions are bounded by policies.
 #[derive(Debug, Parser)]
@@ -41,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1_000)]
     max_sessions: usize,
     /// The order in which sessions are evicted when the server is full
-    #[arg(long, value_enum, default_value = "lru")]
+    #[arg(long, value_enum, default_value = "default")]
     eviction: Eviction,
     /// Most new sessions in any window, as in 600/60
     #[arg(long, value_name = "N/SECS")]
@@ -80,19 +83,20 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Eviction {
-    Fifo,
+    /// The library's default
+    Default,
     Lru,
     Lfu,
+    Fifo,
 }
 
 impl Eviction {
-    /// The policy, asked first for sessions without an open stream.
-    fn policy(self) -> Box<dyn EvictionPolicy> {
-        let without_stream = |session: &SessionInfo<'_>| session.open_streams() == 0;
+    fn set(self, builder: Builder) -> Builder {
         match self {
-            Self::Fifo => Box::new(Fifo::new().tiers([without_stream])),
-            Self::Lru => Box::new(Lru::new().tiers([without_stream])),
-            Self::Lfu => Box::new(Lfu::new().tiers([without_stream])),
+            Self::Default => builder,
+            Self::Lru => builder.eviction(Lru::new()),
+            Self::Lfu => builder.eviction(Lfu::new()),
+            Self::Fifo => builder.eviction(Fifo::new()),
         }
     }
 }
@@ -131,16 +135,15 @@ pub(crate) fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
         Some(rate) => Box::new(SlidingWindow::from(rate).per_session()),
         None => Box::new(Open),
     };
-    PolicySessionManager::local()
+    let builder = PolicySessionManager::local()
         .max_sessions(args.max_sessions)
         .admission(each.and(all))
         .requests(requests)
-        .eviction(args.eviction.policy())
         .idle_timeout(Duration::from_secs(args.idle_timeout))
         .max_lifetime(args.max_lifetime.map(Duration::from_secs))
         .init_timeout(Duration::from_secs(args.init_timeout))
-        .max_parked(args.parked)
-        .build()
+        .max_parked(args.parked);
+    args.eviction.set(builder).build()
 }
 
 /// The layer: who is asking, and the right answers.

@@ -166,13 +166,14 @@ pub trait EvictionPolicyExt: EvictionPolicy + Sized {
     }
 
     /// Has the policy choose among the sessions for which the first predicate holds; if none of them may go, among those for
-    /// which the second does, and so on, at last among the others. See [`Tiers`] for when the predicates are read.
+    /// which the second does, and so on, at last among the others. The predicates are read only at events, not as time
+    /// passes: see [`Tiers`].
     ///
     /// ```
     /// use rmcp_session_policy::eviction::{EvictionPolicyExt, Lru, SessionInfo};
     ///
-    /// // Sessions without an open stream go first; this is the default policy.
-    /// let policy = Lru::new().tiers([|session: &SessionInfo<'_>| session.open_streams() == 0]);
+    /// // Sessions that never called go first.
+    /// let policy = Lru::new().tiers([|session: &SessionInfo<'_>| session.calls() == 0]);
     /// # let _: &dyn rmcp_session_policy::eviction::EvictionPolicy = &policy;
     /// ```
     fn tiers<F, const N: usize>(self, predicates: [F; N]) -> Tiers<Self, F>

@@ -77,8 +77,7 @@ impl<R: Ord + Copy> Ranking<R> {
     }
 
     /// How many are in.
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.len
     }
 

@@ -159,7 +159,6 @@ mod tests {
     use crate::eviction::{EvictionPolicyExt, Lru};
     use crate::registry::test_registry::{TestRegistry, call, looks, touch};
 
-    /// The default policy.
     fn stage() -> TestRegistry {
         TestRegistry::new(Lru::new().tiers([|session: &SessionInfo<'_>| session.open_streams() == 0]))
     }

@@ -14,7 +14,7 @@ use super::settings::Settings;
 use crate::admission::AdmissionPolicy;
 use crate::call_rejection::CallRejection;
 use crate::config_error::ConfigError;
-use crate::eviction::{EvictionPolicy, EvictionPolicyExt, Lru, SessionInfo};
+use crate::eviction::{AbandonedFirst, EvictionPolicy, SessionInfo};
 use crate::observe::SessionObserver;
 use crate::registry::{Predicate, Rules};
 use crate::time::{HOUR, MINUTE, SECOND};
@@ -74,7 +74,6 @@ pub struct PolicySessionManagerBuilder<I> {
 
 impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     pub(super) fn new(inner: I) -> Self {
-        let without_stream: fn(&SessionInfo<'_>) -> bool = |session| session.open_streams() == 0;
         Self {
             inner,
             settings: Settings {
@@ -97,7 +96,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             limits: Limits { entries: 10_000, bytes: 64 << 20, entry_bytes: 64 << 10, age: 24 * HOUR },
             admission: None,
             requests: None,
-            eviction: Some(Box::new(Lru::new().tiers([without_stream]))),
+            eviction: Some(Box::new(AbandonedFirst::new())),
             observer: None,
         }
     }
@@ -151,8 +150,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
-    /// Sets the policy that chooses the session to evict when the server is full. Defaults to the least recently used
-    /// session among those without an open stream, then the least recently used of all.
+    /// Sets the policy that chooses the session to evict when the server is full. Defaults to [`AbandonedFirst`].
     pub fn eviction(mut self, policy: impl EvictionPolicy) -> Self {
         self.eviction = Some(Box::new(policy));
         self
