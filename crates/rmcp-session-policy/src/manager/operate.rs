@@ -89,6 +89,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
             stats.live = stats.opening + stats.ready + stats.closing;
             stats.reserved = stats.max_sessions - core.places.free() - stats.live;
             stats.overruled = core.registry.overruled;
+            stats.missed_returns = self.shared.signals.missed_returns();
         }
         (stats.parked, stats.parked_bytes) = shared.parking.size(now);
         stats.parked_streams = shared.held.len();

@@ -112,6 +112,8 @@ pub struct Stats {
     rejected_requests: ByReason<RejectionReason, { RejectionReason::ALL.len() }>,
     /// Choices in which the eviction policy panicked or was overruled.
     pub overruled: u64,
+    /// Returns of sessions that the eviction policy did not hear of, because 4,096 waited to be told.
+    pub missed_returns: u64,
 }
 
 impl Stats {
@@ -139,6 +141,7 @@ impl Stats {
             rejected: ByReason::none(RejectionReason::ALL),
             rejected_requests: ByReason::none(RejectionReason::ALL),
             overruled: 0,
+            missed_returns: 0,
         }
     }
 
