@@ -354,6 +354,7 @@ mod loom_tests {
     use super::*;
     use crate::eviction::{EvictionPolicyExt, Fifo, SessionInfo};
     use crate::registry::test_registry::{TestRegistry, call};
+    use crate::session::Stream;
 
     #[test]
     fn an_end_beside_a_look_is_seen_or_tells_of_itself() {
@@ -381,6 +382,25 @@ mod loom_tests {
             end.join().unwrap();
             assert_eq!(gone.or_else(|| stage.victim()), Some(1));
             assert_eq!(stage.registry.overruled, 0);
+        });
+    }
+
+    #[test]
+    fn a_stream_that_is_lost_while_a_policy_reads_it_is_seen_or_tells_of_itself() {
+        model(|| {
+            let mut stage = TestRegistry::new(Fifo::new());
+            let record = stage.ready();
+            record.stream_opened();
+            let losing = Arc::clone(&record);
+            let end = thread::spawn(move || losing.stream_closed(Instant::now()));
+            let session = SessionInfo::of(&record);
+            session.watch_milestones();
+            let seen = session.stream();
+            end.join().unwrap();
+            assert!(matches!(session.stream(), Stream::Lost(_)));
+            let told = stage.signals.changed.len();
+            assert!(matches!(seen, Stream::Lost(_)) || told == 1);
+            assert!(told <= 1, "told once");
         });
     }
 

@@ -1,7 +1,7 @@
 //! What the registry and the policies know of one incarnation of a session.
 
 use std::fmt;
-use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{self, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -61,10 +61,10 @@ pub(crate) struct Record {
     /// Whether this is a later incarnation. It does not count against the share of half-open sessions.
     pub(crate) restored: bool,
     /// Calls so far, in all incarnations. The parking forgets sessions without any first. It and `last_gap` are written
-    /// only under the lock of the requests.
-    calls: AtomicU32,
+    /// only under the lock of the requests, so loom need not model them.
+    calls: atomic::AtomicU32,
     /// How long the session was idle before its latest call but the first, as a [`Gap`].
-    last_gap: AtomicU32,
+    last_gap: atomic::AtomicU32,
     /// How many streams the client holds open by GET, the resumed streams of requests included.
     open_streams: AtomicU32,
     /// When the last stream was lost; zero if there was none.
@@ -92,8 +92,8 @@ impl Record {
             last_heard: AtomicU64::new(origin.history.last_seen.0),
             answered: AtomicU64::new(created.0),
             open_streams: AtomicU32::new(0),
-            calls: AtomicU32::new(origin.history.calls),
-            last_gap: AtomicU32::new(origin.history.last_gap.0),
+            calls: atomic::AtomicU32::new(origin.history.calls),
+            last_gap: atomic::AtomicU32::new(origin.history.last_gap.0),
             stream_lost: AtomicU64::new(origin.history.stream_lost.map_or(0, |at| at.0)),
             progress: LazyNotify::default(),
             id: SessionId::clone(&origin.id),
