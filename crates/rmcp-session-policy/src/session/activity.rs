@@ -42,7 +42,7 @@ impl<S: Recorded> Activity<S> {
     /// A hold becomes a request in this way, so no victim is chosen between the two. If the session is closing the
     /// activity ends, and this returns `None`.
     pub(crate) fn turn_into(mut self, kind: ActivityKind, now: Instant) -> Option<Self> {
-        self.id = self.session.record().convert(self.id, kind, now)?;
+        self.id = self.session.record().convert((self.kind, self.id), kind, now)?;
         self.kind = kind;
         Some(self)
     }

@@ -180,12 +180,17 @@ impl Record {
     /// Turns an activity into one that begins now, unless the session is closing.
     ///
     /// On `None` nothing has changed, and the activity is still in progress. The caller ends it.
-    pub(crate) fn convert(&self, activity: ActivityId, kind: ActivityKind, now: Instant) -> Option<ActivityId> {
+    pub(crate) fn convert(
+        &self,
+        from: (ActivityKind, ActivityId),
+        kind: ActivityKind,
+        now: Instant,
+    ) -> Option<ActivityId> {
         // Take the lock before the compare-and-swap. A claim that loaded the old word fails its compare-and-swap; a
         // claim that loads the new word waits for this lock and then reads the new start time. `begin` needs no such
         // order, because it changes the count of activities, which a conversion leaves unchanged.
         let requests = self.entry.lock_requests();
-        self.entry.state.convert().then(|| self.note_begin(requests, Some(activity), kind, Timestamp::of(now)))
+        self.entry.state.convert().then(|| self.note_begin(requests, Some(from), kind, Timestamp::of(now)))
     }
 
     /// Records the begin of an activity, which may replace another one.
@@ -195,14 +200,15 @@ impl Record {
     fn note_begin(
         &self,
         mut requests: MutexGuard<'_, Requests>,
-        instead: Option<ActivityId>,
+        instead: Option<(ActivityKind, ActivityId)>,
         kind: ActivityKind,
         at: Timestamp,
     ) -> ActivityId {
         let first_call = kind.is_use() && self.note_use(kind, at, &requests);
         self.touch(kind, at, &requests);
         requests.working += u32::from(kind.moves_last_used());
-        if let Some(activity) = instead {
+        if let Some((from, activity)) = instead {
+            requests.working -= u32::from(from.moves_last_used());
             requests.end(activity);
         }
         let activity = requests.begin(at);
@@ -398,6 +404,22 @@ mod tests {
         assert_eq!(one.entry.state.read().phase(), Phase::Ready);
         drop(begin(&one, ActivityKind::Call));
         assert_eq!((one.entry.uses(), one.calls()), (2, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_is_renewed_leaves_an_idle_session_behind() {
+        let mut stage = TestRegistry::new(Lru::new());
+        let one = stage.ready();
+        drop(call(&one));
+        let work = begin(&one, ActivityKind::Work).unwrap();
+        let renewed = work.turn_into(ActivityKind::Work, Instant::now()).unwrap();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        drop(call(&one));
+        assert_eq!(one.last_gap().duration(), Some(Duration::ZERO), "at work");
+        drop(renewed);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        drop(call(&one));
+        assert_eq!(one.last_gap().duration(), Some(Duration::from_secs(5)));
     }
 
     #[tokio::test(start_paused = true)]
