@@ -3,6 +3,9 @@
 //! The condition is `all(test, loom)`: `--cfg loom` reaches every crate of a build, but only the tests of this crate
 //! depend on loom.
 
+/// An atomic that loom need not model, because it is written under a lock and decides no race.
+pub(crate) use std::sync::atomic::AtomicU32 as UncheckedU32;
+
 #[cfg(all(test, loom))]
 pub(crate) use checked::{AtomicBool, AtomicU32, AtomicU64, Lazy, Mutex, MutexGuard, Notify, SegQueue, fence};
 #[cfg(not(all(test, loom)))]

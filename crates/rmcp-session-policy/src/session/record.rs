@@ -1,7 +1,7 @@
 //! What the registry and the policies know of one incarnation of a session.
 
 use std::fmt;
-use std::sync::atomic::{self, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::signals::Signals;
 use super::state::Phase;
 use super::stream::Stream;
 use crate::lazy_notify::LazyNotify;
-use crate::sync::{AtomicU32, AtomicU64, MutexGuard};
+use crate::sync::{AtomicU32, AtomicU64, MutexGuard, UncheckedU32};
 use crate::timestamp::Timestamp;
 
 /// How long a half-open session is kept at least for the next step of its handshake, once `initialize` was answered.
@@ -62,9 +62,9 @@ pub(crate) struct Record {
     pub(crate) restored: bool,
     /// Calls so far, in all incarnations. The parking forgets sessions without any first. It and `last_gap` are written
     /// only under the lock of the requests, so loom need not model them.
-    calls: atomic::AtomicU32,
+    calls: UncheckedU32,
     /// How long the session was idle before its latest call but the first, as a [`Gap`].
-    last_gap: atomic::AtomicU32,
+    last_gap: UncheckedU32,
     /// How many streams the client holds open by GET, the resumed streams of requests included.
     open_streams: AtomicU32,
     /// When the last stream was lost; zero if there was none.
@@ -92,8 +92,8 @@ impl Record {
             last_heard: AtomicU64::new(origin.history.last_seen.0),
             answered: AtomicU64::new(created.0),
             open_streams: AtomicU32::new(0),
-            calls: atomic::AtomicU32::new(origin.history.calls),
-            last_gap: atomic::AtomicU32::new(origin.history.last_gap.0),
+            calls: UncheckedU32::new(origin.history.calls),
+            last_gap: UncheckedU32::new(origin.history.last_gap.0),
             stream_lost: AtomicU64::new(origin.history.stream_lost.map_or(0, |at| at.0)),
             progress: LazyNotify::default(),
             id: SessionId::clone(&origin.id),
