@@ -51,6 +51,7 @@ mod restore_replays;
 mod restores_one_at_a_time;
 mod restores_take_places;
 mod retry_after_is_honest;
+mod returns_are_told;
 mod served_in_turn;
 mod sessions_have_owners;
 mod sessions_never_evicted;
