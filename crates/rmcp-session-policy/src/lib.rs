@@ -35,7 +35,8 @@
 //! | a preset with the API of the crate `mcp-session` | [`bounded`] |
 //!
 //! The module `http` (feature `http`, on by default) has the tower layer, which gives policies the client's address and
-//! principal and gives clients the right status. The module `testing` (feature `testing`) has a test kit for policies.
+//! principal and gives clients the right status. The module `testing` (feature `testing`) has a test kit for policies, and
+//! `simulation` (feature `simulation`) drives one without a server, for replays.
 //!
 //! The [guides](_guide) describe the layer's answers, how clients behave, how to write a policy, and how to move from
 //! `mcp-session`. The repository's README has the tables of policies and what each is good for.
@@ -58,6 +59,8 @@ mod queue;
 mod registry;
 mod scope;
 mod session;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;

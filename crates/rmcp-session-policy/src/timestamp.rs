@@ -60,6 +60,12 @@ impl Timestamp {
         Duration::from_micros((self.0 >> TIE_BITS).saturating_sub(earlier.0 >> TIE_BITS))
     }
 
+    /// The moment that is this number of microseconds after the epoch.
+    #[cfg(feature = "simulation")]
+    pub(crate) const fn of_micros(micros: u64) -> Self {
+        Self(micros << TIE_BITS)
+    }
+
     pub(crate) fn instant(self) -> Instant {
         *EPOCH + Duration::from_micros(self.0 >> TIE_BITS)
     }

@@ -389,7 +389,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
 }
 
 /// The default of `max_opening` for `most` places.
-fn default_opening(most: usize) -> usize {
+pub(crate) fn default_opening(most: usize) -> usize {
     (most / 10).max((most / 4).min(5)).max(1)
 }
 

@@ -30,6 +30,8 @@ mod settings;
 mod single_flight;
 
 pub use builder::PolicySessionManagerBuilder;
+#[cfg(feature = "simulation")]
+pub(crate) use builder::default_opening;
 pub use current_session::{BusyGuard, CurrentSession, CurrentSessionError};
 pub use operate::SessionSelector;
 

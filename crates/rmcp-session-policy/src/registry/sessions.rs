@@ -82,7 +82,7 @@ pub(crate) struct Registry<S> {
     /// The sessions in the policy's order, to draw from. If there are none, a choice needs no fallback.
     pub(super) listed: Dense,
     /// Draws the sessions of a sample.
-    pub(super) random: fastrand::Rng,
+    pub(crate) random: fastrand::Rng,
     /// Half-open sessions, oldest first, without those that are restored and those that are set aside (`answering`).
     /// Sessions that have become ready, or have ended, may still be in it.
     pub(super) opening: Queue<Timestamp>,

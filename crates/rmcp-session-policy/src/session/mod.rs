@@ -30,6 +30,8 @@ pub(crate) use kind::ActivityKind;
 pub use origin::SessionOrigin;
 pub(crate) use origin::{History, Origin};
 pub(crate) use record::{Record, Recorded, Software};
+#[cfg(feature = "simulation")]
+pub(crate) use requests::ActivityId;
 pub(crate) use returns::Return;
 pub(crate) use signals::Signals;
 pub use state::Phase;

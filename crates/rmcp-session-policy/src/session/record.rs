@@ -256,7 +256,12 @@ impl Record {
     /// - If the session is closing, the task that closes it is woken at each end.
     /// - If no activity is left, the arrivals look at a half-open session again, and a drain may close the session.
     pub(crate) fn end(&self, kind: ActivityKind, activity: ActivityId) {
-        let at = Timestamp::of(Instant::now());
+        self.end_at(kind, activity, Instant::now());
+    }
+
+    /// Ends an activity at this moment. See [`end`](Self::end).
+    pub(crate) fn end_at(&self, kind: ActivityKind, activity: ActivityId, now: Instant) {
+        let at = Timestamp::of(now);
         if kind == ActivityKind::Handshake {
             self.answered.store(at.0, Relaxed);
         }
