@@ -28,12 +28,12 @@ struct Recorder {
 
 impl Recorder {
     fn note(&self, session: SessionOrigin, told: Told) {
-        self.told.lock().unwrap().push((session, told));
+        self.told.lock().expect("no panic").push((session, told));
     }
 
     /// What it was told of the session that it heard of as the `nth` one.
     fn of(&self, nth: usize) -> Vec<Told> {
-        let told = self.told.lock().unwrap();
+        let told = self.told.lock().expect("no panic");
         let mut sessions: Vec<_> = told.iter().map(|(session, _)| *session).collect();
         sessions.sort();
         sessions.dedup();
