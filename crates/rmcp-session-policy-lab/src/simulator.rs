@@ -1,0 +1,558 @@
+//! [`Simulator`]: plays events on a server with a bound, and tells an observer what becomes of each session.
+//!
+//! The server is the library's own [`Simulation`]. What is added here is what clients and a manager do around it: a bound,
+//! requests that last, sessions that lose their place and are restored by their next request, and idle timeouts.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rmcp_session_policy::admission::ArrivalKind;
+use rmcp_session_policy::eviction::EvictionPolicy;
+use rmcp_session_policy::simulation::{
+    InFlight, LiveSession, ParkedSession, SimulatedActivity, Simulation, default_max_opening,
+};
+use rmcp_session_policy::{ClientContext, SessionKey};
+
+use crate::event::{Event, Kind, Micros, duration};
+use crate::references::Foresight;
+use crate::survey::NextRequests;
+
+/// What is known of the clients of a trace.
+pub trait Cast {
+    /// The name of the software of a session's client.
+    fn software(&self, session: u32) -> Option<&str>;
+    /// The client of a session, as policies see it.
+    fn context(&self, session: u32) -> Option<Arc<ClientContext>>;
+}
+
+/// Hears what becomes of sessions. Each method does nothing by default.
+pub trait Observer {
+    /// A request came. `has_place`: whether its session had a place, so that no restore is forced.
+    fn request(&mut self, request: &Event, has_place: bool) {
+        let _ = (request, has_place);
+    }
+
+    /// A session lost its place to an arrival. `busy`: a request of it was cut.
+    fn evicted(&mut self, session: u32, busy: bool, at: Micros) {
+        let _ = (session, busy, at);
+    }
+
+    /// An arrival got no place, because no session might go.
+    fn refused(&mut self, session: u32, at: Micros) {
+        let _ = (session, at);
+    }
+}
+
+/// How a server is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How many sessions may have a place at one time.
+    pub max_sessions: usize,
+    /// Whether a session that lost its place keeps its history until its next request.
+    pub parks: bool,
+    /// How long a session may be idle until it loses its place.
+    pub idle: Option<Duration>,
+    /// Whether a busy session may be a victim. The library never does that; a reference does.
+    pub cuts_busy: bool,
+}
+
+/// Where a session is.
+enum Place {
+    /// It has none and left nothing: it was not opened yet, was refused, deleted, or is not parked.
+    Nowhere,
+    Live(LiveSession),
+    Parked(Box<ParkedSession>),
+}
+
+/// A session of the trace.
+struct Seat {
+    place: Place,
+    /// How many listening streams its client holds open. They outlive an eviction, as on a server with the HTTP layer.
+    streams: u16,
+    /// Whether its last event has been played.
+    is_over: bool,
+}
+
+/// A request under way. Those of one moment end in the order of their beginnings.
+struct UnderWay {
+    ends: Reverse<(Micros, u64)>,
+    session: LiveSession,
+    activity: InFlight,
+}
+
+impl PartialEq for UnderWay {
+    fn eq(&self, other: &Self) -> bool {
+        self.ends == other.ends
+    }
+}
+
+impl Eq for UnderWay {}
+
+impl PartialOrd for UnderWay {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for UnderWay {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.ends.cmp(&other.ends)
+    }
+}
+
+/// A server with a bound, on which time passes as events are played.
+pub struct Simulator<'a, O> {
+    server: Simulation,
+    settings: Settings,
+    cast: &'a dyn Cast,
+    observer: O,
+    /// The sessions of the trace, by number.
+    seats: Vec<Seat>,
+    /// The session of the trace that a key's index belongs to.
+    owners: Vec<u32>,
+    under_way: BinaryHeap<UnderWay>,
+    /// How many requests have begun, to order those that end at one moment.
+    begun: u64,
+    /// When live sessions are checked for their idle timeout: at the earliest moment at which it may have passed.
+    checks: BinaryHeap<Reverse<(Micros, SessionKey)>>,
+    foresight: Option<Prophet>,
+}
+
+/// Tells a policy that knows the future when sessions make their next requests.
+struct Prophet {
+    next: Arc<NextRequests>,
+    /// How many requests were played.
+    requests: usize,
+    policy: Foresight,
+}
+
+impl<O> fmt::Debug for Simulator<'_, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulator")
+            .field("server", &self.server)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a, O: Observer> Simulator<'a, O> {
+    /// Creates an empty server.
+    pub fn new(policy: Box<dyn EvictionPolicy>, settings: Settings, cast: &'a dyn Cast, observer: O) -> Self {
+        let max_busy = if settings.cuts_busy { Duration::ZERO } else { Duration::MAX };
+        Self {
+            server: Simulation::new(policy, default_max_opening(settings.max_sessions), max_busy),
+            settings,
+            cast,
+            observer,
+            seats: Vec::new(),
+            owners: Vec::new(),
+            under_way: BinaryHeap::new(),
+            begun: 0,
+            checks: BinaryHeap::new(),
+            foresight: None,
+        }
+    }
+
+    /// Tells the policy, through `policy`, of the next request of each session. All events of the trace that `next` is of
+    /// must be played.
+    #[must_use]
+    pub fn with_foresight(mut self, next: Arc<NextRequests>, policy: Foresight) -> Self {
+        self.foresight = Some(Prophet { next, requests: 0, policy });
+        self
+    }
+
+    /// Returns what was observed, once all events are played.
+    pub fn finish(self) -> O {
+        self.observer
+    }
+
+    /// Returns how often the policy broke its contract.
+    pub const fn overruled(&self) -> u64 {
+        self.server.overruled()
+    }
+
+    /// Plays events, which must not begin before those that were played already.
+    ///
+    /// Each costs O(log n) for n requests under way, and what the policy costs.
+    pub fn play(&mut self, events: &[Event]) {
+        for event in events {
+            self.pass(event.at);
+            self.play_one(event);
+            if event.is_last {
+                self.end_of(event.session);
+            }
+        }
+    }
+
+    fn play_one(&mut self, event: &Event) {
+        let session = event.session as usize;
+        if self.seats.len() <= session {
+            self.seats.resize_with(session + 1, || Seat { place: Place::Nowhere, streams: 0, is_over: false });
+        }
+        match event.kind {
+            Kind::Init => self.init(event),
+            Kind::Ready => self.touch(event, SimulatedActivity::Initialized),
+            Kind::Ping => self.touch(event, SimulatedActivity::Ping),
+            Kind::List => self.request(event, SimulatedActivity::List),
+            Kind::Call => self.request(event, SimulatedActivity::Call),
+            Kind::Open => self.open_stream(event),
+            Kind::Close => self.close_stream(event),
+            Kind::Delete => {
+                let seat = &mut self.seats[session];
+                seat.streams = 0;
+                if let Place::Live(live) = std::mem::replace(&mut seat.place, Place::Nowhere) {
+                    self.server.close(&live);
+                }
+            }
+        }
+    }
+
+    /// Ends the requests that end until this moment, and then the sessions that were idle for too long.
+    fn pass(&mut self, now: Micros) {
+        while let Some(first) = self.under_way.peek()
+            && first.ends.0.0 <= now
+            && let Some(UnderWay { ends, session, activity }) = self.under_way.pop()
+        {
+            self.server.end(&session, activity, duration(ends.0.0));
+        }
+        if let Some(idle) = self.settings.idle {
+            self.end_idle(idle.as_micros() as Micros, now);
+        }
+    }
+
+    /// Takes the place of each session that nothing was heard of for as long as `idle`, with nothing in flight and no
+    /// listening stream.
+    fn end_idle(&mut self, idle: Micros, now: Micros) {
+        while let Some(&Reverse((at, key))) = self.checks.peek()
+            && at <= now
+        {
+            self.checks.pop();
+            let owner = self.owners[key.index()];
+            let Place::Live(live) = &self.seats[owner as usize].place else { continue };
+            if live.key() != key {
+                continue;
+            }
+            let info = live.info();
+            let silent_since = self.server.since_start(info.last_seen()).as_micros() as Micros;
+            if info.in_flight() > 0 || info.open_streams() > 0 {
+                self.checks.push(Reverse((at + idle, key)));
+            } else if silent_since + idle > at {
+                self.checks.push(Reverse((silent_since + idle, key)));
+            } else {
+                let live = live.clone();
+                self.server.close(&live);
+                self.leave(owner, &live, at);
+            }
+        }
+    }
+
+    fn init(&mut self, event: &Event) {
+        if matches!(self.seats[event.session as usize].place, Place::Live(_)) {
+            return;
+        }
+        self.seats[event.session as usize].place = Place::Nowhere;
+        if let Some(live) = self.arrive(event.session, ArrivalKind::Create, event.at) {
+            self.begin(&live, SimulatedActivity::Initialize, event);
+        }
+    }
+
+    /// Plays what uses a session only if it has a place.
+    fn touch(&mut self, event: &Event, activity: SimulatedActivity) {
+        if let Place::Live(live) = &self.seats[event.session as usize].place {
+            let live = live.clone();
+            self.begin(&live, activity, event);
+        }
+    }
+
+    /// Plays a request, for which its session gets a place if it has none.
+    fn request(&mut self, event: &Event, activity: SimulatedActivity) {
+        let live = match &self.seats[event.session as usize].place {
+            Place::Live(live) => Some(live.clone()),
+            Place::Parked(_) | Place::Nowhere => None,
+        };
+        self.observer.request(event, live.is_some());
+        let live = live.or_else(|| self.come_back(event.session, event.at));
+        let next = self.foresight.as_mut().map(Prophet::next_request);
+        if let Some(live) = live {
+            self.foretell(live.key(), next);
+            self.begin(&live, activity, event);
+        }
+    }
+
+    /// Gives a session a place for its request, with its history if it was parked.
+    fn come_back(&mut self, session: u32, at: Micros) -> Option<LiveSession> {
+        if matches!(self.seats[session as usize].place, Place::Parked(_)) {
+            return self.arrive(session, ArrivalKind::Restore, at);
+        }
+        let live = self.arrive(session, ArrivalKind::Create, at)?;
+        for step in [SimulatedActivity::Initialize, SimulatedActivity::Initialized] {
+            if let Some(activity) = self.server.begin(&live, step, duration(at)) {
+                self.server.end(&live, activity, duration(at));
+            }
+        }
+        Some(live)
+    }
+
+    /// Finds a place for a session and puts it there. Returns `None` if no session may go.
+    fn arrive(&mut self, session: u32, kind: ArrivalKind, at: Micros) -> Option<LiveSession> {
+        let context = self.cast.context(session);
+        while self.server.len() >= self.settings.max_sessions {
+            let Some(victim) = self.server.victim(kind, context.as_deref(), duration(at)) else {
+                self.observer.refused(session, at);
+                return None;
+            };
+            let owner = self.owners[victim.key().index()];
+            self.observer.evicted(owner, victim.info().in_flight() > 0, at);
+            self.leave(owner, &victim, at);
+        }
+        let seat = &mut self.seats[session as usize];
+        let live = match std::mem::replace(&mut seat.place, Place::Nowhere) {
+            Place::Parked(parked) => self.server.restore(*parked, duration(at)),
+            Place::Live(_) | Place::Nowhere => self.server.open(self.cast.software(session), context, duration(at)),
+        };
+        for _ in 0..seat.streams {
+            self.server.open_stream(&live, duration(at));
+        }
+        seat.place = Place::Live(live.clone());
+        self.settle(session, &live, at);
+        Some(live)
+    }
+
+    /// Notes whose a new incarnation is, when to look at it, and what comes next.
+    fn settle(&mut self, session: u32, live: &LiveSession, at: Micros) {
+        let index = live.key().index();
+        if self.owners.len() <= index {
+            self.owners.resize(index + 1, 0);
+        }
+        self.owners[index] = session;
+        if let Some(idle) = self.settings.idle {
+            self.checks.push(Reverse((at + idle.as_micros() as Micros, live.key())));
+        }
+        let first = self.foresight.as_ref().map(|prophet| prophet.next.first[session as usize]);
+        self.foretell(live.key(), first);
+    }
+
+    fn foretell(&self, key: SessionKey, next: Option<Micros>) {
+        if let (Some(prophet), Some(next)) = (&self.foresight, next) {
+            prophet.policy.tell(key, next);
+        }
+    }
+
+    fn begin(&mut self, live: &LiveSession, activity: SimulatedActivity, event: &Event) {
+        let Some(begun) = self.server.begin(live, activity, duration(event.at)) else { return };
+        if event.lasts == 0 {
+            self.server.end(live, begun, duration(event.at));
+            return;
+        }
+        self.begun += 1;
+        let ends = Reverse((event.at + event.lasts, self.begun));
+        self.under_way.push(UnderWay { ends, session: live.clone(), activity: begun });
+    }
+
+    /// Parks a session that has lost its place, unless nothing comes from it any more.
+    fn leave(&mut self, owner: u32, live: &LiveSession, at: Micros) {
+        let seat = &mut self.seats[owner as usize];
+        let comes_back = self.settings.parks && !seat.is_over;
+        seat.place =
+            if comes_back { Place::Parked(Box::new(self.server.park(live, duration(at)))) } else { Place::Nowhere };
+    }
+
+    /// Forgets what is kept for the next event of a session: there is none. A session that has a place keeps it, since no
+    /// server knows that.
+    fn end_of(&mut self, session: u32) {
+        let seat = &mut self.seats[session as usize];
+        seat.is_over = true;
+        if let Place::Parked(_) = seat.place {
+            seat.place = Place::Nowhere;
+        }
+    }
+
+    fn open_stream(&mut self, event: &Event) {
+        let seat = &mut self.seats[event.session as usize];
+        if let Place::Nowhere = seat.place {
+            return;
+        }
+        seat.streams = seat.streams.saturating_add(1);
+        if let Place::Live(live) = &seat.place {
+            self.server.open_stream(live, duration(event.at));
+        }
+    }
+
+    fn close_stream(&mut self, event: &Event) {
+        let seat = &mut self.seats[event.session as usize];
+        if seat.streams == 0 {
+            return;
+        }
+        seat.streams -= 1;
+        if let Place::Live(live) = &seat.place {
+            self.server.close_stream(live, duration(event.at));
+        }
+    }
+}
+
+impl Prophet {
+    /// Counts a request; returns when its session makes the next one.
+    fn next_request(&mut self) -> Micros {
+        let next = self.next.after[self.requests];
+        self.requests += 1;
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rmcp_session_policy::eviction::{Fifo, Lru};
+
+    use super::*;
+
+    struct Nobody;
+
+    impl Cast for Nobody {
+        fn software(&self, _: u32) -> Option<&str> {
+            None
+        }
+        fn context(&self, _: u32) -> Option<Arc<ClientContext>> {
+            None
+        }
+    }
+
+    /// Writes down what it hears: a letter and the session.
+    #[derive(Default)]
+    struct Heard(Vec<(char, u32)>);
+
+    impl Observer for Heard {
+        fn request(&mut self, request: &Event, has_place: bool) {
+            if !has_place {
+                self.0.push(('r', request.session));
+            }
+        }
+        fn evicted(&mut self, session: u32, busy: bool, _: Micros) {
+            self.0.push((if busy { 'b' } else { 'e' }, session));
+        }
+        fn refused(&mut self, session: u32, _: Micros) {
+            self.0.push(('x', session));
+        }
+    }
+
+    const fn settings(max_sessions: usize) -> Settings {
+        Settings { max_sessions, parks: true, idle: None, cuts_busy: false }
+    }
+
+    /// Plays `(second, session, kind, seconds)`.
+    fn heard(policy: impl EvictionPolicy, settings: Settings, events: &[(u64, u32, Kind, u64)]) -> Vec<(char, u32)> {
+        let mut simulator = Simulator::new(Box::new(policy), settings, &Nobody, Heard::default());
+        for (nth, (at, session, kind, lasts)) in events.iter().enumerate() {
+            let is_last = events[nth + 1..].iter().all(|(_, other, ..)| other != session);
+            let event = Event { at: at * 1_000_000, lasts: lasts * 1_000_000, session: *session, kind: *kind, is_last };
+            simulator.play(&[event]);
+        }
+        assert_eq!(simulator.overruled(), 0);
+        simulator.finish().0
+    }
+
+    use Kind::{Call, Close, Delete, Init, List, Open, Ping, Ready};
+
+    #[test]
+    fn the_next_request_of_an_evicted_session_restores_it() {
+        let trace = [
+            (0, 0, Init, 0),
+            (0, 0, Ready, 0),
+            (1, 1, Init, 0),
+            (1, 1, Ready, 0),
+            (2, 2, Init, 0), // takes the place of 0
+            (2, 2, Ready, 0),
+            (3, 0, Ping, 0), // restores nothing
+            (3, 0, Open, 0),
+            (4, 0, List, 0), // takes the place of 1
+            (5, 0, Call, 0),
+            (6, 1, Call, 0), // takes the place of 2
+            (7, 2, Ping, 0),
+        ];
+        assert_eq!(heard(Lru::new(), settings(2), &trace), [('e', 0), ('r', 0), ('e', 1), ('r', 1), ('e', 2)]);
+    }
+
+    #[test]
+    fn a_restored_session_has_its_history_only_if_it_was_parked() {
+        let trace = [
+            (0, 0, Init, 0),
+            (0, 0, Ready, 0),
+            (1, 0, Call, 0),
+            (1, 0, Call, 0),
+            (1, 0, Call, 0),
+            (2, 1, Init, 0),
+            (2, 1, Ready, 0),
+            (3, 0, Call, 0),
+            (3, 1, Call, 0),
+            (4, 2, Init, 0),
+            (4, 2, Ready, 0),
+            (4, 2, Ping, 0),
+        ];
+        let with = |parks| {
+            let policy = rmcp_session_policy::eviction::victim_fn(|candidates| {
+                candidates.iter().min_by_key(|session| (session.uses(), session.key())).map(|session| session.key())
+            });
+            heard(policy, Settings { parks, ..settings(1) }, &trace)
+        };
+        let both = [('e', 0), ('r', 0), ('e', 1), ('r', 1), ('e', 0), ('e', 1)];
+        assert_eq!((with(true), with(false)), (both.to_vec(), both.to_vec()), "with one place there is no choice");
+    }
+
+    #[test]
+    fn a_busy_session_is_kept_and_the_arrival_refused() {
+        let trace = [
+            (0, 0, Init, 0),
+            (0, 0, Ready, 0),
+            (1, 0, Call, 10),
+            (2, 1, Init, 0),
+            (3, 1, List, 0), // without a place still
+            (11, 1, List, 0),
+            (12, 0, Call, 5),
+        ];
+        let refused = [('x', 1), ('r', 1), ('x', 1), ('r', 1), ('e', 0), ('r', 0), ('e', 1)];
+        assert_eq!(heard(Lru::new(), settings(1), &trace), refused);
+        let cut = [('b', 0), ('e', 1), ('r', 0)];
+        let heard = heard(Fifo::new(), Settings { cuts_busy: true, ..settings(1) }, &trace);
+        assert_eq!((heard[0], heard.contains(&cut[2])), (cut[0], true));
+    }
+
+    #[test]
+    fn half_open_sessions_are_kept_up_to_their_share() {
+        let trace = [
+            (0, 0, Init, 0),
+            (0, 0, Ready, 0),
+            (1, 1, Init, 0),
+            (2, 2, Init, 0), // the share is 1: 1 goes
+            (3, 3, Init, 0),
+        ];
+        assert_eq!(heard(Lru::new(), settings(2), &trace), [('e', 1), ('e', 2)]);
+    }
+
+    #[test]
+    fn an_idle_session_loses_its_place_unless_a_stream_is_open() {
+        let idle = Settings { idle: Some(Duration::from_secs(60)), ..settings(2) };
+        let trace = [
+            (0, 0, Init, 0),
+            (0, 0, Ready, 0),
+            (0, 1, Init, 0),
+            (0, 1, Ready, 0),
+            (1, 1, Open, 0),
+            (50, 0, Ping, 0),  // is heard of
+            (110, 2, Init, 0), // 0 has just lost its place
+            (110, 2, Ready, 0),
+            (111, 0, Call, 0), // 1 is the least recently used, its stream is no use
+            (112, 1, Close, 0),
+            (113, 2, Ping, 0),
+        ];
+        assert_eq!(heard(Lru::new(), idle, &trace), [('r', 0), ('e', 1)]);
+    }
+
+    #[test]
+    fn a_deleted_session_gives_its_place_back() {
+        let trace =
+            [(0, 0, Init, 0), (0, 0, Ready, 0), (1, 0, Call, 100), (2, 0, Delete, 0), (3, 1, Init, 0), (4, 0, Call, 0)];
+        assert_eq!(heard(Lru::new(), settings(1), &trace), [('r', 0), ('e', 1)]);
+    }
+}
