@@ -114,7 +114,16 @@ fn hours(text: &str) -> Result<f64, String> {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => {
+            eprintln!("{}", one_line(&error.to_string()));
+            return ExitCode::from(2);
+        }
+        // What was asked for: the help, or the version.
+        Err(help) => help.exit(),
+    };
+    match run(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of a pipe may have seen enough.
         Err(LabError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -123,6 +132,11 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// The first paragraph of a message.
+fn one_line(message: &str) -> String {
+    message.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 fn run(command: Command) -> Result<(), LabError> {

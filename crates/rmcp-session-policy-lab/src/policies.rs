@@ -1,25 +1,32 @@
 //! The policies by the names that the command line takes.
 
-use rmcp_session_policy::eviction::{EvictionPolicy, Fifo, Lfu, Lru};
+use std::time::Duration;
 
-use crate::references::{Belady, Clock, Foresight, Hyperbolic, Lhd, Lru2, Random, S3Fifo, Sieve, Slru};
+use rmcp_session_policy::eviction::{AbandonedFirst, EvictionPolicy, Fifo, Lfu, Lru, Random, Scored, SessionInfo};
+use tokio::time::Instant;
+
+use crate::references::{Belady, Clock, Foresight, Hyperbolic, Lhd, Lru2, S3Fifo, Sieve, Slru};
 
 /// A policy that a trace can be replayed through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 #[value(rename_all = "lower")]
 #[non_exhaustive]
 pub enum PolicyName {
+    /// What a manager has by default: the library's `AbandonedFirst`.
+    Default,
     /// The library's `Fifo`: the oldest session that may go.
     Fifo,
     /// The library's `Lru`: the least recently used one.
     Lru,
     /// The library's `Lfu`: the one with the fewest uses, old uses counting less.
     Lfu,
+    /// The library's `Random`: a session at random.
+    Random,
+    /// The library's `Scored`, with the score of its example: idle time, weighed by the number of calls.
+    Scored,
     /// Reference: the oldest session, busy or not, as the crate mcp-session 0.2 has it.
     #[value(name = "mcp-session")]
     McpSession,
-    /// Reference: a session at random.
-    Random,
     /// Reference: CLOCK.
     Clock,
     /// Reference: SIEVE.
@@ -43,11 +50,13 @@ impl PolicyName {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Default => "default",
             Self::Fifo => "fifo",
             Self::Lru => "lru",
             Self::Lfu => "lfu",
-            Self::McpSession => "mcp-session",
             Self::Random => "random",
+            Self::Scored => "scored",
+            Self::McpSession => "mcp-session",
             Self::Clock => "clock",
             Self::Sieve => "sieve",
             Self::Slru => "slru",
@@ -75,10 +84,12 @@ impl PolicyName {
     #[must_use]
     pub fn make(self) -> (Box<dyn EvictionPolicy>, Option<Foresight>) {
         let policy: Box<dyn EvictionPolicy> = match self {
+            Self::Default => Box::new(AbandonedFirst::new()),
             Self::Fifo | Self::McpSession => Box::new(Fifo::new()),
             Self::Lru => Box::new(Lru::new()),
             Self::Lfu => Box::new(Lfu::new()),
-            Self::Random => Box::<Random>::default(),
+            Self::Random => Box::new(Random::new()),
+            Self::Scored => Box::new(Scored::sample(32, idle_by_calls)),
             Self::Clock => Box::<Clock>::default(),
             Self::Sieve => Box::<Sieve>::default(),
             Self::Slru => Box::<Slru>::default(),
@@ -94,6 +105,19 @@ impl PolicyName {
         };
         (policy, None)
     }
+}
+
+/// The idle time of a session, which weighs more the fewer calls it made.
+fn idle_by_calls(session: &SessionInfo<'_>, now: Instant) -> f64 {
+    let idle = now.saturating_duration_since(session.last_used()) + Duration::from_secs(5);
+    let weight = match session.calls() {
+        0 => 30.0,
+        1 => 6.0,
+        2..=3 => 3.0,
+        4..=15 => 1.5,
+        _ => 1.0,
+    };
+    -idle.as_secs_f64() * weight
 }
 
 #[cfg(test)]

@@ -203,8 +203,13 @@ impl<'a, O: Observer> Simulator<'a, O> {
             Kind::Delete => {
                 let seat = &mut self.seats[session];
                 seat.streams = 0;
-                if let Place::Live(live) = std::mem::replace(&mut seat.place, Place::Nowhere) {
-                    self.server.close(&live);
+                match std::mem::replace(&mut seat.place, Place::Nowhere) {
+                    Place::Nowhere => {}
+                    Place::Parked(parked) => self.server.forget(parked.origin()),
+                    Place::Live(live) => {
+                        self.server.close(&live);
+                        self.server.forget(live.info().origin());
+                    }
                 }
             }
         }
@@ -355,6 +360,10 @@ impl<'a, O: Observer> Simulator<'a, O> {
     /// Parks a session that has lost its place, unless nothing comes from it any more.
     fn leave(&mut self, owner: u32, live: &LiveSession, at: Micros) {
         let seat = &mut self.seats[owner as usize];
+        if !self.settings.parks {
+            self.server.forget(live.info().origin());
+        }
+        // A server does not know that nothing comes any more, so a policy is not told.
         let comes_back = self.settings.parks && !seat.is_over;
         seat.place =
             if comes_back { Place::Parked(Box::new(self.server.park(live, duration(at)))) } else { Place::Nowhere };
@@ -476,28 +485,30 @@ mod tests {
 
     #[test]
     fn a_restored_session_has_its_history_only_if_it_was_parked() {
+        let opened = |at, session| [(at, session, Init, 0), (at, session, Ready, 0)];
+        let calls = |at, session, count| vec![(at, session, Call, 0); count];
         let trace = [
-            (0, 0, Init, 0),
-            (0, 0, Ready, 0),
-            (1, 0, Call, 0),
-            (1, 0, Call, 0),
-            (1, 0, Call, 0),
-            (2, 1, Init, 0),
-            (2, 1, Ready, 0),
-            (3, 0, Call, 0),
-            (3, 1, Call, 0),
-            (4, 2, Init, 0),
-            (4, 2, Ready, 0),
-            (4, 2, Ping, 0),
-        ];
+            opened(0, 0).to_vec(),
+            calls(0, 0, 3),
+            opened(1, 1).to_vec(),
+            calls(1, 1, 4),
+            opened(2, 2).to_vec(), // takes the place of 0
+            calls(2, 2, 3),
+            calls(3, 0, 2), // takes the place of 2, and has used its session 5 times or 2
+            opened(4, 3).to_vec(),
+            calls(5, 0, 1),
+            calls(5, 1, 1),
+        ]
+        .concat();
         let with = |parks| {
-            let policy = rmcp_session_policy::eviction::victim_fn(|candidates| {
+            let fewest_uses = rmcp_session_policy::eviction::victim_fn(|candidates| {
                 candidates.iter().min_by_key(|session| (session.uses(), session.key())).map(|session| session.key())
             });
-            heard(policy, Settings { parks, ..settings(1) }, &trace)
+            heard(fewest_uses, Settings { parks, ..settings(2) }, &trace)
         };
-        let both = [('e', 0), ('r', 0), ('e', 1), ('r', 1), ('e', 0), ('e', 1)];
-        assert_eq!((with(true), with(false)), (both.to_vec(), both.to_vec()), "with one place there is no choice");
+        let first = [('e', 0), ('r', 0), ('e', 2)];
+        assert_eq!(with(true), [&first[..], &[('e', 1), ('r', 1), ('e', 3)]].concat());
+        assert_eq!(with(false), [&first[..], &[('e', 0), ('r', 0), ('e', 3)]].concat());
     }
 
     #[test]

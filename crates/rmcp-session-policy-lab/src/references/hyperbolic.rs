@@ -3,39 +3,21 @@
 use rmcp_session_policy::SessionKey;
 use rmcp_session_policy::eviction::{Candidates, EvictionPolicy, SessionInfo};
 
-use super::key_list::KeyList;
-
 /// How many sessions are drawn for a choice.
 const DRAWN: usize = 64;
 
 /// Hyperbolic caching (Blankstein, Sen, Freedman, USENIX ATC 2017): of 64 sessions drawn at random, evicts the one with the
 /// fewest uses for the time since it was opened. O(1).
-#[derive(Debug)]
-pub struct Hyperbolic {
-    sessions: KeyList,
-}
-
-impl Default for Hyperbolic {
-    fn default() -> Self {
-        Self { sessions: KeyList::new() }
-    }
-}
+#[derive(Debug, Default)]
+pub struct Hyperbolic;
 
 impl EvictionPolicy for Hyperbolic {
-    fn on_insert(&mut self, session: &SessionInfo<'_>) {
-        self.sessions.insert(session.key());
-    }
-
-    fn on_remove(&mut self, session: &SessionInfo<'_>) {
-        self.sessions.remove(session.key());
-    }
-
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         let rate = |session: &SessionInfo<'_>| {
             let age = candidates.now().saturating_duration_since(session.opened()).as_secs_f64();
             (session.uses() as f64 + 1.0) / age.max(1e-6)
         };
-        let drawn = (0..DRAWN).filter_map(|_| self.sessions.draw()).filter_map(|key| candidates.get(key));
+        let drawn = candidates.sample(DRAWN);
         drawn.min_by(|one, other| rate(one).total_cmp(&rate(other))).map(|session| session.key())
     }
 }

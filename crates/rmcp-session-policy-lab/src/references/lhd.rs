@@ -6,7 +6,6 @@ use rmcp_session_policy::eviction::{Candidates, EvictionPolicy, SessionInfo};
 use tokio::time::Instant;
 
 use super::hits::Hits;
-use super::key_list::KeyList;
 
 /// How many sessions are drawn for a choice.
 const DRAWN: usize = 32;
@@ -15,7 +14,7 @@ const AGES: usize = 40;
 /// Classes by the hits of a session: none, 1, 2 to 3, 4 and more.
 const CLASSES: usize = 4;
 /// After how many hits and evictions the densities are computed anew, and the counts lowered.
-const EPOCH: u64 = 20_000;
+const EPOCH: u64 = 5_000;
 /// What is left of the counts after an epoch.
 const DECAY: f64 = 0.9;
 
@@ -24,7 +23,6 @@ const DECAY: f64 = 0.9;
 /// age and its number of hits. Ages are of time and in half octaves, not of accesses. It hears of each use. O(1).
 #[derive(Debug)]
 pub struct Lhd {
-    sessions: KeyList,
     /// What is known of each session, by the key's index.
     known: Vec<Option<Known>>,
     tables: [Table; CLASSES],
@@ -96,7 +94,7 @@ fn age_of(from: Instant, to: Instant) -> usize {
 
 impl Default for Lhd {
     fn default() -> Self {
-        Self { sessions: KeyList::new(), known: Vec::new(), tables: [Table::new(); CLASSES], events: 0, named: None }
+        Self { known: Vec::new(), tables: [Table::new(); CLASSES], events: 0, named: None }
     }
 }
 
@@ -107,7 +105,6 @@ impl Lhd {
             self.known.resize(key.index() + 1, None);
         }
         self.known[key.index()] = Some(Known { hits, count: 0, last: session.last_used().max(session.created()) });
-        self.sessions.insert(key);
     }
 
     /// Counts a hit or an eviction, and learns at the end of an epoch.
@@ -125,13 +122,8 @@ impl EvictionPolicy for Lhd {
         self.put(session, Hits::from(session));
     }
 
-    fn on_remove(&mut self, session: &SessionInfo<'_>) {
-        self.sessions.remove(session.key());
-    }
-
-    fn on_suspend(&mut self, session: &SessionInfo<'_>) {
+    fn on_suspend(&mut self, _: &SessionInfo<'_>) {
         self.named = None;
-        self.sessions.remove(session.key());
     }
 
     fn on_resume(&mut self, session: &SessionInfo<'_>) {
@@ -171,8 +163,8 @@ impl EvictionPolicy for Lhd {
             let known = self.known[key.index()].as_ref();
             known.map_or(0.0, |known| self.tables[known.class()].density[age_of(known.last, candidates.now())])
         };
-        let drawn: Vec<_> = (0..DRAWN).filter_map(|_| self.sessions.draw()).collect();
-        self.named = drawn.into_iter().min_by(|one, other| density(one).total_cmp(&density(other)));
+        let drawn = candidates.sample(DRAWN).map(|session| session.key());
+        self.named = drawn.min_by(|one, other| density(one).total_cmp(&density(other)));
         self.named
     }
 }

@@ -64,7 +64,9 @@ impl EvictionPolicy for Lru2 {
     fn on_access(&mut self, session: &SessionInfo<'_>) {
         if let Some((_, last)) = self.uses.get(&session.key()).copied() {
             self.now += 1;
-            self.put(session.key(), (last, self.now));
+            // The arrival of a session and its first use are one.
+            let before = if session.uses() <= 1 { 0 } else { last };
+            self.put(session.key(), (before, self.now));
         }
     }
 

@@ -15,7 +15,7 @@ pub struct Sieve {
     /// The sessions by arrival.
     queue: BTreeMap<u64, (SessionKey, Hits)>,
     arrivals: HashMap<SessionKey, u64>,
-    /// The arrival that the hand points to, or the next one after it.
+    /// The arrival that the hand points to, or the next one after it; 0 for the oldest.
     hand: u64,
     next: u64,
 }
@@ -52,8 +52,10 @@ impl EvictionPolicy for Sieve {
             match candidates.get(*key) {
                 Some(session) if hits.take(&session) > 0 => self.hand = arrival + 1,
                 _ => {
-                    self.hand = arrival;
-                    return Some(*key);
+                    let named = *key;
+                    // If it is the newest the hand begins again, also if others come meanwhile.
+                    self.hand = self.queue.range(arrival + 1..).next().map_or(0, |(next, _)| *next);
+                    return Some(named);
                 }
             }
         }

@@ -1,0 +1,195 @@
+//! The program itself: its output on traces whose restores can be counted by hand, and its errors.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+/// Two places: least recently used, first in first out, and what knows the future choose differently.
+const TRACE: &str = "\
+time_s,session,kind,duration_s,software,tenant,note
+0,a,init,0,agent,t1,
+0,a,ready,0,agent,t1,
+1,b,init,0,,,more columns are ignored
+1,b,ready,0,,,
+2,a,call,0,agent,t1,
+3,c,init,0,,,
+3,c,ready,0,,,
+4,b,call,0,,,
+5,a,call,0,agent,t1,
+6,c,list,0,,,
+";
+
+/// A file that is removed with this.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &[u8]) -> Self {
+        let path = std::env::temp_dir().join(format!("rmcp-session-policy-lab-{}-{name}", std::process::id()));
+        fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).unwrap();
+    }
+}
+
+fn lab(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rmcp-session-policy-lab")).args(arguments).output().unwrap()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = lab(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Replays a trace with these arguments.
+fn replay(name: &str, trace: &str, arguments: &str) -> Value {
+    let file = File::new(name, trace.as_bytes());
+    let arguments = arguments.split_whitespace();
+    json(&["replay", file.path()].into_iter().chain(arguments).chain(["--format", "json"]).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_replay_counts_what_can_be_counted_by_hand() {
+    let runs = replay("hand.csv", TRACE, "--max-sessions 2,3 --policy lru,fifo,belady");
+    let run = |policy: &str, max_sessions: usize, restores: usize, evictions: usize| {
+        json!({
+            "policy": policy,
+            "max_sessions": max_sessions,
+            "requests": 4,
+            "restores": restores,
+            "restores_per_1000": restores as f64 * 250.0,
+            "evictions": evictions,
+            "refused": 0,
+            "busy_cut": 0,
+        })
+    };
+    // LRU: c takes the place of b, b that of a, a that of c, c that of b. FIFO: c that of a, a that of b.
+    let three = ["lru", "fifo", "belady"].map(|policy| run(policy, 3, 0, 0));
+    let expected: Vec<_> =
+        [run("lru", 2, 3, 4), run("fifo", 2, 1, 2), run("belady", 2, 1, 2)].into_iter().chain(three).collect();
+    assert_eq!(runs, Value::Array(expected));
+}
+
+#[test]
+fn the_warm_up_is_not_counted() {
+    // 30 % of the span are 1.8 s.
+    let by_default = replay("warm-1.csv", TRACE, "--max-sessions 2 --policy lru");
+    assert_eq!((&by_default[0]["requests"], &by_default[0]["evictions"]), (&json!(4), &json!(4)));
+    let late = replay("warm-2.csv", TRACE, "--max-sessions 2 --policy lru --warm 4.5");
+    assert_eq!([&late[0]["requests"], &late[0]["restores"], &late[0]["evictions"]], [&json!(2), &json!(2), &json!(2)]);
+    let none = replay("warm-3.csv", TRACE, "--max-sessions 2 --policy lru --warm 100");
+    assert_eq!((&none[0]["requests"], &none[0]["restores_per_1000"]), (&json!(0), &json!(0.0)));
+}
+
+#[test]
+fn a_bound_may_be_a_share_of_the_places_needed() {
+    let file = File::new("needed.csv", TRACE.as_bytes());
+    let arguments = ["replay", file.path(), "--max-sessions", "50%,100%", "--policy", "lru", "--format"];
+    let table = lab(&[&arguments[..], &["table"]].concat());
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.starts_with("needed: 2 places\n"), "a and b call, c does not: {table}");
+    assert_eq!(table.lines().count(), 4);
+    let output = lab(&[&arguments[..], &["json"]].concat());
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "needed: 2 places\n");
+    let runs: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!([&runs[0]["max_sessions"], &runs[1]["max_sessions"]], [&json!(1), &json!(2)]);
+}
+
+#[test]
+fn a_busy_session_is_cut_only_by_the_policy_that_does_that() {
+    let trace = "time_s,session,kind,duration_s,software,tenant
+0,a,init,0,,
+0,a,ready,0,,
+1,a,call,10,,
+2,b,init,0,,
+2.5,b,ready,0,,
+20,a,call,0,,
+";
+    let runs = replay("busy.csv", trace, "--max-sessions 1 --policy default,fifo,mcp-session --warm 0");
+    for policy in 0..2 {
+        let fields =
+            ["restores", "evictions", "refused", "busy_cut"].map(|field| runs[policy][field].as_u64().unwrap());
+        assert_eq!(fields, [0, 0, 1, 0], "b is refused");
+    }
+    let fields = ["restores", "evictions", "refused", "busy_cut"].map(|field| runs[2][field].as_u64().unwrap());
+    assert_eq!(fields, [1, 2, 0, 1], "a is cut, and comes back");
+}
+
+#[test]
+fn idle_sessions_lose_their_places_if_that_is_asked_for() {
+    let trace = "time_s,session,kind,duration_s,software,tenant
+0,a,init,0,,
+0,a,ready,0,,
+100,a,call,0,,
+150,a,call,0,,
+";
+    for (arguments, restores) in [("", 0), ("--idle 60", 1), ("--idle 60 --no-parking", 1), ("--idle 40", 2)] {
+        let runs = replay("idle.csv", trace, &format!("--max-sessions 9 --policy lru --warm 0 {arguments}"));
+        assert_eq!((&runs[0]["restores"], &runs[0]["evictions"]), (&json!(restores), &json!(0)), "{arguments}");
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_jobs() {
+    let trace = lab(&["generate", "mixed", "--seed", "3", "--hours", "2"]);
+    assert_eq!(trace.stdout, lab(&["generate", "mixed", "--seed", "3", "--hours", "2"]).stdout);
+    let file = File::new("jobs.csv", &trace.stdout);
+    let policies = "default,lru,lfu,fifo,random,scored,sieve,s3fifo,lhd,hyperbolic,belady";
+    let with = |jobs: &str| {
+        let arguments = ["replay", file.path(), "--max-sessions", "40%,80%", "--policy", policies, "--jobs", jobs];
+        json(&[&arguments[..], &["--format", "json"]].concat())
+    };
+    let one = with("1");
+    assert_eq!(one.as_array().unwrap().len(), 22);
+    assert!(one.as_array().unwrap().iter().all(|run| run["restores"].as_u64() > Some(0)));
+    assert_eq!(one, with("1"));
+    assert_eq!(one, with("7"));
+}
+
+#[test]
+fn a_flood_is_told_as_json() {
+    let arguments = "flood --policy lru --kind b --calls once --addresses 10000 --seed 1 --format json";
+    let outcome = json(&arguments.split(' ').collect::<Vec<_>>());
+    let field = |name: &str| outcome[name].as_u64().unwrap();
+    assert_eq!(outcome.as_object().unwrap().len(), 5);
+    assert!(field("users") > 450 && field("lost") <= field("users"));
+    assert!(field("lost") * 10 > field("users") * 8, "nine in ten users lose their session: {outcome}");
+    assert!(field("newcomers") > 100 && field("newcomers_lost") * 2 > field("newcomers"), "{outcome}");
+    assert_eq!(field("refused"), 0);
+}
+
+#[test]
+fn an_error_is_one_line_and_code_2() {
+    let unsorted = File::new("unsorted.csv", format!("{TRACE}5,a,call,0,,\n").as_bytes());
+    let empty = File::new("empty.csv", b"");
+    let replay = |path, rest: &'static str| [vec!["replay", path], rest.split(' ').collect()].concat();
+    let sound = "--max-sessions 2 --policy lru";
+    for (arguments, message) in [
+        (replay("nowhere.csv", sound), "error: nowhere.csv: "),
+        (replay(unsorted.path(), sound), "error: line 12, column time_s: it is before"),
+        (replay(empty.path(), sound), "error: line 1, column time_s: it is missing"),
+        (replay(unsorted.path(), "--max-sessions 0 --policy lru"), "error: invalid value '0'"),
+        (replay(unsorted.path(), "--max-sessions 2 --policy mru"), "error: invalid value 'mru'"),
+        (vec!["generate", "poetry", "--seed", "1"], "error: preset poetry: it is neither a file nor one of coding"),
+        ("flood --policy lru --kind a --addresses 0".split(' ').collect(), "error: 0 addresses"),
+        (vec!["draw"], "error: unrecognized subcommand 'draw'"),
+    ] {
+        let output = lab(&arguments);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.starts_with(message), "{told}");
+        assert_eq!(told.trim_end().lines().count(), 1, "{told}");
+        assert!(output.stdout.is_empty());
+    }
+}
