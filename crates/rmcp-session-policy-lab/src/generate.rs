@@ -15,7 +15,7 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::distribution::{chance, exponential, weighted};
 use crate::error::LabError;
 use crate::event::Kind;
-use crate::presets::{Cast, Preset};
+use crate::presets::{Part, Preset};
 use crate::trace::TraceWriter;
 
 /// The depth of the day curve: the lowest rate is a quarter of the highest.
@@ -43,7 +43,7 @@ struct Pending {
 
 /// The arrivals of one crowd.
 struct Arrivals {
-    cast: Cast,
+    part: Part,
     names: Vec<String>,
     seed: u64,
     number: u64,
@@ -57,26 +57,26 @@ struct Arrivals {
 }
 
 impl Arrivals {
-    fn new(cast: Cast, seed: u64, number: usize, drift: f64) -> Self {
+    fn new(part: Part, seed: u64, number: usize, drift: f64) -> Self {
         let number = number as u64;
-        let names = cast.actor.software.keys().cloned().collect();
+        let names = part.actor.software.keys().cloned().collect();
         let mut arrivals =
-            Self { cast, names, seed, number, random: stream(seed, number, 0), next: 0.0, count: 0, drift };
+            Self { part, names, seed, number, random: stream(seed, number, 0), next: 0.0, count: 0, drift };
         arrivals.advance();
         arrivals
     }
 
     /// How many times as many sessions come at this moment as over the day and before the drift.
     fn factor(&self, at: f64) -> f64 {
-        let day = if self.cast.actor.follows_day { 1.0 - DAY_DEPTH * libm::cos(TAU * at / DAY) } else { 1.0 };
-        if at >= self.drift { day * self.cast.factor } else { day }
+        let day = if self.part.actor.follows_day { 1.0 - DAY_DEPTH * libm::cos(TAU * at / DAY) } else { 1.0 };
+        if at >= self.drift { day * self.part.factor } else { day }
     }
 
     /// Draws the next arrival: at the highest rate, and taken with the chance that the rate at its moment gives (Lewis and
     /// Shedler, 1979).
     fn advance(&mut self) {
-        let highest = self.cast.factor.max(1.0) * if self.cast.actor.follows_day { 1.0 + DAY_DEPTH } else { 1.0 };
-        let rate = self.cast.per_hour / HOUR * highest;
+        let highest = self.part.factor.max(1.0) * if self.part.actor.follows_day { 1.0 + DAY_DEPTH } else { 1.0 };
+        let rate = self.part.per_hour / HOUR * highest;
         loop {
             self.next += if rate > 0.0 { exponential(&mut self.random, 1.0 / rate) } else { f64::INFINITY };
             let share = self.factor(self.next) / highest;
@@ -91,8 +91,8 @@ impl Arrivals {
         self.count += 1;
         let mut random = stream(self.seed, self.number, self.count);
         let tenant = weighted(&mut random, (1..=TENANTS).map(|nth| 1.0 / nth as f64)) as u16;
-        let software = self.cast.actor.draw_software(&mut random).map_or(u16::MAX, |place| place as u16);
-        let acts = self.cast.actor.session(&mut random, end - self.next);
+        let software = self.part.actor.draw_software(&mut random).map_or(u16::MAX, |place| place as u16);
+        let acts = self.part.actor.session(&mut random, end - self.next);
         let crowd = self.number as u16;
         pending.extend((0..).zip(acts).map(|(nth, act)| {
             let at_ms = millis(self.next + act.at);
@@ -132,8 +132,8 @@ fn millis(seconds: f64) -> u64 {
 pub fn generate(preset: &Preset, seed: u64, hours: Option<f64>, out: impl Write) -> Result<(), LabError> {
     let end = hours.unwrap_or(preset.hours) * HOUR;
     let drift = preset.drift.as_ref().map_or(f64::INFINITY, |drift| drift.after * end);
-    let casts = preset.casts().into_iter().enumerate();
-    let mut crowds: Vec<_> = casts.map(|(number, cast)| Arrivals::new(cast, seed, number, drift)).collect();
+    let parts = preset.parts().into_iter().enumerate();
+    let mut crowds: Vec<_> = parts.map(|(number, part)| Arrivals::new(part, seed, number, drift)).collect();
     let tenants: Vec<_> = (1..=TENANTS).map(|nth| format!("t{nth}")).collect();
     let mut out = TraceWriter::new(out)?;
     let mut pending = BinaryHeap::new();

@@ -1,4 +1,4 @@
-//! The places that a trace needs: with so many, a policy that knows the future loses no session that is called again.
+//! The places that a trace needs: with that number, a policy that knows the future loses no session that is called again.
 
 use crate::event::Micros;
 

@@ -86,7 +86,7 @@ pub struct Drift {
 
 /// A crowd with its actor.
 #[derive(Clone, Debug)]
-pub struct Cast {
+pub struct Part {
     /// What its sessions do.
     pub actor: Actor,
     /// How many come per hour.
@@ -157,14 +157,14 @@ impl Preset {
 
     /// Returns the crowds with their actors.
     #[must_use]
-    pub fn casts(&self) -> Vec<Cast> {
-        let cast = |crowd: &Crowd| {
+    pub fn parts(&self) -> Vec<Part> {
+        let part = |crowd: &Crowd| {
             let mut actor = self.actors.get(&crowd.actor)?.clone();
             actor.never = crowd.never.unwrap_or(actor.never);
             let factor = self.drift.as_ref().and_then(|drift| drift.factors.get(&crowd.actor)).copied();
-            Some(Cast { actor, per_hour: crowd.per_hour, factor: factor.unwrap_or(1.0) })
+            Some(Part { actor, per_hour: crowd.per_hour, factor: factor.unwrap_or(1.0) })
         };
-        self.crowds.iter().filter_map(cast).collect()
+        self.crowds.iter().filter_map(part).collect()
     }
 }
 
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn every_preset_is_sound() {
         for (name, _) in PRESETS {
-            assert!(!Preset::load(name).unwrap().casts().is_empty(), "{name}");
+            assert!(!Preset::load(name).unwrap().parts().is_empty(), "{name}");
         }
     }
 
@@ -194,8 +194,8 @@ mod tests {
         let text =
             "hours = 1\ncrowds = [{ actor = \"chat\", per_hour = 5, never = 0.5 }]\n[actors.chat]\nlists = [7, 7]";
         let preset = Preset::parse("own", text).unwrap();
-        let casts = preset.casts();
-        assert_eq!((casts[0].actor.lists, casts[0].actor.never, casts[0].factor), ((7, 7), 0.5, 1.0));
+        let parts = preset.parts();
+        assert_eq!((parts[0].actor.lists, parts[0].actor.never, parts[0].factor), ((7, 7), 0.5, 1.0));
     }
 
     #[test]

@@ -14,8 +14,9 @@ use serde::Serialize;
 
 use crate::error::LabError;
 use crate::event::{Event, Micros};
+use crate::observer::Observer;
 use crate::policies::PolicyName;
-use crate::simulator::{Observer, Settings, Simulator};
+use crate::simulator::{Settings, Simulator};
 use crate::survey::Survey;
 
 /// How many chunks wait for each run.
@@ -265,7 +266,7 @@ fn open(path: &Path) -> Result<File, LabError> {
     File::open(path).map_err(|source| LabError::File { path: path.to_owned(), source })
 }
 
-/// Shows how much of both passes is done, if somebody looks at a terminal.
+/// Shows how much of both passes is done, if the standard error is a terminal.
 fn progress(path: &Path) -> Result<ProgressBar, LabError> {
     let length = open(path)?.metadata().map_err(|source| LabError::File { path: path.to_owned(), source })?.len();
     let shown = io::stderr().is_terminal();

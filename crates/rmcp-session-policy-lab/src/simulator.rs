@@ -9,42 +9,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use rmcp_session_policy::SessionKey;
 use rmcp_session_policy::admission::ArrivalKind;
 use rmcp_session_policy::eviction::EvictionPolicy;
 use rmcp_session_policy::simulation::{
     InFlight, LiveSession, ParkedSession, SimulatedActivity, Simulation, default_max_opening,
 };
-use rmcp_session_policy::{ClientContext, SessionKey};
 
+use crate::cast::Cast;
 use crate::event::{Event, Kind, Micros, duration};
+use crate::next_requests::NextRequests;
+use crate::observer::Observer;
 use crate::references::Foresight;
-use crate::survey::NextRequests;
-
-/// What is known of the clients of a trace.
-pub trait Cast {
-    /// The name of the software of a session's client.
-    fn software(&self, session: u32) -> Option<&str>;
-    /// The client of a session, as policies see it.
-    fn context(&self, session: u32) -> Option<Arc<ClientContext>>;
-}
-
-/// Hears what becomes of sessions. Each method does nothing by default.
-pub trait Observer {
-    /// A request came. `has_place`: whether its session had a place, so that no restore is forced.
-    fn request(&mut self, request: &Event, has_place: bool) {
-        let _ = (request, has_place);
-    }
-
-    /// A session lost its place to an arrival. `busy`: a request of it was cut.
-    fn evicted(&mut self, session: u32, busy: bool, at: Micros) {
-        let _ = (session, busy, at);
-    }
-
-    /// An arrival got no place, because no session might go.
-    fn refused(&mut self, session: u32, at: Micros) {
-        let _ = (session, at);
-    }
-}
 
 /// How a server is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,14 +38,17 @@ pub struct Settings {
 }
 
 /// Where a session is.
+#[derive(Default)]
 enum Place {
-    /// It has none and left nothing: it was not opened yet, was refused, deleted, or is not parked.
+    /// It has none and left nothing.
+    #[default]
     Nowhere,
     Live(LiveSession),
     Parked(Box<ParkedSession>),
 }
 
 /// A session of the trace.
+#[derive(Default)]
 struct Seat {
     place: Place,
     /// How many listening streams its client holds open. They outlive an eviction, as on a server with the HTTP layer.
@@ -109,8 +90,8 @@ pub struct Simulator<'a, O> {
     settings: Settings,
     cast: &'a dyn Cast,
     observer: O,
-    /// The sessions of the trace, by number.
-    seats: Vec<Seat>,
+    /// The sessions of the trace that have a place, or have begun and are not over.
+    seats: HashMap<u32, Seat>,
     /// The session of the trace that a key's index belongs to.
     owners: Vec<u32>,
     under_way: BinaryHeap<UnderWay>,
@@ -147,7 +128,7 @@ impl<'a, O: Observer> Simulator<'a, O> {
             settings,
             cast,
             observer,
-            seats: Vec::new(),
+            seats: HashMap::new(),
             owners: Vec::new(),
             under_way: BinaryHeap::new(),
             begun: 0,
@@ -188,10 +169,6 @@ impl<'a, O: Observer> Simulator<'a, O> {
     }
 
     fn play_one(&mut self, event: &Event) {
-        let session = event.session as usize;
-        if self.seats.len() <= session {
-            self.seats.resize_with(session + 1, || Seat { place: Place::Nowhere, streams: 0, is_over: false });
-        }
         match event.kind {
             Kind::Init => self.init(event),
             Kind::Ready => self.touch(event, SimulatedActivity::Initialized),
@@ -200,18 +177,26 @@ impl<'a, O: Observer> Simulator<'a, O> {
             Kind::Call => self.request(event, SimulatedActivity::Call),
             Kind::Open => self.open_stream(event),
             Kind::Close => self.close_stream(event),
-            Kind::Delete => {
-                let seat = &mut self.seats[session];
-                seat.streams = 0;
-                match std::mem::replace(&mut seat.place, Place::Nowhere) {
-                    Place::Nowhere => {}
-                    Place::Parked(parked) => self.server.forget(parked.origin()),
-                    Place::Live(live) => {
-                        self.server.close(&live);
-                        self.server.forget(live.info().origin());
-                    }
-                }
+            Kind::Delete => self.delete(event),
+        }
+    }
+
+    fn delete(&mut self, event: &Event) {
+        match self.seats.remove(&event.session).map(|seat| seat.place) {
+            None | Some(Place::Nowhere) => {}
+            Some(Place::Parked(parked)) => self.server.forget(parked.origin()),
+            Some(Place::Live(live)) => {
+                self.server.close(&live);
+                self.server.forget(live.info().origin());
             }
+        }
+    }
+
+    /// The session of the trace as it is in its place, if it has one.
+    fn live(&self, session: u32) -> Option<&LiveSession> {
+        match &self.seats.get(&session)?.place {
+            Place::Live(live) => Some(live),
+            Place::Nowhere | Place::Parked(_) => None,
         }
     }
 
@@ -236,10 +221,7 @@ impl<'a, O: Observer> Simulator<'a, O> {
         {
             self.checks.pop();
             let owner = self.owners[key.index()];
-            let Place::Live(live) = &self.seats[owner as usize].place else { continue };
-            if live.key() != key {
-                continue;
-            }
+            let Some(live) = self.live(owner).filter(|live| live.key() == key) else { continue };
             let info = live.info();
             let silent_since = self.server.since_start(info.last_seen()).as_micros() as Micros;
             if info.in_flight() > 0 || info.open_streams() > 0 {
@@ -255,10 +237,10 @@ impl<'a, O: Observer> Simulator<'a, O> {
     }
 
     fn init(&mut self, event: &Event) {
-        if matches!(self.seats[event.session as usize].place, Place::Live(_)) {
+        if self.live(event.session).is_some() {
             return;
         }
-        self.seats[event.session as usize].place = Place::Nowhere;
+        self.seats.remove(&event.session);
         if let Some(live) = self.arrive(event.session, ArrivalKind::Create, event.at) {
             self.begin(&live, SimulatedActivity::Initialize, event);
         }
@@ -266,18 +248,14 @@ impl<'a, O: Observer> Simulator<'a, O> {
 
     /// Plays what uses a session only if it has a place.
     fn touch(&mut self, event: &Event, activity: SimulatedActivity) {
-        if let Place::Live(live) = &self.seats[event.session as usize].place {
-            let live = live.clone();
+        if let Some(live) = self.live(event.session).cloned() {
             self.begin(&live, activity, event);
         }
     }
 
     /// Plays a request, for which its session gets a place if it has none.
     fn request(&mut self, event: &Event, activity: SimulatedActivity) {
-        let live = match &self.seats[event.session as usize].place {
-            Place::Live(live) => Some(live.clone()),
-            Place::Parked(_) | Place::Nowhere => None,
-        };
+        let live = self.live(event.session).cloned();
         self.observer.request(event, live.is_some());
         let live = live.or_else(|| self.come_back(event.session, event.at));
         let next = self.foresight.as_mut().map(Prophet::next_request);
@@ -289,7 +267,7 @@ impl<'a, O: Observer> Simulator<'a, O> {
 
     /// Gives a session a place for its request, with its history if it was parked.
     fn come_back(&mut self, session: u32, at: Micros) -> Option<LiveSession> {
-        if matches!(self.seats[session as usize].place, Place::Parked(_)) {
+        if matches!(self.seats.get(&session), Some(Seat { place: Place::Parked(_), .. })) {
             return self.arrive(session, ArrivalKind::Restore, at);
         }
         let live = self.arrive(session, ArrivalKind::Create, at)?;
@@ -313,7 +291,7 @@ impl<'a, O: Observer> Simulator<'a, O> {
             self.observer.evicted(owner, victim.info().in_flight() > 0, at);
             self.leave(owner, &victim, at);
         }
-        let seat = &mut self.seats[session as usize];
+        let seat = self.seats.entry(session).or_default();
         let live = match std::mem::replace(&mut seat.place, Place::Nowhere) {
             Place::Parked(parked) => self.server.restore(*parked, duration(at)),
             Place::Live(_) | Place::Nowhere => self.server.open(self.cast.software(session), context, duration(at)),
@@ -359,28 +337,33 @@ impl<'a, O: Observer> Simulator<'a, O> {
 
     /// Parks a session that has lost its place, unless nothing comes from it any more.
     fn leave(&mut self, owner: u32, live: &LiveSession, at: Micros) {
-        let seat = &mut self.seats[owner as usize];
         if !self.settings.parks {
             self.server.forget(live.info().origin());
         }
         // A server does not know that nothing comes any more, so a policy is not told.
-        let comes_back = self.settings.parks && !seat.is_over;
-        seat.place =
-            if comes_back { Place::Parked(Box::new(self.server.park(live, duration(at)))) } else { Place::Nowhere };
+        let Entry::Occupied(mut seat) = self.seats.entry(owner) else { return };
+        if seat.get().is_over {
+            seat.remove();
+        } else if self.settings.parks {
+            seat.get_mut().place = Place::Parked(Box::new(self.server.park(live, duration(at))));
+        } else {
+            seat.get_mut().place = Place::Nowhere;
+        }
     }
 
     /// Forgets what is kept for the next event of a session: there is none. A session that has a place keeps it, since no
     /// server knows that.
     fn end_of(&mut self, session: u32) {
-        let seat = &mut self.seats[session as usize];
-        seat.is_over = true;
-        if let Place::Parked(_) = seat.place {
-            seat.place = Place::Nowhere;
+        let Entry::Occupied(mut seat) = self.seats.entry(session) else { return };
+        if let Place::Live(_) = seat.get().place {
+            seat.get_mut().is_over = true;
+        } else {
+            seat.remove();
         }
     }
 
     fn open_stream(&mut self, event: &Event) {
-        let seat = &mut self.seats[event.session as usize];
+        let Some(seat) = self.seats.get_mut(&event.session) else { return };
         if let Place::Nowhere = seat.place {
             return;
         }
@@ -391,10 +374,7 @@ impl<'a, O: Observer> Simulator<'a, O> {
     }
 
     fn close_stream(&mut self, event: &Event) {
-        let seat = &mut self.seats[event.session as usize];
-        if seat.streams == 0 {
-            return;
-        }
+        let Some(seat) = self.seats.get_mut(&event.session).filter(|seat| seat.streams > 0) else { return };
         seat.streams -= 1;
         if let Place::Live(live) = &seat.place {
             self.server.close_stream(live, duration(event.at));
@@ -413,13 +393,14 @@ impl Prophet {
 
 #[cfg(test)]
 mod tests {
+    use rmcp_session_policy::ClientContext;
     use rmcp_session_policy::eviction::{Fifo, Lru};
 
     use super::*;
 
-    struct Nobody;
+    struct Unknown;
 
-    impl Cast for Nobody {
+    impl Cast for Unknown {
         fn software(&self, _: u32) -> Option<&str> {
             None
         }
@@ -452,7 +433,7 @@ mod tests {
 
     /// Plays `(second, session, kind, seconds)`.
     fn heard(policy: impl EvictionPolicy, settings: Settings, events: &[(u64, u32, Kind, u64)]) -> Vec<(char, u32)> {
-        let mut simulator = Simulator::new(Box::new(policy), settings, &Nobody, Heard::default());
+        let mut simulator = Simulator::new(Box::new(policy), settings, &Unknown, Heard::default());
         for (nth, (at, session, kind, lasts)) in events.iter().enumerate() {
             let is_last = events[nth + 1..].iter().all(|(_, other, ..)| other != session);
             let event = Event { at: at * 1_000_000, lasts: lasts * 1_000_000, session: *session, kind: *kind, is_last };

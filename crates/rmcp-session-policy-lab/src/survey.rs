@@ -1,8 +1,8 @@
 //! [`Survey`]: what a first pass over a trace finds, and the second pass that uses it.
 //!
 //! A trace is read twice. The first pass numbers the sessions and finds what a simulator has to know beforehand: the span,
-//! the places needed, and which event of a session is its last. So no pass keeps events: memory grows with the number of
-//! sessions, by about a hundred bytes each, and not with the length of the trace.
+//! the places needed, and which event of a session is its last. So no pass keeps events, and memory does not grow with their
+//! number: it grows by about 60 bytes for each session of the trace.
 
 use std::fmt;
 use std::io::Read;
@@ -11,10 +11,11 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use rmcp_session_policy::ClientContext;
 
+use crate::cast::Cast;
 use crate::error::LabError;
 use crate::event::{Event, Kind, Micros};
 use crate::needed::{Stay, needed};
-use crate::simulator::Cast;
+use crate::next_requests::NextRequests;
 use crate::trace::{Line, TraceReader};
 
 /// The share of the span that warms the caches up, and is not counted.
@@ -23,34 +24,63 @@ const WARM_SHARE: f64 = 0.3;
 /// How many events of the second pass come at a time.
 pub const CHUNK: usize = 1 << 14;
 
-/// The name of a session in a trace, in as few bytes as most traces allow.
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum Name {
-    Number(u64),
-    Text(Box<[u8]>),
+/// The sessions by the names that a trace gives them.
+#[derive(Debug, Default)]
+struct Names {
+    /// Most traces number their sessions, and a number takes least.
+    numbers: HashMap<u64, u32>,
+    texts: HashMap<Box<[u8]>, u32>,
 }
 
-impl Name {
-    /// Two names are equal exactly if their texts are.
-    fn of(text: &[u8]) -> Self {
-        // "007" and "7" are different texts, so only the shorter one is a number.
-        let is_plain = text.len() <= 19 && text.iter().all(u8::is_ascii_digit) && (text[0] != b'0' || text.len() == 1);
-        if is_plain {
-            Self::Number(text.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
-        } else {
-            Self::Text(text.into())
+impl Names {
+    /// Returns the number that a name is, if no other name is the same number: "007" and "7" are different names.
+    fn as_number(name: &[u8]) -> Option<u64> {
+        let is_plain = name.len() <= 19 && name.iter().all(u8::is_ascii_digit) && (name[0] != b'0' || name.len() == 1);
+        is_plain.then(|| name.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+    }
+
+    fn get(&self, name: &[u8]) -> Option<u32> {
+        match Self::as_number(name) {
+            Some(number) => self.numbers.get(&number).copied(),
+            None => self.texts.get(name).copied(),
+        }
+    }
+
+    /// Returns the session of a name, which is this one if the name is new.
+    fn get_or_insert(&mut self, name: &[u8], session: u32) -> u32 {
+        match Self::as_number(name) {
+            Some(number) => *self.numbers.entry(number).or_insert(session),
+            None => *self.texts.entry(name.into()).or_insert(session),
         }
     }
 }
 
-/// What the first pass knows of one session.
-#[derive(Debug)]
+/// What the second pass has to know of one session.
+#[derive(Clone, Copy, Debug)]
 struct Known {
-    software: u32,
-    tenant: u32,
     /// The number of its last line, counted from 0.
     last_line: u64,
-    stay: Stay,
+    /// Its client, among the different ones.
+    client: u32,
+}
+
+/// The software and the tenant of clients, by number. Clients of the same software and tenant are one.
+#[derive(Debug, Default)]
+struct Clients {
+    software: Texts,
+    tenants: Texts,
+    numbers: HashMap<(u32, u32), u32>,
+    clients: Vec<(u32, u32)>,
+}
+
+impl Clients {
+    fn number(&mut self, line: &Line<'_>) -> u32 {
+        let client = (self.software.number(line.software), self.tenants.number(line.tenant));
+        *self.numbers.entry(client).or_insert_with(|| {
+            self.clients.push(client);
+            (self.clients.len() - 1) as u32
+        })
+    }
 }
 
 /// Texts by number. The first is empty.
@@ -78,43 +108,13 @@ impl Texts {
     }
 }
 
-/// For each session and request, when its session makes the next one. For policies that know the future.
-#[derive(Debug, Default)]
-pub struct NextRequests {
-    /// The first request of each session; [`NextRequests::NEVER`] if there is none.
-    pub first: Vec<Micros>,
-    /// The request after each request of the trace, in the order of the trace.
-    pub after: Vec<Micros>,
-    /// The latest request of each session in the pass so far.
-    latest: Vec<Option<u32>>,
-}
-
-impl NextRequests {
-    /// The moment of a request that does not come.
-    pub const NEVER: Micros = Micros::MAX;
-
-    fn note(&mut self, line: &Line<'_>, session: usize) {
-        if self.first.len() <= session {
-            self.first.resize(session + 1, Self::NEVER);
-            self.latest.resize(session + 1, None);
-        }
-        if line.kind.is_request() {
-            match self.latest[session].replace(self.after.len() as u32) {
-                Some(before) => self.after[before as usize] = line.at,
-                None => self.first[session] = line.at,
-            }
-            self.after.push(Self::NEVER);
-        }
-    }
-}
-
 /// What the first pass over a trace found.
 pub struct Survey {
-    names: HashMap<Name, u32>,
+    names: Names,
     sessions: Vec<Known>,
-    software: Texts,
+    clients: Clients,
     /// The tenants as contexts of clients, whose principal they are.
-    tenants: Vec<Option<Arc<ClientContext>>>,
+    contexts: Vec<Option<Arc<ClientContext>>>,
     /// How many events there are.
     pub events: u64,
     /// When the first event begins.
@@ -148,12 +148,12 @@ impl Survey {
     pub fn of(source: impl Read, foresight: bool) -> Result<Self, LabError> {
         let mut trace = TraceReader::new(source)?;
         let mut next = foresight.then(NextRequests::default);
-        let mut tenants = Texts::default();
+        let mut stays = Vec::new();
         let mut survey = Self {
-            names: HashMap::new(),
+            names: Names::default(),
             sessions: Vec::new(),
-            software: Texts::default(),
-            tenants: Vec::new(),
+            clients: Clients::default(),
+            contexts: Vec::new(),
             events: 0,
             begin: 0,
             end: 0,
@@ -161,36 +161,35 @@ impl Survey {
             next: None,
         };
         while let Some(line) = trace.next_line()? {
-            let session = survey.note(&line, &mut tenants);
+            let session = survey.note(&line, &mut stays);
             if let Some(next) = &mut next {
-                next.note(&line, session);
+                next.note(line.kind, line.at, session);
             }
         }
         if survey.events == 0 {
             return Err(LabError::Empty);
         }
-        survey.needed = needed(survey.sessions.iter().map(|known| known.stay), survey.default_warm());
+        survey.needed = needed(stays.into_iter(), survey.default_warm());
         survey.next = next.map(Arc::new);
         let context = |tenant: &Arc<str>| Arc::new(ClientContext::new().with_principal(Arc::clone(tenant)));
-        survey.tenants = tenants.texts.iter().map(|tenant| tenant.as_ref().map(context)).collect();
+        survey.contexts = survey.clients.tenants.texts.iter().map(|tenant| tenant.as_ref().map(context)).collect();
         Ok(survey)
     }
 
     /// Takes a line in; returns the number of its session.
-    fn note(&mut self, line: &Line<'_>, tenants: &mut Texts) -> usize {
+    fn note(&mut self, line: &Line<'_>, stays: &mut Vec<Stay>) -> usize {
         if self.events == 0 {
             self.begin = line.at;
         }
         self.end = line.at;
-        let session = *self.names.entry(Name::of(line.session)).or_insert_with(|| {
-            let (software, tenant) = (self.software.number(line.software), tenants.number(line.tenant));
-            self.sessions.push(Known { software, tenant, last_line: 0, stay: Stay::from(line.at) });
-            (self.sessions.len() - 1) as u32
-        }) as usize;
-        let known = &mut self.sessions[session];
-        known.last_line = self.events;
+        let session = self.names.get_or_insert(line.session, self.sessions.len() as u32) as usize;
+        if session == self.sessions.len() {
+            self.sessions.push(Known { last_line: 0, client: self.clients.number(line) });
+            stays.push(Stay::from(line.at));
+        }
+        self.sessions[session].last_line = self.events;
         if line.kind == Kind::Call {
-            known.stay.call(line.at + line.lasts);
+            stays[session].call(line.at + line.lasts);
         }
         self.events += 1;
         session
@@ -218,7 +217,7 @@ impl Survey {
         let mut chunk = Vec::with_capacity(CHUNK);
         let mut number = 0;
         while let Some(line) = trace.next_line()? {
-            let session = *self.names.get(&Name::of(line.session)).ok_or_else(changed)?;
+            let session = self.names.get(line.session).ok_or_else(changed)?;
             let is_last = self.sessions[session as usize].last_line == number;
             chunk.push(Event { at: line.at, lasts: line.lasts, session, kind: line.kind, is_last });
             number += 1;
@@ -239,13 +238,21 @@ fn changed() -> LabError {
     LabError::Argument("the trace changed while it was read; replay reads it twice, so it must be a file".into())
 }
 
+impl Survey {
+    /// The software and the tenant of a session, by number.
+    fn client(&self, session: u32) -> (usize, usize) {
+        let (software, tenant) = self.clients.clients[self.sessions[session as usize].client as usize];
+        (software as usize, tenant as usize)
+    }
+}
+
 impl Cast for Survey {
     fn software(&self, session: u32) -> Option<&str> {
-        self.software.texts[self.sessions[session as usize].software as usize].as_deref()
+        self.clients.software.texts[self.client(session).0].as_deref()
     }
 
     fn context(&self, session: u32) -> Option<Arc<ClientContext>> {
-        self.tenants[self.sessions[session as usize].tenant as usize].clone()
+        self.contexts[self.client(session).1].clone()
     }
 }
 

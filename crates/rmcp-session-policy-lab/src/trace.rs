@@ -147,7 +147,8 @@ impl<W: Write> TraceWriter<W> {
         Ok(Self { out })
     }
 
-    /// Writes a line. Times are written with three decimals. The texts must need no quotes.
+    /// Writes a line. Times are written with three decimals. `client` is its software and its tenant, which must need no
+    /// quotes.
     ///
     /// # Errors
     ///
@@ -158,9 +159,9 @@ impl<W: Write> TraceWriter<W> {
         session: u64,
         kind: Kind,
         lasts_ms: u64,
-        who: [&str; 2],
+        client: [&str; 2],
     ) -> Result<(), LabError> {
-        let [software, tenant] = who;
+        let [software, tenant] = client;
         let (at, at_rest, lasts, lasts_rest) = (at_ms / 1_000, at_ms % 1_000, lasts_ms / 1_000, lasts_ms % 1_000);
         let kind = kind.name();
         writeln!(self.out, "{at}.{at_rest:03},{session},{kind},{lasts}.{lasts_rest:03},{software},{tenant}")

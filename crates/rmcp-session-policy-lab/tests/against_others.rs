@@ -11,23 +11,25 @@ use foyer_memory::{Cache, CacheBuilder, EvictionConfig, FifoConfig};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rmcp_session_policy::ClientContext;
+use rmcp_session_policy_lab::cast::Cast;
 use rmcp_session_policy_lab::distribution::Distribution;
 use rmcp_session_policy_lab::event::{Event, Kind};
+use rmcp_session_policy_lab::observer::Observer;
 use rmcp_session_policy_lab::policies::PolicyName;
 use rmcp_session_policy_lab::policies::PolicyName::{
     Belady, Clock, Fifo, Hyperbolic, Lfu, Lhd, Lru, Lru2, Random, S3fifo, Sieve, Slru,
 };
 use rmcp_session_policy_lab::replay::{Bound, Replay};
-use rmcp_session_policy_lab::simulator::{Cast, Observer, Settings, Simulator};
+use rmcp_session_policy_lab::simulator::{Settings, Simulator};
 
 /// How many sessions there are.
 const SESSIONS: usize = 2_000;
 /// How many requests they make.
 const REQUESTS: usize = 60_000;
 
-struct Nobody;
+struct Unknown;
 
-impl Cast for Nobody {
+impl Cast for Unknown {
     fn software(&self, _: u32) -> Option<&str> {
         None
     }
@@ -58,7 +60,7 @@ fn requests() -> Vec<u32> {
 /// The misses of the simulator. The first request of a session is a miss by its arrival.
 fn simulated(policy: PolicyName, places: usize, requests: &[u32]) -> usize {
     let settings = Settings { max_sessions: places, parks: true, idle: None, cuts_busy: false };
-    let mut simulator = Simulator::new(policy.make().0, settings, &Nobody, Misses::default());
+    let mut simulator = Simulator::new(policy.make().0, settings, &Unknown, Misses::default());
     let mut arrived = [false; SESSIONS];
     let mut arrivals = 0;
     for (session, at) in requests.iter().zip((1_000_000..).step_by(1_000_000)) {

@@ -27,29 +27,29 @@ struct File(PathBuf);
 impl File {
     fn new(name: &str, text: &[u8]) -> Self {
         let path = std::env::temp_dir().join(format!("rmcp-session-policy-lab-{}-{name}", std::process::id()));
-        fs::write(&path, text).unwrap();
+        fs::write(&path, text).expect("the folder for temporary files can be written to");
         Self(path)
     }
 
     fn path(&self) -> &str {
-        self.0.to_str().unwrap()
+        self.0.to_str().expect("the folder for temporary files has a name in UTF-8")
     }
 }
 
 impl Drop for File {
     fn drop(&mut self) {
-        fs::remove_file(&self.0).unwrap();
+        drop(fs::remove_file(&self.0));
     }
 }
 
 fn lab(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_rmcp-session-policy-lab")).args(arguments).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_rmcp-session-policy-lab")).args(arguments).output().expect("the program was built")
 }
 
 fn json(arguments: &[&str]) -> Value {
     let output = lab(arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_slice(&output.stdout).expect("it printed JSON")
 }
 
 /// Replays a trace with these arguments.

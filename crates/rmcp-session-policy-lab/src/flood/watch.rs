@@ -3,7 +3,7 @@
 use super::FloodOutcome;
 use super::workload::{Role, Workload};
 use crate::event::{Event, Kind, Micros};
-use crate::simulator::Observer;
+use crate::observer::Observer;
 
 /// What is seen of one session.
 #[derive(Clone, Copy, Debug, Default)]

@@ -10,10 +10,10 @@ use rmcp_session_policy::ClientContext;
 
 use super::{Calls, Flood, FloodKind};
 use crate::actors::{Act, Actor};
+use crate::cast::Cast;
 use crate::distribution::{Distribution, exponential, unit};
 use crate::error::LabError;
 use crate::event::{Event, Kind, Micros};
-use crate::simulator::Cast;
 
 /// The clients of a flood.
 const ACTORS: &str = include_str!("../../presets/flood.toml");

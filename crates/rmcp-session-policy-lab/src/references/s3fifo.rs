@@ -42,7 +42,7 @@ impl Seen {
 
 impl S3Fifo {
     /// Moves sessions of the small queue that were hit more than once to the main queue; returns the first that was not.
-    fn from_small(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
+    fn next_of_small(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         loop {
             let (&key, seen) = self.small.iter_mut().next()?;
             if seen.frequency(candidates.get(key)) <= 1 {
@@ -55,7 +55,7 @@ impl S3Fifo {
     }
 
     /// Gives sessions of the main queue that were hit another round; returns the first that was not.
-    fn from_main(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
+    fn next_of_main(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         loop {
             let (&key, seen) = self.main.iter_mut().next()?;
             if seen.frequency(candidates.get(key)) == 0 {
@@ -95,11 +95,11 @@ impl EvictionPolicy for S3Fifo {
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         let is_small_full = self.small.len() * 10 >= self.small.len() + self.main.len();
-        let first = if is_small_full { self.from_small(candidates) } else { None };
+        let first = if is_small_full { self.next_of_small(candidates) } else { None };
         self.named = first;
-        let named = first.or_else(|| self.from_main(candidates));
+        let named = first.or_else(|| self.next_of_main(candidates));
         named.or_else(|| {
-            self.named = self.from_small(candidates);
+            self.named = self.next_of_small(candidates);
             self.named
         })
     }
