@@ -556,6 +556,7 @@ mod tests {
             (101, 0, Close, 0),
             (200, 0, Call, 0), // has not
         ];
+        assert_eq!(heard(Lru::new(), idle, &trace[..7]), [('e', 0), ('r', 0), ('e', 1)]);
         assert_eq!(heard(Lru::new(), idle, &trace), [('e', 0), ('r', 0), ('e', 1), ('r', 0)]);
     }
 
