@@ -45,7 +45,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let opened = Timestamp::of(now);
         let luggage =
             Luggage { origin: Origin::new(SessionId::clone(&id), context, opened), initialize_params: None, pin: None };
-        let transport = self.register(luggage, transport, place, permit, now)?;
+        let (transport, _came) = self.register(luggage, transport, place, permit, now)?;
         Ok((id, transport))
     }
 
@@ -88,8 +88,8 @@ impl<I: SessionManager> ManagerInner<I> {
         Ok(self.place(kind, context, only_free).await.map(|place| (permit, place)))
     }
 
-    /// Puts a session that exists in the inner manager into the registry. It does not await, so it cannot be dropped
-    /// halfway.
+    /// Puts a session that exists in the inner manager into the registry. Returns how it came out of the parking. It does
+    /// not await, so it cannot be dropped halfway.
     pub(super) fn register(
         self: &Arc<Self>,
         luggage: Luggage,
@@ -97,12 +97,12 @@ impl<I: SessionManager> ManagerInner<I> {
         place: Place,
         permit: Permit,
         now: Instant,
-    ) -> Result<PolicyTransport<I::Transport>, Failed<I>> {
+    ) -> Result<(PolicyTransport<I::Transport>, Came), Failed<I>> {
         self.runtime.get_or_init(Handle::current);
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
         let Luggage { origin, initialize_params, pin } = luggage;
         let restored = origin.restored;
-        let (session, newborn, gone) = {
+        let (session, newborn, came, gone) = {
             let mut core = self.lock();
             if self.directory.contains(&origin.id) {
                 drop(core);
@@ -129,7 +129,7 @@ impl<I: SessionManager> ManagerInner<I> {
             if arrived.came == Came::Lost {
                 session.raise(Flag::EndTold);
             }
-            (session, newborn, arrived.gone)
+            (session, newborn, arrived.came, arrived.gone)
         };
         drop(gone);
         let host: Arc<dyn TransportEvents<I::Transport>> = Arc::<Self>::clone(self);
@@ -157,6 +157,6 @@ impl<I: SessionManager> ManagerInner<I> {
             return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Draining));
         }
         hold_in_scope(|| newborn);
-        Ok(transport)
+        Ok((transport, came))
     }
 }

@@ -244,7 +244,7 @@ impl<I: SessionManager> ManagerInner<I> {
             self.parking.take_all(|id, parked| {
                 let selected = selects_parked(id, parked);
                 if selected {
-                    self.restores.bar(id);
+                    self.restores.bar(id, reason);
                 }
                 selected
             })

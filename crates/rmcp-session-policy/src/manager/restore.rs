@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::create::Luggage;
 use super::manager_inner::ManagerInner;
-use super::parking_state::Parked;
+use super::parking_state::{Came, Parked};
 use super::place_search::Place;
 use super::single_flight::{Flight, FlightGuard};
 use crate::admission::{ArrivalKind, Permit};
@@ -63,9 +63,9 @@ impl<I: SessionManager> PendingRestore<I> {
         self.right.as_ref().is_some_and(|right| right.flight.key() == id && Arc::ptr_eq(&right.shared, shared))
     }
 
-    /// Whether the session was deleted or revoked meanwhile.
-    fn is_barred(&self) -> bool {
-        self.right.as_ref().is_some_and(|right| right.flight.is_barred())
+    /// Why the session has ended for good meanwhile. `None` if it has not.
+    fn barred(&self) -> Option<CloseReason> {
+        self.right.as_ref().and_then(|right| right.flight.barred())
     }
 
     /// Pins the session, if it is parked and may be restored. Returns what is parked.
@@ -151,7 +151,7 @@ impl<I: SessionManager> ManagerInner<I> {
         id: SessionId,
     ) -> Result<Restored<I>, Failed<I>> {
         let parked = restoring.pin();
-        if restoring.is_barred() || parked.is_none() && self.parking.is_ended_for_good(&id) {
+        if restoring.barred().is_some() || parked.is_none() && self.parking.is_ended_for_good(&id) {
             return Ok(RestoreOutcome::NotSupported);
         }
         let admitted = match restoring.admitted.take() {
@@ -176,10 +176,14 @@ impl<I: SessionManager> ManagerInner<I> {
         };
         // `register` takes the session out of the parking. If this future is dropped before, the session is still
         // parked.
-        let transport = self.register(luggage, transport, place, permit, now)?;
-        if restoring.is_barred() || transport.session().has(Flag::NoRestore) {
-            // The session was deleted or revoked during its restore: it is closed as any other.
-            self.close(transport.session(), CloseReason::Client);
+        let (transport, came) = self.register(luggage, transport, place, permit, now)?;
+        // `NoRestore` does not tell: what revokes the session now may have raised it, and closes the session for a reason of
+        // its own.
+        let ended = restoring.barred().or_else(|| (came != Came::ToStay).then_some(CloseReason::Client));
+        if let Some(reason) = ended {
+            self.close(transport.session(), reason);
+        }
+        if transport.session().is_closing() {
             return Ok(RestoreOutcome::NotSupported);
         }
         Ok(RestoreOutcome::Restored(transport))
@@ -191,6 +195,8 @@ impl<I: SessionManager> ManagerInner<I> {
         let Some(parked) = self.parking.get(id, now) else { return false };
         let over_age = |lifetime| now >= parked.opened().instant() + lifetime;
         if self.settings.max_lifetime.is_some_and(over_age) {
+            // Before it is taken: another request may be restoring it.
+            self.restores.bar(id, CloseReason::Lifetime);
             self.parking.take(id);
             return false;
         }
@@ -269,5 +275,40 @@ impl<I: SessionManager> ManagerInner<I> {
             RestoreOutcome::Restored(transport) => Ok(Some(transport)),
             _ => Ok(None),
         }
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::sync::{OnceLock, Weak};
+
+    use super::*;
+    use crate::PolicySessionManager;
+    use crate::eviction::SessionInfo;
+    use crate::observe::{SessionEvent, SessionObserver};
+    use crate::testing::inner::Scripted;
+
+    /// Does the first of the two steps of a revoke when a session was restored.
+    #[derive(Clone, Debug, Default)]
+    struct BeginsToRevoke(Arc<OnceLock<Weak<ManagerInner<Scripted>>>>);
+
+    impl SessionObserver for BeginsToRevoke {
+        fn observe(&self, event: &SessionEvent<'_>) {
+            let SessionEvent::Restored { session } = event else { return };
+            let shared = self.0.get().and_then(Weak::upgrade).unwrap();
+            assert!(shared.lock().session(session.key()).unwrap().raise(Flag::NoRestore));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revoke_keeps_its_reason_beside_a_restore_that_has_just_registered_the_session() {
+        let revoke = BeginsToRevoke::default();
+        let builder = PolicySessionManager::builder(Scripted::new()).observer(revoke.clone());
+        let sessions = builder.build().unwrap();
+        revoke.0.set(Arc::downgrade(&sessions.shared)).unwrap();
+        let restored = sessions.restore_session("of another process".into()).await.unwrap();
+        assert!(matches!(restored, RestoreOutcome::Restored(_)));
+        assert_eq!(sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Revoked).await, 1);
+        assert_eq!(sessions.stats().closed(CloseReason::Revoked), 1);
     }
 }
