@@ -1,5 +1,7 @@
 //! The promises of the laws and of each part, one file for each promise.
 
+#[path = "../support/by_hand.rs"]
+mod by_hand;
 #[path = "../support/edge.rs"]
 mod edge;
 #[path = "../support/parked.rs"]
