@@ -85,6 +85,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
                 init_timeout: 30 * SECOND,
                 max_busy: 10 * MINUTE,
                 close_deadline: 5 * SECOND,
+                surge_guard: true,
                 logs_ends: true,
                 call_rejection: CallRejection::Result,
             },
@@ -171,6 +172,35 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// ```
     pub fn refuse_when_full(mut self) -> Self {
         self.eviction = None;
+        self
+    }
+
+    /// Switches the guard against surges on or off. It is no policy: in a surge it decides among which sessions the
+    /// [`eviction`](Self::eviction) policy chooses, so that a flood of newcomers, or a crowd, costs no session at work its
+    /// place. Nothing is rejected. Defaults to on.
+    ///
+    /// There is a surge while places are asked for (by sessions that are opened or restored, without those that were
+    /// rejected) more than four times as fast as in the last hour and 0.2 a second, until it is less than one and a half
+    /// times as fast and 0.1 a second. None begins in the first half hour. Victims then are, in this order:
+    ///
+    /// 1. sessions that have been idle for longer than victims used to be before the surge;
+    /// 2. sessions that were opened in the surge, those without a [principal](crate::ClientContext::principal) first, and
+    ///    then those that were restored in it;
+    /// 3. all others.
+    ///
+    /// Newcomers that come to work in a surge pay for it, since nothing tells them from the others: they lose their place
+    /// to each other, and are restored from the [parking](PolicySessionManager::parking). Cost: O(1) for each place that is
+    /// asked for, and a sample of 32 sessions for each victim in a surge. See [`Stats::surge_since`](crate::Stats::surge_since).
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// let sessions = PolicySessionManager::local().surge_guard(false).build()?;
+    /// assert_eq!(sessions.stats().surge_since, None);
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    pub const fn surge_guard(mut self, on: bool) -> Self {
+        self.settings.surge_guard = on;
         self
     }
 

@@ -104,7 +104,10 @@ impl<I: SessionManager> ManagerInner<I> {
         let tracks_returns = eviction.as_ref().is_some_and(|policy| policy.tracks_returns());
         let signals = Arc::new(Signals::new(tracks_returns));
         let tracks_access = eviction.as_ref().is_some_and(|policy| policy.tracks_access());
-        let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
+        let mut registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
+        if settings.surge_guard {
+            registry.guard_surges();
+        }
         let serving_tasks = ServingTasks::new(settings.max_sessions);
         let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
         let deadlines = Deadlines::default();

@@ -127,12 +127,19 @@ impl<I: SessionManager> ManagerInner<I> {
         context: Option<&ClientContext>,
         only_free: bool,
     ) -> Option<Place> {
-        // Most requests need no clock.
-        let free = self.lock().places.take(kind);
+        let mut now = Instant::now();
+        let free = {
+            let mut core = self.lock();
+            let free = core.places.take(kind);
+            // What waits for a free place alone asks for none.
+            if free || !only_free {
+                core.registry.asked(now);
+            }
+            free
+        };
         if free || only_free {
             return free.then(|| self.place_of(kind));
         }
-        let mut now = Instant::now();
         let mut search = Search {
             shared: self,
             kind,

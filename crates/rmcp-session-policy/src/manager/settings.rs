@@ -15,6 +15,8 @@ pub(crate) struct Settings {
     pub(crate) init_timeout: Duration,
     pub(crate) max_busy: Duration,
     pub(crate) close_deadline: Duration,
+    /// Whether the guard is on.
+    pub(crate) surge_guard: bool,
     /// Whether the manager logs each close. An observer may log them instead.
     pub(crate) logs_ends: bool,
     /// How a rejected or cut-off `tools/call` within a session is answered.

@@ -9,6 +9,9 @@
 //! - `suspend` takes sessions that may not go out of the policy's order, and puts them back.
 //! - `choice` asks the policy for a victim and claims it.
 //! - `view` shows the sessions to the policy; `dense` is the list from which it draws some.
+//! - `guard` chooses while places are asked for much faster than before: `surge` notices that, `surge_sessions` knows which
+//!   sessions came with it, and `sample` takes one of some that are drawn.
+//! - `groups` are lists of sessions to draw from.
 //! - `returns` tells the policy of sessions that came back, and of those that never will.
 //!
 //! The registry is a part of `ManagerState`, so the manager's lock guards all of it. A session tells of its changes
@@ -16,9 +19,14 @@
 
 mod choice;
 mod dense;
+mod groups;
+mod guard;
 mod returns;
 mod rules;
+mod sample;
 mod sessions;
+mod surge;
+mod surge_sessions;
 mod suspend;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod test_registry;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::dense::{Dense, NOWHERE};
 use super::rules::Rules;
+use super::surge_sessions::SurgeSessions;
 use crate::eviction::{EvictionPolicy, SessionInfo};
 use crate::queue::Queue;
 use crate::session::Origin;
@@ -83,6 +84,8 @@ pub(crate) struct Registry<S> {
     pub(super) listed: Dense,
     /// Draws the sessions of a sample.
     pub(crate) random: fastrand::Rng,
+    /// What the guard knows. `None` if it is off.
+    pub(super) surge: Option<SurgeSessions>,
     /// Half-open sessions, oldest first, without those that are restored and those that are set aside (`answering`).
     /// Sessions that have become ready, or have ended, may still be in it.
     pub(super) opening: Queue<Timestamp>,
@@ -117,6 +120,7 @@ impl<S: Recorded> Registry<S> {
             policy,
             listed: Dense::default(),
             random: fastrand::Rng::new(),
+            surge: None,
             opening: Queue::default(),
             max_opening,
             moments: Queue::default(),
@@ -182,6 +186,7 @@ impl<S: Recorded> Registry<S> {
         }
         self.hear_of_returns();
         self.stand(key, Standing::Listed, |policy, session| policy.on_insert(session));
+        self.note_begin(key, now);
         // Here too, so that no more are queued than there are sessions if no victim is ever wanted.
         self.hear(Timestamp::at(now).instant());
         session
@@ -265,8 +270,11 @@ impl<S: Recorded> Registry<S> {
 
     fn enlist(&mut self, key: SessionKey) {
         let place = self.listed.push(key);
-        if let Some(slot) = self.get_mut(key) {
-            slot.listed_at = place;
+        let Self { slots, surge, .. } = self;
+        let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.is(key)) else { return };
+        slot.listed_at = place;
+        if let Some(surge) = surge {
+            surge.enlist(slot.record());
         }
     }
 
@@ -275,6 +283,9 @@ impl<S: Recorded> Registry<S> {
         let moved = self.listed.remove(place);
         if let Some(slot) = moved.and_then(|moved| self.get_mut(moved)) {
             slot.listed_at = place;
+        }
+        if let Some(surge) = &mut self.surge {
+            surge.delist(key);
         }
     }
 

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use super::{Choice, Registry, Rules};
 use crate::admission::ArrivalKind;
+#[cfg(test)]
+use crate::context::ClientContext;
 use crate::eviction::EvictionPolicy;
 use crate::session::{Activity, ActivityKind, Origin, Record, Signals};
 use crate::timestamp::Timestamp;
@@ -82,6 +84,16 @@ impl TestRegistry {
     /// `N` sessions whose handshake is finished.
     pub(crate) fn ready_many<const N: usize>(&mut self) -> [Arc<Record>; N] {
         std::array::from_fn(|_| self.ready())
+    }
+
+    #[cfg(test)]
+    /// A session of a known client whose handshake is finished.
+    pub(crate) fn ready_of(&mut self, client: ClientContext) -> Arc<Record> {
+        let now = Instant::now();
+        let origin = Origin { context: Some(Arc::new(client)), ..self.origin(Timestamp::of(now), false) };
+        let record = self.registry.insert(origin, now, |record| record);
+        record.ready();
+        record
     }
 
     #[cfg(test)]
