@@ -164,7 +164,7 @@ mod tests {
         touch(&back);
         advance(SECOND).await;
         // All of them are used later than what was there before.
-        [&four, &three].into_iter().for_each(touch);
+        [&three, &four].into_iter().for_each(touch);
         let order = [&four, &three, &back, &one, &two].map(|record| number(record));
         assert_eq!(stage.victims(), order);
         assert_eq!(stage.registry.overruled, 0);
@@ -264,6 +264,8 @@ mod tests {
         let mut stage = guarded(Lru::new()).await;
         let crowd: Vec<_> = (0..SESSIONS).map(|_| stage.ready()).collect();
         let mut calls: Vec<_> = crowd.iter().map(call).collect();
+        let at_work = stage.ready();
+        advance(MINUTE).await;
         surges(&mut stage);
         calls.extend((0..SESSIONS).map(|_| call(&stage.ready())));
         let count = looks(|| {
@@ -273,6 +275,7 @@ mod tests {
             }
         });
         assert!(count < 3 * 2 * SESSIONS + 40 * CHOICES, "{count} looks");
+        assert_eq!(stage.victim(), Some(number(&at_work)), "before them no session that was there goes");
         let count = looks(|| assert!(matches!(stage.choose(), Choice::NoVictim)));
         assert_eq!(count, 0, "all that are busy have left the order");
     }
@@ -316,9 +319,10 @@ mod tests {
         let unused = |session: &SessionInfo<'_>| session.uses() == 0;
         let mut stage = guarded(Lru::new().tiers([unused])).await;
         surges(&mut stage);
-        let [one, _two, three] = stage.ready_many();
-        touch(&one);
-        touch(&three);
+        let [one, two, three] = stage.ready_many();
+        [&one, &three].into_iter().for_each(touch);
+        // Used later than the others, but not by a request.
+        drop(begin(&two, ActivityKind::Message));
         assert_eq!(stage.victims(), [2, 1, 3]);
     }
 

@@ -26,11 +26,13 @@ impl<S: Recorded> Registry<S> {
     ) -> Option<Arc<S>> {
         loop {
             let mut drawn = draw(self);
+            drawn.sort_unstable();
+            drawn.dedup();
+            // Each round claims one of these or takes some out of the order, so this ends.
+            drawn.retain(|key| self.is_listed(*key));
             if drawn.is_empty() {
                 return None;
             }
-            drawn.sort_unstable();
-            drawn.dedup();
             drawn.retain(|key| self.may_go_or_suspend(*key, now));
             if let Some(key) = self.pick(&drawn, now)
                 && let Some(session) = self.claim_or_suspend(key, now)
@@ -42,7 +44,7 @@ impl<S: Recorded> Registry<S> {
 
     /// Whether a session in the policy's order may go; takes it out of the order if not.
     fn may_go_or_suspend(&mut self, key: SessionKey, now: Instant) -> bool {
-        let Some(slot) = self.get(key).filter(|_| self.is_listed(key)) else { return false };
+        let Some(slot) = self.get(key) else { return false };
         let verdict = self.rules.look(slot.record(), now).1;
         if verdict != Verdict::MayGo {
             self.suspend(key);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 
 use super::{Broken, HISTORIES, paused, through};
 use crate::eviction::{Candidates, EvictionPolicy, SessionInfo};
@@ -66,6 +66,7 @@ pub fn victims(policy: impl EvictionPolicy, history: impl IntoIterator<Item = Ev
 ///
 /// - It names a session whenever one of its order may go.
 /// - The session that it names is in its order: it is neither gone nor suspended.
+/// - Of some sessions in its order it picks one.
 /// - It does not panic.
 /// - The same history gives the same victims.
 ///
@@ -211,8 +212,18 @@ struct Server {
 impl Server {
     /// Begins without a session. The policy is put into a [`Watched`], which writes into `faults`.
     fn new(policy: impl EvictionPolicy) -> Self {
+        Self::with(policy, false)
+    }
+
+    /// Begins without a session. Each choice also asks the policy to pick among sessions.
+    fn asking_to_pick(policy: impl EvictionPolicy) -> Self {
+        Self::with(policy, true)
+    }
+
+    fn with(policy: impl EvictionPolicy, is_asked_to_pick: bool) -> Self {
         let faults = Arc::<Mutex<Option<&'static str>>>::default();
-        let watched = Watched { policy, here: HashSet::new(), suspended: HashSet::new(), faults: Arc::clone(&faults) };
+        let (here, suspended) = (HashSet::new(), HashSet::new());
+        let watched = Watched { policy, here, suspended, is_asked_to_pick, faults: Arc::clone(&faults) };
         Self { stage: TestRegistry::new(watched), here: HashMap::new(), arrivals: 0, faults }
     }
 
@@ -270,7 +281,7 @@ type Played = (Vec<Event>, Vec<u32>);
 /// Kinds and picks are plain numbers, so a history that was shrunk can be played too. Returns all events that happened
 /// and the victims in order, or the first law that was broken with the events until then.
 async fn play(policy: impl EvictionPolicy, history: &[(u8, u8)]) -> Result<Played, Broken<Event>> {
-    let mut server = Server::new(policy);
+    let mut server = Server::asking_to_pick(policy);
     let (mut events, mut gone) = (Vec::new(), Vec::new());
     for (kind, pick) in history {
         let mut here: Vec<_> = server.here.keys().copied().collect();
@@ -306,6 +317,8 @@ struct Watched<P> {
     here: HashSet<SessionKey>,
     /// Those that may not go now, and that the policy must not name.
     suspended: HashSet<SessionKey>,
+    /// Whether each choice also asks which of some sessions goes. That costs a look at all.
+    is_asked_to_pick: bool,
     faults: Arc<Mutex<Option<&'static str>>>,
 }
 
@@ -366,6 +379,19 @@ impl<P: EvictionPolicy> EvictionPolicy for Watched<P> {
             None if candidates.iter().next().is_some() => self.fault("it named none while some session might go"),
             _ => {}
         }
+        // The manager may ask at any time which of some sessions goes.
+        let among: Vec<_> = candidates.iter().take(if self.is_asked_to_pick { 32 } else { 0 }).collect();
+        if !among.is_empty() {
+            self.pick(&among, candidates.now());
+        }
         named
+    }
+
+    fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
+        let picked = self.watch(|policy| policy.pick(among, now));
+        if !among.iter().any(|session| Some(session.key()) == picked) {
+            self.fault("it picked none of the sessions that it was given");
+        }
+        picked
     }
 }

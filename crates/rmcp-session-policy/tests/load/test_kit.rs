@@ -105,6 +105,7 @@ enum Wrong {
     GivesUp,
     Panics,
     LooksAtAll,
+    PicksNone,
 }
 
 impl Queue {
@@ -148,6 +149,10 @@ impl EvictionPolicy for Queue {
             _ => self.order.front().copied(),
         }
     }
+
+    fn pick(&mut self, among: &[SessionInfo<'_>], _: Instant) -> Option<SessionKey> {
+        among.first().filter(|_| self.wrong != Some(Wrong::PicksNone)).map(SessionInfo::key)
+    }
 }
 
 #[test]
@@ -164,6 +169,7 @@ fn a_broken_eviction_policy_is_told_which_law_it_broke() {
     finds!(eviction::keeps_the_laws(Queue::wrong(Wrong::LosesTheResumed)), "named none while some session might go");
     finds!(eviction::keeps_the_laws(Queue::wrong(Wrong::GivesUp)), "named none while some session might go");
     finds!(eviction::keeps_the_laws(Queue::wrong(Wrong::Panics)), "it panicked, after [Open, ");
+    finds!(eviction::keeps_the_laws(Queue::wrong(Wrong::PicksNone)), "picked none of the sessions");
     finds!(eviction::asks_about_few(Queue::wrong(Wrong::LooksAtAll)), "times at a session for 2000 victims");
     let mut turn = 0;
     let fickle = Arc::new(Mutex::new(move || {
