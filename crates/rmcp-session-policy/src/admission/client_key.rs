@@ -43,23 +43,49 @@ impl ClientKey {
     /// Returns the key of an arrival.
     #[must_use]
     pub fn of(arrival: &Arrival<'_>) -> Self {
-        let context = arrival.context();
+        Self::of_context(arrival.context())
+    }
+
+    /// Returns the key of a client.
+    pub(crate) fn of_context(context: Option<&ClientContext>) -> Self {
+        Self::by(context, network)
+    }
+
+    /// Returns the key of a client by its network: /24 of an IPv4 address, /48 of an IPv6 address.
+    pub(crate) fn by_prefix(context: Option<&ClientContext>) -> Self {
+        Self::by(context, |address| match network(address) {
+            IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & !0xff).into(),
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> 48)).into(),
+        })
+    }
+
+    /// Returns the key of a client: its principal, else what `part` takes of its address.
+    fn by(context: Option<&ClientContext>, part: impl FnOnce(IpAddr) -> IpAddr) -> Self {
         if let Some(principal) = context.and_then(ClientContext::principal) {
             return Self::Principal(principal.into());
         }
-        match context.and_then(ClientContext::peer) {
-            Some(peer) => Self::Address(network(peer)),
-            None => Self::Anonymous,
-        }
+        context.and_then(ClientContext::peer).map_or(Self::Anonymous, |peer| Self::Address(part(peer)))
     }
 
     /// Returns [`of`](Self::of) as a closure that logs a warning at the first arrival of an unknown client.
     pub(super) fn warning_of() -> impl Fn(&Arrival<'_>) -> Self + Send + Sync {
+        let key = Self::warning_of_context(
+            "a policy per client knows no client: all such clients share one limit",
+            Self::of_context,
+        );
+        move |arrival| key(arrival.context())
+    }
+
+    /// Returns `key` as a closure that logs a warning at the first unknown client.
+    pub(crate) fn warning_of_context(
+        warning: &'static str,
+        key: fn(Option<&ClientContext>) -> Self,
+    ) -> impl Fn(Option<&ClientContext>) -> Self + Send + Sync {
         let warned = AtomicBool::new(false);
-        move |arrival| {
-            let key = Self::of(arrival);
+        move |context| {
+            let key = key(context);
             if key == Self::Anonymous && !warned.swap(true, Relaxed) {
-                let remedy = match arrival.context() {
+                let remedy = match context {
                     Some(_) => {
                         "no peer address is known: serve with `into_make_service_with_connect_info`, or give the layer `peer(..)`"
                     }
@@ -67,10 +93,7 @@ impl ClientKey {
                         "there is no client context: put `sessions.layer()` around rmcp's service, or use `ClientContext::scope`"
                     }
                 };
-                tracing::warn!(
-                    remedy,
-                    "a policy per client knows no client: all such clients share one limit (said once)"
-                );
+                tracing::warn!(remedy, "{warning} (said once)");
             }
             key
         }

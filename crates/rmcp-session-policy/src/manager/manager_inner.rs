@@ -108,6 +108,8 @@ impl<I: SessionManager> ManagerInner<I> {
         if settings.surge_guard {
             registry.guard_surges();
         }
+        settings.clients.share.iter().for_each(|share| registry.share_places(share.sessions));
+        settings.clients.max.iter().for_each(|max| registry.limit_clients(max.sessions));
         let serving_tasks = ServingTasks::new(settings.max_sessions);
         let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
         let deadlines = Deadlines::default();

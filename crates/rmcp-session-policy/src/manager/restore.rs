@@ -7,12 +7,11 @@ use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::create::Luggage;
+use super::create::{Admitted, Luggage};
 use super::manager_inner::ManagerInner;
 use super::parking_state::Parked;
-use super::place_search::Place;
 use super::single_flight::{Flight, FlightGuard};
-use crate::admission::{ArrivalKind, Permit};
+use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
@@ -54,8 +53,8 @@ impl<I: SessionManager> Drop for Right<I> {
 /// later.
 pub(super) struct PendingRestore<I: SessionManager> {
     right: Option<Right<I>>,
-    /// The permit and the place of the session, once it has them.
-    admitted: Option<(Permit, Place)>,
+    /// What the session needs, once it has it.
+    admitted: Option<Admitted>,
 }
 
 impl<I: SessionManager> PendingRestore<I> {
@@ -156,9 +155,9 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         let admitted = match restoring.admitted.take() {
             Some(admitted) => Some(admitted),
-            None => self.admit_restore().await?,
+            None => self.admit_restore(parked.as_ref()).await?,
         };
-        let (permit, place) = admitted.ok_or_else(|| self.refuse_restore())?;
+        let admitted = admitted.ok_or_else(|| self.refuse_restore())?;
         let transport = match self.inner_restore(&id).await? {
             Some(transport) => transport,
             None => return Ok(RestoreOutcome::NotSupported),
@@ -176,7 +175,7 @@ impl<I: SessionManager> ManagerInner<I> {
         };
         // `register` takes the session out of the parking. If this future is dropped before, the session is still
         // parked.
-        let transport = self.register(luggage, transport, place, permit, now)?;
+        let transport = self.register(luggage, transport, admitted, now)?;
         if restoring.is_barred() || transport.session().has(Flag::NoRestore) {
             // The session was deleted or revoked during its restore: it is closed as any other.
             self.close(transport.session(), CloseReason::Client);
@@ -197,11 +196,15 @@ impl<I: SessionManager> ManagerInner<I> {
         true
     }
 
-    /// Asks the admission policy whether the client of this request may restore a session, and gets a place. `None` if
-    /// there is no place.
-    async fn admit_restore(self: &Arc<Self>) -> Result<Option<(Permit, Place)>, Failed<I>> {
+    /// Asks the admission policy whether the client of this request may restore a session, and gets what the session
+    /// needs. `None` if there is no place. The session counts as one of the client that opened it.
+    async fn admit_restore(self: &Arc<Self>, parked: Option<&Parked>) -> Result<Option<Admitted>, Failed<I>> {
         let context = ClientContext::current();
-        self.try_admit(ArrivalKind::Restore, context.as_deref(), is_passive()).await
+        let owner = match parked {
+            Some(parked) => parked.context(),
+            None => context.as_deref(),
+        };
+        self.try_admit(ArrivalKind::Restore, context.as_deref(), owner, is_passive()).await
     }
 
     /// Rejects a restore that found no place, or waited too long.
@@ -239,10 +242,10 @@ impl<I: SessionManager> ManagerInner<I> {
         id: &SessionId,
         mut restoring: PendingRestore<I>,
     ) -> Result<bool, Failed<I>> {
-        let admitted = match self.admit_restore().await {
+        let parked = restoring.pin();
+        let admitted = match self.admit_restore(parked.as_ref()).await {
             Ok(Some(admitted)) => admitted,
             refused => {
-                let parked = restoring.pin();
                 restoring.done();
                 return match (refused?, parked) {
                     (None, Some(parked)) if self.reserve_stream(id, &parked) => Ok(true),

@@ -3,9 +3,10 @@
 //! It runs under the manager's lock, in these steps:
 //! 1. The registry hears which sessions have changed, and looks again at those that are due.
 //! 2. If the half-open sessions hold their share, the oldest of them goes (L6).
-//! 3. While places are asked for much faster than before, the guard chooses, if it can.
-//! 4. Otherwise the policy names a session. The registry claims it, or suspends it if it may not go and asks again.
-//! 5. If the policy breaks its contract, the oldest session that may go goes instead. The registry counts that (L13).
+//! 3. If the client of the arrival holds its share of the places, one of its own sessions goes, if one may.
+//! 4. While places are asked for much faster than before, the guard chooses, if it can.
+//! 5. Otherwise the policy names a session. The registry claims it, or suspends it if it may not go and asks again.
+//! 6. If the policy breaks its contract, the oldest session that may go goes instead. The registry counts that (L13).
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +15,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use tokio::time::Instant;
 
+use super::client_id::ClientId;
 use super::rules::Verdict;
 use super::sessions::{Registry, Standing};
 use super::view::{Draws, SlotsView};
@@ -46,7 +48,8 @@ pub(crate) enum Choice<S> {
 
 impl<S: Recorded> Registry<S> {
     /// Chooses a victim and begins its close. `arriving`: how many other newcomers are on their way to be half-open
-    /// sessions. `newcomer`: the client of the arrival, for the policy.
+    /// sessions. `newcomer`: the client of the arrival, for the policy. `full`: the same client, if it holds its share of
+    /// the places.
     ///
     /// Once half-open sessions hold their share the oldest of them goes. While none of them may, a newcomer waits, so
     /// that a flood of handshakes evicts no session that finished its own; a restore goes on to the policy, because its
@@ -61,6 +64,7 @@ impl<S: Recorded> Registry<S> {
         kind: ArrivalKind,
         newcomer: Option<&ClientContext>,
         arriving: usize,
+        full: Option<ClientId>,
     ) -> Choice<S> {
         if self.policy.is_none() {
             return Choice::NoVictim;
@@ -79,7 +83,8 @@ impl<S: Recorded> Registry<S> {
                 return Choice::Handshakes;
             }
         }
-        if let Some(session) = self.choose_in_surge(now, newcomer) {
+        let own = full.and_then(|client| self.choose_own(now, client));
+        if let Some(session) = own.or_else(|| self.choose_in_surge(now, newcomer)) {
             return Choice::Victim(session);
         }
         let chosen = self.choose_by_policy(now, newcomer);

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::clients::Clients;
 use super::dense::{Dense, NOWHERE};
 use super::rules::Rules;
 use super::surge_sessions::SurgeSessions;
@@ -86,6 +87,10 @@ pub(crate) struct Registry<S> {
     pub(crate) random: fastrand::Rng,
     /// What the guard knows. `None` if it is off.
     pub(super) surge: Option<SurgeSessions>,
+    /// The places of each client, and its sessions in the policy's order. `None` if clients have no share.
+    pub(super) share: Option<Clients>,
+    /// The sessions of each client that are not closing. `None` if clients have no limit.
+    pub(super) max: Option<Clients>,
     /// Half-open sessions, oldest first, without those that are restored and those that are set aside (`answering`).
     /// Sessions that have become ready, or have ended, may still be in it.
     pub(super) opening: Queue<Timestamp>,
@@ -121,6 +126,8 @@ impl<S: Recorded> Registry<S> {
             listed: Dense::default(),
             random: fastrand::Rng::new(),
             surge: None,
+            share: None,
+            max: None,
             opening: Queue::default(),
             max_opening,
             moments: Queue::default(),
@@ -227,6 +234,7 @@ impl<S: Recorded> Registry<S> {
     pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Slot<S>> {
         self.retire(key);
         self.get(key)?;
+        [&mut self.share, &mut self.max].into_iter().flatten().for_each(|clients| clients.ends(key));
         Some(self.slots.remove(key.index()))
     }
 
@@ -270,11 +278,16 @@ impl<S: Recorded> Registry<S> {
 
     fn enlist(&mut self, key: SessionKey) {
         let place = self.listed.push(key);
-        let Self { slots, surge, .. } = self;
+        let Self { slots, surge, share, .. } = self;
         let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.is(key)) else { return };
         slot.listed_at = place;
         if let Some(surge) = surge {
             surge.enlist(slot.record());
+        }
+        if let Some(share) = share
+            && let Some(client) = share.client(key)
+        {
+            share.groups.insert(key, client);
         }
     }
 
@@ -286,6 +299,9 @@ impl<S: Recorded> Registry<S> {
         }
         if let Some(surge) = &mut self.surge {
             surge.delist(key);
+        }
+        if let Some(share) = &mut self.share {
+            share.groups.remove(key);
         }
     }
 

@@ -104,7 +104,7 @@ impl TestRegistry {
     }
 
     pub(crate) fn choose_for(&mut self, kind: ArrivalKind) -> Choice<Record> {
-        self.registry.choose(Instant::now(), kind, None, 0)
+        self.registry.choose(Instant::now(), kind, None, 0, None)
     }
 
     pub(crate) fn choose(&mut self) -> Choice<Record> {
