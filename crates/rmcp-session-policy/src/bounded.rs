@@ -166,6 +166,8 @@ impl Settings {
         let builder = PolicySessionManager::builder(inner)
             .max_sessions(self.max_sessions.min(u32::MAX as usize))
             .eviction(Fifo::new().tiers([|session: &SessionInfo<'_>| session.in_flight() == 0]))
+            // The oldest goes, whatever comes.
+            .surge_guard(false)
             // Busy sessions are evicted last, so that there is always room for a newcomer.
             .busy_may_go()
             .idle_timeout(self.config.keep_alive.map(kept))

@@ -17,7 +17,7 @@ use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::eviction::{EvictionPolicy, SessionInfo};
 use crate::manager::default_opening;
-use crate::registry::{Choice, Registry, Rules};
+use crate::registry::{Choice, ClientIds, ClientOf, Registry, Rules};
 use crate::session::{ActivityId, ActivityKind, Origin, Phase, Record, SessionKey, SessionOrigin, Signals, Software};
 use crate::time::HOUR;
 use crate::timestamp::Timestamp;
@@ -63,6 +63,8 @@ pub struct Simulation {
     start: Instant,
     /// Whether the policy hears of each use.
     tracks_access: bool,
+    /// How clients are told apart, if they have a share of the places.
+    share: Option<ClientOf>,
     /// All sessions have this id: it costs each a reference count, and nothing reads it.
     id: SessionId,
 }
@@ -158,8 +160,43 @@ impl Simulation {
             // A full microsecond, and the same in each process, so that no moment is rounded.
             start: Timestamp::of_micros(HOUR.as_secs() * 1_000_000).instant(),
             tracks_access,
+            share: None,
             id: SessionId::from(""),
         }
+    }
+
+    /// Switches the guard against surges on, as
+    /// [`surge_guard`](crate::PolicySessionManagerBuilder::surge_guard) does. The caller tells of each arrival by
+    /// [`ask`](Self::ask). Defaults to off.
+    #[must_use]
+    pub fn guarded(mut self) -> Self {
+        self.registry.guard_surges();
+        self
+    }
+
+    /// Gives each network (/24, /48), or principal where one is known, a share of the places, as
+    /// [`per_prefix_share`](crate::PolicySessionManagerBuilder::per_prefix_share) does. Defaults to no share.
+    #[must_use]
+    pub fn with_prefix_share(mut self, places: usize) -> Self {
+        self.registry.share_places(places);
+        self.share = Some(ClientOf::per_prefix());
+        self
+    }
+
+    fn clients(&self, client: Option<&ClientContext>) -> ClientIds {
+        ClientIds { share: self.share.as_ref().and_then(|share| share.find(client)), max: None }
+    }
+
+    /// Counts an arrival for the guard: a session that will be opened or restored and that no admission policy rejected.
+    /// The caller does so once for each, before it takes a free place or asks for a victim.
+    pub fn ask(&mut self, now: Duration) {
+        self.registry.asked(self.instant(now));
+    }
+
+    /// Returns since when there is a surge, if the guard is on and there is one.
+    #[must_use]
+    pub fn surge_since(&mut self, now: Duration) -> Option<Duration> {
+        self.registry.surge_since(self.instant(now)).map(|since| self.since_start(since))
     }
 
     fn instant(&self, at: Duration) -> Instant {
@@ -206,6 +243,7 @@ impl Simulation {
 
     fn insert(&mut self, origin: Origin, software: Option<&str>, now: Duration) -> LiveSession {
         let now = self.instant(now);
+        let clients = self.clients(origin.context.as_deref());
         let session = self.registry.insert(origin, now, |record| {
             if let Some(name) = software {
                 let software = Software { name: name.into(), version: Box::default() };
@@ -214,6 +252,7 @@ impl Simulation {
             }
             record
         });
+        self.registry.owned_by(session.entry.key, clients);
         LiveSession(session)
     }
 
@@ -260,7 +299,9 @@ impl Simulation {
         newcomer: Option<&ClientContext>,
         now: Duration,
     ) -> Option<LiveSession> {
-        let Choice::Victim(record) = self.registry.choose(self.instant(now), arrival, newcomer, 0) else { return None };
+        let full = self.registry.full(self.clients(newcomer).share, false);
+        let choice = self.registry.choose(self.instant(now), arrival, newcomer, 0, full);
+        let Choice::Victim(record) = choice else { return None };
         drop(self.registry.remove(record.entry.key));
         Some(LiveSession(record))
     }
@@ -343,6 +384,34 @@ mod tests {
         );
         let victim = server.victim(ArrivalKind::Create, None, at(26)).unwrap();
         assert_eq!(victim.key(), back.key(), "its request did not come");
+    }
+
+    #[test]
+    fn a_surge_costs_the_sessions_that_came_with_it() {
+        let mut server = Simulation::new(Lru::new(), 1, Duration::MAX).guarded();
+        server.ask(at(0));
+        let old = ready(&mut server, at(0));
+        (0..10).for_each(|_| server.ask(at(3_600)));
+        assert_eq!(server.surge_since(at(3_600)), Some(at(3_595)));
+        let newcomer = ready(&mut server, at(3_601));
+        assert_eq!(server.victim(ArrivalKind::Create, None, at(3_602)).unwrap().key(), newcomer.key());
+        assert_eq!(server.surge_since(at(7_200)), None);
+        assert_eq!(server.victim(ArrivalKind::Create, None, at(7_200)).unwrap().key(), old.key());
+    }
+
+    #[test]
+    fn a_network_with_its_share_makes_room_for_itself() {
+        let mut server = Simulation::new(Lru::new(), 1, Duration::MAX).with_prefix_share(1);
+        let client = |address: [u8; 4]| Arc::new(ClientContext::new().with_peer(address.into()));
+        let mut open = |address, second| {
+            let session = server.open(None, Some(client(address)), at(second));
+            act(&mut server, &session, SimulatedActivity::Initialized, at(second));
+            session
+        };
+        let [stranger, own] = [open([198, 51, 100, 1], 1), open([192, 0, 2, 1], 2)];
+        let newcomer = client([192, 0, 2, 9]);
+        assert_eq!(server.victim(ArrivalKind::Create, Some(&newcomer), at(3)).unwrap().key(), own.key());
+        assert_eq!(server.victim(ArrivalKind::Create, Some(&newcomer), at(4)).unwrap().key(), stranger.key());
     }
 
     #[test]

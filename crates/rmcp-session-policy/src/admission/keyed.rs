@@ -25,8 +25,8 @@ pub trait Replicate: AdmissionPolicy + Sized {
     fn is_fresh(&self, now: Instant) -> bool;
 }
 
-/// Gives every key a policy of its own; made by [`per`](super::AdmissionPolicyExt::per) and
-/// [`per_client`](super::AdmissionPolicyExt::per_client).
+/// Gives every key a policy of its own; made by [`per`](super::AdmissionPolicyExt::per),
+/// [`per_client`](super::AdmissionPolicyExt::per_client) and [`per_prefix`](super::AdmissionPolicyExt::per_prefix).
 ///
 /// Memory is bounded by [`max_keys`](Self::max_keys). When it is full, a key is dropped only if its policy is back in its
 /// initial state, so creating many keys cannot reset a client that is over its limit. If none of the keys that are

@@ -11,8 +11,8 @@
 //! | nothing | [`Open`] |
 //! | by a rule of your own | [`admit_fn`], or the trait [`AdmissionPolicy`] |
 //!
-//! [`AdmissionPolicyExt`] combines policies: one per client or per session, both of two, either of two, only for some
-//! arrivals, or only to report.
+//! [`AdmissionPolicyExt`] combines policies: one per client, network or session, both of two, either of two, another where
+//! the first one's backend fails, only for some arrivals, or only to report.
 //!
 //! ```
 //! use rmcp_session_policy::admission::{AdmissionPolicyExt, Concurrent, TokenBucket};
@@ -30,6 +30,7 @@ mod arrival;
 mod caller_key;
 mod client_key;
 mod concurrent;
+mod fallback;
 mod gcra;
 mod keyed;
 mod log;
@@ -52,6 +53,7 @@ pub use arrival::{Arrival, ArrivalKind};
 pub use caller_key::CallerKey;
 pub use client_key::ClientKey;
 pub use concurrent::Concurrent;
+pub use fallback::Fallback;
 pub use keyed::{Keyed, Replicate};
 pub use only::Only;
 pub use open::Open;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{And, Arrival, CallerKey, ClientKey, Keyed, Only, Or, Permit, Rejection, Replicate, Shadow};
+use super::{And, Arrival, CallerKey, ClientKey, Fallback, Keyed, Only, Or, Permit, Rejection, Replicate, Shadow};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
@@ -146,6 +146,12 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
         Or::new(self, other)
     }
 
+    /// Admits what the policy admits. Where its backend fails, `fallback` decides instead: where the policy rejects with
+    /// [`RejectionClass::Backend`](super::RejectionClass::Backend). See [`Fallback`].
+    fn fallback<P: AdmissionPolicy>(self, fallback: P) -> Fallback<Self, P> {
+        Fallback::new(self, fallback)
+    }
+
     /// Gives every client a policy of its own, by its [`ClientKey`]: by principal, else by address (IPv6 by /64). Unknown
     /// clients share one policy; the log has a warning at the first. See [`Keyed`].
     fn per_client(self) -> Keyed<Self, ClientKey>
@@ -153,6 +159,39 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
         Self: Replicate,
     {
         Keyed::new(self, Box::new(ClientKey::warning_of()))
+    }
+
+    /// Gives every network of clients a policy of its own: by /24 of IPv4 and /48 of IPv6, so that a client which has
+    /// many addresses gets no more by them. A client with a principal has a policy of its own, as with
+    /// [`per_client`](Self::per_client), and unknown clients share one; the log has a warning at the first. See [`Keyed`].
+    ///
+    /// Use it beside `per_client`, with a limit for all clients of a network together. To limit a network whatever the
+    /// principals, use [`per`](Self::per) with a key of your own.
+    ///
+    /// ```
+    /// use rmcp_session_policy::ClientContext;
+    /// use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, TokenBucket};
+    /// use tokio::time::Instant;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::net::AddrParseError> {
+    /// let policy = TokenBucket::per_minute(1).per_client().and(TokenBucket::per_minute(2).burst(2).per_prefix());
+    /// let now = Instant::now();
+    /// let mut admitted = Vec::new();
+    /// for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "198.51.100.1"] {
+    ///     let client = ClientContext::new().with_peer(address.parse()?);
+    ///     let arrival = Arrival::new(now, ArrivalKind::Create).with_context(&client);
+    ///     admitted.push(policy.admit(&arrival).await.map(|permit| permit.commit()).is_ok());
+    /// }
+    /// assert_eq!(admitted, [true, true, false, true]);
+    /// # Ok(()) }
+    /// ```
+    fn per_prefix(self) -> Keyed<Self, ClientKey>
+    where
+        Self: Replicate,
+    {
+        let warning = "a policy per prefix knows no client: all such clients share one limit";
+        let key = ClientKey::warning_of_context(warning, ClientKey::by_prefix);
+        Keyed::new(self, Box::new(move |arrival| key(arrival.context())))
     }
 
     /// Gives every session a policy of its own, for
@@ -197,13 +236,13 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::super::{ArrivalKind, Concurrent, Open};
+    use super::super::{ArrivalKind, Concurrent, Open, RejectionClass};
     use super::*;
 
     #[tokio::test]
     async fn a_look_tells_of_a_refusal_whatever_is_around_the_policy() {
         let one = || Concurrent::new(1);
-        let policies: [Box<dyn AdmissionPolicy>; 7] = [
+        let policies: [Box<dyn AdmissionPolicy>; 10] = [
             Box::new(one()),
             Box::new(Arc::new(one())),
             Box::new(one().per_client()),
@@ -211,6 +250,9 @@ mod tests {
             Box::new(one().and(Open)),
             Box::new(Open.and(one())),
             Box::new(one().only(|_: &Arrival<'_>| true)),
+            Box::new(one().per_prefix()),
+            Box::new(one().fallback(Open)),
+            Box::new(Down.fallback(one())),
         ];
         for policy in policies {
             let arrival = Arrival::new(Instant::now(), ArrivalKind::Create);
@@ -219,6 +261,21 @@ mod tests {
             assert_eq!(policy.peek(&arrival).expect_err("one at once").policy(), "concurrent", "{policy:?}");
             drop(lease);
             assert!(policy.peek(&arrival).is_ok(), "{policy:?}");
+        }
+    }
+
+    /// A policy with a backend that fails, and which knows that.
+    #[derive(Debug)]
+    struct Down;
+
+    #[async_trait]
+    impl AdmissionPolicy for Down {
+        async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+            self.peek(arrival).map(|()| Permit::free())
+        }
+
+        fn peek(&self, _arrival: &Arrival<'_>) -> Result<(), Rejection> {
+            Err(Rejection::new("down").with_class(RejectionClass::Backend))
         }
     }
 
@@ -252,7 +309,7 @@ mod tests {
         let told = Arc::new(Told::default());
         let one = || Arc::clone(&told);
         let boxed: Box<dyn AdmissionPolicy> = Box::new(one());
-        let policies: [Box<dyn AdmissionPolicy>; 8] = [
+        let policies: [Box<dyn AdmissionPolicy>; 10] = [
             boxed,
             Box::new(Arc::new(one())),
             Box::new(one().and(Open)),
@@ -261,6 +318,8 @@ mod tests {
             Box::new(one().only(|_: &Arrival<'_>| false)),
             Box::new(one().shadow()),
             Box::new(one().per_session()),
+            Box::new(one().fallback(Open)),
+            Box::new(Open.fallback(one())),
         ];
         for (policy, before) in policies.iter().zip(0..) {
             let session = SessionOrigin::allocate();

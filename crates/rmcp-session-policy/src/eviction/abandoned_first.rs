@@ -131,6 +131,22 @@ impl EvictionPolicy for AbandonedFirst {
         let first = self.first_lost(candidates).or_else(|| self.first_uncalled(candidates));
         first.or_else(|| self.all.first(candidates, |session, _| session.rank_by_use()).map(|(_, key)| key))
     }
+
+    /// The same order among some.
+    fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
+        let for_as_long = |since: Instant, time| now.saturating_duration_since(since) >= time;
+        let is_lost =
+            |session: &SessionInfo<'_>| matches!(session.stream(), Stream::Lost(at) if for_as_long(at, LOST_AFTER));
+        let is_uncalled =
+            |session: &SessionInfo<'_>| session.calls() == 0 && for_as_long(session.last_used(), UNCALLED_AFTER);
+        let are_many = among.iter().filter(|session| is_uncalled(session)).count() * UNCALLED_SHARE > among.len();
+        let rank = |session: &SessionInfo<'_>| match () {
+            () if is_lost(session) => 0,
+            () if are_many && is_uncalled(session) => 1,
+            () => 2,
+        };
+        among.iter().min_by_key(|session| (rank(session), session.rank_by_use())).map(SessionInfo::key)
+    }
 }
 
 /// The first rank after what happened in the microsecond of a moment.
@@ -222,6 +238,29 @@ mod tests {
         [&two, &one, &three].into_iter().for_each(touch);
         advance(secs(30)).await;
         assert_eq!(stage.victims(), [2, 1, 3, 4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn among_some_it_picks_in_the_same_order() {
+        let mut stage = stage();
+        let regulars: [_; 9] = stage.ready_many();
+        regulars.iter().for_each(touch);
+        let [lost, uncalled] = stage.ready_many();
+        lose_stream(&lost);
+        touch(&lost);
+        advance(secs(30)).await;
+        drop(begin(&uncalled, ActivityKind::List));
+        let pick = |among: &[&Arc<Record>]| {
+            let among: Vec<_> = among.iter().map(|record| SessionInfo::of(record)).collect();
+            AbandonedFirst::new().pick(&among, Instant::now()).map(SessionKey::generation)
+        };
+        let [first, .., last] = &regulars;
+        assert_eq!(pick(&[last, &uncalled, &lost, first]), Some(10), "its stream is lost for long enough");
+        assert_eq!(pick(&[last, &uncalled, first]), Some(1), "it listed just now");
+        advance(secs(10)).await;
+        assert_eq!(pick(&[last, &uncalled, first]), Some(11));
+        let all: Vec<_> = regulars.iter().chain([&uncalled]).collect();
+        assert_eq!(pick(&all), Some(1), "one in ten is not more than a tenth");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tokio::time::Instant;
+
 use super::{Candidates, Fifo, IdlePeriod, Only, SessionInfo, Tiers};
 use crate::session::{SessionKey, SessionOrigin};
 
@@ -107,6 +109,19 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
 
     /// Names the session of the order that goes first. Changes nothing outside the policy; the manager decides.
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey>;
+
+    /// Names the session that goes first among some of the order, which may all go. There is at least one.
+    ///
+    /// The manager asks this where it is given which sessions should go: in a surge
+    /// ([`surge_guard`](crate::PolicySessionManagerBuilder::surge_guard)), and for a client that holds its share of the
+    /// places. It draws at most 32 sessions. If the policy names none of them, the least recently used one goes, and that
+    /// counts as a fault.
+    ///
+    /// Defaults to the least recently used.
+    fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
+        let _: Instant = now;
+        among.iter().min_by_key(|session| session.rank_by_use()).map(SessionInfo::key)
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -149,6 +164,10 @@ impl EvictionPolicy for Box<dyn EvictionPolicy> {
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         (**self).victim(candidates)
+    }
+
+    fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
+        (**self).pick(among, now)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tokio::time::Instant;
+
 use super::{Candidates, EvictionPolicy, IdlePeriod, SessionInfo};
 use crate::session::{SessionKey, SessionOrigin};
 
@@ -60,6 +62,17 @@ where
                 tier().unwrap_or(self.tiers.len())
             }
         }
+    }
+
+    /// Moves a session to the tier that it belongs to by now, if that is a later one. Returns the tier that it is in.
+    fn move_on(&mut self, session: &SessionInfo<'_>) -> usize {
+        let home = self.homes.get(session.key().index()).copied().unwrap_or_default();
+        let tier = self.tier_of(session);
+        if tier > home {
+            self.home(session).on_remove(session);
+            self.settle(session, tier);
+        }
+        tier.max(home)
     }
 
     /// Puts a session into the order of a tier, as a new one there. It must not be in another order.
@@ -141,6 +154,16 @@ where
             }
         }
         None
+    }
+
+    /// Has the first tier that any of these sessions is in pick one of its own. Those that belong to a later tier by now
+    /// move there first.
+    fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
+        let tiers: Vec<_> = among.iter().map(|session| self.move_on(session)).collect();
+        let first = *tiers.iter().min()?;
+        let of_first = among.iter().zip(tiers).filter(|(_, tier)| *tier == first);
+        let of_first: Vec<_> = of_first.map(|(session, _)| *session).collect();
+        self.policy(first).pick(&of_first, now)
     }
 }
 

@@ -2,21 +2,24 @@
 //! [`build`](PolicySessionManagerBuilder::build).
 
 use std::fmt;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::SessionManager;
 
 use super::PolicySessionManager;
+use super::client_limits::{ClientLimit, ClientLimits};
 use super::manager_inner::ManagerInner;
 use super::parking_state::Limits;
 use super::settings::Settings;
 use crate::admission::AdmissionPolicy;
 use crate::call_rejection::CallRejection;
 use crate::config_error::ConfigError;
+use crate::context::ClientContext;
 use crate::eviction::{AbandonedFirst, EvictionPolicy, SessionInfo};
 use crate::observe::SessionObserver;
-use crate::registry::{Predicate, Rules};
+use crate::registry::{ClientOf, Predicate, Rules};
 use crate::time::{HOUR, MINUTE, SECOND};
 
 /// Builds a [`PolicySessionManager`]. [`local`](PolicySessionManager::local) and
@@ -65,6 +68,9 @@ pub struct PolicySessionManagerBuilder<I> {
     min_idle: Duration,
     busy_may_go: bool,
     protect: Option<Predicate>,
+    /// The setting, the share of the places, and how clients are told apart.
+    share: Option<(&'static str, f64, ClientOf)>,
+    client_max: Option<usize>,
     limits: Limits,
     admission: Option<Box<dyn AdmissionPolicy>>,
     requests: Option<Box<dyn AdmissionPolicy>>,
@@ -85,6 +91,8 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
                 init_timeout: 30 * SECOND,
                 max_busy: 10 * MINUTE,
                 close_deadline: 5 * SECOND,
+                clients: ClientLimits::default(),
+                surge_guard: true,
                 logs_ends: true,
                 call_rejection: CallRejection::Result,
             },
@@ -93,6 +101,8 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             min_idle: Duration::ZERO,
             busy_may_go: false,
             protect: None,
+            share: None,
+            client_max: None,
             limits: Limits { entries: 10_000, bytes: 64 << 20, entry_bytes: 64 << 10, age: 24 * HOUR },
             admission: None,
             requests: None,
@@ -171,6 +181,137 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// ```
     pub fn refuse_when_full(mut self) -> Self {
         self.eviction = None;
+        self
+    }
+
+    /// Switches the guard against surges on or off. It is no policy: in a surge it decides among which sessions the
+    /// [`eviction`](Self::eviction) policy chooses, so that a flood of newcomers, or a crowd, costs no session at work its
+    /// place. Nothing is rejected. Defaults to on.
+    ///
+    /// There is a surge while places are asked for (by sessions that are opened or restored, without those that were
+    /// rejected) more than four times as fast as in the last hour and 0.2 a second, until it is less than one and a half
+    /// times as fast and 0.1 a second. None begins in the first half hour. Victims then are, in this order:
+    ///
+    /// 1. sessions that have been idle for longer than victims used to be before the surge;
+    /// 2. sessions that were opened in the surge, those without a [principal](crate::ClientContext::principal) first, and
+    ///    then those that were restored in it;
+    /// 3. all others.
+    ///
+    /// Newcomers that come to work in a surge pay for it, since nothing tells them from the others: they lose their place
+    /// to each other, and are restored from the [parking](PolicySessionManager::parking). Cost: O(1) for each place that is
+    /// asked for, and a sample of 32 sessions for each victim in a surge. See [`Stats::surge_since`](crate::Stats::surge_since).
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// let sessions = PolicySessionManager::local().surge_guard(false).build()?;
+    /// assert_eq!(sessions.stats().surge_since, None);
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    pub const fn surge_guard(mut self, on: bool) -> Self {
+        self.settings.surge_guard = on;
+        self
+    }
+
+    /// Sets the share of the places that one client may hold at the cost of others, such as 0.05. A client is its
+    /// principal, or its address (IPv6 by /64) if it has none.
+    ///
+    /// When no place is free and an arrival is of a client that holds its share or more, one of that client's own sessions
+    /// makes room: one that was opened in the present surge, if there is one, and else the choice of the
+    /// [`eviction`](Self::eviction) policy, among 32 of the client's sessions at most. The arrival is not rejected, and
+    /// while places are free a client may hold any number. If none of its own sessions may go, the usual choice decides. A
+    /// client of which neither principal nor address is known has no share. The share is rounded down to full places, and
+    /// is at least one.
+    ///
+    /// The users of an office or a hosted connector share one address: give them [principals](crate::PolicyLayer::principal),
+    /// or a share that they fit in. Cost: O(1) for each session that begins or ends, and memory for each client that has one.
+    ///
+    /// This, [`per_prefix_share`](Self::per_prefix_share) and [`per_key_share`](Self::per_key_share) replace each other.
+    /// Defaults to no share.
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// let sessions = PolicySessionManager::local().max_sessions(1_000).per_client_share(0.05).build()?;
+    /// # let _ = sessions.stats();
+    /// let error = PolicySessionManager::local().per_client_share(5.0).build().unwrap_err();
+    /// assert_eq!(error.to_string(), "per_client_share is 5.0: allow more than 0 and at most 1");
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    pub fn per_client_share(mut self, share: f64) -> Self {
+        self.share = Some(("per_client_share", share, ClientOf::per_client()));
+        self
+    }
+
+    /// Sets the share of the places that one network may hold at the cost of others, as
+    /// [`per_client_share`](Self::per_client_share) does. A client is its principal, or the /24 of its IPv4 address or the
+    /// /48 of its IPv6 address if it has none. Defaults to no share.
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// let sessions = PolicySessionManager::local().per_prefix_share(0.1).build()?;
+    /// # let _ = sessions.stats();
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    pub fn per_prefix_share(mut self, share: f64) -> Self {
+        self.share = Some(("per_prefix_share", share, ClientOf::per_prefix()));
+        self
+    }
+
+    /// Sets the share of the places that the clients with one key may hold at the cost of others, as
+    /// [`per_client_share`](Self::per_client_share) does. A client for which `key` returns `None` has no share. `key` is
+    /// called once for each session that is opened or restored. Defaults to no share.
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// // The layer keeps the header: `sessions.layer().keep_headers(..)`.
+    /// let sessions = PolicySessionManager::local()
+    ///     .per_key_share(0.2, |client| client.header("x-tenant").map(str::to_owned))
+    ///     .build()?;
+    /// # let _ = sessions.stats();
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    pub fn per_key_share<K: Hash>(
+        mut self,
+        share: f64,
+        key: impl Fn(&ClientContext) -> Option<K> + Send + Sync + 'static,
+    ) -> Self {
+        self.share = Some(("per_key_share", share, ClientOf::per_key(key)));
+        self
+    }
+
+    /// Sets how many sessions one client may have, also while places are free. A client is its principal, or its address
+    /// (IPv6 by /64) if it has none; a client of which neither is known has no limit.
+    ///
+    /// When a client at its limit opens a session, or restores a parked one, its least recently used session makes room
+    /// (beyond 128 sessions: of 128 that are drawn). Busy and [protected](Self::protect) sessions and those used less than
+    /// [`min_idle`](Self::min_idle) ago do not; half-open ones do, once 100 ms have passed since the last step of their
+    /// handshake. If none may go within 20 ms, or the one that goes is not gone within 300 ms, the arrival is rejected
+    /// with the class [`Quota`](crate::admission::RejectionClass::Quota), and so with 429. The number is exact: sessions
+    /// that are closing and newcomers on their way count.
+    ///
+    /// It closes sessions with [`refuse_when_full`](Self::refuse_when_full) too. Cost: O(1) for each session that begins or
+    /// ends; at the limit a look at each of the client's sessions, 128 at most. Defaults to no limit.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use rmcp::transport::streamable_http_server::session::SessionManager;
+    /// use rmcp_session_policy::{ClientContext, PolicySessionManager};
+    ///
+    /// let sessions = PolicySessionManager::local().per_client_max(2).build()?;
+    /// let mut transports = Vec::new();
+    /// for client in ["alice", "alice", "alice", "bob"] {
+    ///     let client = ClientContext::new().with_principal(client);
+    ///     let (_id, transport) = client.scope(sessions.create_session()).await?;
+    ///     transports.push(transport);
+    /// }
+    /// assert_eq!(sessions.stats().live, 3, "two of alice, one of bob");
+    /// # Ok(()) }
+    /// ```
+    pub const fn per_client_max(mut self, sessions: usize) -> Self {
+        self.client_max = Some(sessions);
         self
     }
 
@@ -347,6 +488,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             return Err(ConfigError::new("max_parked_streams", streams, remedy));
         }
         settings.max_parked_streams = self.max_parked_streams.unwrap_or(most);
+        settings.clients = client_limits(self.share, self.client_max, most, self.eviction.is_some())?;
         let durations = [
             ("idle_timeout", settings.idle_timeout, "allow more than zero, or None for no timeout"),
             ("max_lifetime", settings.max_lifetime, "allow more than zero, or None for no limit"),
@@ -388,6 +530,37 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     }
 }
 
+/// Checks the limits of clients.
+fn client_limits(
+    share: Option<(&'static str, f64, ClientOf)>,
+    max: Option<usize>,
+    most: usize,
+    evicts: bool,
+) -> Result<ClientLimits, ConfigError> {
+    let mut limits = ClientLimits::default();
+    if let Some((setting, share, of)) = share {
+        if !(share > 0.0 && share <= 1.0) {
+            return Err(ConfigError::new(setting, share, "allow more than 0 and at most 1"));
+        }
+        if !evicts {
+            return Err(ConfigError::new(setting, share, "leave it out: with refuse_when_full no session makes room"));
+        }
+        limits.share = Some(ClientLimit { of, sessions: full_places(most, share) });
+    }
+    if let Some(sessions) = max {
+        if sessions == 0 {
+            return Err(ConfigError::new("per_client_max", sessions, "allow at least 1 session"));
+        }
+        limits.max = Some(ClientLimit { of: ClientOf::per_client(), sessions });
+    }
+    Ok(limits)
+}
+
+/// A share of `most` places, in full places; 0.29 of 100 are 29, though the product is a little less.
+fn full_places(most: usize, share: f64) -> usize {
+    ((most as f64 * share + 1e-9) as usize).max(1)
+}
+
 /// The default of `max_opening` for `most` places.
 pub(crate) fn default_opening(most: usize) -> usize {
     (most / 10).max((most / 4).min(5)).max(1)
@@ -406,6 +579,12 @@ impl<I> fmt::Debug for PolicySessionManagerBuilder<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_is_in_full_places_and_at_least_one() {
+        let shares = [(100, 0.29), (1_000, 0.05), (30, 0.1), (10, 0.05), (10, 1.0), (19, 0.1)];
+        assert_eq!(shares.map(|(most, share)| full_places(most, share)), [29, 50, 3, 1, 10, 1]);
+    }
 
     #[test]
     fn half_open_sessions_hold_a_tenth_of_the_places_but_not_under_the_lesser_of_5_and_a_quarter() {

@@ -58,7 +58,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Closes a session that must not be restored, whatever closes it. Returns false if its close had begun before.
     pub(super) fn close_for_good(self: &Arc<Self>, session: &Arc<Session<I::Transport>>, reason: CloseReason) -> bool {
         let begun = self.begin_close(session, reason);
-        // Raised before the close runs, whose last steps read it, and after it has begun, so that the reason is this one.
+        // Raised before the close runs, whose last steps read it.
         session.raise(Flag::NoRestore);
         if begun {
             self.spawn_close(Arc::clone(session));

@@ -7,15 +7,17 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::allowance::Allowance;
 use super::lifecycle;
 use super::manager_inner::ManagerInner;
 use super::parking_state::{Came, Parked};
 use super::place_search::Place;
-use crate::admission::{Arrival, ArrivalKind, Permit};
+use crate::admission::{Arrival, ArrivalKind, Permit, Rejection};
 use crate::context::ClientContext;
 use crate::error::PolicyError;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
+use crate::registry::ClientIds;
 use crate::scope::{clear_held, hold_in_scope};
 use crate::session::{Activity, ActivityKind, Origin};
 use crate::timestamp::Timestamp;
@@ -32,77 +34,97 @@ pub(super) struct Luggage {
     pub(super) pin: Option<Parked>,
 }
 
+/// What a session needs before it exists. The drop of each part gives it back.
+pub(super) struct Admitted {
+    permit: Permit,
+    allowance: Allowance,
+    place: Place,
+    /// The client that the session will belong to, by the limits of clients.
+    clients: ClientIds,
+}
+
 impl<I: SessionManager> ManagerInner<I> {
     /// Creates a session: admission first, then a place, then the inner manager. If a step fails or is dropped, the
     /// drops of the earlier results give back what they hold.
     pub(super) async fn create(self: &Arc<Self>) -> Result<Created<I>, Failed<I>> {
         clear_held();
         let context = ClientContext::current();
-        let (permit, place) = self.admit(ArrivalKind::Create, context.as_deref(), false).await?;
+        let admitted = self.admit(ArrivalKind::Create, context.as_deref()).await?;
         let (id, transport) =
             self.inner.create_session().await.map_err(|error| self.failed(ArrivalKind::Create, error))?;
         let now = Instant::now();
         let opened = Timestamp::of(now);
         let luggage =
             Luggage { origin: Origin::new(SessionId::clone(&id), context, opened), initialize_params: None, pin: None };
-        let transport = self.register(luggage, transport, place, permit, now)?;
+        let (transport, _came) = self.register(luggage, transport, admitted, now)?;
         Ok((id, transport))
     }
 
-    /// Asks the admission policy, and gets a place. Reports a rejection.
+    /// Admits a newcomer. Reports a rejection.
     async fn admit(
         self: &Arc<Self>,
         kind: ArrivalKind,
         context: Option<&ClientContext>,
-        only_free: bool,
-    ) -> Result<(Permit, Place), Failed<I>> {
-        let admitted = self.try_admit(kind, context, only_free).await?;
+    ) -> Result<Admitted, Failed<I>> {
+        let admitted = self.try_admit(kind, context, context, false).await?;
         admitted.ok_or_else(|| self.refuse(kind, context, self.at_capacity()))
     }
 
-    /// Asks the admission policy, and gets a place. `None` if there is no place; the caller reports that.
+    /// Asks the admission policy, and gets what a session needs: an allowance of its client, and a place. `owner`: the
+    /// client that the session belongs to, which may have another address by now. `None` if there is no place; the caller
+    /// reports that.
     pub(super) async fn try_admit(
         self: &Arc<Self>,
         kind: ArrivalKind,
         context: Option<&ClientContext>,
+        owner: Option<&ClientContext>,
         only_free: bool,
-    ) -> Result<Option<(Permit, Place)>, Failed<I>> {
+    ) -> Result<Option<Admitted>, Failed<I>> {
         if self.stops_taking(kind) {
             return Err(self.refuse(kind, context, PolicyError::Draining));
         }
-        let permit = match self.admission.as_deref() {
-            None => Permit::free(),
-            Some(policy) => {
-                let arrival = Arrival::new(Instant::now(), kind);
-                let arrival = match context {
-                    Some(context) => arrival.with_context(context),
-                    None => arrival,
-                };
-                match policy.admit(&arrival).await {
-                    Ok(permit) => permit,
-                    Err(rejection) => return Err(self.refuse(kind, context, PolicyError::Rejected(rejection))),
-                }
+        let permit =
+            self.ask(kind, context).await.map_err(|no| self.refuse(kind, context, PolicyError::Rejected(no)))?;
+        let clients = self.settings.clients.ids(owner);
+        let allowance = match self.allow(clients.max, only_free).await {
+            Ok(Some(allowance)) => allowance,
+            Ok(None) => return Ok(None),
+            Err(rejection) => {
+                // The permit gives its quota back before the rejection is reported, here and below.
+                drop(permit);
+                return Err(self.refuse(kind, context, PolicyError::Rejected(rejection)));
             }
         };
-        // Without a place, the permit gives its quota back before the rejection is reported.
-        Ok(self.place(kind, context, only_free).await.map(|place| (permit, place)))
+        let place = self.place(kind, context, clients.share, only_free).await;
+        Ok(place.map(|place| Admitted { permit, allowance, place, clients }))
     }
 
-    /// Puts a session that exists in the inner manager into the registry. It does not await, so it cannot be dropped
-    /// halfway.
+    /// Asks the admission policy.
+    async fn ask(&self, kind: ArrivalKind, context: Option<&ClientContext>) -> Result<Permit, Rejection> {
+        let Some(policy) = self.admission.as_deref() else { return Ok(Permit::free()) };
+        let arrival = Arrival::new(Instant::now(), kind);
+        let arrival = match context {
+            Some(context) => arrival.with_context(context),
+            None => arrival,
+        };
+        policy.admit(&arrival).await
+    }
+
+    /// Puts a session that exists in the inner manager into the registry. Returns how it came out of the parking. It does
+    /// not await, so it cannot be dropped halfway.
     pub(super) fn register(
         self: &Arc<Self>,
         luggage: Luggage,
         transport: I::Transport,
-        place: Place,
-        permit: Permit,
+        admitted: Admitted,
         now: Instant,
-    ) -> Result<PolicyTransport<I::Transport>, Failed<I>> {
+    ) -> Result<(PolicyTransport<I::Transport>, Came), Failed<I>> {
         self.runtime.get_or_init(Handle::current);
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
         let Luggage { origin, initialize_params, pin } = luggage;
+        let Admitted { permit, allowance, place, clients } = admitted;
         let restored = origin.restored;
-        let (session, newborn, gone) = {
+        let (session, newborn, came, gone) = {
             let mut core = self.lock();
             if self.directory.contains(&origin.id) {
                 drop(core);
@@ -113,9 +135,11 @@ impl<I: SessionManager> ManagerInner<I> {
             let session =
                 core.registry.insert(origin, now, |record| Session::new(record, transport, initialize_params, root));
             let key = session.record.entry.key;
+            core.registry.owned_by(key, clients);
             core.look_at(key, self.first_deadline(&session, now));
             self.directory.insert(Arc::clone(&session));
-            place.settle(&mut core.places);
+            place.settle(&mut core);
+            allowance.settle(&mut core);
             // Leaves the parking under the lock under which it enters the registry, so it is always in one of them, and
             // never counted in both.
             let places = self.settings.max_sessions.saturating_sub(core.registry.len());
@@ -129,7 +153,7 @@ impl<I: SessionManager> ManagerInner<I> {
             if arrived.came == Came::Lost {
                 session.raise(Flag::EndTold);
             }
-            (session, newborn, arrived.gone)
+            (session, newborn, arrived.came, arrived.gone)
         };
         drop(gone);
         let host: Arc<dyn TransportEvents<I::Transport>> = Arc::<Self>::clone(self);
@@ -157,6 +181,6 @@ impl<I: SessionManager> ManagerInner<I> {
             return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Draining));
         }
         hold_in_scope(|| newborn);
-        Ok(transport)
+        Ok((transport, came))
     }
 }

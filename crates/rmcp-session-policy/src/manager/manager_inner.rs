@@ -104,7 +104,12 @@ impl<I: SessionManager> ManagerInner<I> {
         let tracks_returns = eviction.as_ref().is_some_and(|policy| policy.tracks_returns());
         let signals = Arc::new(Signals::new(tracks_returns));
         let tracks_access = eviction.as_ref().is_some_and(|policy| policy.tracks_access());
-        let registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
+        let mut registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
+        if settings.surge_guard {
+            registry.guard_surges();
+        }
+        settings.clients.share.iter().for_each(|share| registry.share_places(share.sessions));
+        settings.clients.max.iter().for_each(|max| registry.limit_clients(max.sessions));
         let serving_tasks = ServingTasks::new(settings.max_sessions);
         let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
         let deadlines = Deadlines::default();

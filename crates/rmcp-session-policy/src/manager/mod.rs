@@ -1,7 +1,9 @@
 //! The manager: rmcp's `SessionManager` over admission, places, parking, ends and deadlines.
 
+mod allowance;
 mod asking;
 mod builder;
+mod client_limits;
 mod close;
 mod create;
 mod current_session;

@@ -71,7 +71,8 @@ impl<I: SessionManager> PolicySessionManager<I> {
         let (now, deadline) = (Instant::now(), shared.settings.close_deadline);
         let mut stats = Stats::empty(shared.settings.max_sessions);
         {
-            let core = shared.lock();
+            let mut core = shared.lock();
+            stats.surge_since = core.registry.surge_since(now);
             for session in core.registry.iter() {
                 let seen = session.record.entry.state.read();
                 match seen.phase() {
@@ -244,7 +245,7 @@ impl<I: SessionManager> ManagerInner<I> {
             self.parking.take_all(|id, parked| {
                 let selected = selects_parked(id, parked);
                 if selected {
-                    self.restores.bar(id);
+                    self.restores.bar(id, reason);
                 }
                 selected
             })

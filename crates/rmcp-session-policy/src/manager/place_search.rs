@@ -12,36 +12,36 @@ use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
 
 use super::manager_inner::{ManagerInner, ManagerState};
-use super::place_queue::Places;
 use crate::admission::{Arrival, ArrivalKind, ClientKey};
 use crate::context::ClientContext;
 use crate::observe::CloseReason;
-use crate::registry::Choice;
+use crate::registry::{Choice, ClientId};
 use crate::transport::Session;
 
 /// How long a request waits until its victim is gone, before it takes another one.
-const VICTIM_TIMEOUT: Duration = Duration::from_millis(100);
+pub(super) const VICTIM_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How many victims a request takes at most.
-const MAX_VICTIMS: u32 = 3;
+pub(super) const MAX_VICTIMS: u32 = 3;
 
 /// For how long no session may be evictable before the waiting newcomers are rejected; a session becomes idle only a
 /// moment after its answer. A restore waits for its whole turn: its client has a session, and a rejection costs it a
 /// call.
-const IDLE_GRACE: Duration = Duration::from_millis(20);
+pub(super) const IDLE_GRACE: Duration = Duration::from_millis(20);
 
 /// How long a request waits at most for its turn.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// The owner of the places.
 trait Capacity: Send + Sync {
-    /// Takes back the place of a request that does not become a session.
-    fn release(&self, kind: ArrivalKind);
+    /// Takes back the place of a request that does not become a session. `share`: its client, if that has a share.
+    fn release(&self, kind: ArrivalKind, share: Option<ClientId>);
 }
 
 impl<I: SessionManager> Capacity for ManagerInner<I> {
-    fn release(&self, kind: ArrivalKind) {
+    fn release(&self, kind: ArrivalKind, share: Option<ClientId>) {
         let mut core = self.lock();
+        core.registry.came(share);
         core.places.give_up(kind);
         core.places.put_back();
     }
@@ -51,20 +51,23 @@ impl<I: SessionManager> Capacity for ManagerInner<I> {
 pub(super) struct Place {
     capacity: Option<Arc<dyn Capacity>>,
     kind: ArrivalKind,
+    /// The client, if it has a share of the places.
+    share: Option<ClientId>,
 }
 
 impl Place {
     /// Passes the place to the session, which gives it back when it is gone.
-    pub(super) fn settle(mut self, places: &mut Places) {
+    pub(super) fn settle<T>(mut self, core: &mut ManagerState<T>) {
         self.capacity = None;
-        places.arrived(self.kind);
+        core.registry.came(self.share);
+        core.places.arrived(self.kind);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(capacity) = self.capacity.take() {
-            capacity.release(self.kind);
+            capacity.release(self.kind, self.share);
         }
     }
 }
@@ -82,13 +85,19 @@ struct Waiting<'a, I: SessionManager> {
     wake: Arc<Notify>,
     /// Whether it had its turn, and expects the place of a closing session.
     expects: bool,
+    /// The client, if it has a share of the places. The newcomer counts against it once it expects a place.
+    share: Option<ClientId>,
     left: bool,
 }
 
 impl<I: SessionManager> Drop for Waiting<'_, I> {
     fn drop(&mut self) {
         if !self.left {
-            self.shared.lock().places.leave(self.number);
+            let mut core = self.shared.lock();
+            core.places.leave(self.number);
+            if self.expects {
+                core.registry.came(self.share);
+            }
         }
     }
 }
@@ -98,6 +107,8 @@ struct Search<'a, I: SessionManager> {
     shared: &'a Arc<ManagerInner<I>>,
     kind: ArrivalKind,
     context: Option<&'a ClientContext>,
+    /// The client, if it has a share of the places.
+    share: Option<ClientId>,
     began: Instant,
     give_up: Instant,
     /// When the request takes another victim.
@@ -125,18 +136,30 @@ impl<I: SessionManager> ManagerInner<I> {
         self: &Arc<Self>,
         kind: ArrivalKind,
         context: Option<&ClientContext>,
+        share: Option<ClientId>,
         only_free: bool,
     ) -> Option<Place> {
-        // Most requests need no clock.
-        let free = self.lock().places.take(kind);
-        if free || only_free {
-            return free.then(|| self.place_of(kind));
-        }
         let mut now = Instant::now();
+        let free = {
+            let mut core = self.lock();
+            let free = core.places.take(kind);
+            // What waits for a free place alone asks for none.
+            if free || !only_free {
+                core.registry.asked(now);
+            }
+            if free {
+                core.registry.comes(share);
+            }
+            free
+        };
+        if free || only_free {
+            return free.then(|| self.place_of(kind, share));
+        }
         let mut search = Search {
             shared: self,
             kind,
             context,
+            share,
             began: now,
             give_up: now + MAX_WAIT,
             next_victim: now,
@@ -166,9 +189,9 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    fn place_of(self: &Arc<Self>, kind: ArrivalKind) -> Place {
+    fn place_of(self: &Arc<Self>, kind: ArrivalKind, share: Option<ClientId>) -> Place {
         let capacity: Arc<dyn Capacity> = Arc::<Self>::clone(self);
-        Place { capacity: Some(capacity), kind }
+        Place { capacity: Some(capacity), kind, share }
     }
 }
 
@@ -184,7 +207,10 @@ impl<'a, I: SessionManager> Search<'a, I> {
         match &mut self.waiting {
             Some(waiting) if core.places.collect(waiting.number) => {
                 waiting.left = true;
-                return Step::Has(self.shared.place_of(self.kind));
+                if !waiting.expects {
+                    core.registry.comes(self.share);
+                }
+                return Step::Has(self.shared.place_of(self.kind, self.share));
             }
             Some(_) if now >= self.give_up => return Step::Refused,
             Some(waiting) if waiting.expects => {
@@ -194,7 +220,10 @@ impl<'a, I: SessionManager> Search<'a, I> {
             }
             Some(waiting) if !core.places.is_first(waiting.number) => return Step::Waits(self.give_up),
             Some(_) => drop(change.enable()),
-            None if core.places.take(self.kind) => return Step::Has(self.shared.place_of(self.kind)),
+            None if core.places.take(self.kind) => {
+                core.registry.comes(self.share);
+                return Step::Has(self.shared.place_of(self.kind, self.share));
+            }
             None if !core.places.is_next(self.kind) => {
                 self.queue(core, now);
                 return Step::Waits(self.give_up);
@@ -204,7 +233,8 @@ impl<'a, I: SessionManager> Search<'a, I> {
         let number = self.waiting.as_ref().map(|waiting| waiting.number);
         let expects = self.waiting.as_ref().is_some_and(|waiting| waiting.expects);
         let arriving = core.places.arriving_beside(number);
-        let choice = core.registry.choose(now, self.kind, self.context, arriving);
+        let full = core.registry.full(self.share, expects);
+        let choice = core.registry.choose(now, self.kind, self.context, arriving, full);
         if expects && !matches!(choice, Choice::Victim(_)) {
             self.next_victim = now + VICTIM_TIMEOUT;
             return Step::Waits(self.next_victim);
@@ -268,11 +298,12 @@ impl<'a, I: SessionManager> Search<'a, I> {
             }
             None => self.wait(core.places.expect_at_once(self.kind), true),
         }
+        core.registry.comes(self.share);
         self.give_up = now + VICTIM_TIMEOUT * MAX_VICTIMS;
     }
 
     fn wait(&mut self, (number, wake): (u64, Arc<Notify>), expects: bool) {
-        self.waiting = Some(Waiting { shared: self.shared, number, wake, expects, left: false });
+        self.waiting = Some(Waiting { shared: self.shared, number, wake, expects, share: self.share, left: false });
     }
 
     /// When the first of the queue looks again without being woken: some sessions become evictable at a known moment.

@@ -7,12 +7,11 @@ use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::create::Luggage;
+use super::create::{Admitted, Luggage};
 use super::manager_inner::ManagerInner;
-use super::parking_state::Parked;
-use super::place_search::Place;
+use super::parking_state::{Came, Parked};
 use super::single_flight::{Flight, FlightGuard};
-use crate::admission::{ArrivalKind, Permit};
+use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
@@ -54,8 +53,8 @@ impl<I: SessionManager> Drop for Right<I> {
 /// later.
 pub(super) struct PendingRestore<I: SessionManager> {
     right: Option<Right<I>>,
-    /// The permit and the place of the session, once it has them.
-    admitted: Option<(Permit, Place)>,
+    /// What the session needs, once it has it.
+    admitted: Option<Admitted>,
 }
 
 impl<I: SessionManager> PendingRestore<I> {
@@ -63,9 +62,9 @@ impl<I: SessionManager> PendingRestore<I> {
         self.right.as_ref().is_some_and(|right| right.flight.key() == id && Arc::ptr_eq(&right.shared, shared))
     }
 
-    /// Whether the session was deleted or revoked meanwhile.
-    fn is_barred(&self) -> bool {
-        self.right.as_ref().is_some_and(|right| right.flight.is_barred())
+    /// Why the session has ended for good meanwhile. `None` if it has not.
+    fn barred(&self) -> Option<CloseReason> {
+        self.right.as_ref().and_then(|right| right.flight.barred())
     }
 
     /// Pins the session, if it is parked and may be restored. Returns what is parked.
@@ -151,14 +150,14 @@ impl<I: SessionManager> ManagerInner<I> {
         id: SessionId,
     ) -> Result<Restored<I>, Failed<I>> {
         let parked = restoring.pin();
-        if restoring.is_barred() || parked.is_none() && self.parking.is_ended_for_good(&id) {
+        if restoring.barred().is_some() || parked.is_none() && self.parking.is_ended_for_good(&id) {
             return Ok(RestoreOutcome::NotSupported);
         }
         let admitted = match restoring.admitted.take() {
             Some(admitted) => Some(admitted),
-            None => self.admit_restore().await?,
+            None => self.admit_restore(parked.as_ref()).await?,
         };
-        let (permit, place) = admitted.ok_or_else(|| self.refuse_restore())?;
+        let admitted = admitted.ok_or_else(|| self.refuse_restore())?;
         let transport = match self.inner_restore(&id).await? {
             Some(transport) => transport,
             None => return Ok(RestoreOutcome::NotSupported),
@@ -176,10 +175,14 @@ impl<I: SessionManager> ManagerInner<I> {
         };
         // `register` takes the session out of the parking. If this future is dropped before, the session is still
         // parked.
-        let transport = self.register(luggage, transport, place, permit, now)?;
-        if restoring.is_barred() || transport.session().has(Flag::NoRestore) {
-            // The session was deleted or revoked during its restore: it is closed as any other.
-            self.close(transport.session(), CloseReason::Client);
+        let (transport, came) = self.register(luggage, transport, admitted, now)?;
+        // `NoRestore` does not tell: what revokes the session now may have raised it, and closes the session for a reason of
+        // its own.
+        let ended = restoring.barred().or_else(|| (came != Came::ToStay).then_some(CloseReason::Client));
+        if let Some(reason) = ended {
+            self.close(transport.session(), reason);
+        }
+        if transport.session().is_closing() {
             return Ok(RestoreOutcome::NotSupported);
         }
         Ok(RestoreOutcome::Restored(transport))
@@ -191,17 +194,23 @@ impl<I: SessionManager> ManagerInner<I> {
         let Some(parked) = self.parking.get(id, now) else { return false };
         let over_age = |lifetime| now >= parked.opened().instant() + lifetime;
         if self.settings.max_lifetime.is_some_and(over_age) {
+            // Before it is taken: another request may be restoring it.
+            self.restores.bar(id, CloseReason::Lifetime);
             self.parking.take(id);
             return false;
         }
         true
     }
 
-    /// Asks the admission policy whether the client of this request may restore a session, and gets a place. `None` if
-    /// there is no place.
-    async fn admit_restore(self: &Arc<Self>) -> Result<Option<(Permit, Place)>, Failed<I>> {
+    /// Asks the admission policy whether the client of this request may restore a session, and gets what the session
+    /// needs. `None` if there is no place. The session counts as one of the client that opened it.
+    async fn admit_restore(self: &Arc<Self>, parked: Option<&Parked>) -> Result<Option<Admitted>, Failed<I>> {
         let context = ClientContext::current();
-        self.try_admit(ArrivalKind::Restore, context.as_deref(), is_passive()).await
+        let owner = match parked {
+            Some(parked) => parked.context(),
+            None => context.as_deref(),
+        };
+        self.try_admit(ArrivalKind::Restore, context.as_deref(), owner, is_passive()).await
     }
 
     /// Rejects a restore that found no place, or waited too long.
@@ -239,10 +248,10 @@ impl<I: SessionManager> ManagerInner<I> {
         id: &SessionId,
         mut restoring: PendingRestore<I>,
     ) -> Result<bool, Failed<I>> {
-        let admitted = match self.admit_restore().await {
+        let parked = restoring.pin();
+        let admitted = match self.admit_restore(parked.as_ref()).await {
             Ok(Some(admitted)) => admitted,
             refused => {
-                let parked = restoring.pin();
                 restoring.done();
                 return match (refused?, parked) {
                     (None, Some(parked)) if self.reserve_stream(id, &parked) => Ok(true),
@@ -269,5 +278,40 @@ impl<I: SessionManager> ManagerInner<I> {
             RestoreOutcome::Restored(transport) => Ok(Some(transport)),
             _ => Ok(None),
         }
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::sync::{OnceLock, Weak};
+
+    use super::*;
+    use crate::PolicySessionManager;
+    use crate::eviction::SessionInfo;
+    use crate::observe::{SessionEvent, SessionObserver};
+    use crate::testing::inner::Scripted;
+
+    /// Does the first of the two steps of a revoke when a session was restored.
+    #[derive(Clone, Debug, Default)]
+    struct BeginsToRevoke(Arc<OnceLock<Weak<ManagerInner<Scripted>>>>);
+
+    impl SessionObserver for BeginsToRevoke {
+        fn observe(&self, event: &SessionEvent<'_>) {
+            let SessionEvent::Restored { session } = event else { return };
+            let shared = self.0.get().and_then(Weak::upgrade).unwrap();
+            assert!(shared.lock().session(session.key()).unwrap().raise(Flag::NoRestore));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revoke_keeps_its_reason_beside_a_restore_that_has_just_registered_the_session() {
+        let revoke = BeginsToRevoke::default();
+        let builder = PolicySessionManager::builder(Scripted::new()).observer(revoke.clone());
+        let sessions = builder.build().unwrap();
+        revoke.0.set(Arc::downgrade(&sessions.shared)).unwrap();
+        let restored = sessions.restore_session("of another process".into()).await.unwrap();
+        assert!(matches!(restored, RestoreOutcome::Restored(_)));
+        assert_eq!(sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Revoked).await, 1);
+        assert_eq!(sessions.stats().closed(CloseReason::Revoked), 1);
     }
 }

@@ -86,7 +86,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let served = self.shared.serving_tasks.take(id);
         let for_good = served.is_none() && !is_detached();
         if for_good {
-            self.shared.restores.bar(id);
+            self.shared.restores.bar(id, CloseReason::Client);
         }
         let Some(session) = self.shared.find(id) else {
             if for_good {

@@ -61,7 +61,7 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
     /// rmcp calls this when a client deletes its session, and only then.
     async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
         // Done first, so that a restore which runs beside the following steps sees it.
-        self.0.restores.bar(id);
+        self.0.restores.bar(id, CloseReason::Client);
         if let Some(session) = self.0.find(id)
             && !self.0.close(&session, CloseReason::Client)
         {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::client_limits::ClientLimits;
 use crate::call_rejection::CallRejection;
 
 /// The settings of a manager, as its builder has checked them.
@@ -15,6 +16,9 @@ pub(crate) struct Settings {
     pub(crate) init_timeout: Duration,
     pub(crate) max_busy: Duration,
     pub(crate) close_deadline: Duration,
+    pub(crate) clients: ClientLimits,
+    /// Whether the guard is on.
+    pub(crate) surge_guard: bool,
     /// Whether the manager logs each close. An observer may log them instead.
     pub(crate) logs_ends: bool,
     /// How a rejected or cut-off `tools/call` within a session is answered.

@@ -2,12 +2,14 @@
 
 use std::borrow::Borrow;
 use std::hash::Hash;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 
 use dashmap::{DashMap, Entry};
 use foldhash::fast::RandomState;
 use tokio::sync::Notify;
+
+use crate::observe::CloseReason;
 
 /// The flights under way. There is one per key at most.
 #[derive(Debug, Default)]
@@ -19,7 +21,8 @@ pub(super) struct SingleFlight<K: Eq + Hash> {
 #[derive(Debug, Default)]
 pub(super) struct Flight {
     landed: AtomicBool,
-    barred: AtomicBool,
+    /// Why the result is not wanted any more.
+    barred: OnceLock<CloseReason>,
     landing: Notify,
 }
 
@@ -48,13 +51,14 @@ impl<K: Clone + Eq + Hash> SingleFlight<K> {
         self.under_way.get(key).map(|flight| Arc::clone(&flight))
     }
 
-    /// Tells the flight that is under way for a key, if there is one, that its result is not wanted any more.
-    pub(super) fn bar<Q: Eq + Hash + ?Sized>(&self, key: &Q)
+    /// Tells the flight that is under way for a key, if there is one, that its result is not wanted any more. The first
+    /// reason counts.
+    pub(super) fn bar<Q: Eq + Hash + ?Sized>(&self, key: &Q, reason: CloseReason)
     where
         K: Borrow<Q>,
     {
         if let Some(flight) = self.under_way.get(key) {
-            flight.barred.store(true, SeqCst);
+            flight.barred.get_or_init(|| reason);
         }
     }
 }
@@ -76,8 +80,9 @@ impl<K: Eq + Hash> FlightGuard<K> {
         &self.key
     }
 
-    pub(super) fn is_barred(&self) -> bool {
-        self.flight.barred.load(SeqCst)
+    /// Why the result is not wanted any more. `None` if it is.
+    pub(super) fn barred(&self) -> Option<CloseReason> {
+        self.flight.barred.get().copied()
     }
 }
 
@@ -151,12 +156,13 @@ mod tests {
     #[test]
     fn only_the_flight_under_way_is_barred() {
         let flights = flights();
-        flights.bar("alice");
+        flights.bar("alice", CloseReason::Client);
         let [alice, bob] = ["alice", "bob"].map(|key| flights.begin(&key).expect("the first"));
-        assert!(!alice.is_barred(), "it has begun since");
-        flights.bar("alice");
-        assert!(alice.is_barred() && !bob.is_barred());
+        assert_eq!(alice.barred(), None, "it has begun since");
+        flights.bar("alice", CloseReason::Revoked);
+        flights.bar("alice", CloseReason::Client);
+        assert_eq!((alice.barred(), bob.barred()), (Some(CloseReason::Revoked), None));
         drop(alice);
-        assert!(!flights.begin(&"alice").expect("the next").is_barred());
+        assert_eq!(flights.begin(&"alice").expect("the next").barred(), None);
     }
 }

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use tokio::time::Instant;
+
 use super::reason::{CloseReason, RejectionReason};
 use crate::admission::ArrivalKind;
 
@@ -89,6 +91,9 @@ pub struct Stats {
     pub reserved: usize,
     /// Whether the manager rejects newcomers because the server is about to stop.
     pub draining: bool,
+    /// Since when places are asked for much faster than before, so that the guard chooses the victims: see
+    /// [`surge_guard`](crate::PolicySessionManagerBuilder::surge_guard). `None` if they are not, or the guard is off.
+    pub surge_since: Option<Instant>,
     /// Listening streams without a session.
     pub listeners: usize,
     /// Parked sessions: they hold no place, and their next request restores them.
@@ -129,6 +134,7 @@ impl Stats {
             busy: 0,
             reserved: 0,
             draining: false,
+            surge_since: None,
             listeners: 0,
             parked: 0,
             parked_bytes: 0,

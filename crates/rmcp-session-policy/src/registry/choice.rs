@@ -3,8 +3,10 @@
 //! It runs under the manager's lock, in these steps:
 //! 1. The registry hears which sessions have changed, and looks again at those that are due.
 //! 2. If the half-open sessions hold their share, the oldest of them goes (L6).
-//! 3. Otherwise the policy names a session. The registry claims it, or suspends it if it may not go and asks again.
-//! 4. If the policy breaks its contract, the oldest session that may go goes instead. The registry counts that (L13).
+//! 3. If the client of the arrival holds its share of the places, one of its own sessions goes, if one may.
+//! 4. While places are asked for much faster than before, the guard chooses, if it can.
+//! 5. Otherwise the policy names a session. The registry claims it, or suspends it if it may not go and asks again.
+//! 6. If the policy breaks its contract, the oldest session that may go goes instead. The registry counts that (L13).
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,6 +15,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use tokio::time::Instant;
 
+use super::client_id::ClientId;
 use super::rules::Verdict;
 use super::sessions::{Registry, Standing};
 use super::view::{Draws, SlotsView};
@@ -23,9 +26,9 @@ use crate::queue::Queue;
 use crate::session::{Phase, Recorded, SessionKey};
 use crate::timestamp::Timestamp;
 
-/// How often a policy may break off one round of [`propose`](Registry::propose): by the name of a session that is not
-/// in its order, or by naming none while changes wait to be heard. The names of sessions in its order are not limited,
-/// because each such session is claimed or leaves the order.
+/// How often a policy may fail before it [names](Registry::name) a session in its order: by the name of one that is not,
+/// or by naming none while changes wait to be heard. The names of sessions in its order are not limited, because each
+/// such session is claimed or leaves the order.
 const TRIES: usize = 4;
 
 /// What came of asking for a victim.
@@ -45,14 +48,12 @@ pub(crate) enum Choice<S> {
 
 impl<S: Recorded> Registry<S> {
     /// Chooses a victim and begins its close. `arriving`: how many other newcomers are on their way to be half-open
-    /// sessions. `newcomer`: the client of the arrival, for the policy.
+    /// sessions. `newcomer`: the client of the arrival, for the policy. `full`: the same client, if it holds its share of
+    /// the places.
     ///
     /// Once half-open sessions hold their share the oldest of them goes. While none of them may, a newcomer waits, so
     /// that a flood of handshakes evicts no session that finished its own; a restore goes on to the policy, because its
     /// session finished its handshake before.
-    ///
-    /// A policy that names none is asked again as long as sessions are found that were due, and once more if a session
-    /// in its order may go: a change just after the policy's look is no fault of the policy.
     ///
     /// The cost is O(log n) amortized for each session that is named, with the two exceptions of L7: the first choice
     /// that needs the fallback looks at all sessions, and so does a choice at which many protected sessions are due and
@@ -63,6 +64,7 @@ impl<S: Recorded> Registry<S> {
         kind: ArrivalKind,
         newcomer: Option<&ClientContext>,
         arriving: usize,
+        full: Option<ClientId>,
     ) -> Choice<S> {
         if self.policy.is_none() {
             return Choice::NoVictim;
@@ -81,10 +83,27 @@ impl<S: Recorded> Registry<S> {
                 return Choice::Handshakes;
             }
         }
+        let own = full.and_then(|client| self.choose_own(now, client));
+        if let Some(session) = own.or_else(|| self.choose_in_surge(now, newcomer)) {
+            return Choice::Victim(session);
+        }
+        let chosen = self.choose_by_policy(now, newcomer);
+        if let Some(session) = &chosen {
+            self.note_victim(session, now);
+        }
+        let none = if share_is_full { Choice::Handshakes } else { Choice::NoVictim };
+        chosen.map_or(none, Choice::Victim)
+    }
+
+    /// Has the policy choose, and chooses for it if it breaks its contract. `None` if no session may go.
+    ///
+    /// A policy that names none is asked again as long as sessions are found that were due, and once more if a session
+    /// in its order may go: a change just after the policy's look is no fault of the policy.
+    fn choose_by_policy(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Option<Arc<S>> {
         let mut missed = false;
         let fault = loop {
             match self.propose(now, newcomer) {
-                Ok(session) => return Choice::Victim(session),
+                Ok(session) => return Some(session),
                 // No newcomer is turned away while any session may go.
                 Err(None) if self.hear_of_time(now) => {}
                 // It may have come to that since the policy looked, so the policy is asked once more.
@@ -101,8 +120,7 @@ impl<S: Recorded> Registry<S> {
         if let Some(why) = fault.or(chosen.is_some().then_some("it named none while some session might go")) {
             self.note_overruled(why);
         }
-        let none = if share_is_full { Choice::Handshakes } else { Choice::NoVictim };
-        chosen.map_or(none, Choice::Victim)
+        chosen
     }
 
     /// Begins the close of the oldest half-open session that may go, and returns it.
@@ -156,13 +174,31 @@ impl<S: Recorded> Registry<S> {
     ///
     /// # Errors
     ///
+    /// Those of [`name`](Self::name).
+    fn propose(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Result<Arc<S>, Option<&'static str>> {
+        // Each session leaves the order once, so this ends.
+        loop {
+            let key = self.name(now, newcomer)?;
+            if let Some(session) = self.claim_or_suspend(key, now) {
+                return Ok(session);
+            }
+        }
+    }
+
+    /// Has the policy name a session in its order, whether it may go or not.
+    ///
+    /// # Errors
+    ///
     /// - `Err(None)`: the policy names none.
     /// - `Err(Some(why))`: the policy panicked, or it named a session that is not in its order and has used up its
     ///   [`TRIES`].
-    fn propose(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Result<Arc<S>, Option<&'static str>> {
+    pub(super) fn name(
+        &mut self,
+        now: Instant,
+        newcomer: Option<&ClientContext>,
+    ) -> Result<SessionKey, Option<&'static str>> {
         let mut fault = None;
-        let mut tries = 0;
-        while tries < TRIES {
+        for _ in 0..TRIES {
             let Self { slots, rules, policy, listed, random, .. } = self;
             let Some(policy) = policy else { return Err(None) };
             let view = SlotsView { slots, rules, now, listed, draws: RefCell::new(Draws::new(random)) };
@@ -172,20 +208,9 @@ impl<S: Recorded> Registry<S> {
             match named {
                 Err(_) => return Err(Some("it panicked")),
                 Ok(None) if self.signals.changed.is_empty() => return Err(None),
-                Ok(None) => {
-                    self.hear(now);
-                    tries += 1;
-                }
-                // Each session leaves the order once, so this ends.
-                Ok(Some(key)) if self.is_listed(key) => {
-                    if let Some(session) = self.claim_or_suspend(key, now) {
-                        return Ok(session);
-                    }
-                }
-                Ok(Some(_)) => {
-                    fault = Some("it kept naming sessions that are not in its order");
-                    tries += 1;
-                }
+                Ok(None) => self.hear(now),
+                Ok(Some(key)) if self.is_listed(key) => return Ok(key),
+                Ok(Some(_)) => fault = Some("it kept naming sessions that are not in its order"),
             }
         }
         Err(fault)
@@ -250,7 +275,7 @@ impl<S: Recorded> Registry<S> {
     /// Begins the close of a session; if it may not go, takes it out of the policy's order until it may. Returns the
     /// session if its close has begun. The session must be in the policy's order, because the policy hears of each
     /// suspension once.
-    fn claim_or_suspend(&mut self, key: SessionKey, now: Instant) -> Option<Arc<S>> {
+    pub(super) fn claim_or_suspend(&mut self, key: SessionKey, now: Instant) -> Option<Arc<S>> {
         let verdict = match self.claim(key, now) {
             Ok(session) => return Some(session),
             Err(verdict) => verdict,

@@ -35,6 +35,14 @@ impl Dense {
         self.keys.swap_remove(place as usize);
         self.get(place as usize)
     }
+
+    /// Draws keys, all if there are no more than `count`. One may be drawn twice otherwise.
+    pub(super) fn draw(&self, count: usize, random: &mut fastrand::Rng) -> Vec<SessionKey> {
+        if self.keys.len() <= count {
+            return self.keys.clone();
+        }
+        (0..count).map(|_| self.keys[random.usize(..self.keys.len())]).collect()
+    }
 }
 
 #[cfg(test)]

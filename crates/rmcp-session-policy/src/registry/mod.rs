@@ -9,21 +9,37 @@
 //! - `suspend` takes sessions that may not go out of the policy's order, and puts them back.
 //! - `choice` asks the policy for a victim and claims it.
 //! - `view` shows the sessions to the policy; `dense` is the list from which it draws some.
+//! - `guard` chooses while places are asked for much faster than before: `surge` notices that, `surge_sessions` knows which
+//!   sessions came with it, and `sample` takes one of some that are drawn.
+//! - `clients` counts the sessions of each client, which `client_id` tells apart: `shares` has a client that holds its share
+//!   of the places make room for itself, and `client_max` one that has as many sessions as it may.
+//! - `groups` are lists of sessions to draw from.
 //! - `returns` tells the policy of sessions that came back, and of those that never will.
 //!
 //! The registry is a part of `ManagerState`, so the manager's lock guards all of it. A session tells of its changes
 //! without that lock, through [`Signals`](crate::session::Signals).
 
 mod choice;
+mod client_id;
+mod client_max;
+mod clients;
 mod dense;
+mod groups;
+mod guard;
 mod returns;
 mod rules;
+mod sample;
 mod sessions;
+mod shares;
+mod surge;
+mod surge_sessions;
 mod suspend;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod test_registry;
 mod view;
 
 pub(crate) use choice::Choice;
+pub(crate) use client_id::{ClientId, ClientIds, ClientOf};
+pub(crate) use client_max::Allowed;
 pub(crate) use rules::{Predicate, Rules};
 pub(crate) use sessions::Registry;

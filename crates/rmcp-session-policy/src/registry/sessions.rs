@@ -7,8 +7,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::clients::Clients;
 use super::dense::{Dense, NOWHERE};
 use super::rules::Rules;
+use super::surge_sessions::SurgeSessions;
 use crate::eviction::{EvictionPolicy, SessionInfo};
 use crate::queue::Queue;
 use crate::session::Origin;
@@ -83,6 +85,12 @@ pub(crate) struct Registry<S> {
     pub(super) listed: Dense,
     /// Draws the sessions of a sample.
     pub(crate) random: fastrand::Rng,
+    /// What the guard knows. `None` if it is off.
+    pub(super) surge: Option<SurgeSessions>,
+    /// The places of each client, and its sessions in the policy's order. `None` if clients have no share.
+    pub(super) share: Option<Clients>,
+    /// The sessions of each client that are not closing. `None` if clients have no limit.
+    pub(super) max: Option<Clients>,
     /// Half-open sessions, oldest first, without those that are restored and those that are set aside (`answering`).
     /// Sessions that have become ready, or have ended, may still be in it.
     pub(super) opening: Queue<Timestamp>,
@@ -117,6 +125,9 @@ impl<S: Recorded> Registry<S> {
             policy,
             listed: Dense::default(),
             random: fastrand::Rng::new(),
+            surge: None,
+            share: None,
+            max: None,
             opening: Queue::default(),
             max_opening,
             moments: Queue::default(),
@@ -182,6 +193,7 @@ impl<S: Recorded> Registry<S> {
         }
         self.hear_of_returns();
         self.stand(key, Standing::Listed, |policy, session| policy.on_insert(session));
+        self.note_begin(key, now);
         // Here too, so that no more are queued than there are sessions if no victim is ever wanted.
         self.hear(Timestamp::at(now).instant());
         session
@@ -222,6 +234,7 @@ impl<S: Recorded> Registry<S> {
     pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Slot<S>> {
         self.retire(key);
         self.get(key)?;
+        [&mut self.share, &mut self.max].into_iter().flatten().for_each(|clients| clients.ends(key));
         Some(self.slots.remove(key.index()))
     }
 
@@ -265,8 +278,16 @@ impl<S: Recorded> Registry<S> {
 
     fn enlist(&mut self, key: SessionKey) {
         let place = self.listed.push(key);
-        if let Some(slot) = self.get_mut(key) {
-            slot.listed_at = place;
+        let Self { slots, surge, share, .. } = self;
+        let Some(slot) = slots.get_mut(key.index()).filter(|slot| slot.is(key)) else { return };
+        slot.listed_at = place;
+        if let Some(surge) = surge {
+            surge.enlist(slot.record());
+        }
+        if let Some(share) = share
+            && let Some(client) = share.client(key)
+        {
+            share.groups.insert(key, client);
         }
     }
 
@@ -275,6 +296,12 @@ impl<S: Recorded> Registry<S> {
         let moved = self.listed.remove(place);
         if let Some(slot) = moved.and_then(|moved| self.get_mut(moved)) {
             slot.listed_at = place;
+        }
+        if let Some(surge) = &mut self.surge {
+            surge.delist(key);
+        }
+        if let Some(share) = &mut self.share {
+            share.groups.remove(key);
         }
     }
 

@@ -164,6 +164,8 @@ impl<S: Recorded> Registry<S> {
             self.resume(key);
         }
         if standing != Standing::Retired {
+            [&mut self.share, &mut self.max].into_iter().flatten().for_each(|clients| clients.closes(key));
+            self.max.iter_mut().for_each(|max| max.groups.remove(key));
             self.stand(key, Standing::Retired, |policy, session| policy.on_remove(session));
         }
     }

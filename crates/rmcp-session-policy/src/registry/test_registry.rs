@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use super::{Choice, Registry, Rules};
 use crate::admission::ArrivalKind;
+#[cfg(test)]
+use crate::context::ClientContext;
 use crate::eviction::EvictionPolicy;
 use crate::session::{Activity, ActivityKind, Origin, Record, Signals};
 use crate::timestamp::Timestamp;
@@ -85,6 +87,16 @@ impl TestRegistry {
     }
 
     #[cfg(test)]
+    /// A session of a known client whose handshake is finished.
+    pub(crate) fn ready_of(&mut self, client: ClientContext) -> Arc<Record> {
+        let now = Instant::now();
+        let origin = Origin { context: Some(Arc::new(client)), ..self.origin(Timestamp::of(now), false) };
+        let record = self.registry.insert(origin, now, |record| record);
+        record.ready();
+        record
+    }
+
+    #[cfg(test)]
     /// A session that came back, last used at the stage's beginning.
     pub(crate) fn restored(&mut self) -> Arc<Record> {
         let origin = self.origin(Timestamp(0), true);
@@ -92,7 +104,7 @@ impl TestRegistry {
     }
 
     pub(crate) fn choose_for(&mut self, kind: ArrivalKind) -> Choice<Record> {
-        self.registry.choose(Instant::now(), kind, None, 0)
+        self.registry.choose(Instant::now(), kind, None, 0, None)
     }
 
     pub(crate) fn choose(&mut self) -> Choice<Record> {

@@ -49,6 +49,11 @@ impl SessionOrigin {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Relaxed))
     }
+
+    /// Returns the number behind the name. Names are numbered in the order in which sessions were opened.
+    pub(crate) const fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// The state of a session that is kept across its incarnations.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 
 use super::{Broken, HISTORIES, paused, through};
 use crate::eviction::{Candidates, EvictionPolicy, SessionInfo};
@@ -66,6 +66,7 @@ pub fn victims(policy: impl EvictionPolicy, history: impl IntoIterator<Item = Ev
 ///
 /// - It names a session whenever one of its order may go.
 /// - The session that it names is in its order: it is neither gone nor suspended.
+/// - Of some sessions in its order it picks one.
 /// - It does not panic.
 /// - The same history gives the same victims.
 ///
@@ -366,6 +367,19 @@ impl<P: EvictionPolicy> EvictionPolicy for Watched<P> {
             None if candidates.iter().next().is_some() => self.fault("it named none while some session might go"),
             _ => {}
         }
+        // The manager may ask at any time which of some sessions goes.
+        let among: Vec<_> = candidates.iter().take(32).collect();
+        if !among.is_empty() {
+            self.pick(&among, candidates.now());
+        }
         named
+    }
+
+    fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
+        let picked = self.watch(|policy| policy.pick(among, now));
+        if !among.iter().any(|session| Some(session.key()) == picked) {
+            self.fault("it picked none of the sessions that it was given");
+        }
+        picked
     }
 }

@@ -485,13 +485,15 @@ struct Server {
 impl Server {
     /// Makes the manager with the settings that the model knows. Busy and parked sessions have limits of 1,000 hours,
     /// so that the model need not know them.
-    fn new(policy: impl EvictionPolicy) -> Result<Self, String> {
+    fn new(policy: impl EvictionPolicy, order: Order) -> Result<Self, String> {
         let (inner, leases, ends) = (Scripted::relaying(), Leases::default(), Ends::default());
         let sessions = PolicySessionManager::builder(inner.clone())
             .max_sessions(PLACES)
             .max_parked(PARKED)
             .admission(leases.clone())
             .eviction(policy)
+            // After an hour without events each burst is a surge, in which the guard has an order of its own.
+            .surge_guard(order.is_none())
             .idle_timeout(IDLE)
             .init_timeout(INIT)
             .max_lifetime(LIFETIME)
@@ -767,7 +769,7 @@ impl Both {
 #[expect(clippy::future_not_send, reason = "it runs on one thread")]
 async fn run(policy: impl EvictionPolicy, order: Order, history: &[Event]) -> Result<(), String> {
     let model = Model { order, sessions: Vec::new(), events: 0, parkings: 0 };
-    let mut both = Both { model, server: Server::new(policy)? };
+    let mut both = Both { model, server: Server::new(policy, order)? };
     for event in history {
         both.happens(*event).await?;
         sleep(STEP).await;

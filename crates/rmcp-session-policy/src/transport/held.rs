@@ -364,3 +364,56 @@ impl HeldStreams {
         is_here
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parked(called: bool) -> ParkedSession {
+        ParkedSession { id: "id".into(), origin: SessionOrigin::allocate(), until: None, called }
+    }
+
+    /// Makes a list with one slot, and holds a stream of a session in it.
+    fn full(places: usize, session: &ParkedSession) -> (HeldStreams, Arc<Listener>) {
+        let held = HeldStreams::new(1, places, Arc::default());
+        let listener = Listener::held();
+        held.hold(session, vec![Arc::clone(&listener)]);
+        assert_eq!((held.len(), listener.is_over()), (1, false));
+        (held, listener)
+    }
+
+    fn over() -> Arc<Listener> {
+        let listener = Listener::held();
+        drop(listener.hang_up());
+        listener
+    }
+
+    #[test]
+    fn a_stream_that_is_over_takes_no_slot_from_a_session_that_never_called() {
+        let (uncalled, caller) = (parked(false), parked(true));
+        let (held, listener) = full(0, &uncalled);
+        held.hold(&caller, vec![over()]);
+        assert_eq!((held.len(), listener.is_over(), held.has(caller.origin)), (1, false, false));
+        held.hold(&caller, vec![Listener::held()]);
+        assert_eq!(
+            (held.len(), listener.is_over(), held.has(caller.origin)),
+            (1, true, true),
+            "a stream that is open does"
+        );
+    }
+
+    #[test]
+    fn a_stream_that_is_over_takes_no_slot_from_a_session_that_is_being_restored() {
+        let (restored, victim) = (parked(true), parked(true));
+        let (held, listener) = full(1, &restored);
+        held.comes_back(restored.origin);
+        held.hold(&victim, vec![over()]);
+        assert_eq!((held.len(), held.lock().in_transit), (1, 0));
+        held.hold(&victim, vec![Listener::held()]);
+        assert_eq!(
+            (held.len(), held.lock().in_transit, listener.is_over()),
+            (1, 1, false),
+            "a stream that is open does"
+        );
+    }
+}

@@ -6,7 +6,9 @@
 //! 2. [`Seat::attach`] adds the guard once the request is admitted. The request is on its way through the inner
 //!    manager.
 //! 3. [`Ids::arrived`] sees it at the transport. From here on the service has it and will answer.
-//! 4. The answer, a cancel or the close of the session takes the entry out.
+//! 4. The answer, a cancel or the close of the session takes the entry out. If the handler has panicked, another request
+//!    may do so too: one with the same id, and one that finds the table full. A request that leaves by any of these but
+//!    an answer or a close is [given up](InFlight::give_up): its id is free, so its stream must say nothing under it.
 //!
 //! A request that is refused or dropped in between leaves by the drop of its [`Seat`], or by [`Ids::forget`].
 
@@ -149,10 +151,11 @@ impl<S: RequestOwner> Ids<S> {
         if entries.len() >= MAX_IN_FLIGHT && !entries.contains_key(id) {
             // Entries that no answer will free.
             let gone: Vec<_> = entries.extract_if(|_, entry| entry.will_not_be_answered()).collect();
-            if entries.len() >= MAX_IN_FLIGHT {
+            drop(entries);
+            if gone.is_empty() {
                 return Err(IdRefused::TooMany);
             }
-            drop((entries, gone));
+            gone.into_iter().for_each(|(_, entry)| entry.give_up());
             return self.enter(id, is_call);
         }
         match entries.entry(id.clone()) {
@@ -162,10 +165,7 @@ impl<S: RequestOwner> Ids<S> {
             hash_map::Entry::Occupied(mut taken) if taken.get().will_not_be_answered() => {
                 let gone = taken.insert(entry);
                 drop(entries);
-                if let Some(guard) = &gone.guard {
-                    guard.give_up();
-                }
-                drop(gone);
+                gone.give_up();
             }
             hash_map::Entry::Occupied(_) => return Err(IdRefused::InUse),
         }
@@ -269,6 +269,13 @@ impl<S: RequestOwner> Entry<S> {
     /// Whether the service has the request, or had it when its handler panicked.
     fn is_served(&self) -> bool {
         self.guard.as_ref().is_some_and(|guard| !guard.is_queued())
+    }
+
+    /// Gives up the request of an entry that is out of the table. The caller holds no lock.
+    fn give_up(self) {
+        if let Some(guard) = self.guard {
+            guard.give_up();
+        }
     }
 
     /// Whether the handler panicked, so that the id may be given to another request.

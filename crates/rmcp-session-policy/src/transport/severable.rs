@@ -168,3 +168,45 @@ impl SeverableStream {
 const fn is_answer(message: &ServerJsonRpcMessage) -> bool {
     matches!(message, ServerJsonRpcMessage::Response(_) | ServerJsonRpcMessage::Error(_))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    fn poll(stream: &SeverableStream) -> Poll<Option<ServerSseMessage>> {
+        stream.poll_next(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_stream_that_ended_without_its_answer_is_due_until_its_client_is_told() {
+        let stream = SeverableStream::new(stream::pending());
+        stream.owe(true);
+        assert!(poll(&stream).is_pending());
+        assert_eq!(stream.delivery(), Delivery::Done, "the answer may still come");
+        stream.sever();
+        assert_eq!(stream.delivery(), Delivery::Due);
+        assert!(matches!(poll(&stream), Poll::Ready(None)));
+        assert!(stream.take_owed(), "the client is told now");
+        assert_eq!(stream.delivery(), Delivery::Done);
+        assert!(!stream.take_owed(), "and once");
+    }
+
+    #[test]
+    fn a_stream_that_ended_is_not_due_after_its_answer_or_if_its_client_has_given_up() {
+        let answer = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "result": {} });
+        let answer = ServerSseMessage::from_message(serde_json::from_value(answer).unwrap());
+        let answered = SeverableStream::new(stream::iter([answer]));
+        answered.owe(true);
+        assert!(matches!(poll(&answered), Poll::Ready(Some(_))));
+        assert!(matches!(poll(&answered), Poll::Ready(None)));
+        let given_up = SeverableStream::new(stream::empty());
+        given_up.owe(true);
+        assert!(matches!(poll(&given_up), Poll::Ready(None)));
+        given_up.owe(false);
+        for stream in [answered, given_up] {
+            assert_eq!((stream.delivery(), stream.take_owed()), (Delivery::Done, false));
+        }
+    }
+}

@@ -47,6 +47,25 @@ fn more_half_open_sessions_than_places_are_refused() {
 }
 
 #[test]
+fn a_share_that_is_none_is_refused() {
+    for (share, value) in [(0.0, "0.0"), (-0.1, "-0.1"), (1.01, "1.01"), (f64::NAN, "NaN")] {
+        let remedy = "more than 0 and at most 1";
+        assert_names(&refused(|b| b.per_client_share(share)), "per_client_share", value, remedy);
+        assert_names(&refused(|b| b.per_prefix_share(share)), "per_prefix_share", value, remedy);
+        assert_names(&refused(|b| b.per_key_share(share, |_| Some(1))), "per_key_share", value, remedy);
+    }
+    assert!(PolicySessionManager::local().per_client_share(1.0).build().is_ok());
+    let none_goes = refused(|b| b.per_client_share(0.1).refuse_when_full());
+    assert_names(&none_goes, "per_client_share", "0.1", "refuse_when_full");
+}
+
+#[test]
+fn no_session_of_a_client_is_refused() {
+    assert_names(&refused(|b| b.per_client_max(0)), "per_client_max", "0", "at least 1");
+    assert!(PolicySessionManager::local().per_client_max(1).refuse_when_full().build().is_ok());
+}
+
+#[test]
 fn more_streams_of_parked_sessions_than_parked_sessions_are_refused() {
     let error = refused(|b| b.max_parked(10).max_parked_streams(11));
     assert_names(&error, "max_parked_streams", "11", "max_parked, which is 10");

@@ -3,12 +3,16 @@
 //! A drain loses no answer, does not wait for clients that have stopped reading, and covers requests without a session.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::by_hand::{answer, in_a_call};
+use crate::parked::{ready, scripted};
 use crate::session::{Driver, initialize_params, settle};
 use axum::body::{Body, BodyDataStream, Bytes};
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use http::{Request, Response};
 use rmcp::model::{
@@ -16,13 +20,15 @@ use rmcp::model::{
     ProgressNotificationParam, ServerCapabilities, ServerConfig, SubscriptionFilter,
 };
 use rmcp::service::RequestContext;
+use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
-use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService, Transport};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use rmcp_session_policy::eviction::SessionInfo;
 use rmcp_session_policy::http::{PolicyLayer, PolicyService};
 use rmcp_session_policy::{
-    CloseReason, DrainReport, HOUR, MINUTE, PolicySessionManager, PolicySessionManagerBuilder, RejectionReason, SECOND,
+    ClientContext, CloseReason, DrainReport, HOUR, MINUTE, PolicySessionManager, PolicySessionManagerBuilder,
+    RejectionReason, SECOND, SessionEvent, SessionObserver,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -325,6 +331,78 @@ async fn a_call_in_a_session_that_was_drained_is_refused_and_not_404() {
         }
     }
     assert_eq!(running.await.expect("no panic").status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_until_a_call_was_told_that_it_is_cut_off() {
+    let sessions = manager(|b| b);
+    let (_id, mut transport, mut call) = in_a_call(&sessions).await;
+    assert!(call.next().await.is_some_and(|event| event.message.is_none()), "a priming event");
+    // Polls as a server does.
+    assert!(call.next().now_or_never().is_none());
+    // The answer never arrives, so the end of the session takes it along.
+    let _stuck = transport.send(answer(1, json!({ "tools": [] })));
+    let closing = tokio::spawn({
+        let sessions = Arc::clone(&sessions);
+        async move { sessions.terminate(every_session, CloseReason::Revoked).await }
+    });
+    settle().await;
+    assert_eq!(sessions.stats().closing, 1);
+    let draining = drain(&sessions, HOUR);
+    sleep(MINUTE).await;
+    assert_eq!((closing.await.expect("no panic"), sessions.stats().live), (1, 0));
+    assert!(!draining.is_finished(), "the session is gone, and its client is not told yet");
+    let told = call.next().await.and_then(|event| event.message).expect("a message");
+    let told = serde_json::to_value(&*told).expect("JSON");
+    assert_eq!((&told["id"], &told["error"]["data"]["reason"]), (&json!(1), &json!("revoked")), "{told}");
+    assert!(call.next().await.is_none());
+    drop(call);
+    let report = draining.await.expect("no panic");
+    assert_eq!((report.finished, report.cut_off, report.stuck), (0, 0, 0), "its close had begun before");
+}
+
+/// Holds a session for requests, until the first session is closed: then all these requests are given up.
+#[derive(Clone, Default)]
+struct GiveUp(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
+
+impl fmt::Debug for GiveUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GiveUp").finish_non_exhaustive()
+    }
+}
+
+impl SessionObserver for GiveUp {
+    fn observe(&self, event: &SessionEvent<'_>) {
+        if let SessionEvent::Closed { .. } = event {
+            self.0.lock().expect("no panic").clear();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_becomes_idle_after_the_last_look_of_a_drain_counts_as_finished() {
+    let requests = GiveUp::default();
+    let (_inner, sessions) = scripted(|b| b.observer(requests.clone()));
+    let mut transports = Vec::new();
+    for _ in 0..2 {
+        let (id, transport) = ready(&sessions).await;
+        transports.push(transport);
+        let request = {
+            let sessions = Arc::clone(&sessions);
+            async move {
+                assert!(sessions.has_session(&id).await.expect("asks"));
+                std::future::pending().await
+            }
+        };
+        let mut request = ClientContext::new().scope(request).boxed();
+        assert!(futures_util::poll!(&mut request).is_pending());
+        requests.0.lock().expect("no panic").push(request);
+    }
+    assert_eq!(sessions.stats().busy, 2);
+    // At the deadline both are busy. The close of the first one ends the request of the second.
+    let report = sessions.drain(SECOND).await;
+    assert_eq!((report.finished, report.cut_off), (1, 1));
+    assert_eq!(sessions.stats().closed(CloseReason::Drained), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -161,6 +161,43 @@ async fn a_session_deleted_while_it_is_restored_does_not_come_back_and_frees_its
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_revoked_while_it_is_restored_does_not_come_back_and_ends_as_revoked() {
+    let witness = Witness::default();
+    let (inner, sessions) = scripted(|b| b.max_sessions(1).observer(witness.clone()));
+    let id = parked(&sessions).await;
+    inner.set(Call::Restore, Act::Slow(Duration::from_millis(50)));
+    let restore = tokio::spawn({
+        let (sessions, id) = (Arc::clone(&sessions), Arc::clone(&id));
+        async move { sessions.restore_session(id).await }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Revoked).await, 1);
+    assert!(is_not_there(&restore.await.expect("no panic")));
+    assert!(!knows(&sessions, &id).await);
+    assert_eq!(witness.reasons(), [CloseReason::Evicted, CloseReason::Revoked]);
+    witness.assert_one_end_each();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_over_age_while_it_is_restored_ends_for_its_lifetime() {
+    let witness = Witness::default();
+    let (inner, sessions) = scripted(|b| b.max_sessions(1).max_lifetime(MINUTE).observer(witness.clone()));
+    let id = parked(&sessions).await;
+    inner.set(Call::Restore, Act::Slow(2 * MINUTE));
+    let restore = tokio::spawn({
+        let (sessions, id) = (Arc::clone(&sessions), Arc::clone(&id));
+        async move { sessions.restore_session(id).await }
+    });
+    tokio::time::sleep(MINUTE).await;
+    // Another request of its client finds that the lifetime is over.
+    let asked = ClientContext::new().scope(sessions.has_session(&id)).await;
+    assert!(!asked.expect("asks"));
+    assert!(is_not_there(&restore.await.expect("no panic")));
+    assert_eq!(witness.reasons(), [CloseReason::Evicted, CloseReason::Lifetime]);
+    witness.assert_one_end_each();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_revoked_between_load_and_restore_does_not_come_back() {
     let (inner, sessions) = scripted(|b| b.max_sessions(1));
     let id = parked(&sessions).await;

@@ -3,12 +3,15 @@
 //! A request is in flight until its handler is done, not until its stream ends. One id has at most one request in flight.
 
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::by_hand::{Events, in_a_call, told};
+use crate::scripted::list_tools;
 use crate::session::{Driver, Http, Millis, Replies, error_code, message, settle};
 use async_trait::async_trait;
 use rmcp::handler::server::wrapper::Parameters;
@@ -16,11 +19,15 @@ use rmcp::model::{
     ClientJsonRpcMessage, CustomRequest, CustomResult, ErrorData, ReadResourceRequestParams, ReadResourceResponse,
 };
 use rmcp::service::{Peer, RequestContext};
+use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::{RoleServer, ServerHandler, tool, tool_router};
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, Permit, Rejection};
-use rmcp_session_policy::{ClientContext, MINUTE, PolicySessionManager, PolicySessionManagerBuilder, SECOND};
+use rmcp_session_policy::eviction::SessionInfo;
+use rmcp_session_policy::{
+    ClientContext, CloseReason, MINUTE, PolicySessionManager, PolicySessionManagerBuilder, SECOND,
+};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -266,6 +273,41 @@ async fn a_handler_that_keeps_its_context_stays_in_flight_after_its_answer() {
     sleep(10 * SECOND).await;
     assert_eq!(sessions.list()[0].in_flight, 0);
     assert_eq!(work(&alice, json!(1), 1).await.text().await, "worked");
+}
+
+/// Lets the handler of a request panic. The hook for panics is not called, as it would be slow.
+fn panic_with<T>(request: Option<T>) {
+    let request = request.expect("a request");
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let _handled = request;
+        resume_unwind(Box::new("as asked"));
+    }));
+    assert!(panicked.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_is_used_again_after_a_thousand_panics_is_told_once_that_it_was_cut_off() {
+    let sessions = manager(|b| b);
+    let (id, mut transport, first) = in_a_call(&sessions).await;
+    let mut others = Vec::new();
+    // All but the first of the requests that a session may have in flight.
+    for request in 2..=1_024 {
+        others.push(sessions.create_stream(&id, list_tools(request)).await.expect("a stream"));
+        panic_with(transport.receive().await);
+    }
+    let newer = sessions.create_stream(&id, list_tools(2_000)).await.expect("a stream");
+    assert!(transport.receive().await.is_some(), "there is room in the full table");
+    let again = sessions.create_stream(&id, list_tools(2)).await.expect("a stream");
+    assert!(transport.receive().await.is_some());
+    let older = others.remove(0);
+    assert_eq!(sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Evicted).await, 1);
+    drop((first, others));
+    assert_eq!(told(Box::pin(older)).await, Vec::<Value>::new(), "its client uses the id for another request");
+    for (stream, id) in [(Box::pin(again) as Events, 2), (Box::pin(newer), 2_000)] {
+        let told = told(stream).await;
+        let [told] = &told[..] else { panic!("told once: {told:?}") };
+        assert_eq!((&told["id"], &told["error"]["data"]["reason"]), (&json!(id), &json!("evicted")), "{told}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! The promises of the laws and of each part, one file for each promise.
 
+#[path = "../support/by_hand.rs"]
+mod by_hand;
 #[path = "../support/edge.rs"]
 mod edge;
 #[path = "../support/parked.rs"]
@@ -22,6 +24,7 @@ mod bounded;
 mod busy_is_exact;
 mod call_rejections;
 mod client_context;
+mod client_limits;
 mod closes_are_bounded_and_real;
 mod current_session;
 mod drains;

@@ -3,18 +3,17 @@
 //! Evictions and restores of the same sessions at once: no answer is lost, and the incarnations stay apart.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::by_hand::{answer, in_a_call, told};
 use crate::parked::{Manager, local, park, ready, scripted};
-use crate::scripted::{Call, initialize, initialized, list_tools};
+use crate::scripted::{Call, initialized, list_tools};
 use crate::server::Server;
-use futures_util::{Stream, StreamExt};
-use rmcp::model::ServerJsonRpcMessage;
+use futures_util::StreamExt;
 use rmcp::transport::Transport;
-use rmcp::transport::streamable_http_server::session::{RestoreOutcome, ServerSseMessage, SessionId, SessionManager};
+use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionManager};
 use rmcp_session_policy::eviction::SessionInfo;
-use rmcp_session_policy::{CloseReason, PolicySessionManager, PolicyTransport, RejectionReason, Stats};
+use rmcp_session_policy::{CloseReason, PolicySessionManager, RejectionReason, Stats};
 
 /// Answers other than the one asked for, and how many of each.
 type Bad = BTreeMap<(u16, String), usize>;
@@ -105,36 +104,6 @@ async fn a_session_ends_only_when_the_inner_transport_has_the_answers_on_their_w
     sending.await.expect("sends");
     assert!(newcomer.await.is_ok());
     assert!(stream.next().await.is_some_and(|event| event.message.is_some()), "the answer");
-}
-
-type Events = Pin<Box<dyn Stream<Item = ServerSseMessage> + Send + Sync>>;
-
-fn answer(id: u32, result: serde_json::Value) -> ServerJsonRpcMessage {
-    serde_json::from_value(serde_json::json!({ "jsonrpc": "2.0", "id": id, "result": result })).expect("an answer")
-}
-
-/// A session whose service, played by hand, has call 1 and has not answered it.
-async fn in_a_call<I: SessionManager>(sessions: &Manager<I>) -> (SessionId, PolicyTransport<I::Transport>, Events) {
-    let (id, mut transport) = sessions.create_session().await.expect("a session");
-    let handshake = async {
-        assert!(transport.receive().await.is_some(), "initialize");
-        let server = serde_json::json!({ "protocolVersion": "2025-11-25", "capabilities": {},
-            "serverInfo": { "name": "test", "version": "1" } });
-        assert!(transport.send(answer(0, server)).await.is_ok());
-    };
-    let (initialized_with, ()) = tokio::join!(sessions.initialize_session(&id, initialize()), handshake);
-    initialized_with.expect("an answer");
-    sessions.accept_message(&id, initialized()).await.expect("accepts");
-    assert!(transport.receive().await.is_some(), "initialized");
-    let stream = sessions.create_stream(&id, list_tools(1)).await.expect("a call");
-    assert!(transport.receive().await.is_some(), "the call");
-    (id, transport, Box::pin(stream))
-}
-
-/// The messages of a stream, without the events that have none.
-async fn told(stream: Events) -> Vec<serde_json::Value> {
-    let messages = stream.filter_map(async |event| event.message);
-    messages.map(|message| serde_json::to_value(&*message).expect("JSON")).collect().await
 }
 
 /// Leaves the answer to a call on its way while its session is evicted. Returns what the client is told.

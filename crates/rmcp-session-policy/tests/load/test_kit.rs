@@ -3,6 +3,7 @@
 //! The built-in policies and combinators keep the laws. For a policy that breaks a law, the kit names the law.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,14 +12,14 @@ use async_trait::async_trait;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use rmcp_session_policy::admission::{
-    AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, Open, Permit, Rejection, Retry, SlidingWindow,
-    TokenBucket, admit_fn,
+    AdmissionPolicy, AdmissionPolicyExt, Arrival, Concurrent, Open, Permit, Rejection, RejectionClass, Retry,
+    SlidingWindow, TokenBucket, admit_fn,
 };
 use rmcp_session_policy::eviction::{
     Candidates, EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo, victim_fn,
 };
 use rmcp_session_policy::testing::{admission, eviction, manager};
-use rmcp_session_policy::{ConfigError, SessionKey};
+use rmcp_session_policy::{ClientContext, ConfigError, SessionKey};
 use tokio::time::Instant;
 
 /// Runs a test of the kit that must fail, and returns its message.
@@ -85,9 +86,34 @@ fn built_in_admission_policies_keep_the_laws() {
     admission::keeps_the_laws(|| window().and(bucket()).and(few()));
     admission::keeps_the_laws(|| window().or(bucket()));
     admission::keeps_the_laws(|| window().per_client().and(bucket()));
+    admission::keeps_the_laws(|| bucket().per_prefix());
+    admission::keeps_the_laws(|| few().per_client().and(window().per_prefix()));
+    admission::keeps_the_laws(|| window().fallback(bucket()));
+    admission::keeps_the_laws(|| but_the_first(bucket().per_client()).fallback(window()));
+    admission::keeps_the_laws(|| but_the_first(Open).fallback(window().per_client().and(few())));
     admission::keeps_the_laws(|| window().shadow());
     admission::keeps_the_laws(|| window().only(|arrival: &Arrival<'_>| arrival.context().is_some()));
     admission::keeps_the_laws(|| admit_fn(|_| Ok(Permit::free())));
+}
+
+/// A policy with a backend that fails for the first of the kit's clients.
+#[derive(Debug)]
+struct ButTheFirst<P>(P);
+
+const fn but_the_first<P: AdmissionPolicy>(policy: P) -> ButTheFirst<P> {
+    ButTheFirst(policy)
+}
+
+#[async_trait]
+impl<P: AdmissionPolicy> AdmissionPolicy for ButTheFirst<P> {
+    async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+        match arrival.context().and_then(ClientContext::peer) {
+            Some(IpAddr::V4(peer)) if peer.octets()[3] == 0 => {
+                Err(Rejection::new("backend").with_class(RejectionClass::Backend))
+            }
+            _ => self.0.admit(arrival).await,
+        }
+    }
 }
 
 /// The order of arrival, done wrong in one way or right.
@@ -105,6 +131,7 @@ enum Wrong {
     GivesUp,
     Panics,
     LooksAtAll,
+    PicksNone,
 }
 
 impl Queue {
@@ -148,6 +175,10 @@ impl EvictionPolicy for Queue {
             _ => self.order.front().copied(),
         }
     }
+
+    fn pick(&mut self, among: &[SessionInfo<'_>], _: Instant) -> Option<SessionKey> {
+        among.first().filter(|_| self.wrong != Some(Wrong::PicksNone)).map(SessionInfo::key)
+    }
 }
 
 #[test]
@@ -164,6 +195,7 @@ fn a_broken_eviction_policy_is_told_which_law_it_broke() {
     finds!(eviction::keeps_the_laws(Queue::wrong(Wrong::LosesTheResumed)), "named none while some session might go");
     finds!(eviction::keeps_the_laws(Queue::wrong(Wrong::GivesUp)), "named none while some session might go");
     finds!(eviction::keeps_the_laws(Queue::wrong(Wrong::Panics)), "it panicked, after [Open, ");
+    finds!(eviction::keeps_the_laws(Queue::wrong(Wrong::PicksNone)), "picked none of the sessions");
     finds!(eviction::asks_about_few(Queue::wrong(Wrong::LooksAtAll)), "times at a session for 2000 victims");
     let mut turn = 0;
     let fickle = Arc::new(Mutex::new(move || {

@@ -23,6 +23,19 @@ async fn a_limit_shared_by_clients_without_a_context_is_logged_once() {
 }
 
 #[tokio::test]
+async fn a_limit_per_client_without_a_context_is_logged_once() {
+    let (log, _listening) = listen();
+    let sessions = PolicySessionManager::local().per_client_max(9).build().expect("valid");
+    let known = ClientContext::new().with_peer([192, 0, 2, 1].into());
+    let _one = known.scope(sessions.create_session()).await.expect("a place");
+    assert_eq!(log.says("have no limit"), 0, "it is known");
+    for _ in 0..3 {
+        sessions.create_session().await.expect("a place");
+    }
+    assert_eq!(log.says("have no limit"), 1);
+}
+
+#[tokio::test]
 async fn an_overruled_policy_is_logged_once() {
     let (log, _listening) = listen();
     let policy = victim_fn(|_| None);
