@@ -20,7 +20,7 @@ use clap::Parser;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Open, SlidingWindow};
-use rmcp_session_policy::eviction::{Fifo, Lfu, Lru};
+use rmcp_session_policy::eviction::{Fifo, Lfu, Lru, Prospects};
 use rmcp_session_policy::http::PolicyLayer;
 use rmcp_session_policy::{
     CloseReason, ConfigError, PolicySessionManager, PolicySessionManagerBuilder, RejectionReason, SECOND,
@@ -85,6 +85,7 @@ pub(crate) struct Args {
 enum Eviction {
     /// The library's default
     Default,
+    Prospects,
     Lru,
     Lfu,
     Fifo,
@@ -94,6 +95,7 @@ impl Eviction {
     fn set(self, builder: Builder) -> Builder {
         match self {
             Self::Default => builder,
+            Self::Prospects => builder.eviction(Prospects::new()),
             Self::Lru => builder.eviction(Lru::new()),
             Self::Lfu => builder.eviction(Lfu::new()),
             Self::Fifo => builder.eviction(Fifo::new()),

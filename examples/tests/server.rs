@@ -196,7 +196,7 @@ async fn offers_its_tools_and_its_numbers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_parking_an_evicted_session_comes_back_with_a_new_handler() {
-    for eviction in ["default", "fifo", "lru", "lfu"] {
+    for eviction in ["default", "prospects", "fifo", "lru", "lfu"] {
         let server = Server::start(&["--max-sessions", "1", "--eviction", eviction]).await;
         let alice = server.connect().await;
         assert_eq!(alice.count().await.expect("answers"), "1");

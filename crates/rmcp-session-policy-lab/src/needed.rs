@@ -30,9 +30,9 @@ impl Stay {
 pub fn needed(stays: impl Iterator<Item = Stay>, warm: Micros) -> usize {
     let mut steps: Vec<(Micros, bool)> = stays
         .filter(|stay| stay.until > stay.opened.max(warm))
-        .flat_map(|stay| [(stay.opened.max(warm), true), (stay.until, false)])
+        .flat_map(|stay| [(stay.opened, true), (stay.until, false)])
         .collect();
-    // Ends before beginnings.
+    // Ends before beginnings. All that begin before `warm` are there at `warm`, so the most are never before it.
     steps.sort_unstable();
     let (mut now, mut most) = (0_usize, 0);
     for (_, begins) in steps {

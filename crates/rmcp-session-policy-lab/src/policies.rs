@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use rmcp_session_policy::eviction::{AbandonedFirst, EvictionPolicy, Fifo, Lfu, Lru, Random, Scored, SessionInfo};
+use rmcp_session_policy::eviction::{
+    AbandonedFirst, EvictionPolicy, Fifo, Lfu, Lru, Prospects, Random, Scored, SessionInfo,
+};
 use tokio::time::Instant;
 
 use crate::references::{Belady, Clock, Foresight, Hyperbolic, Lhd, Lru2, S3Fifo, Sieve, Slru};
@@ -12,14 +14,18 @@ use crate::references::{Belady, Clock, Foresight, Hyperbolic, Lhd, Lru2, S3Fifo,
 #[value(rename_all = "lower")]
 #[non_exhaustive]
 pub enum PolicyName {
-    /// What a manager has by default: the library's `AbandonedFirst`.
+    /// What a manager has by default: the library's `Prospects`.
     Default,
+    /// The library's `AbandonedFirst`: stream lost, then never called, then least recently used.
+    Abandoned,
     /// The library's `Fifo`: the oldest session that may go.
     Fifo,
     /// The library's `Lru`: the least recently used one.
     Lru,
     /// The library's `Lfu`: the one with the fewest uses, old uses counting less.
     Lfu,
+    /// The library's `Prospects`, which learns which sessions come back.
+    Prospects,
     /// The library's `Random`: a session at random.
     Random,
     /// The library's `Scored`, with the score of its example: idle time, weighed by the number of calls.
@@ -51,9 +57,11 @@ impl PolicyName {
     pub fn name(self) -> &'static str {
         match self {
             Self::Default => "default",
+            Self::Abandoned => "abandoned",
             Self::Fifo => "fifo",
             Self::Lru => "lru",
             Self::Lfu => "lfu",
+            Self::Prospects => "prospects",
             Self::Random => "random",
             Self::Scored => "scored",
             Self::McpSession => "mcp-session",
@@ -84,7 +92,8 @@ impl PolicyName {
     #[must_use]
     pub fn make(self) -> (Box<dyn EvictionPolicy>, Option<Foresight>) {
         let policy: Box<dyn EvictionPolicy> = match self {
-            Self::Default => Box::new(AbandonedFirst::new()),
+            Self::Default | Self::Prospects => Box::new(Prospects::new()),
+            Self::Abandoned => Box::new(AbandonedFirst::new()),
             Self::Fifo | Self::McpSession => Box::new(Fifo::new()),
             Self::Lru => Box::new(Lru::new()),
             Self::Lfu => Box::new(Lfu::new()),

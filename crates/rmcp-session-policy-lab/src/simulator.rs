@@ -9,14 +9,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
-use rmcp_session_policy::SessionKey;
-use rmcp_session_policy::admission::ArrivalKind;
+use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, ArrivalKind};
 use rmcp_session_policy::eviction::EvictionPolicy;
 use rmcp_session_policy::simulation::{
     InFlight, LiveSession, ParkedSession, SimulatedActivity, Simulation, default_max_opening,
 };
+use rmcp_session_policy::{ClientContext, SessionKey};
 
 use crate::cast::Cast;
 use crate::event::{Event, Kind, Micros, duration};
@@ -100,6 +101,8 @@ pub struct Simulator<'a, O> {
     /// When live sessions are checked for their idle timeout: at the earliest moment at which it may have passed.
     checks: BinaryHeap<Reverse<(Micros, SessionKey)>>,
     foresight: Option<Prophet>,
+    /// What new sessions need to be admitted.
+    admission: Option<Box<dyn AdmissionPolicy>>,
 }
 
 /// Tells a policy that knows the future when sessions make their next requests.
@@ -134,7 +137,29 @@ impl<'a, O: Observer> Simulator<'a, O> {
             begun: 0,
             checks: BinaryHeap::new(),
             foresight: None,
+            admission: None,
         }
+    }
+
+    /// Switches the library's guard against surges on.
+    #[must_use]
+    pub fn guarded(mut self) -> Self {
+        self.server = self.server.guarded();
+        self
+    }
+
+    /// Gives each network a share of the places.
+    #[must_use]
+    pub fn with_prefix_share(mut self, places: usize) -> Self {
+        self.server = self.server.with_prefix_share(places);
+        self
+    }
+
+    /// Admits new sessions by a policy, which must not wait. Restored ones are not asked for.
+    #[must_use]
+    pub fn with_admission(mut self, policy: impl AdmissionPolicy) -> Self {
+        self.admission = Some(Box::new(policy));
+        self
     }
 
     /// Tells the policy, through `policy`, of the next request of each session. All events of the trace that `next` is of
@@ -282,6 +307,11 @@ impl<'a, O: Observer> Simulator<'a, O> {
     /// Finds a place for a session and puts it there. Returns `None` if no session may go.
     fn arrive(&mut self, session: u32, kind: ArrivalKind, at: Micros) -> Option<LiveSession> {
         let context = self.cast.context(session);
+        if kind == ArrivalKind::Create && !self.admits(context.as_deref(), at) {
+            self.observer.refused(session, at);
+            return None;
+        }
+        self.server.ask(duration(at));
         while self.server.len() >= self.settings.max_sessions {
             let Some(victim) = self.server.victim(kind, context.as_deref(), duration(at)) else {
                 self.observer.refused(session, at);
@@ -302,6 +332,23 @@ impl<'a, O: Observer> Simulator<'a, O> {
         seat.place = Place::Live(live.clone());
         self.settle(session, &live, at);
         Some(live)
+    }
+
+    /// Whether a new session of this client is admitted. A policy that waits admits none.
+    fn admits(&self, client: Option<&ClientContext>, at: Micros) -> bool {
+        let Some(policy) = &self.admission else { return true };
+        let arrival = Arrival::new(self.server.moment(duration(at)), ArrivalKind::Create);
+        let arrival = match client {
+            Some(client) => arrival.with_context(client),
+            None => arrival,
+        };
+        match policy.admit(&arrival).now_or_never() {
+            Some(Ok(permit)) => {
+                drop(permit.commit());
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Notes whose a new incarnation is, when to look at it, and what comes next.
@@ -393,7 +440,6 @@ impl Prophet {
 
 #[cfg(test)]
 mod tests {
-    use rmcp_session_policy::ClientContext;
     use rmcp_session_policy::eviction::{Fifo, Lru};
 
     use super::*;
@@ -532,13 +578,32 @@ mod tests {
             (0, 1, Ready, 0),
             (1, 1, Open, 0),
             (50, 0, Ping, 0),  // is heard of
-            (110, 2, Init, 0), // 0 has just lost its place
-            (110, 2, Ready, 0),
-            (111, 0, Call, 0), // 1 is the least recently used, its stream is no use
-            (112, 1, Close, 0),
-            (113, 2, Ping, 0),
+            (109, 0, Call, 0), // has its place still
+            (169, 2, Init, 0), // 0 has just lost its place
+            (169, 2, Ready, 0),
+            (170, 0, Call, 0), // 1 is the least recently used: its stream is no use
+            (171, 1, Close, 0),
+            (172, 2, Ping, 0),
         ];
         assert_eq!(heard(Lru::new(), idle, &trace), [('r', 0), ('e', 1)]);
+    }
+
+    #[test]
+    fn a_stream_outlives_an_eviction() {
+        let idle = Settings { idle: Some(Duration::from_secs(60)), ..settings(1) };
+        let trace = [
+            (0, 0, Init, 0),
+            (0, 0, Ready, 0),
+            (1, 0, Open, 0),
+            (2, 1, Init, 0),
+            (2, 1, Ready, 0),
+            (3, 0, Call, 0),
+            (100, 0, Call, 0), // has its place, because it listens
+            (101, 0, Close, 0),
+            (200, 0, Call, 0), // has not
+        ];
+        assert_eq!(heard(Lru::new(), idle, &trace[..7]), [('e', 0), ('r', 0), ('e', 1)]);
+        assert_eq!(heard(Lru::new(), idle, &trace), [('e', 0), ('r', 0), ('e', 1), ('r', 0)]);
     }
 
     #[test]

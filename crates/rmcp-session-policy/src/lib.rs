@@ -25,7 +25,7 @@
 //! |---|---|
 //! | a session, as policies read it | [`SessionInfo`](eviction::SessionInfo), its [`Phase`], [`Stream`], [`SessionKey`] and [`SessionOrigin`] |
 //! | the settings of a manager | [`PolicySessionManagerBuilder`], [`ConfigError`] |
-//! | which session is evicted | [`EvictionPolicy`](eviction::EvictionPolicy): [`AbandonedFirst`](eviction::AbandonedFirst) (the default), [`Lru`](eviction::Lru), [`Lfu`](eviction::Lfu), [`Fifo`](eviction::Fifo), [`Random`](eviction::Random), [`Scored`](eviction::Scored), [`victim_fn`](eviction::victim_fn), and the combinators of [`EvictionPolicyExt`](eviction::EvictionPolicyExt) |
+//! | which session is evicted | [`EvictionPolicy`](eviction::EvictionPolicy): [`Prospects`](eviction::Prospects) (the default), [`AbandonedFirst`](eviction::AbandonedFirst), [`Lru`](eviction::Lru), [`Lfu`](eviction::Lfu), [`Fifo`](eviction::Fifo), [`Random`](eviction::Random), [`Scored`](eviction::Scored), [`victim_fn`](eviction::victim_fn), and the combinators of [`EvictionPolicyExt`](eviction::EvictionPolicyExt) |
 //! | which arrival is admitted | [`AdmissionPolicy`](admission::AdmissionPolicy): [`TokenBucket`](admission::TokenBucket), [`SlidingWindow`](admission::SlidingWindow), [`Concurrent`](admission::Concurrent), [`admit_fn`](admission::admit_fn), and the combinators of [`AdmissionPolicyExt`](admission::AdmissionPolicyExt) |
 //! | the client of a request | [`ClientContext`] |
 //! | parking: evicted sessions that the next request restores | [`PolicySessionManager::parking`] |

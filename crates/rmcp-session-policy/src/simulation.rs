@@ -203,6 +203,12 @@ impl Simulation {
         self.start + at
     }
 
+    /// Returns the moment that is this long after the start of the simulation, for an [`Arrival`](crate::admission::Arrival).
+    #[must_use]
+    pub fn moment(&self, at: Duration) -> Instant {
+        self.instant(at)
+    }
+
     /// Returns how long after the start of the simulation a moment is that a [`SessionInfo`] gave.
     #[must_use]
     pub fn since_start(&self, moment: Instant) -> Duration {

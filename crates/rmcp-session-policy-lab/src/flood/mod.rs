@@ -12,7 +12,8 @@ mod workload;
 
 use std::time::Duration;
 
-use rmcp_session_policy::eviction::{EvictionPolicy, Fifo, Lru};
+use rmcp_session_policy::admission::{AdmissionPolicyExt, SlidingWindow};
+use rmcp_session_policy::eviction::{EvictionPolicy, Fifo, Lru, Prospects};
 use serde::Serialize;
 
 use crate::error::LabError;
@@ -60,6 +61,11 @@ pub enum Protection {
     Lru,
     /// The library's `Fifo` alone.
     Fifo,
+    /// What the library's README recommends: `Prospects`, the guard against surges, a share of 5 % of the places for each
+    /// network, and 10 new sessions a minute for each client.
+    Recommended,
+    /// `Prospects` and the guard against surges, with neither shares nor a quota.
+    Guarded,
 }
 
 /// A flood.
@@ -114,10 +120,19 @@ impl Flood {
         let policy: Box<dyn EvictionPolicy> = match protection {
             Protection::Lru => Box::new(Lru::new()),
             Protection::Fifo => Box::new(Fifo::new()),
+            Protection::Recommended | Protection::Guarded => Box::new(Prospects::new()),
         };
         let workload = Workload::of(self)?;
         let settings = Settings { max_sessions: PLACES, parks: true, idle: Some(IDLE), cuts_busy: false };
         let mut simulator = Simulator::new(policy, settings, &workload, Watch::new(&workload));
+        simulator = match protection {
+            Protection::Lru | Protection::Fifo => simulator,
+            Protection::Guarded => simulator.guarded(),
+            Protection::Recommended => simulator
+                .guarded()
+                .with_prefix_share(PLACES / 20)
+                .with_admission(SlidingWindow::new(10, Duration::from_secs(60)).per_client()),
+        };
         simulator.play(&workload.events);
         Ok(simulator.finish().outcome())
     }

@@ -11,7 +11,7 @@ use rmcp_session_policy::ClientContext;
 use super::{Calls, Flood, FloodKind};
 use crate::actors::{Act, Actor};
 use crate::cast::Cast;
-use crate::distribution::{Distribution, exponential, unit};
+use crate::distribution::{exponential, unit};
 use crate::error::LabError;
 use crate::event::{Event, Kind, Micros};
 
@@ -137,8 +137,11 @@ impl Workload {
             if flood.kind == FloodKind::A {
                 acts.retain(|act| act.kind == Kind::Init);
             }
+            if flood.kind != FloodKind::E {
+                acts.iter_mut().filter(|act| act.kind == Kind::Call).for_each(|act| act.lasts = SHORT_CALL);
+            }
             if let (Calls::Repeated, Some(every)) = (flood.calls, period(flood.kind)) {
-                repeat(&mut acts, every, left, &mut random, &actor.call);
+                repeat(&mut acts, every, left);
             }
             let role = if flood.kind == FloodKind::E { Role::Newcomer } else { Role::Other };
             self.session(role, &Arc::new(context_of_flooder(flood, number)), at, &acts);
@@ -182,6 +185,10 @@ impl Cast for Workload {
     }
 }
 
+/// How long a call of a flooder lasts, in seconds. Calls that hang would make its sessions busy, and no order in which
+/// sessions are evicted helps against busy ones: that is what a limit of requests is for.
+const SHORT_CALL: f64 = 0.3;
+
 /// The time between the calls of a session that calls for ever.
 const fn period(kind: FloodKind) -> Option<f64> {
     match kind {
@@ -192,12 +199,11 @@ const fn period(kind: FloodKind) -> Option<f64> {
 }
 
 /// Adds a call per period after the first, while time is left.
-fn repeat(acts: &mut Vec<Act>, every: f64, left: f64, random: &mut ChaCha8Rng, call: &Distribution) {
+fn repeat(acts: &mut Vec<Act>, every: f64, left: f64) {
     let Some(first) = acts.iter().find(|act| act.kind == Kind::Call).copied() else { return };
     let mut at = first.at + every;
     while at < left {
-        // A flooder waits for no answer.
-        acts.push(Act { at, kind: Kind::Call, lasts: call.draw(random).min(every / 2.0) });
+        acts.push(Act { at, kind: Kind::Call, lasts: SHORT_CALL });
         at += every;
     }
 }
@@ -215,10 +221,15 @@ fn address(network: u64, host: u8) -> IpAddr {
 }
 
 /// Users have a network each, or share one of ten addresses. A tenant is known where the server authenticates: in flood c.
+/// There they are of the 49 tenants that do not flood: what the users of the other one lose, they lose to it by design.
 fn context_of_user(kind: FloodKind, number: u64) -> ClientContext {
     let network = if number < SHARING { number % SHARED_ADDRESSES } else { number };
     let context = ClientContext::new().with_peer(address((172 << 16) + network, 1));
-    if kind == FloodKind::C { context.with_principal(format!("tenant {}", number % TENANTS)) } else { context }
+    if kind == FloodKind::C {
+        context.with_principal(format!("tenant {}", 1 + number % (TENANTS - 1)))
+    } else {
+        context
+    }
 }
 
 /// Flooders have their addresses in turn.
@@ -290,7 +301,7 @@ mod tests {
     fn a_tenant_of_fifty_floods() {
         let workload = workload(FloodKind::C, Calls::Once, 1);
         let of_greedy = workload.sessions.iter().filter(|session| session.context.principal() == Some("tenant 0"));
-        assert!(of_greedy.count() > 6_000);
+        assert!((5_500..6_500).contains(&of_greedy.count()), "ten a second for ten minutes, and no user");
         assert!(workload.sessions.iter().all(|session| session.context.principal().is_some()));
     }
 

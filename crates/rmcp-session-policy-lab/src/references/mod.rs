@@ -25,3 +25,22 @@ pub use lru2::Lru2;
 pub use s3fifo::S3Fifo;
 pub use sieve::Sieve;
 pub use slru::Slru;
+
+#[cfg(test)]
+mod tests {
+    use rmcp_session_policy::testing::eviction::keeps_the_laws;
+
+    use super::*;
+
+    #[test]
+    fn references_keep_the_laws_of_eviction() {
+        keeps_the_laws(Belady::default);
+        keeps_the_laws(Clock::default);
+        keeps_the_laws(Hyperbolic::default);
+        keeps_the_laws(Lhd::default);
+        keeps_the_laws(Lru2::default);
+        keeps_the_laws(S3Fifo::default);
+        keeps_the_laws(Sieve::default);
+        keeps_the_laws(Slru::default);
+    }
+}

@@ -1,4 +1,4 @@
-//! The default order: what looks abandoned goes first.
+//! An order without learning: what looks abandoned goes first.
 
 use std::time::Duration;
 

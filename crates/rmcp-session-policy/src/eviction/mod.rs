@@ -1,7 +1,7 @@
 //! Which session goes when there is no room.
 //!
 //! An [`EvictionPolicy`] orders the sessions; a session that may not go is not in the order, which the manager sees to.
-//! Built in are [`AbandonedFirst`], which is the default, [`Lru`], [`Lfu`], [`Fifo`] and [`Random`]. [`Scored`] makes a
+//! Built in are [`Prospects`], which is the default, [`AbandonedFirst`], [`Lru`], [`Lfu`], [`Fifo`] and [`Random`]. [`Scored`] makes a
 //! policy of a score, [`victim_fn()`] makes one of a closure, and [`EvictionPolicyExt`] composes policies.
 //!
 //! A policy sees a session as a [`SessionInfo`], and all sessions as [`Candidates`]. It knows neither the registry nor

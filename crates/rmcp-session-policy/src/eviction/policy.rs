@@ -122,6 +122,14 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
         let _: Instant = now;
         among.iter().min_by_key(|session| session.rank_by_use()).map(SessionInfo::key)
     }
+
+    /// The share of restores that the policy avoided lately, of those that [`Lru`](super::Lru) would have forced: 0.5 if it
+    /// forced half as many, negative if it forced more. `None` if the policy does not know. `Stats` shows it.
+    ///
+    /// Defaults to `None`.
+    fn advantage(&self) -> Option<f64> {
+        None
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -168,6 +176,10 @@ impl EvictionPolicy for Box<dyn EvictionPolicy> {
 
     fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
         (**self).pick(among, now)
+    }
+
+    fn advantage(&self) -> Option<f64> {
+        (**self).advantage()
     }
 }
 

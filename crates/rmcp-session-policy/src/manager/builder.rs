@@ -17,7 +17,7 @@ use crate::admission::AdmissionPolicy;
 use crate::call_rejection::CallRejection;
 use crate::config_error::ConfigError;
 use crate::context::ClientContext;
-use crate::eviction::{AbandonedFirst, EvictionPolicy, SessionInfo};
+use crate::eviction::{EvictionPolicy, Prospects, SessionInfo};
 use crate::observe::SessionObserver;
 use crate::registry::{ClientOf, Predicate, Rules};
 use crate::time::{HOUR, MINUTE, SECOND};
@@ -106,7 +106,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             limits: Limits { entries: 10_000, bytes: 64 << 20, entry_bytes: 64 << 10, age: 24 * HOUR },
             admission: None,
             requests: None,
-            eviction: Some(Box::new(AbandonedFirst::new())),
+            eviction: Some(Box::new(Prospects::new())),
             observer: None,
         }
     }
@@ -160,7 +160,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
-    /// Sets the policy that chooses the session to evict when the server is full. Defaults to [`AbandonedFirst`].
+    /// Sets the policy that chooses the session to evict when the server is full. Defaults to [`Prospects`].
     pub fn eviction(mut self, policy: impl EvictionPolicy) -> Self {
         self.eviction = Some(Box::new(policy));
         self

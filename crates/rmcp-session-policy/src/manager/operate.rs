@@ -89,6 +89,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
             }
             stats.live = stats.opening + stats.ready + stats.closing;
             stats.reserved = stats.max_sessions - core.places.free() - stats.live;
+            stats.advantage = core.registry.advantage();
             stats.overruled = core.registry.overruled;
             stats.missed_returns = self.shared.signals.missed_returns();
         }

@@ -281,7 +281,8 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 }
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
+#[cfg(feature = "testing")]
 mod tests {
     use std::sync::{OnceLock, Weak};
 

@@ -119,6 +119,9 @@ pub struct Stats {
     pub overruled: u64,
     /// Returns of sessions that the eviction policy did not hear of, because 4,096 waited to be told.
     pub missed_returns: u64,
+    /// The share of LRU's restores that the eviction policy avoided lately. `None` if the policy does not know: see
+    /// [`EvictionPolicy::advantage`](crate::eviction::EvictionPolicy::advantage).
+    pub advantage: Option<f64>,
 }
 
 impl Stats {
@@ -148,6 +151,7 @@ impl Stats {
             rejected_requests: ByReason::none(RejectionReason::ALL),
             overruled: 0,
             missed_returns: 0,
+            advantage: None,
         }
     }
 

@@ -76,7 +76,7 @@ impl<S: Recorded> Registry<S> {
         self.hear_of_returns();
         let share_is_full = self.signals.opening.load(SeqCst) as usize + arriving >= self.max_opening;
         if share_is_full {
-            if let Some(session) = self.oldest_opening(now) {
+            if let Some(session) = self.oldest_opening(now, Timestamp::NEVER) {
                 return Choice::Victim(session);
             }
             if kind != ArrivalKind::Restore {
@@ -123,14 +123,16 @@ impl<S: Recorded> Registry<S> {
         chosen
     }
 
-    /// Begins the close of the oldest half-open session that may go, and returns it.
+    /// Begins the close of the oldest half-open session that may go and was opened before a moment, and returns it.
     ///
     /// The queue drops entries of sessions that are half-open no longer. A session that is kept (it is answering
     /// `initialize`, was so less than 100 ms ago, or is protected) leaves the queue and is marked as `answering`.
     /// [`look_again`](Registry::look_again) puts it back when its state changes or its moment comes, in its old order.
     /// `min_idle` is not asked here.
-    fn oldest_opening(&mut self, now: Instant) -> Option<Arc<S>> {
-        while let Some((_, key)) = self.opening.pop() {
+    pub(super) fn oldest_opening(&mut self, now: Instant, before: Timestamp) -> Option<Arc<S>> {
+        while self.opening.peek().is_some_and(|(opened, _)| opened < before)
+            && let Some((_, key)) = self.opening.pop()
+        {
             let Some(slot) = self.slots.get_mut(key.index()).filter(|slot| slot.is(key)) else { continue };
             let session = Arc::clone(&slot.session);
             let record = session.record();

@@ -4,6 +4,7 @@
 //! and those that were abandoned, and not the sessions at work.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -13,6 +14,9 @@ use super::surge_sessions::{Rank, SurgeSessions};
 use crate::context::ClientContext;
 use crate::session::{Recorded, SessionKey};
 use crate::timestamp::Timestamp;
+
+/// How long a handshake takes at most, of a client that finishes it.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// How many of the last seconds' sessions join a surge, or are too old to, with each session that comes.
 const JOINS: usize = 8;
@@ -69,14 +73,17 @@ impl<S: Recorded> Registry<S> {
     ///
     /// The first of these that there is:
     /// 1. One that has been idle for longer than victims used to be: the policy's choice, or else one that it picks among
-    ///    those of [`SAMPLE`] sessions that have been.
-    /// 2. One that was opened in the surge: without a principal, then with one.
-    /// 3. One that was restored in the surge, and opened before.
+    ///    those of [`SAMPLE`] drawn sessions, and of the idlest of earlier draws, that have been.
+    /// 2. The oldest half-open one, if its handshake takes longer than [`HANDSHAKE`]. Below their share too, so that
+    ///    handshakes which are never finished cost no newcomer at work its place.
+    /// 3. One that was opened in the surge: without a principal, then with one.
+    /// 4. One that was restored in the surge, and opened before.
     pub(super) fn choose_in_surge(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Option<Arc<S>> {
         self.surge_since(now)?;
         self.join_surge(now);
         let usual = self.surge.as_ref().and_then(SurgeSessions::usual_idle);
         let abandoned = usual.and_then(|usual| self.choose_abandoned(now, now.checked_sub(usual)?, newcomer));
+        let abandoned = abandoned.or_else(|| self.oldest_opening(now, Timestamp::at(now.checked_sub(HANDSHAKE)?)));
         abandoned.or_else(|| {
             Rank::ALL.into_iter().find_map(|rank| {
                 self.take_drawn(now, |registry| {
@@ -107,17 +114,32 @@ impl<S: Recorded> Registry<S> {
             }
         }
         self.take_drawn(now, |registry| {
-            let mut drawn = registry.listed.draw(SAMPLE, &mut registry.random);
+            let mut drawn = registry.draw_idlest();
             drawn.retain(|key| is_idle(registry, *key));
             drawn
         })
+    }
+
+    /// Draws sessions, and returns those of these and of the earlier draws in this surge that were not used for longest.
+    ///
+    /// A few draws see most sessions, so the ones that were abandoned are found though no order by last use is kept here.
+    fn draw_idlest(&mut self) -> Vec<SessionKey> {
+        let mut drawn = self.listed.draw(SAMPLE, &mut self.random);
+        drawn.extend(self.surge.iter_mut().flat_map(SurgeSessions::take_idlest));
+        drawn.retain(|key| self.is_listed(*key));
+        drawn.sort_unstable();
+        drawn.dedup();
+        drawn.sort_by_cached_key(|key| self.get(*key).map(|slot| slot.record().entry.last_used()));
+        drawn.truncate(SAMPLE);
+        if let Some(surge) = &mut self.surge {
+            surge.keep_idlest(drawn.clone());
+        }
+        drawn
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::advance;
 
     use super::*;
@@ -168,6 +190,21 @@ mod tests {
         let order = [&four, &three, &back, &one, &two].map(|record| number(record));
         assert_eq!(stage.victims(), order);
         assert_eq!(stage.registry.overruled, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn handshakes_that_are_never_finished_go_before_newcomers_at_work() {
+        let mut stage = guarded(Lru::new()).await;
+        surges(&mut stage);
+        let [first, second] = [stage.opening(), stage.opening()];
+        let at_work = stage.ready();
+        advance(HANDSHAKE).await;
+        let young = stage.opening();
+        advance(Duration::from_micros(1)).await;
+        touch(&at_work);
+        assert_eq!([stage.victim(), stage.victim()], [&first, &second].map(|record| Some(number(record))));
+        assert_eq!(stage.victims(), [number(&at_work)], "a handshake may take five seconds");
+        drop(young);
     }
 
     #[tokio::test(start_paused = true)]

@@ -276,6 +276,13 @@ impl<S: Recorded> Registry<S> {
         }
     }
 
+    /// What the policy says of itself.
+    pub(crate) fn advantage(&mut self) -> Option<f64> {
+        let mut advantage = None;
+        self.call_policy(|policy| advantage = policy.advantage());
+        advantage
+    }
+
     fn enlist(&mut self, key: SessionKey) {
         let place = self.listed.push(key);
         let Self { slots, surge, share, .. } = self;

@@ -46,6 +46,8 @@ pub(super) struct SurgeSessions {
     groups: Groups<Rank>,
     /// The sessions of the last seconds, oldest first. Some may have ended since.
     recent: Queue<Timestamp>,
+    /// Of the sessions that were drawn in this surge those that were not used for longest. Some may have ended since.
+    idlest: Vec<SessionKey>,
 }
 
 impl SurgeSessions {
@@ -70,6 +72,7 @@ impl SurgeSessions {
         }
         if before.is_some() {
             self.groups.clear();
+            self.idlest.clear();
             tracing::info!("the surge is over");
         }
         if since.is_some() {
@@ -123,6 +126,16 @@ impl SurgeSessions {
     /// Draws sessions of the surge which are in the policy's order.
     pub(super) fn draw(&self, rank: Rank, count: usize, random: &mut fastrand::Rng) -> Vec<SessionKey> {
         self.groups.draw(rank, count, random)
+    }
+
+    /// Takes the idlest sessions that were kept.
+    pub(super) fn take_idlest(&mut self) -> Vec<SessionKey> {
+        std::mem::take(&mut self.idlest)
+    }
+
+    /// Keeps the idlest sessions for the next draw.
+    pub(super) fn keep_idlest(&mut self, idlest: Vec<SessionKey>) {
+        self.idlest = idlest;
     }
 
     /// Takes note of how long a victim of the usual choice was idle.

@@ -15,9 +15,9 @@ use proptest::prelude::*;
 use tokio::time::{Instant, advance};
 
 use super::{Broken, HISTORIES, paused, through};
-use crate::eviction::{Candidates, EvictionPolicy, SessionInfo};
+use crate::eviction::{Candidates, EvictionPolicy, IdlePeriod, SessionInfo};
 use crate::registry::test_registry::{TestRegistry, call, looks, touch};
-use crate::session::{Activity, Record, SessionKey};
+use crate::session::{Activity, Record, SessionKey, SessionOrigin};
 
 /// Describes what happens on a server. Sessions are numbered in the order of arrival: 1, 2, 3.
 ///
@@ -357,6 +357,22 @@ impl<P: EvictionPolicy> EvictionPolicy for Watched<P> {
 
     fn on_access(&mut self, session: &SessionInfo<'_>) {
         self.watch(|policy| policy.on_access(session));
+    }
+
+    fn tracks_returns(&self) -> bool {
+        self.policy.tracks_returns()
+    }
+
+    fn on_return(&mut self, session: &SessionInfo<'_>, idle: &IdlePeriod) {
+        self.watch(|policy| policy.on_return(session, idle));
+    }
+
+    fn on_forgotten(&mut self, session: SessionOrigin) {
+        self.watch(|policy| policy.on_forgotten(session));
+    }
+
+    fn advantage(&self) -> Option<f64> {
+        self.policy.advantage()
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {

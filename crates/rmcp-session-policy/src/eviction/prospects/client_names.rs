@@ -37,7 +37,7 @@ struct Count {
 /// invented name which took over a counter does not.
 ///
 /// A name keeps its place until another one was seen twice as often, so that places mean the same for long. Takes 700 bytes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ClientNames {
     hasher: RandomState,
     counts: [Option<Count>; COUNTED],
@@ -90,7 +90,8 @@ impl ClientNames {
     pub(super) fn promote(&mut self) -> Option<u8> {
         let homeless = self.counts.iter().flatten().filter(|count| self.place(count.name) == OTHERS);
         let sure = |count: &Count| count.seen - count.inherited;
-        let best = homeless.max_by(|one, other| sure(one).total_cmp(&sure(other))).filter(|best| sure(best) >= SEEN_ENOUGH)?;
+        let best =
+            homeless.max_by(|one, other| sure(one).total_cmp(&sure(other))).filter(|best| sure(best) >= SEEN_ENOUGH)?;
         let (name, sure) = (best.name, sure(best));
         let (place, seen) = (0..PLACES)
             .map(|place| (place, self.places[place].map_or(-1.0, |name| self.seen(name))))

@@ -162,9 +162,9 @@ mod tests {
         #[test]
         fn the_index_is_the_best_rate_over_all_ends(hazards in hazards()) {
             let indexes = indexes(&hazards);
-            for bucket in 0..BUCKETS {
+            for (bucket, index) in indexes.iter().enumerate().take(BUCKETS) {
                 let tried = by_trying(&hazards, bucket);
-                prop_assert!(close(indexes[bucket].into(), tried), "{bucket}: {} and {tried}", indexes[bucket]);
+                prop_assert!(close((*index).into(), tried), "{bucket}: {index} and {tried}");
             }
         }
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::class::{Class, Listening};
 use super::client_names::{ClientNames, Name, OTHERS, PLACES};
-use super::known::{Away, Idle, Live, Parked, Tick};
+use super::known::{Away, Idle, Live, Parked};
 use super::rebuild::Rebuild;
 use super::tables::Tables;
+use super::ticks::Tick;
 use crate::session::SessionKey;
 
 /// How long after the begin of a rebuild the next one is due, in seconds.
@@ -30,7 +31,7 @@ pub(super) struct Facts<'a> {
 }
 
 /// The work that a learner does in slices, one at each arrival.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Work {
     /// None until the next rebuild is due.
     Nothing,
@@ -46,7 +47,7 @@ enum Work {
 /// between whenever it is watched. So sessions that are still idle count too, those that were evicted up to their return or up
 /// to when they are forgotten, and a session that ends for good counts up to its end as one that did not come back until then
 /// (it is censored). Without that, a class which never comes back would look as if little were known of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Learner {
     names: ClientNames,
     tables: Tables,

@@ -26,7 +26,7 @@ const STEPS: usize = CALLS + CALLS * GROUPS;
 /// Evidence is forgotten in two ways. By number: what a class has beyond [`ENOUGH`] is scaled down, so one that is seen much
 /// follows a change within a hundred returns, and one that is seen little keeps what it has. By time: each rebuild scales all
 /// evidence by `keep`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rebuild {
     step: usize,
     keep: f64,

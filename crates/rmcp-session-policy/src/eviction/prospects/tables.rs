@@ -30,7 +30,7 @@ impl std::ops::AddAssign for Evidence {
 /// Evidence for each class and bucket, and the index of each class.
 ///
 /// It takes 600 KB, whatever happens. No method allocates but [`new`](Self::new).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tables {
     /// Seconds watched. In 64 bits, since the sums are large and what is added is small.
     watched: Box<[[f64; BUCKETS]]>,
@@ -53,10 +53,10 @@ impl Tables {
     pub(super) fn watch(&mut self, class: Class, from: f64, to: f64) {
         let row = &mut self.watched[class.index()];
         let mut at = from;
-        for bucket in ages::bucket(from)..BUCKETS {
+        for (bucket, watched) in row.iter_mut().enumerate().skip(ages::bucket(from)) {
             let end = if bucket == BUCKETS - 1 { to } else { to.min(ages::BEGINS[bucket + 1]) };
             if end > at {
-                row[bucket] += end - at;
+                *watched += end - at;
                 at = end;
             } else if at >= to {
                 return;
