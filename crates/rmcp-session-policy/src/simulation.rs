@@ -397,6 +397,7 @@ mod tests {
         let mut server = Simulation::new(Lru::new(), 1, Duration::MAX).guarded();
         server.ask(at(0));
         let old = ready(&mut server, at(0));
+        act(&mut server, &old, SimulatedActivity::Call, at(3_500));
         (0..10).for_each(|_| server.ask(at(3_600)));
         assert_eq!(server.surge_since(at(3_600)), Some(at(3_595)));
         let newcomer = ready(&mut server, at(3_601));

@@ -18,7 +18,9 @@ use crate::session::{SessionKey, SessionOrigin};
 /// not know which sessions may go, and a busy session is named once, not at each choice.
 ///
 /// Calls for one session come in this order: `on_insert`, then any number of times `on_suspend` and `on_resume`, then
-/// [`on_remove`](Self::on_remove). A suspended session that ends is resumed before it is removed. All calls come under one lock, so a
+/// [`on_remove`](Self::on_remove). A suspended session that ends is resumed before it is removed.
+/// [`on_return`](Self::on_return) comes between `on_insert` and `on_remove`, also while the session is suspended.
+/// [`on_forgotten`](Self::on_forgotten) comes after the last `on_remove` of the session's incarnations. All calls come under one lock, so a
 /// policy is a plain value: it needs no lock, no clock and no I/O of its own.
 ///
 /// A policy that panics, or keeps naming sessions that are not in its order, or names none while some session in its order may go,

@@ -193,9 +193,10 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// times as fast and 0.1 a second. None begins in the first half hour. Victims then are, in this order:
     ///
     /// 1. sessions that have been idle for longer than victims used to be before the surge;
-    /// 2. sessions that were opened in the surge, those without a [principal](crate::ClientContext::principal) first, and
+    /// 2. the oldest half-open session, if its handshake has taken more than five seconds;
+    /// 3. sessions that were opened in the surge, those without a [principal](crate::ClientContext::principal) first, and
     ///    then those that were restored in it;
-    /// 3. all others.
+    /// 4. all others.
     ///
     /// Newcomers that come to work in a surge pay for it, since nothing tells them from the others: they lose their place
     /// to each other, and are restored from the [parking](PolicySessionManager::parking). Cost: O(1) for each place that is
@@ -223,7 +224,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// client of which neither principal nor address is known has no share. The share is rounded down to full places, and
     /// is at least one.
     ///
-    /// The users of an office or a hosted connector share one address: give them [principals](crate::PolicyLayer::principal),
+    /// The users of an office or a hosted connector share one address: give them principals,
     /// or a share that they fit in. Cost: O(1) for each session that begins or ends, and memory for each client that has one.
     ///
     /// This, [`per_prefix_share`](Self::per_prefix_share) and [`per_key_share`](Self::per_key_share) replace each other.
@@ -378,7 +379,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     }
 
     /// Sets how many sessions may be parked; 0 parks none. Beyond the limit, the manager first forgets sessions that
-    /// were never called (see [`SessionInfo::has_called`]), oldest first, and then the oldest of the others. Defaults
+    /// never called (see [`SessionInfo::has_called`]), oldest first, and then the oldest of the others. Defaults
     /// to 10,000.
     pub const fn max_parked(mut self, sessions: usize) -> Self {
         self.limits.entries = sessions;

@@ -15,6 +15,14 @@ use crate::context::ClientContext;
 use crate::session::{Recorded, SessionKey};
 use crate::timestamp::Timestamp;
 
+/// The idle age from which a session looks abandoned if there was no victim before the surge: the default of the idle
+/// timeout.
+const UNKNOWN_IDLE: Duration = Duration::from_secs(30 * 60);
+
+/// The idle age under which no session looks abandoned. A policy that evicts sessions which never called has young
+/// victims, and clients at work pause for minutes.
+const SHORTEST_IDLE: Duration = Duration::from_secs(10 * 60);
+
 /// How long a handshake takes at most, of a client that finishes it.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -81,8 +89,8 @@ impl<S: Recorded> Registry<S> {
     pub(super) fn choose_in_surge(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Option<Arc<S>> {
         self.surge_since(now)?;
         self.join_surge(now);
-        let usual = self.surge.as_ref().and_then(SurgeSessions::usual_idle);
-        let abandoned = usual.and_then(|usual| self.choose_abandoned(now, now.checked_sub(usual)?, newcomer));
+        let usual = self.surge.as_ref().and_then(SurgeSessions::usual_idle).unwrap_or(UNKNOWN_IDLE).max(SHORTEST_IDLE);
+        let abandoned = now.checked_sub(usual).and_then(|since| self.choose_abandoned(now, since, newcomer));
         let abandoned = abandoned.or_else(|| self.oldest_opening(now, Timestamp::at(now.checked_sub(HANDSHAKE)?)));
         abandoned.or_else(|| {
             Rank::ALL.into_iter().find_map(|rank| {
@@ -146,7 +154,7 @@ mod tests {
     use crate::eviction::{Candidates, EvictionPolicy, EvictionPolicyExt, Fifo, Lru, SessionInfo, victim_fn};
     use crate::registry::Choice;
     use crate::registry::test_registry::{TestRegistry, begin, call, looks, touch};
-    use crate::session::{ActivityKind, Record};
+    use crate::session::{ActivityKind, Record, Software};
     use crate::time::{HOUR, MINUTE};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -228,10 +236,10 @@ mod tests {
     async fn what_was_idle_for_longer_than_victims_used_to_be_goes_first() {
         let mut stage = guarded(Lru::new()).await;
         let [one, _, two] = stage.ready_many();
-        advance(100 * SECOND).await;
+        advance(1_000 * SECOND).await;
         [&one, &two].into_iter().for_each(touch);
-        assert_eq!(stage.victim(), Some(2), "idle for 100 seconds, which is the mean from now on");
-        advance(100 * SECOND).await;
+        assert_eq!(stage.victim(), Some(2), "idle for 1,000 seconds, which is the mean from now on");
+        advance(1_000 * SECOND).await;
         touch(&one);
         surges(&mut stage);
         let _three = stage.ready();
@@ -241,15 +249,56 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn without_a_victim_before_half_an_hour_is_long() {
+        let mut stage = guarded(Lru::new()).await;
+        let [one, _two] = stage.ready_many();
+        advance(30 * MINUTE).await;
+        touch(&one);
+        surges(&mut stage);
+        let three = stage.ready();
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(stage.victims(), [2, number(&three), 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_some_minutes_is_not_long_though_victims_used_to_be_young() {
+        let mut stage = guarded(Lru::new()).await;
+        let [_gone, pauses] = stage.ready_many();
+        advance(MINUTE).await;
+        assert_eq!(stage.victim(), Some(1), "idle for a minute");
+        touch(&pauses);
+        advance(9 * MINUTE).await;
+        surges(&mut stage);
+        let newcomer = stage.ready();
+        assert_eq!(stage.victims(), [number(&newcomer), number(&pauses)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_was_answered_late_has_as_long_for_its_next_step() {
+        let mut stage = guarded(Lru::new()).await;
+        surges(&mut stage);
+        let opening = stage.opening();
+        opening.software.get_or_init(|| Box::new(Software { name: "slow".into(), version: "1".into() }));
+        let answering = begin(&opening, ActivityKind::Handshake);
+        let newcomer = stage.ready();
+        advance(HANDSHAKE + SECOND).await;
+        drop(answering);
+        advance(SECOND).await;
+        assert_eq!(stage.victim(), Some(number(&newcomer)));
+        advance(HANDSHAKE).await;
+        assert_eq!(stage.victim(), Some(number(&opening)));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn if_the_policy_names_another_some_are_drawn_that_were_idle_for_long_enough() {
         let newest = |candidates: &Candidates<'_>| candidates.iter().map(|session| session.key()).max();
         let mut stage = guarded(victim_fn(newest)).await;
         let _first = stage.ready();
-        advance(100 * SECOND).await;
+        advance(1_000 * SECOND).await;
         assert_eq!(stage.victim(), Some(1));
         let [_idle, busy, at_work] = stage.ready_many();
+        advance(1_001 * SECOND).await;
         let _call = call(&busy);
-        advance(101 * SECOND).await;
         touch(&at_work);
         surges(&mut stage);
         advance(SECOND).await;

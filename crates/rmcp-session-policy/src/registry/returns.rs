@@ -1,6 +1,6 @@
 //! What the policy hears of sessions that come back, and of those that never will.
 
-use super::sessions::Registry;
+use super::sessions::{Registry, Standing};
 use crate::eviction::IdlePeriod;
 use crate::session::Recorded;
 
@@ -16,7 +16,10 @@ impl<S: Recorded> Registry<S> {
         for _ in 0..comings.returned.len() {
             let Some(returned) = comings.returned.pop() else { break };
             let idle = IdlePeriod::of(&returned);
-            self.tell(returned.key, |policy, session| policy.on_return(session, &idle));
+            // A close may have told of the end between the begin of the use and its note here.
+            if self.get(returned.key).is_some_and(|slot| slot.standing != Standing::Retired) {
+                self.tell(returned.key, |policy, session| policy.on_return(session, &idle));
+            }
         }
         for _ in 0..comings.forgotten.len() {
             let Some(origin) = comings.forgotten.pop() else { break };
@@ -117,6 +120,17 @@ mod tests {
         stage.signals.forget(one.entry.serial);
         stage.registry.remove(one.entry.key);
         assert_eq!(*heard.lock().unwrap(), [returned(1, 5, 0, None), Heard::Forgotten]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_return_that_is_noted_after_the_end_was_told_is_not_told() {
+        let (mut stage, heard) = stage();
+        let one = stage.ready();
+        advance(Duration::from_secs(5)).await;
+        stage.registry.retire(one.entry.key);
+        touch(&one);
+        stage.ready();
+        assert!(heard.lock().unwrap().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -110,7 +110,7 @@ impl State {
 
     /// Takes the *watched* mark away; true for the one caller that found it.
     pub(crate) fn take_watched(&self) -> bool {
-        self.take(WATCHED)
+        self.0.load(SeqCst) & WATCHED != 0 && self.0.fetch_and(!WATCHED, SeqCst) & WATCHED != 0
     }
 
     /// Marks the session, so that it tells of its next milestone. A milestone before this call is in the facts that the
@@ -121,11 +121,8 @@ impl State {
 
     /// Takes the mark of [`watch_milestones`](Self::watch_milestones) away; true for the one caller that found it.
     pub(crate) fn take_milestone(&self) -> bool {
-        self.take(MILESTONE)
-    }
-
-    fn take(&self, mark: u64) -> bool {
-        self.0.load(SeqCst) & mark != 0 && self.0.fetch_and(!mark, SeqCst) & mark != 0
+        // One step, so that the facts which were written before it are seen by whatever marks the session after it.
+        self.0.fetch_and(!MILESTONE, SeqCst) & MILESTONE != 0
     }
 
     /// Marks the session, so that it tells of the next thing that happens to it; returns the word at that moment.

@@ -212,8 +212,18 @@ struct Server {
 impl Server {
     /// Begins without a session. The policy is put into a [`Watched`], which writes into `faults`.
     fn new(policy: impl EvictionPolicy) -> Self {
+        Self::with(policy, false)
+    }
+
+    /// Begins without a session. Each choice also asks the policy to pick among sessions.
+    fn asking_to_pick(policy: impl EvictionPolicy) -> Self {
+        Self::with(policy, true)
+    }
+
+    fn with(policy: impl EvictionPolicy, is_asked_to_pick: bool) -> Self {
         let faults = Arc::<Mutex<Option<&'static str>>>::default();
-        let watched = Watched { policy, here: HashSet::new(), suspended: HashSet::new(), faults: Arc::clone(&faults) };
+        let (here, suspended) = (HashSet::new(), HashSet::new());
+        let watched = Watched { policy, here, suspended, is_asked_to_pick, faults: Arc::clone(&faults) };
         Self { stage: TestRegistry::new(watched), here: HashMap::new(), arrivals: 0, faults }
     }
 
@@ -271,7 +281,7 @@ type Played = (Vec<Event>, Vec<u32>);
 /// Kinds and picks are plain numbers, so a history that was shrunk can be played too. Returns all events that happened
 /// and the victims in order, or the first law that was broken with the events until then.
 async fn play(policy: impl EvictionPolicy, history: &[(u8, u8)]) -> Result<Played, Broken<Event>> {
-    let mut server = Server::new(policy);
+    let mut server = Server::asking_to_pick(policy);
     let (mut events, mut gone) = (Vec::new(), Vec::new());
     for (kind, pick) in history {
         let mut here: Vec<_> = server.here.keys().copied().collect();
@@ -307,6 +317,8 @@ struct Watched<P> {
     here: HashSet<SessionKey>,
     /// Those that may not go now, and that the policy must not name.
     suspended: HashSet<SessionKey>,
+    /// Whether each choice also asks which of some sessions goes. That costs a look at all.
+    is_asked_to_pick: bool,
     faults: Arc<Mutex<Option<&'static str>>>,
 }
 
@@ -384,7 +396,7 @@ impl<P: EvictionPolicy> EvictionPolicy for Watched<P> {
             _ => {}
         }
         // The manager may ask at any time which of some sessions goes.
-        let among: Vec<_> = candidates.iter().take(32).collect();
+        let among: Vec<_> = candidates.iter().take(if self.is_asked_to_pick { 32 } else { 0 }).collect();
         if !among.is_empty() {
             self.pick(&among, candidates.now());
         }

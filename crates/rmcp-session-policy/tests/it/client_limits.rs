@@ -277,7 +277,8 @@ async fn a_restored_session_is_its_opener_s_wherever_it_is_restored_from() {
         let _theirs = at(2).scope(ready(&sessions)).await;
         let theirs = sessions.list()[0].key;
         let _second = at(1).scope(ready(&sessions)).await;
-        assert!(is_restored(&at(3).scope(sessions.restore_session(first)).await));
+        let restored = at(3).scope(sessions.restore_session(first)).await;
+        assert!(is_restored(&restored));
         assert!(sessions.list().iter().any(|session| session.key == theirs), "though it was used before");
         assert_eq!((sessions.stats().live, sessions.stats().closed(CloseReason::Evicted)), (2, 2));
     }

@@ -59,5 +59,6 @@ mod served_in_turn;
 mod sessions_have_owners;
 mod sessions_never_evicted;
 mod stacked_managers;
+mod surges;
 mod undo_is_drop;
 mod unusual_inner_managers;

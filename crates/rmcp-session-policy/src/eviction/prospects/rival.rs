@@ -71,6 +71,9 @@ pub(super) struct Rival {
     has_restored: bool,
 }
 
+/// How many entries are looked at for one victim at most. What is left is caught up at the next ones.
+const LOOKS: usize = 64;
+
 impl Rival {
     fn counts(&self, session: u32) -> bool {
         !self.is_sample || is_sampled(session)
@@ -129,7 +132,10 @@ impl Rival {
     /// `last_used` tells when a live session was used last, which for one at work is now. `None` if it is not live.
     pub(super) fn evict(&mut self, live: usize, last_used: impl Fn(SessionKey) -> Option<Tick>) {
         let limit = if self.is_sample { live / SAMPLED as usize } else { live };
-        while self.seats.len() > limit {
+        for _ in 0..LOOKS {
+            if self.seats.len() <= limit {
+                return;
+            }
             let Some(Reverse((used, session))) = self.order.pop() else { return };
             let Some(seat) = self.seats.get_mut(&session).filter(|seat| seat.used == used) else { continue };
             match last_used(seat.key) {

@@ -9,6 +9,11 @@ use tokio::time::Instant;
 pub(super) struct Tick(pub(super) u32);
 
 impl Tick {
+    /// Returns the tick after this one.
+    pub(super) const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// Returns the seconds from an earlier moment to this one.
     pub(super) fn since(self, earlier: Self) -> f64 {
         f64::from(self.0.saturating_sub(earlier.0)) / 10.0
