@@ -113,3 +113,178 @@ impl Rebuild {
 fn classes(first: usize, count: usize) -> impl Iterator<Item = Class> {
     Class::all().skip(first).take(count)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::ages::BEGINS;
+    use super::super::class::Listening;
+    use super::*;
+
+    fn class(name: u8, calls: u64, gap: u64) -> Class {
+        Class::new(name, calls, Some(Duration::from_secs(gap)), Listening::Never)
+    }
+
+    /// Has sessions watched at the ages of each bucket for this many seconds.
+    fn watch(tables: &mut Tables, class: Class, seconds: f64) {
+        for bucket in 0..BUCKETS {
+            // In pieces that fit into the bucket.
+            let (mut left, width) = (seconds, BEGINS[bucket + 1] - BEGINS[bucket]);
+            while left > 0.0 {
+                tables.watch(class, BEGINS[bucket], BEGINS[bucket] + left.min(width));
+                left -= width;
+            }
+        }
+    }
+
+    /// Has sessions come back at a constant rate, at the ages of each bucket as many of them.
+    fn see(tables: &mut Tables, class: Class, returns: u32, rate: f64) {
+        for bucket in 0..BUCKETS {
+            (0..returns).for_each(|_| tables.come_back(class, ages::middle(bucket)));
+        }
+        watch(tables, class, f64::from(returns) / rate);
+    }
+
+    fn guess(bucket: usize) -> f64 {
+        0.3 / (ages::middle(bucket) + 10.0)
+    }
+
+    /// The index of a class of which nothing is known.
+    fn guessed(age: f64) -> f64 {
+        index::at(&index::indexes(&std::array::from_fn(guess)), age).into()
+    }
+
+    fn rebuild(tables: &mut Tables, keep: f64) {
+        let mut rebuild = Rebuild::new(keep);
+        while rebuild.step(tables) {}
+    }
+
+    #[track_caller]
+    fn assert_close(one: f64, other: f64, tolerance: f64) {
+        assert!((one / other - 1.0).abs() < tolerance, "{one} and {other}");
+    }
+
+    #[test]
+    fn of_nothing_seen_the_guess_remains() {
+        let mut tables = Tables::new();
+        rebuild(&mut tables, 1.0);
+        for class in Class::all() {
+            [1.0, 12.0, 300.0, 90_000.0]
+                .into_iter()
+                .for_each(|age| assert_close(tables.index(class, age).into(), guessed(age), 1e-4));
+        }
+    }
+
+    #[test]
+    fn a_class_that_was_seen_much_follows_its_own_evidence_and_others_borrow() {
+        let mut tables = Tables::new();
+        see(&mut tables, class(0, 1, 5), 90, 0.05);
+        rebuild(&mut tables, 1.0);
+        let index = |class| f64::from(tables.index(class, 12.0));
+        assert_close(index(class(0, 1, 5)), 0.05, 0.05);
+        assert_close(index(class(0, 1, 500)), 0.05, 0.1);
+        assert_close(index(class(1, 1, 5)), 0.05, 0.1);
+        let stranger = index(class(0, 9, 5));
+        assert!(stranger > 1.3 * guessed(12.0) && stranger < 0.03, "of all and the guess: {stranger}");
+    }
+
+    #[test]
+    fn two_returns_of_its_own_weigh_as_much_as_those_of_the_group() {
+        let mut tables = Tables::new();
+        let (live, idle, free) = (class(0, 1, 5), class(0, 1, 500), class(0, 1, 5_000));
+        see(&mut tables, live, 1_000, 0.001);
+        // In this time the group would have had two returns, and the class had none.
+        watch(&mut tables, idle, 2_000.0);
+        rebuild(&mut tables, 1.0);
+        let index = |class| f64::from(tables.index(class, 100.0));
+        assert_close(index(free), 0.001, 0.01);
+        assert_close(index(idle), 0.000_5, 0.01);
+    }
+
+    #[test]
+    fn two_returns_of_its_own_weigh_as_much_for_a_group_as_those_of_all_that_called_as_often() {
+        let mut tables = Tables::new();
+        see(&mut tables, class(0, 1, 5), 1_000, 0.001);
+        watch(&mut tables, class(1, 1, 5), 2_000.0);
+        rebuild(&mut tables, 1.0);
+        // Another class of the group, of which nothing was seen.
+        assert_close(tables.index(class(1, 1, 500), 100.0).into(), 0.000_5, 0.01);
+    }
+
+    #[test]
+    fn the_hazards_of_a_range_of_calls_are_drawn_towards_those_of_all_and_the_guess() {
+        let mut tables = Tables::new();
+        see(&mut tables, class(0, 1, 5), 3, 0.5);
+        see(&mut tables, class(8, 9, 5), 1, 0.02);
+        let mut rebuild = Rebuild::new(1.0);
+        (0..CALLS).for_each(|_| assert!(rebuild.step(&mut tables)));
+        let bucket = ages::bucket(40.0);
+        let by_guess = 1.0 / guess(bucket);
+        // All had 4 returns in 56 s, of which the first had 3 in 6 s and the second 1 in 50 s.
+        let all = 5.0 / (56.0 + by_guess);
+        let both = 2.0 / (1.0 / all + by_guess);
+        // Of sessions that called never, once, and 4 to 15 times.
+        let pools = [0, 1, 3].map(|calls| rebuild.pools[calls][bucket]);
+        assert_close(pools[0], both, 1e-9);
+        assert_close(pools[1], 5.0 / (6.0 + 2.0 / both), 1e-9);
+        assert_close(pools[2], 3.0 / (50.0 + 2.0 / both), 1e-9);
+    }
+
+    #[test]
+    fn what_was_seen_much_is_forgotten_as_new_comes() {
+        let mut tables = Tables::new();
+        see(&mut tables, class(0, 1, 5), 5_000, 0.05);
+        rebuild(&mut tables, 1.0);
+        let before = tables.evidence(class(0, 1, 5), 10);
+        assert_close(before.returns, 100.0, 0.001);
+        assert_close(before.watched, 2_000.0, 0.001);
+        // It comes back a fifth as often from now on.
+        for _ in 0..4 {
+            see(&mut tables, class(0, 1, 5), 100, 0.01);
+            rebuild(&mut tables, 1.0);
+        }
+        let index = tables.index(class(0, 1, 5), 60.0);
+        assert!((0.009..0.013).contains(&index), "{index}");
+    }
+
+    #[test]
+    fn what_was_seen_little_is_kept() {
+        let mut tables = Tables::new();
+        see(&mut tables, class(0, 1, 5), 90, 0.05);
+        (0..50).for_each(|_| rebuild(&mut tables, 1.0));
+        assert_eq!(tables.evidence(class(0, 1, 5), 10).returns, 90.0);
+    }
+
+    #[test]
+    fn where_a_class_had_none_of_the_returns_of_its_group_they_count_as_seen() {
+        let mut tables = Tables::new();
+        let (live, dead) = (class(0, 1, 5), class(0, 1, 500));
+        see(&mut tables, live, 1_000, 0.05);
+        watch(&mut tables, dead, 20_000.0);
+        rebuild(&mut tables, 1.0);
+        // The group had 1,000 returns in 40,000 s, so this class would have had 500.
+        assert_close(tables.evidence(dead, 10).watched, 4_000.0, 0.01);
+        assert!(tables.index(dead, 60.0) < 0.000_2, "its index is from all of it");
+    }
+
+    #[test]
+    fn a_share_of_all_is_kept() {
+        let mut tables = Tables::new();
+        let some = [class(3, 2, 5), class(8, 16, 5_000), class(0, 0, 5)];
+        some.into_iter().for_each(|class| see(&mut tables, class, 8, 0.5));
+        rebuild(&mut tables, 0.25);
+        for class in some {
+            assert_eq!(tables.evidence(class, 7).returns, 2.0);
+            assert_close(tables.evidence(class, 7).watched, 4.0, 1e-9);
+        }
+    }
+
+    #[test]
+    fn a_rebuild_has_140_steps() {
+        let (mut tables, mut rebuild) = (Tables::new(), Rebuild::new(1.0));
+        let steps = 1 + std::iter::from_fn(|| rebuild.step(&mut tables).then_some(())).count();
+        assert_eq!(steps, 140);
+        assert!(!rebuild.step(&mut tables), "the end is the end");
+    }
+}
