@@ -16,6 +16,8 @@ mod learner;
 mod policy;
 mod rebuild;
 mod rival;
+#[cfg(test)]
+mod shared;
 mod tables;
 mod ticks;
 

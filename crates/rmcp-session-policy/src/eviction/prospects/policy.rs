@@ -289,3 +289,483 @@ impl EvictionPolicy for Prospects {
         self.rival.advantage()
     }
 }
+
+/// What tests see of a policy.
+#[cfg(test)]
+impl Prospects {
+    /// The evidence of a class at the ages of a bucket.
+    pub(super) fn evidence(&self, class: super::class::Class, bucket: usize) -> super::tables::Evidence {
+        self.learner.evidence(class, bucket)
+    }
+
+    /// How many sessions are live, and how many are away and followed.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.live, self.learner.parked())
+    }
+
+    /// Rebuilds at once, and forgets nothing. No rebuild begins by itself from then on.
+    pub(super) fn rebuild_all(&mut self) {
+        self.learner.rebuild_all(self.clock.now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::advance;
+
+    use super::super::ages::BUCKETS;
+    use super::super::class::Class;
+    use super::super::client_names::OTHERS;
+    use super::super::shared::{Shared, close, restore};
+    use super::super::tables::Evidence;
+    use super::*;
+    use crate::registry::Rules;
+    use crate::registry::test_registry::{TestRegistry, begin, call, lenient, looks, touch};
+    use crate::session::{ActivityKind, Record, Software};
+    use crate::testing;
+
+    async fn pass(seconds: u64) {
+        advance(Duration::from_secs(seconds)).await;
+    }
+
+    fn number_of(record: &Record) -> u32 {
+        record.entry.key.generation()
+    }
+
+    fn rival_has(shared: &Shared) -> usize {
+        shared.policy().rival.len()
+    }
+
+    fn has(shared: &Shared, record: &Record) -> bool {
+        shared.policy().rival.has(number(record.entry.serial))
+    }
+
+    /// All evidence of sessions that called this often, never listened and have no name.
+    fn seen(shared: &Shared, calls: u64, listening: Listening) -> Evidence {
+        let mut sum = Evidence::default();
+        let class = Class::new(OTHERS, calls, None, listening);
+        (0..BUCKETS).for_each(|bucket| sum += shared.policy().evidence(class, bucket));
+        sum
+    }
+
+    #[track_caller]
+    fn assert_seen(shared: &Shared, calls: u64, listening: Listening, watched: f64, returns: f64) {
+        let evidence = seen(shared, calls, listening);
+        let is_close = (evidence.watched - watched).abs() < 1e-6 && evidence.returns == returns;
+        assert!(is_close, "{evidence:?}, not {watched} s and {returns}");
+    }
+
+    #[test]
+    fn it_keeps_the_laws() {
+        testing::eviction::keeps_the_laws(Prospects::new);
+    }
+
+    /// A server on which one session calls each minute, and each minute another one lists the tools and is never used again.
+    async fn trained(minutes: usize) -> (TestRegistry, Arc<Record>, Shared) {
+        let (mut stage, shared) = Shared::stage();
+        let worker = stage.ready();
+        let mut dead = std::collections::VecDeque::new();
+        for _ in 0..minutes {
+            touch(&worker);
+            dead.push_back(stage.ready());
+            pass(60).await;
+            // They are closed after ten minutes.
+            if dead.len() > 10 {
+                let gone = dead.pop_front().unwrap();
+                close(&mut stage, &gone);
+                stage.signals.forget(gone.entry.serial);
+            }
+        }
+        (stage, worker, shared)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_never_comes_back_goes_before_what_does_whatever_was_used_last() {
+        let (mut stage, worker, _) = trained(300).await;
+        touch(&worker);
+        pass(40).await;
+        // It has just been opened, while the worker has been idle for 40 s.
+        stage.ready();
+        let victims = stage.victims();
+        assert_eq!(victims.last(), Some(&number_of(&worker)), "{victims:?}");
+        assert_eq!((victims.len(), stage.registry.overruled), (12, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_long_as_nothing_was_learned_the_order_is_that_of_lru() {
+        let mut stage = TestRegistry::new(Prospects::new());
+        let mut records = Vec::new();
+        for _ in 0..40 {
+            records.push(stage.ready());
+            pass(1).await;
+        }
+        touch(&records[3]);
+        pass(5).await;
+        let expected: Vec<u32> = (1..=40).filter(|session| *session != 4).chain([4]).collect();
+        assert_eq!(stage.victims(), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn busy_sessions_are_not_named_for_long_and_come_back() {
+        let mut stage = TestRegistry::new(Prospects::new());
+        let records: Vec<_> = (0..100).map(|_| stage.ready()).collect();
+        let calls: Vec<_> = records.iter().skip(1).map(call).collect();
+        pass(60).await;
+        assert_eq!((stage.victim(), stage.victim()), (Some(1), None));
+        drop(calls);
+        pass(1).await;
+        assert_eq!(stage.victims().len(), 99);
+        assert_eq!(stage.registry.overruled, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_is_known_to_be_at_work_is_not_named_where_another_may_go() {
+        let (mut stage, shared) = Shared::stage();
+        let [busy, idle] = stage.ready_many();
+        let under_way = call(&busy);
+        pass(5).await;
+        touch(&idle);
+        pass(5).await;
+        assert_eq!((stage.victim(), shared.named()), (Some(2), vec![2]));
+        drop(under_way);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_is_known_to_be_half_open_is_not_named_where_another_may_go() {
+        let (mut stage, shared) = Shared::stage();
+        let [gone, _] = stage.ready_many();
+        close(&mut stage, &gone);
+        pass(10).await;
+        // Its last use is longest ago, and its client has sent nothing yet.
+        restore(&mut stage, &gone);
+        assert_eq!((stage.victim(), shared.named()), (Some(2), vec![2]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_few_that_may_go_are_found_among_many_that_may_not() {
+        let mut stage = TestRegistry::new(Prospects::new());
+        let calls: Vec<_> = (0..1_000).map(|_| call(&stage.ready())).collect();
+        (0..20).for_each(|_| drop(stage.ready()));
+        pass(10).await;
+        let mut victims = stage.victims();
+        victims.sort_unstable();
+        assert_eq!(victims, (1_001..=1_020).collect::<Vec<_>>());
+        drop(calls);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_choice_looks_at_32_sessions_that_are_drawn_and_a_few_that_are_known() {
+        let mut stage = TestRegistry::new(Prospects::new());
+        (0..1_000).for_each(|_| drop(stage.ready()));
+        pass(10).await;
+        stage.victim();
+        let count = looks(|| {
+            stage.victim();
+        });
+        // Beside those that are drawn: eight runners-up, the least recently used, and what the registry takes out.
+        assert!((32 + 8 + 1..32 + 8 + 6).contains(&count), "{count}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_order_of_lru_is_followed_while_the_rival_is_better() {
+        let (mut stage, worker, shared) = trained(300).await;
+        touch(&worker);
+        pass(40).await;
+        let dead = stage.ready();
+        let others = stage.victims();
+        assert_eq!(others.last(), Some(&number_of(&worker)));
+        let (worker, dead) = (restore(&mut stage, &worker), restore(&mut stage, &dead));
+        [&worker, &dead].into_iter().for_each(|record| record.ready());
+        shared.policy().rival.follow_lru();
+        assert_eq!(stage.victims(), [&worker, &dead].map(|record| number_of(record)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lowest_eight_of_a_choice_without_the_victim_are_looked_at_again() {
+        let (mut stage, shared) = Shared::stage();
+        for _ in 0..20 {
+            stage.ready();
+            pass(1).await;
+        }
+        let runners_up = || shared.policy().runners_up.iter().map(|key| key.generation()).collect::<Vec<_>>();
+        assert_eq!((stage.victim(), runners_up()), (Some(1), (2..10).collect()));
+        assert_eq!((stage.victim(), runners_up()), (Some(2), (3..11).collect()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runner_up_is_found_again_among_many() {
+        let (mut stage, _, shared) = trained(300).await;
+        let crowd: Vec<_> = (0..2_000).map(|_| stage.ready()).collect();
+        pass(60).await;
+        // All call but one, which is neither drawn nor the least recently used.
+        crowd.iter().for_each(touch);
+        let dead = stage.ready();
+        pass(30).await;
+        let victims: Vec<_> = (0..20).filter_map(|_| stage.victim()).collect();
+        assert!(!victims.contains(&number_of(&dead)));
+        shared.policy().runners_up.push(dead.entry.key);
+        assert_eq!(stage.victim(), Some(number_of(&dead)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runner_up_that_may_not_go_any_more_is_not_named_again() {
+        let rules = Rules { min_idle: Duration::from_secs(10), ..lenient() };
+        let mut stage = TestRegistry::with(Prospects::new(), rules, usize::MAX);
+        let records: Vec<_> = (0..9).map(|_| stage.ready()).collect();
+        pass(10).await;
+        assert_eq!(stage.victim(), Some(1));
+        records.iter().skip(1).for_each(touch);
+        assert_eq!(stage.victim(), None);
+        pass(10).await;
+        assert_eq!(stage.victims().len(), 8);
+        assert_eq!(stage.registry.overruled, 0);
+    }
+
+    #[test]
+    fn the_lowest_indexes_are_kept_in_order_and_each_session_once() {
+        let key = |index| SessionKey::new(index, 1);
+        let mut lowest = Lowest::default();
+        let indexes = [5.0, 3.0, 5.0, 9.0, 1.0, 7.0, 6.0, 8.0, 4.0, 2.0, 10.0, 3.0];
+        (0..).zip(indexes).for_each(|(session, index)| lowest.insert(index, key(session)));
+        lowest.insert(0.5, key(9));
+        let kept = lowest.keys.map(|(index, key)| (index, key.map(SessionKey::index)));
+        let expected = [(1.0, 4), (2.0, 9), (3.0, 1), (3.0, 11), (4.0, 8), (5.0, 0), (5.0, 2), (6.0, 6), (7.0, 5)];
+        assert_eq!(kept, expected.map(|(index, key)| (index, Some(key))));
+    }
+
+    #[test]
+    fn a_session_with_any_index_is_better_than_none() {
+        let mut lowest = Lowest::default();
+        lowest.insert(f32::INFINITY, SessionKey::new(1, 1));
+        lowest.insert(f32::INFINITY, SessionKey::new(2, 1));
+        assert_eq!(lowest.keys.map(|(_, key)| key.map(SessionKey::index))[..3], [Some(1), Some(2), None]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_is_suspended_has_not_left() {
+        let (mut stage, shared) = Shared::stage();
+        let one = stage.ready();
+        pass(5).await;
+        let busy = call(&one);
+        assert_eq!(stage.victim(), None);
+        assert_eq!(shared.policy().counts(), (1, 0));
+        drop(busy);
+        pass(5).await;
+        stage.ready();
+        assert_eq!(shared.policy().counts(), (2, 0));
+        assert_eq!((stage.victim(), stage.victim()), (Some(1), Some(2)));
+        // The last one was not idle for long. It may come back all the same.
+        assert_eq!(shared.policy().counts(), (0, 2));
+        stage.signals.forget(one.entry.serial);
+        stage.ready();
+        assert_eq!(shared.policy().counts(), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_that_are_drawn_are_watched() {
+        let (mut stage, shared) = Shared::stage();
+        let records = stage.ready_many::<3>();
+        pass(30).await;
+        stage.ready();
+        records.iter().skip(1).for_each(touch);
+        stage.victim();
+        assert_seen(&shared, 0, Listening::Never, 90.0, 2.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_closes_at_work_is_not_followed() {
+        let (mut stage, shared) = Shared::stage();
+        let [busy, idle] = stage.ready_many();
+        pass(30).await;
+        let under_way = call(&busy);
+        stage.ready();
+        close(&mut stage, &busy);
+        assert_eq!(shared.policy().counts(), (2, 0));
+        assert_seen(&shared, 0, Listening::Never, 30.0, 1.0);
+        close(&mut stage, &idle);
+        assert_eq!(shared.policy().counts(), (1, 1));
+        assert_seen(&shared, 0, Listening::Never, 60.0, 1.0);
+        drop(under_way);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restored_session_whose_client_sends_nothing_is_followed() {
+        let (mut stage, shared) = Shared::stage();
+        let one = stage.ready();
+        pass(30).await;
+        assert_eq!(stage.victim(), Some(1));
+        let back = restore(&mut stage, &one);
+        pass(10).await;
+        assert_eq!((stage.victim(), shared.policy().counts()), (Some(number_of(&back)), (0, 1)));
+        assert_seen(&shared, 0, Listening::Never, 40.0, 0.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rival_evicts_when_the_server_does_and_lets_go_what_ends_otherwise() {
+        let (mut stage, shared) = Shared::stage();
+        let records = stage.ready_many::<3>();
+        pass(5).await;
+        assert_eq!(stage.victim(), Some(1));
+        // It was evicted here, and the rival evicts one in its turn when the next goes: until then it has all.
+        assert_eq!(rival_has(&shared), 3);
+        close(&mut stage, &records[1]);
+        assert_eq!(rival_has(&shared), 2, "an idle timeout comes under LRU too");
+        assert_eq!(stage.victim(), Some(3));
+        assert_eq!(rival_has(&shared), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rival_sees_a_use_that_no_return_told_of() {
+        let (mut stage, shared) = Shared::stage();
+        let used = stage.ready();
+        advance(Duration::from_millis(300)).await;
+        let other = stage.ready();
+        advance(Duration::from_millis(300)).await;
+        touch(&used);
+        pass(60).await;
+        assert_eq!((stage.victim(), stage.victim()), (Some(2), Some(1)));
+        assert_eq!([&used, &other].map(|record| has(&shared, record)), [true, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rival_keeps_what_is_at_work() {
+        let (mut stage, shared) = Shared::stage();
+        let busy = stage.ready();
+        let under_way = call(&busy);
+        pass(60).await;
+        let idle = stage.ready();
+        assert_eq!((stage.victim(), stage.victim()), (Some(2), None));
+        assert_eq!([&busy, &idle].map(|record| has(&shared, record)), [true, false], "though they are of one moment");
+        drop(under_way);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_use_of_a_restored_session_is_no_return_for_the_rival() {
+        let (mut stage, shared) = Shared::stage();
+        let one = stage.ready();
+        pass(60).await;
+        close(&mut stage, &one);
+        let back = restore(&mut stage, &one);
+        touch(&back);
+        stage.ready();
+        assert_eq!(shared.policy().rival.returns(), 0);
+        assert_seen(&shared, 0, Listening::Never, 60.0, 1.0);
+        pass(5).await;
+        touch(&back);
+        stage.ready();
+        assert_eq!(shared.policy().rival.returns(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_use_of_a_new_session_is_a_return_for_the_rival() {
+        let (mut stage, shared) = Shared::stage();
+        let one = stage.ready();
+        pass(60).await;
+        touch(&one);
+        stage.ready();
+        assert_eq!(shared.policy().rival.returns(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn restores_count_against_what_lru_would_have_kept() {
+        let (mut stage, shared) = Shared::stage();
+        let [one, two] = stage.ready_many();
+        pass(5).await;
+        assert_eq!(shared.policy().advantage(), None);
+        assert_eq!(stage.victim(), Some(1));
+        restore(&mut stage, &one).ready();
+        assert_eq!(shared.policy().advantage(), None, "LRU forced none: there is no share of it");
+        close(&mut stage, &two);
+        restore(&mut stage, &two).ready();
+        assert_eq!(shared.policy().advantage(), Some(-1.0), "two, and LRU one");
+        // The rival forgets what is forgotten, so it has room for what it would have evicted.
+        stage.signals.forget(two.entry.serial);
+        stage.ready();
+        assert_eq!(rival_has(&shared), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_those_that_the_registry_shows_it_picks_the_lowest() {
+        let (mut stage, worker, shared) = trained(300).await;
+        let dead = stage.ready();
+        pass(1).await;
+        touch(&worker);
+        pass(40).await;
+        let later = stage.ready();
+        let among = [&worker, &dead, &later].map(|record| SessionInfo::of(record));
+        let now = Instant::now();
+        // One that learned nothing picks what is least recently used.
+        assert_eq!(Prospects::new().pick(&among, now), Some(dead.entry.key));
+        assert_eq!(Prospects::new().pick(&[], now), None);
+        // One that learned knows that the worker is due, and that a session which never called is not.
+        let among = [among[0], among[2]];
+        assert_eq!(shared.policy().pick(&among, now), Some(later.entry.key));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_lost_after_half_a_minute() {
+        let lost = Instant::now();
+        assert_eq!(listening(Stream::Never, lost), Listening::Never);
+        assert_eq!(listening(Stream::Open, lost), Listening::Open);
+        pass(30).await;
+        let now = Instant::now();
+        assert_eq!(listening(Stream::Lost(lost), now - Duration::from_millis(1)), Listening::Open);
+        assert_eq!(listening(Stream::Lost(lost), now), Listening::Lost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_known_by_its_name_calls_last_gap_and_stream() {
+        let (mut stage, _) = Shared::stage();
+        let record = stage.ready();
+        record.software.get_or_init(|| Box::new(Software { name: "agent".into(), version: "1".into() }));
+        touch(&record);
+        pass(7).await;
+        touch(&record);
+        record.stream_opened();
+        let facts = facts(&SessionInfo::of(&record), Instant::now());
+        let gap = Some(Duration::from_secs(7));
+        assert_eq!(
+            (facts.client_name, facts.calls, facts.last_gap, facts.listening),
+            (Some("agent"), 2, gap, Listening::Open)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_return_counts_for_the_class_before_it() {
+        let (mut stage, shared) = Shared::stage();
+        let record = stage.ready();
+        record.stream_opened();
+        pass(7).await;
+        touch(&record);
+        drop(begin(&record, ActivityKind::List));
+        record.stream_closed(Instant::now());
+        stage.ready();
+        assert_seen(&shared, 0, Listening::Open, 7.0, 1.0);
+        // After that the stream is lost, for long enough.
+        pass(31).await;
+        touch(&record);
+        stage.ready();
+        assert_seen(&shared, 1, Listening::Lost, 31.0, 1.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_moments_of_a_choice_and_of_an_arrival_are_what_it_knows_of_the_time() {
+        let (mut stage, shared) = Shared::stage();
+        let [one, two] = stage.ready_many();
+        pass(30).await;
+        close(&mut stage, &one);
+        // Nothing told it how late it is.
+        assert_seen(&shared, 0, Listening::Never, 0.0, 0.0);
+        assert_eq!(stage.victim(), Some(2));
+        stage.signals.forget(one.entry.serial);
+        stage.ready();
+        assert_seen(&shared, 0, Listening::Never, 60.0, 0.0);
+        pass(30).await;
+        stage.ready();
+        stage.signals.forget(two.entry.serial);
+        stage.ready();
+        assert_seen(&shared, 0, Listening::Never, 90.0, 0.0);
+    }
+}

@@ -189,6 +189,11 @@ impl Rival {
         self.seats.len()
     }
 
+    /// Whether it has a session.
+    pub(super) fn has(&self, session: u32) -> bool {
+        self.seats.contains_key(&session)
+    }
+
     /// How many returns it heard of since it judged last.
     pub(super) fn returns(&self) -> u32 {
         self.returns
@@ -244,6 +249,16 @@ mod tests {
             _ => None,
         });
         assert_eq!(here(&rival), [0, 1], "not what is least recently told of");
+    }
+
+    #[test]
+    fn a_session_that_was_used_since_goes_in_its_turn() {
+        let mut rival = Rival::default();
+        open(&mut rival, 3);
+        rival.evict(2, |session| (session.index() == 0).then_some(Tick(10)));
+        rival.come_back(2, key(2), Tick(20));
+        rival.evict(1, idle);
+        assert_eq!(here(&rival), [2]);
     }
 
     #[test]
