@@ -141,7 +141,10 @@ impl Prospects {
         for session in known.chain(candidates.sample(SAMPLE)) {
             let class = self.learner.class(&facts(&session, now));
             let last_used = session.last_used();
-            self.learner.watch(session.key(), class, self.clock.tick(last_used), tick);
+            // A call that has hung for so long that its session may go is no idleness.
+            if session.in_flight() == 0 {
+                self.learner.watch(session.key(), class, self.clock.tick(last_used), tick);
+            }
             let age = now.saturating_duration_since(last_used).as_secs_f64();
             lowest.insert(self.learner.index(class, age), session.key());
         }
@@ -600,6 +603,20 @@ mod tests {
         pass(10).await;
         assert_eq!((stage.victim(), shared.policy().counts()), (Some(number_of(&back)), (0, 1)));
         assert_seen(&shared, 0, Listening::Never, 40.0, 0.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_hangs_is_no_idleness() {
+        let (mut stage, shared) = Shared::stage();
+        let hung: [_; 2] = stage.ready_many();
+        let calls = hung.each_ref().map(call);
+        pass(700).await;
+        assert_eq!(stage.victim(), Some(1), "after ten minutes it may go");
+        assert_seen(&shared, 1, Listening::Never, 0.0, 0.0);
+        drop(calls);
+        pass(20).await;
+        assert_eq!(stage.victim(), Some(2));
+        assert_seen(&shared, 1, Listening::Never, 20.0, 0.0);
     }
 
     #[tokio::test(start_paused = true)]
