@@ -44,6 +44,11 @@ impl<'a> SessionInfo<'a> {
         self.record.entry.state.watch_milestones();
     }
 
+    /// Whether the client has finished its handshake in this incarnation, also if the session is closing.
+    pub(crate) fn finished_handshake(&self) -> bool {
+        self.record.entry.state.read().was_ready()
+    }
+
     /// The moment of [`last_used`](Self::last_used) with its tie-breaker.
     pub(crate) fn rank_by_use(&self) -> u64 {
         self.record.entry.last_used().0

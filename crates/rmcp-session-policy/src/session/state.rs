@@ -67,6 +67,11 @@ impl StateSnapshot {
         }
     }
 
+    /// Whether the handshake was finished by then, also of a session that is closing.
+    pub(crate) const fn was_ready(self) -> bool {
+        self.0 & READY != 0
+    }
+
     /// How many activities are under way, of any kind and any age.
     pub(crate) const fn active(self) -> usize {
         (self.0 & ACTIVE) as usize

@@ -194,6 +194,11 @@ fn listening(stream: Stream, now: Instant) -> Listening {
     }
 }
 
+/// Whether this is not the first incarnation of a session.
+fn is_restored(session: &SessionInfo<'_>) -> bool {
+    session.opened() != session.created()
+}
+
 /// The short name of a session for the tables: sessions that are four thousand millions apart share it.
 const fn number(session: SessionOrigin) -> u32 {
     session.number() as u32
@@ -205,12 +210,12 @@ impl EvictionPolicy for Prospects {
         let (number, key) = (number(session.origin()), session.key());
         self.live += 1;
         self.lru.on_insert(session);
-        if session.opened() == session.created() {
-            self.learner.open(key, now);
-            self.rival.open(number, key, now);
-        } else {
+        if is_restored(session) {
             self.learner.restore(key, number, self.clock.tick(session.last_used()));
             self.rival.restore(number, key, now);
+        } else {
+            self.learner.open(key, now);
+            self.rival.open(number, key, now);
         }
         self.learner.work(now);
     }
@@ -225,7 +230,9 @@ impl EvictionPolicy for Prospects {
         self.take_out(session);
         let last_used = session.last_used();
         let now = self.clock.latest(last_used);
-        if session.in_flight() == 0 && session.phase() != Phase::Opening {
+        // A client that was never there tells nothing. The phase does not tell it from others: it is `Closing` by now.
+        let has_been_open = session.finished_handshake() || is_restored(session);
+        if session.in_flight() == 0 && has_been_open {
             let (since, tick) = (self.clock.tick(last_used), self.clock.tick(now));
             self.learner.leave(session.key(), number, &facts(session, now), since, tick);
         }
@@ -591,6 +598,17 @@ mod tests {
         assert_eq!(shared.policy().counts(), (1, 1));
         assert_seen(&shared, 0, Listening::Never, 60.0, 1.0);
         drop(under_way);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_closes_half_open_is_no_evidence() {
+        let (mut stage, shared) = Shared::stage();
+        let half_open = stage.opening();
+        pass(30).await;
+        stage.ready();
+        close(&mut stage, &half_open);
+        assert_eq!(shared.policy().counts(), (1, 0));
+        assert_seen(&shared, 0, Listening::Never, 0.0, 0.0);
     }
 
     #[tokio::test(start_paused = true)]
