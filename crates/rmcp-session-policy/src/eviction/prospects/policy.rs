@@ -243,6 +243,9 @@ impl EvictionPolicy for Prospects {
     }
 
     fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
+        if self.rival.follows_lru() {
+            return among.iter().min_by_key(|session| session.rank_by_use()).map(SessionInfo::key);
+        }
         let mut lowest = Lowest::default();
         for session in among {
             let class = self.learner.class(&facts(session, now));
@@ -737,6 +740,19 @@ mod tests {
         // One that learned knows that the worker is due, and that a session which never called is not.
         let among = [among[0], among[2]];
         assert_eq!(shared.policy().pick(&among, now), Some(later.entry.key));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_picks_the_least_recently_used_while_the_rival_is_better() {
+        let (mut stage, worker, shared) = trained(300).await;
+        touch(&worker);
+        pass(40).await;
+        let later = stage.ready();
+        let among = [&later, &worker].map(|record| SessionInfo::of(record));
+        let mut policy = shared.policy();
+        assert_eq!(policy.pick(&among, Instant::now()), Some(later.entry.key));
+        policy.rival.follow_lru();
+        assert_eq!(policy.pick(&among, Instant::now()), Some(worker.entry.key));
     }
 
     #[tokio::test(start_paused = true)]
