@@ -13,6 +13,8 @@ mod client_names;
 mod index;
 mod known;
 mod learner;
+#[cfg(test)]
+mod model_tests;
 mod policy;
 mod rebuild;
 mod rival;
