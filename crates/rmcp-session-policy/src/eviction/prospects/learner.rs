@@ -219,16 +219,20 @@ impl Learner {
         self.parked.len()
     }
 
+    /// Lets no rebuild begin by itself from now on.
+    pub(super) fn rebuild_never(&mut self) {
+        self.begun = Tick(u32::MAX);
+    }
+
     /// Rebuilds at once, and forgets nothing. No rebuild begins by itself from then on.
     pub(super) fn rebuild_all(&mut self, now: Tick) {
-        let never = Tick(u32::MAX);
-        self.begun = never;
+        self.rebuild_never();
         self.parked.begin_round();
         self.work = Work::Visit;
         while !matches!(self.work, Work::Nothing) {
             self.work(now);
         }
-        self.begun = never;
+        self.rebuild_never();
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`Shared`]: a policy that a test can look into while the registry has it.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
@@ -19,7 +19,9 @@ pub(super) struct Shared {
 impl Shared {
     /// A registry with a policy that learned nothing, and the same policy.
     pub(super) fn stage() -> (TestRegistry, Self) {
-        let shared = Self { policy: Arc::new(Mutex::new(Prospects::new())), named: Arc::default() };
+        // The indexes of a new one take some time.
+        static NEW: LazyLock<Prospects> = LazyLock::new(Prospects::new);
+        let shared = Self { policy: Arc::new(Mutex::new(NEW.clone())), named: Arc::default() };
         (TestRegistry::new(shared.clone()), shared)
     }
 
