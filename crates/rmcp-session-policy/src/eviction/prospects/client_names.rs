@@ -165,6 +165,27 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_seen_no_more_loses_its_place() {
+        let (mut names, crowd) = crowd();
+        names.forget(0.1);
+        let new = see(&mut names, "new", 20);
+        assert_eq!(names.promote(), Some(7));
+        assert_eq!((names.place(new), names.place(crowd[7])), (7, OTHERS));
+    }
+
+    #[test]
+    fn a_common_name_is_found_among_a_thousand_invented_ones() {
+        let (mut names, _) = crowd();
+        names.forget(0.1);
+        for nth in 0..1_000 {
+            see(&mut names, &format!("invented {nth}"), 1);
+            see(&mut names, "common", 1);
+        }
+        names.promote();
+        assert_ne!(names.place(names.name(Some("common"))), OTHERS);
+    }
+
+    #[test]
     fn ten_thousand_invented_names_get_no_place_and_push_no_common_one_out() {
         let (mut names, crowd) = crowd();
         for nth in 0..10_000 {

@@ -19,7 +19,7 @@ mod policy;
 mod rebuild;
 mod rival;
 #[cfg(test)]
-mod shared;
+mod shared_policy;
 mod tables;
 mod ticks;
 

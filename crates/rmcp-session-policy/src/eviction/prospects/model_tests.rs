@@ -11,7 +11,7 @@ use tokio::time::advance;
 use super::ages::{BEGINS, BUCKETS, bucket};
 use super::class::{Class, Listening};
 use super::client_names::OTHERS;
-use super::shared::{Shared, close, restore};
+use super::shared_policy::{Shared, close, restore};
 use super::tables::Evidence;
 use crate::registry::test_registry::{TestRegistry, begin};
 use crate::session::{Activity, ActivityKind, Record};

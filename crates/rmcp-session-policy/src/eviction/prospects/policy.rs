@@ -336,7 +336,7 @@ mod tests {
     use super::super::ages::BUCKETS;
     use super::super::class::Class;
     use super::super::client_names::OTHERS;
-    use super::super::shared::{Shared, close, restore};
+    use super::super::shared_policy::{Shared, close, restore};
     use super::super::tables::Evidence;
     use super::*;
     use crate::registry::Rules;
