@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use rmcp::model::{ClientJsonRpcMessage, ClientNotification};
 use rmcp::transport::streamable_http_server::session::SessionManager;
-use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
+use rmcp_session_policy::eviction::{EvictionPolicy, Fifo, Lfu, Lru, Prospects};
 use rmcp_session_policy::{PolicySessionManager, PolicySessionManagerBuilder};
 use rmcp_session_policy_benches::sizes;
 use rmcp_session_policy_benches::stub::{Held, StubManager};
@@ -92,9 +92,7 @@ fn at_capacity(c: &mut Criterion) {
     bench("fifo", || Box::new(Fifo::new()));
     bench("lru", || Box::new(Lru::new()));
     bench("lfu", || Box::new(Lfu::new()));
-    bench("lru in two tiers (default)", || {
-        Box::new(Lru::new().tiers([|session: &SessionInfo<'_>| session.open_streams() == 0]))
-    });
+    bench("prospects (default)", || Box::new(Prospects::new()));
     group.finish();
 }
 

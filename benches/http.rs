@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp_session_policy::eviction::Prospects;
 use rmcp_session_policy_benches::service::{call, governed, mcp, open};
 use tokio::runtime::Runtime;
 
@@ -17,7 +18,7 @@ fn one_call(c: &mut Criterion) {
     });
     group.bench_function("with layer, manager and a token bucket", |b| {
         let _guard = runtime.enter();
-        let sessions = governed();
+        let sessions = governed(Prospects::new());
         let mut service = sessions.layer().layer(mcp(Arc::clone(&sessions)));
         let id = runtime.block_on(open(&mut service));
         b.iter(|| runtime.block_on(call(&mut service, &id)));

@@ -10,6 +10,7 @@ use clap::{Parser, ValueEnum};
 use http::{Request, Response};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp_session_policy::eviction::{Lru, Prospects};
 use rmcp_session_policy_benches::service::{call, governed, handshake, mcp, open};
 use tower_service::Service;
 
@@ -40,6 +41,8 @@ enum Through {
     Bare,
     /// The layer, the manager and a token bucket
     Policies,
+    /// The same with Lru in place of the default policy
+    Lru,
 }
 
 // One thread: the same instructions in each run.
@@ -49,11 +52,16 @@ async fn main() {
     match (args.through, args.what) {
         (Through::Bare, What::Call) => calls(mcp(Arc::new(LocalSessionManager::default())), args.times).await,
         (Through::Policies, What::Call) => {
-            let sessions = governed();
+            let sessions = governed(Prospects::new());
+            calls(sessions.layer().layer(mcp(Arc::clone(&sessions))), args.times).await;
+        }
+        (Through::Lru, What::Call) => {
+            let sessions = governed(Lru::new());
             calls(sessions.layer().layer(mcp(Arc::clone(&sessions))), args.times).await;
         }
         (Through::Bare, What::Handshake) => handshakes(&LocalSessionManager::default(), args.times).await,
-        (Through::Policies, What::Handshake) => handshakes(&*governed(), args.times).await,
+        (Through::Policies, What::Handshake) => handshakes(&*governed(Prospects::new()), args.times).await,
+        (Through::Lru, What::Handshake) => handshakes(&*governed(Lru::new()), args.times).await,
     }
 }
 

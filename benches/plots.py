@@ -44,7 +44,7 @@ def draw(path, title, lines, x, log_y=True):
 
 def main(groups, folder: pathlib.Path):
     """Draws every plot from {group: {row: {column: nanoseconds}}}."""
-    names = ["Fifo", "Lru", "Lfu", "Lru in tiers"]
+    names = ["Fifo", "Lru", "Lfu", "Lru in tiers", "Prospects"]
     victims = {name: groups[f"a victim by {name}"]["50 % busy"] for name in names}
     draw(folder / "victim.svg", "A victim, half of the sessions busy", victims, "sessions", log_y=False)
     full = groups["create at capacity over LocalSessionManager"]

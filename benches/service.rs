@@ -13,6 +13,7 @@ use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{schemars, tool, tool_router};
 use rmcp_session_policy::PolicySessionManager;
 use rmcp_session_policy::admission::{AdmissionPolicyExt, TokenBucket};
+use rmcp_session_policy::eviction::EvictionPolicy;
 use serde_json::{Value, json};
 use tower_service::Service;
 
@@ -134,14 +135,14 @@ fn with_store<M: SessionManager>(
     StreamableHttpService::new(|| Ok(Echo), sessions, config)
 }
 
-/// Sessions under the default policy, with a token bucket that each newcomer and each request of a session meets.
+/// Sessions in this order, with a token bucket that each newcomer and each request of a session meets.
 ///
 /// # Panics
 ///
 /// Never: the settings are valid.
 #[must_use]
-pub fn governed() -> Arc<PolicySessionManager<LocalSessionManager>> {
+pub fn governed(eviction: impl EvictionPolicy) -> Arc<PolicySessionManager<LocalSessionManager>> {
     let bucket = || TokenBucket::per_second(1e9).burst(1_000_000);
     let sessions = PolicySessionManager::local().admission(bucket().per_client()).requests(bucket().per_session());
-    Arc::new(sessions.build().expect("valid"))
+    Arc::new(sessions.eviction(eviction).build().expect("valid"))
 }

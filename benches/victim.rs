@@ -1,7 +1,7 @@
 //! What the choice of a victim costs, per policy, at any size and any share of busy sessions.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
+use rmcp_session_policy::eviction::{EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, Prospects, SessionInfo};
 use rmcp_session_policy::testing::eviction::Crowd;
 use rmcp_session_policy_benches::sizes;
 
@@ -22,6 +22,7 @@ fn victims(c: &mut Criterion) {
     choices(c, "Fifo", Fifo::new);
     choices(c, "Lru", Lru::new);
     choices(c, "Lfu", Lfu::new);
+    choices(c, "Prospects", Prospects::new);
     choices(c, "Lru in tiers", || Lru::new().tiers([|session: &SessionInfo<'_>| session.open_streams() == 0]));
 }
 
