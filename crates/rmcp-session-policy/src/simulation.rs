@@ -252,9 +252,7 @@ impl Simulation {
         let clients = self.clients(origin.context.as_deref());
         let session = self.registry.insert(origin, now, |record| {
             if let Some(name) = software {
-                let software = Software { name: name.into(), version: Box::default() };
-                // A new record has no software yet, so this sets it.
-                record.software.get_or_init(|| Box::new(software));
+                record.software.get_or_init(|| Software::new(name, ""));
             }
             record
         });
@@ -323,7 +321,7 @@ impl Simulation {
             history: record.history(self.instant(now)),
             restored: true,
         };
-        ParkedSession { origin, software: record.software.get().map(|software| Arc::from(&*software.name)) }
+        ParkedSession { origin, software: record.software.get().map(|software| Arc::from(software.name())) }
     }
 
     /// Tells the policy that a session will not come back: it was closed, or its parked state is dropped. The caller does so

@@ -8,6 +8,9 @@ use super::info::SessionInfo;
 use crate::context::ClientContext;
 use crate::session::{Record, SessionKey};
 
+/// How many sessions of a sample are drawn at one time.
+pub(crate) const AHEAD: usize = 32;
+
 /// What a choice of a victim sees of all sessions. The registry implements it, so that policies do not know the
 /// registry.
 pub(crate) trait View {
@@ -19,6 +22,10 @@ pub(crate) trait View {
 
     /// Returns one of these by its place in a list of them, in no particular order, if it may go. Costs one look.
     fn nth(&self, place: usize) -> Option<&Record>;
+
+    /// Draws places at random, each below [`listed`](Self::listed), and brings their sessions into the cache. Some
+    /// session is listed, and there are at most [`AHEAD`] places.
+    fn draw_ahead(&self, places: &mut [usize]);
 
     /// Draws one of these that may go at random. The registry takes each one out of the order that was drawn and may not
     /// go, so the cost is O(1), amortized. `None` if none was found.
@@ -68,7 +75,18 @@ impl<'a> Candidates<'a> {
     pub fn sample(&self, count: usize) -> impl Iterator<Item = SessionInfo<'a>> + use<'a> {
         let (view, listed) = (self.view, self.view.listed());
         let all = listed <= count;
-        (0..listed.min(count)).filter_map(move |nth| if all { view.nth(nth) } else { view.draw() }).map(SessionInfo::of)
+        let count = listed.min(count);
+        let mut ahead = [0; AHEAD];
+        let draw = move |nth: usize| {
+            if all {
+                return view.nth(nth);
+            }
+            if nth.is_multiple_of(AHEAD) {
+                view.draw_ahead(&mut ahead[..AHEAD.min(count - nth)]);
+            }
+            view.nth(ahead[nth % AHEAD]).or_else(|| view.draw())
+        };
+        (0..count).filter_map(draw).map(SessionInfo::of)
     }
 
     /// All sessions that may go, in no particular order, without the [suspended](super::EvictionPolicy::on_suspend)

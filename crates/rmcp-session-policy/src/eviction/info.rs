@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
-use crate::session::{Fingerprint, Phase, Record, SessionKey, SessionOrigin, Stream};
+use crate::session::{Fingerprint, Phase, Record, SessionKey, SessionOrigin, Software, Stream};
 
 /// What is known of a session at this moment. Reading it costs an atomic load at most.
 ///
@@ -159,13 +159,13 @@ impl<'a> SessionInfo<'a> {
     /// The name of the client's software, as `initialize` gave it (cut at 128 bytes).
     #[must_use]
     pub fn client_name(&self) -> Option<&'a str> {
-        self.record.software.get().map(|software| &*software.name)
+        self.record.software.get().map(Software::name)
     }
 
     /// The version of the client's software, as `initialize` gave it (cut at 128 bytes).
     #[must_use]
     pub fn client_version(&self) -> Option<&'a str> {
-        self.record.software.get().map(|software| &*software.version)
+        self.record.software.get().map(Software::version)
     }
 
     /// Whether the session was used since the mark was last [taken](Self::take_mark).

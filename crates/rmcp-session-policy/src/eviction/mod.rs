@@ -27,7 +27,7 @@ mod victim_fn;
 
 pub use abandoned_first::AbandonedFirst;
 pub use candidates::Candidates;
-pub(crate) use candidates::View;
+pub(crate) use candidates::{AHEAD, View};
 pub use fifo::Fifo;
 pub use idle_period::IdlePeriod;
 pub use info::SessionInfo;

@@ -26,9 +26,6 @@ use crate::transport::{
     is_discover, kind_of,
 };
 
-/// The number of bytes that are kept of the name and of the version of a client's software.
-const SOFTWARE_BYTES: usize = 128;
-
 #[deny(clippy::missing_trait_methods)]
 impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     type Error = PolicyError<I::Error>;
@@ -283,17 +280,8 @@ fn note_software<T>(session: &Session<T>, message: &ClientJsonRpcMessage) {
         && let ClientRequest::InitializeRequest(initialize) = &request.request
     {
         let client = &initialize.params.client_info;
-        let software = || Box::new(Software { name: cut(&client.name), version: cut(&client.version) });
-        session.record.software.get_or_init(software);
+        session.record.software.get_or_init(|| Software::new(&client.name, &client.version));
     }
-}
-
-fn cut(text: &str) -> Box<str> {
-    let mut end = SOFTWARE_BYTES.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].into()
 }
 
 impl<I: SessionManager> ManagerInner<I> {
@@ -396,17 +384,5 @@ impl<I: SessionManager> ManagerInner<I> {
             Ok(permit) => Ok((Some(permit.commit()).filter(|lease| !lease.is_free()), now)),
             Err(rejection) => Err(self.turn_away(Rejected::by_policy(ArrivalKind::Request, &rejection), context)),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_name_is_cut_between_two_characters() {
-        assert_eq!(*cut("short"), *"short");
-        assert_eq!(*cut(&"é".repeat(100)), *"é".repeat(64));
-        assert_eq!(*cut(&format!("a{}", "é".repeat(100))), *format!("a{}", "é".repeat(63)));
     }
 }

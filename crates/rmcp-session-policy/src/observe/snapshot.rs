@@ -76,7 +76,7 @@ impl SessionSnapshot {
             stream: session.stream(),
             restored: record.restored,
             context: record.entry.context.clone(),
-            client: record.software.get().map(|client| (client.name.to_string(), client.version.to_string())),
+            client: record.software.get().map(|client| (client.name().to_owned(), client.version().to_owned())),
         }
     }
 }

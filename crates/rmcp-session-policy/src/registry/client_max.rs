@@ -210,8 +210,7 @@ mod tests {
         let [old, new] = [stage.opening(), stage.opening()];
         [&old, &new].into_iter().for_each(|record| own(&mut stage, record, ALICE));
         let answering = begin(&old, ActivityKind::Handshake);
-        let software = crate::session::Software { name: "any".into(), version: "1".into() };
-        new.software.set(Box::new(software)).unwrap();
+        new.software.set(crate::session::Software::new("any", "1")).unwrap();
         assert_eq!(instead(&mut stage, ALICE), None, "one answers, the other has just answered");
         advance(Duration::from_millis(100)).await;
         assert_eq!(instead(&mut stage, ALICE), Some(2));

@@ -278,7 +278,7 @@ mod tests {
         let mut stage = guarded(Lru::new()).await;
         surges(&mut stage);
         let opening = stage.opening();
-        opening.software.get_or_init(|| Box::new(Software { name: "slow".into(), version: "1".into() }));
+        opening.software.get_or_init(|| Software::new("slow", "1"));
         let answering = begin(&opening, ActivityKind::Handshake);
         let newcomer = stage.ready();
         advance(HANDSHAKE + SECOND).await;

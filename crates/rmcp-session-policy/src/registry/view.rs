@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::dense::Dense;
 use super::rules::{Rules, Verdict};
 use super::sessions::{Slot, Standing};
-use crate::eviction::View;
+use crate::eviction::{AHEAD, View};
 use crate::session::{Record, Recorded, SessionKey};
 
 /// All sessions at the moment of a choice. It borrows the slots beside the policy, so that the policy can be called
@@ -63,6 +63,22 @@ impl<S: Recorded> View for SlotsView<'_, S> {
             self.draws.borrow_mut().kept.push(key);
         }
         may_go.then_some(record)
+    }
+
+    /// A session lies behind three addresses: its place in the list, its slot, and the record. Each is anywhere in memory, and
+    /// a wait for it takes a hundred times as long as what is done with it. So all sessions of a sample are followed one
+    /// address at a time: the waits for those of one step go on side by side.
+    fn draw_ahead(&self, places: &mut [usize]) {
+        let (mut keys, mut records) = ([None; AHEAD], [None; AHEAD]);
+        let mut draws = self.draws.borrow_mut();
+        places.iter_mut().for_each(|place| *place = draws.random.usize(..self.listed.len()));
+        for (key, place) in keys.iter_mut().zip(places) {
+            *key = self.listed.get(*place);
+        }
+        for (record, key) in records.iter_mut().zip(keys) {
+            *record = key.and_then(|key| self.slots.get(key.index())).map(Slot::record);
+        }
+        std::hint::black_box(records.iter().flatten().fold(0, |sum, record| sum ^ record.bring_into_cache()));
     }
 
     /// Tries some at random. If none of them may go, most of the list may not: then it walks until it finds one, and each

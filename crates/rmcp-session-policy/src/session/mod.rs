@@ -7,7 +7,7 @@
 //! - `state` is the atomic word of a record, which decides each race between a request and a close.
 //! - `activity` is a guard for one activity, `kind` says how it counts, and `requests` keeps when it began.
 //! - `signals` is how sessions tell their manager of a change, and `returns` of a use after an idle period.
-//! - `stream` says whether a client listens.
+//! - `stream` says whether a client listens, and `software` with which program.
 //! - `key`, `origin` and `fingerprint` are the names of a session.
 
 mod activity;
@@ -20,6 +20,7 @@ mod record;
 mod requests;
 mod returns;
 mod signals;
+mod software;
 mod state;
 mod stream;
 
@@ -29,11 +30,12 @@ pub use key::SessionKey;
 pub(crate) use kind::ActivityKind;
 pub use origin::SessionOrigin;
 pub(crate) use origin::{History, Origin};
-pub(crate) use record::{Record, Recorded, Software};
+pub(crate) use record::{Record, Recorded};
 #[cfg(feature = "simulation")]
 pub(crate) use requests::ActivityId;
 pub(crate) use returns::Return;
 pub(crate) use signals::Signals;
+pub(crate) use software::Software;
 pub use state::Phase;
 pub(crate) use state::StateSnapshot;
 pub use stream::Stream;

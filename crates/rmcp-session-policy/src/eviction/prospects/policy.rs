@@ -779,7 +779,7 @@ mod tests {
     async fn a_session_is_known_by_its_name_calls_last_gap_and_stream() {
         let (mut stage, _) = Shared::stage();
         let record = stage.ready();
-        record.software.get_or_init(|| Box::new(Software { name: "agent".into(), version: "1".into() }));
+        record.software.get_or_init(|| Software::new("agent", "1"));
         touch(&record);
         pass(7).await;
         touch(&record);
