@@ -183,6 +183,9 @@ async fn healthz(State(sessions): State<Arc<Sessions>>) -> (StatusCode, Json<Val
         "refused": rejected(&|reason| stats.rejected(reason)),
         "requests": stats.requests,
         "sessionless": stats.sessionless,
+        "surge_seconds": stats.surge_since.map(|since| since.elapsed().as_secs()),
+        "advantage": stats.advantage,
+        "overruled": stats.overruled,
         "refused_requests": rejected(&|reason| stats.rejected_requests(reason)),
     });
     (status, Json(health))

@@ -11,7 +11,7 @@ use rmcp_session_policy_lab::generate::generate;
 use rmcp_session_policy_lab::observer::Observer;
 use rmcp_session_policy_lab::policies::PolicyName;
 use rmcp_session_policy_lab::presets::Preset;
-use rmcp_session_policy_lab::simulator::{Settings, Simulator};
+use rmcp_session_policy_lab::simulator::{Idle, Settings, Simulator};
 use rmcp_session_policy_lab::survey::Survey;
 
 /// The preset `mixed` has ten million events in this number of hours.
@@ -21,7 +21,7 @@ const HOURS: f64 = 236.0;
 struct Restores(u64);
 
 impl Observer for Restores {
-    fn request(&mut self, _: &Event, has_place: bool) {
+    fn request(&mut self, _: &Event, has_place: bool, _: u64) {
         self.0 += u64::from(!has_place);
     }
 }
@@ -35,7 +35,8 @@ fn main() -> Result<(), LabError> {
     writeln!(out, "{} events of {} sessions, {places} places", events.len(), survey.sessions())
         .map_err(LabError::Write)?;
     for policy in policies.into_iter().filter(|policy| !policy.needs_foresight()) {
-        let settings = Settings { max_sessions: places, parks: true, idle: None, cuts_busy: policy.cuts_busy() };
+        let settings =
+            Settings { max_sessions: places, parks: true, idle: Idle::Always, cuts_busy: policy.cuts_busy() };
         let mut simulator = Simulator::new(policy.make().0, settings, &survey, Restores::default());
         let start = Instant::now();
         simulator.play(&events);

@@ -13,7 +13,7 @@ use rmcp_session_policy_lab::flood::{Calls, Flood, FloodKind, Protection};
 use rmcp_session_policy_lab::generate::generate;
 use rmcp_session_policy_lab::policies::PolicyName;
 use rmcp_session_policy_lab::presets::Preset;
-use rmcp_session_policy_lab::replay::{Bound, Replay};
+use rmcp_session_policy_lab::replay::{Bound, IdleRule, Replay};
 use rmcp_session_policy_lab::report::{self, Format};
 
 /// Makes traces of MCP sessions, replays them through the eviction policies of rmcp-session-policy, and floods a simulated
@@ -89,9 +89,10 @@ struct ReplayArguments {
     /// Count from this number of seconds after the first event, instead of 30 % of the span.
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     warm: Option<Duration>,
-    /// Sessions that are idle for this number of seconds lose their place. Without it none does.
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
-    idle: Option<Duration>,
+    /// Sessions that are idle for this number of seconds lose their place; or, with keep:0.95, those whose place is worth too
+    /// little to keep that share of the resumptions. Without it none does.
+    #[arg(long, value_name = "SECS|keep:SHARE", value_parser = IdleRule::parse)]
+    idle: Option<IdleRule>,
     /// How many runs work at one time; the number of processors by default. The results do not depend on it.
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
@@ -152,7 +153,7 @@ fn run(command: Command) -> Result<(), LabError> {
                 policies: arguments.policy,
                 parks: !arguments.no_parking,
                 warm: arguments.warm,
-                idle: arguments.idle,
+                idle: arguments.idle.unwrap_or(IdleRule::Never),
                 jobs,
             };
             report::replay(&replay.run()?, arguments.format, &mut io::stdout().lock(), &mut io::stderr().lock())

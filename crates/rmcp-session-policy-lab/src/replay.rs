@@ -16,7 +16,7 @@ use crate::error::LabError;
 use crate::event::{Event, Micros};
 use crate::observer::Observer;
 use crate::policies::PolicyName;
-use crate::simulator::{Settings, Simulator};
+use crate::simulator::{Idle, Settings, Simulator};
 use crate::survey::Survey;
 
 /// How many chunks wait for each run.
@@ -61,6 +61,38 @@ impl Bound {
     }
 }
 
+/// An idle timeout.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum IdleRule {
+    /// None.
+    Never,
+    /// This time.
+    After(Duration),
+    /// The library's `Worth::keep` with this share.
+    Keep(f64),
+}
+
+impl IdleRule {
+    /// Reads a number of seconds, or `keep:0.95`.
+    ///
+    /// # Errors
+    ///
+    /// Says what would do.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse::<f64>().ok();
+        let rule = match text.strip_prefix("keep:") {
+            Some(share) => number(share).filter(|share| *share > 0.0 && *share < 1.0).map(Self::Keep),
+            None => number(text).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map(|idle| {
+                // What is longer is for ever, and still fits into 64 bits of microseconds.
+                Self::After(idle.min(Duration::from_secs(1 << 40)))
+            }),
+        };
+        rule.ok_or_else(|| {
+            "it is neither a number of seconds nor a share of resumptions to keep, such as keep:0.95".into()
+        })
+    }
+}
+
 /// What to replay, and how.
 #[derive(Clone, Debug)]
 pub struct Replay {
@@ -75,7 +107,7 @@ pub struct Replay {
     /// How long after the first event counting begins. 30 % of the span if it is not given.
     pub warm: Option<Duration>,
     /// The idle timeout.
-    pub idle: Option<Duration>,
+    pub idle: IdleRule,
     /// How many runs go on at one time. The results do not depend on it.
     pub jobs: NonZeroUsize,
 }
@@ -100,6 +132,12 @@ pub struct Outcome {
     pub refused: u64,
     /// The evictions that cut a request.
     pub busy_cut: u64,
+    /// How many sessions had a place, on average over time.
+    pub mean_places: f64,
+    /// The requests after more than a minute in which their session was not used.
+    pub resumptions: u64,
+    /// Those of them whose session had a place.
+    pub resumptions_kept: u64,
 }
 
 /// The outcomes of a replay: for each bound, in the order given, one for each policy.
@@ -121,14 +159,27 @@ struct Counts {
     evictions: u64,
     refused: u64,
     busy_cut: u64,
+    resumptions: u64,
+    resumptions_kept: u64,
+    /// Sessions times microseconds.
+    lived: u128,
+    until: Micros,
 }
 
 impl Observer for Counts {
-    fn request(&mut self, request: &Event, has_place: bool) {
+    fn request(&mut self, request: &Event, has_place: bool, idle: Micros) {
         if request.at >= self.from {
             self.requests += 1;
             self.restores += u64::from(!has_place);
+            let is_resumption = idle > 60_000_000;
+            self.resumptions += u64::from(is_resumption);
+            self.resumptions_kept += u64::from(is_resumption && has_place);
         }
+    }
+
+    fn lived(&mut self, sessions: usize, from: Micros, to: Micros) {
+        self.lived += sessions as u128 * u128::from(to.saturating_sub(from.max(self.from)));
+        self.until = to;
     }
 
     fn evicted(&mut self, _: u32, busy: bool, at: Micros) {
@@ -147,10 +198,23 @@ impl Observer for Counts {
 
 impl Counts {
     fn outcome(&self, policy: PolicyName, max_sessions: usize) -> Outcome {
-        let Self { requests, restores, evictions, refused, busy_cut, .. } = *self;
+        let Self { requests, restores, evictions, refused, busy_cut, resumptions, resumptions_kept, lived, .. } = *self;
+        let mean_places = lived as f64 / self.until.saturating_sub(self.from).max(1) as f64;
         let restores_per_1000 = if requests == 0 { 0.0 } else { restores as f64 * 1_000.0 / requests as f64 };
         let policy = policy.name();
-        Outcome { policy, max_sessions, requests, restores, restores_per_1000, evictions, refused, busy_cut }
+        Outcome {
+            policy,
+            max_sessions,
+            requests,
+            restores,
+            restores_per_1000,
+            evictions,
+            refused,
+            busy_cut,
+            mean_places,
+            resumptions,
+            resumptions_kept,
+        }
     }
 }
 
@@ -161,13 +225,18 @@ struct Run {
     settings: Settings,
     /// When counting begins.
     from: Micros,
+    /// Which share of the resumptions is kept.
+    keep: Option<f64>,
 }
 
 impl Run {
     /// Plays the chunks as they come. Holds a job while it does.
     fn play(self, survey: &Survey, chunks: &Receiver<Arc<Vec<Event>>>, jobs: &Jobs) -> Outcome {
         let counts = Counts { from: self.from, ..Counts::default() };
-        let (policy, foresight) = self.policy.make();
+        let (mut policy, foresight) = self.policy.make();
+        if let Some(share) = self.keep {
+            policy.keep_resumptions(share);
+        }
         let mut simulator = Simulator::new(policy, self.settings, survey, counts);
         if let (Some(next), Some(foresight)) = (&survey.next, foresight) {
             simulator = simulator.with_foresight(Arc::clone(next), foresight);
@@ -219,6 +288,7 @@ impl Replay {
     ///
     /// [`LabError`], if the trace cannot be read or is not as the format says.
     pub fn run(&self) -> Result<Outcomes, LabError> {
+        self.check()?;
         let foresight = self.policies.iter().any(|policy| policy.needs_foresight());
         let bar = progress(&self.trace)?;
         let survey = Survey::of(bar.wrap_read(open(&self.trace)?), foresight)?;
@@ -233,9 +303,26 @@ impl Replay {
         Ok(Outcomes { needed: survey.needed, runs })
     }
 
+    /// What a place is worth, only some policies know.
+    fn check(&self) -> Result<(), LabError> {
+        let ignorant = |name: &&PolicyName| !name.make().0.keep_resumptions(0.5);
+        match (self.idle, self.policies.iter().find(ignorant)) {
+            (IdleRule::Keep(_), Some(name)) => {
+                let name = name.name();
+                Err(LabError::Argument(format!("{name} does not know what a place is worth; prospects does")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn one(&self, policy: PolicyName, max_sessions: usize, from: Micros) -> Run {
-        let settings = Settings { max_sessions, parks: self.parks, idle: self.idle, cuts_busy: policy.cuts_busy() };
-        Run { policy, settings, from }
+        let (idle, keep) = match self.idle {
+            IdleRule::Never => (Idle::Always, None),
+            IdleRule::After(idle) => (Idle::After(idle), None),
+            IdleRule::Keep(share) => (Idle::Worth, Some(share)),
+        };
+        let settings = Settings { max_sessions, parks: self.parks, idle, cuts_busy: policy.cuts_busy() };
+        Run { policy, settings, from, keep }
     }
 }
 

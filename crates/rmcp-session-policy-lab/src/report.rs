@@ -47,15 +47,26 @@ pub fn replay(
 fn table(runs: &[Outcome], out: &mut impl Write) -> std::io::Result<()> {
     writeln!(
         out,
-        "{:<12} {:>12} {:>10} {:>10} {:>14} {:>10} {:>8} {:>8}",
-        "policy", "max_sessions", "requests", "restores", "per 1000", "evictions", "refused", "busy_cut"
+        "{:<12} {:>12} {:>10} {:>10} {:>10} {:>10} {:>8} {:>8} {:>11} {:>11} {:>8}",
+        "policy",
+        "max_sessions",
+        "requests",
+        "restores",
+        "per 1000",
+        "evictions",
+        "refused",
+        "busy_cut",
+        "mean places",
+        "resumptions",
+        "kept"
     )?;
     for run in runs {
-        let Outcome { policy, max_sessions, requests, restores, restores_per_1000, evictions, refused, busy_cut } = run;
+        let Outcome { policy, max_sessions, requests, restores, evictions, refused, busy_cut, resumptions, .. } = run;
+        let Outcome { restores_per_1000, mean_places, resumptions_kept, .. } = run;
         writeln!(
             out,
-            "{policy:<12} {max_sessions:>12} {requests:>10} {restores:>10} {restores_per_1000:>14.2} {evictions:>10} \
-             {refused:>8} {busy_cut:>8}"
+            "{policy:<12} {max_sessions:>12} {requests:>10} {restores:>10} {restores_per_1000:>10.2} {evictions:>10} \
+             {refused:>8} {busy_cut:>8} {mean_places:>11.1} {resumptions:>11} {resumptions_kept:>8}"
         )?;
     }
     Ok(())

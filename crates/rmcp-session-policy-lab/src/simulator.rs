@@ -17,7 +17,7 @@ use rmcp_session_policy::eviction::EvictionPolicy;
 use rmcp_session_policy::simulation::{
     InFlight, LiveSession, ParkedSession, SimulatedActivity, Simulation, default_max_opening,
 };
-use rmcp_session_policy::{ClientContext, SessionKey};
+use rmcp_session_policy::{ClientContext, Phase, SessionKey};
 
 use crate::cast::Cast;
 use crate::event::{Event, Kind, Micros, duration};
@@ -25,15 +25,37 @@ use crate::next_requests::NextRequests;
 use crate::observer::Observer;
 use crate::references::Foresight;
 
+/// How long a session may be idle.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Idle {
+    /// For ever.
+    Always,
+    /// For this time, if it has no listening stream.
+    After(Duration),
+    /// For as long as the policy says that it is worth its place.
+    Worth,
+}
+
+impl Idle {
+    /// The shortest time after which a session may lose its place.
+    const fn shortest(self) -> Option<Micros> {
+        match self {
+            Self::Always => None,
+            Self::After(idle) => Some(idle.as_micros() as Micros),
+            Self::Worth => Some(60_000_000),
+        }
+    }
+}
+
 /// How a server is set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// How many sessions may have a place at one time.
     pub max_sessions: usize,
     /// Whether a session that lost its place keeps its history until its next request.
     pub parks: bool,
     /// How long a session may be idle until it loses its place.
-    pub idle: Option<Duration>,
+    pub idle: Idle,
     /// Whether a busy session may be a victim. The library never does that; a reference does.
     pub cuts_busy: bool,
 }
@@ -54,6 +76,8 @@ struct Seat {
     place: Place,
     /// How many listening streams its client holds open. They outlive an eviction, as on a server with the HTTP layer.
     streams: u16,
+    /// When its latest use so far ends.
+    used_until: Micros,
     /// Whether its last event has been played.
     is_over: bool,
 }
@@ -101,6 +125,8 @@ pub struct Simulator<'a, O> {
     /// When live sessions are checked for their idle timeout: at the earliest moment at which it may have passed.
     checks: BinaryHeap<Reverse<(Micros, SessionKey)>>,
     foresight: Option<Prophet>,
+    /// Until when the observer knows how many sessions had a place.
+    counted_until: Micros,
     /// What new sessions need to be admitted.
     admission: Option<Box<dyn AdmissionPolicy>>,
 }
@@ -137,6 +163,7 @@ impl<'a, O: Observer> Simulator<'a, O> {
             begun: 0,
             checks: BinaryHeap::new(),
             foresight: None,
+            counted_until: 0,
             admission: None,
         }
     }
@@ -233,31 +260,49 @@ impl<'a, O: Observer> Simulator<'a, O> {
         {
             self.server.end(&session, activity, duration(ends.0.0));
         }
-        if let Some(idle) = self.settings.idle {
-            self.end_idle(idle.as_micros() as Micros, now);
+        if let Some(shortest) = self.settings.idle.shortest() {
+            self.end_idle(shortest, now);
         }
+        self.count(now);
     }
 
-    /// Takes the place of each session that nothing was heard of for as long as `idle`, with nothing in flight and no
-    /// listening stream.
-    fn end_idle(&mut self, idle: Micros, now: Micros) {
+    /// Tells how many sessions had a place until now. Called before that changes.
+    fn count(&mut self, now: Micros) {
+        self.observer.lived(self.server.len(), self.counted_until, now);
+        self.counted_until = now;
+    }
+
+    /// Takes the place of each session that has been idle for too long.
+    fn end_idle(&mut self, shortest: Micros, now: Micros) {
         while let Some(&Reverse((at, key))) = self.checks.peek()
             && at <= now
         {
             self.checks.pop();
             let owner = self.owners[key.index()];
             let Some(live) = self.live(owner).filter(|live| live.key() == key) else { continue };
-            let info = live.info();
-            let silent_since = self.server.since_start(info.last_seen()).as_micros() as Micros;
-            if info.in_flight() > 0 || info.open_streams() > 0 {
-                self.checks.push(Reverse((at + idle, key)));
-            } else if silent_since + idle > at {
-                self.checks.push(Reverse((silent_since + idle, key)));
+            let live = live.clone();
+            let until = self.idle_until(&live, at, shortest);
+            if until > at {
+                self.checks.push(Reverse((until, key)));
             } else {
-                let live = live.clone();
+                self.count(at);
                 self.server.close(&live);
                 self.leave(owner, &live, at);
             }
+        }
+    }
+
+    /// When a session is to be looked at for its idleness; `at` or before if it goes.
+    fn idle_until(&mut self, live: &LiveSession, at: Micros, shortest: Micros) -> Micros {
+        let info = live.info();
+        let micros = |moment: Duration| moment.as_micros() as Micros;
+        let by_worth = self.settings.idle == Idle::Worth;
+        if info.in_flight() > 0 || (if by_worth { info.phase() == Phase::Opening } else { info.open_streams() > 0 }) {
+            at + shortest
+        } else if by_worth {
+            micros(self.server.worth_until(live, duration(at)))
+        } else {
+            micros(self.server.since_start(info.last_seen())) + shortest
         }
     }
 
@@ -281,7 +326,8 @@ impl<'a, O: Observer> Simulator<'a, O> {
     /// Plays a request, for which its session gets a place if it has none.
     fn request(&mut self, event: &Event, activity: SimulatedActivity) {
         let live = self.live(event.session).cloned();
-        self.observer.request(event, live.is_some());
+        let used_until = self.seats.get(&event.session).map_or(event.at, |seat| seat.used_until);
+        self.observer.request(event, live.is_some(), event.at.saturating_sub(used_until));
         let live = live.or_else(|| self.come_back(event.session, event.at));
         let next = self.foresight.as_mut().map(Prophet::next_request);
         if let Some(live) = live {
@@ -358,8 +404,8 @@ impl<'a, O: Observer> Simulator<'a, O> {
             self.owners.resize(index + 1, 0);
         }
         self.owners[index] = session;
-        if let Some(idle) = self.settings.idle {
-            self.checks.push(Reverse((at + idle.as_micros() as Micros, live.key())));
+        if let Some(shortest) = self.settings.idle.shortest() {
+            self.checks.push(Reverse((at + shortest, live.key())));
         }
         let first = self.foresight.as_ref().map(|prophet| prophet.next.first[session as usize]);
         self.foretell(live.key(), first);
@@ -373,6 +419,11 @@ impl<'a, O: Observer> Simulator<'a, O> {
 
     fn begin(&mut self, live: &LiveSession, activity: SimulatedActivity, event: &Event) {
         let Some(begun) = self.server.begin(live, activity, duration(event.at)) else { return };
+        if activity != SimulatedActivity::Ping
+            && let Some(seat) = self.seats.get_mut(&event.session)
+        {
+            seat.used_until = seat.used_until.max(event.at + event.lasts);
+        }
         if event.lasts == 0 {
             self.server.end(live, begun, duration(event.at));
             return;
@@ -460,7 +511,7 @@ mod tests {
     struct Heard(Vec<(char, u32)>);
 
     impl Observer for Heard {
-        fn request(&mut self, request: &Event, has_place: bool) {
+        fn request(&mut self, request: &Event, has_place: bool, _: Micros) {
             if !has_place {
                 self.0.push(('r', request.session));
             }
@@ -474,7 +525,7 @@ mod tests {
     }
 
     const fn settings(max_sessions: usize) -> Settings {
-        Settings { max_sessions, parks: true, idle: None, cuts_busy: false }
+        Settings { max_sessions, parks: true, idle: Idle::Always, cuts_busy: false }
     }
 
     /// Plays `(second, session, kind, seconds)`.
@@ -570,7 +621,7 @@ mod tests {
 
     #[test]
     fn an_idle_session_loses_its_place_unless_a_stream_is_open() {
-        let idle = Settings { idle: Some(Duration::from_secs(60)), ..settings(2) };
+        let idle = Settings { idle: Idle::After(Duration::from_secs(60)), ..settings(2) };
         let trace = [
             (0, 0, Init, 0),
             (0, 0, Ready, 0),
@@ -589,8 +640,42 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_session_loses_its_place_when_it_is_worth_no_more() {
+        /// A session is worth its place for 100 s.
+        #[derive(Debug)]
+        struct Worth;
+
+        impl EvictionPolicy for Worth {
+            fn victim(&mut self, _: &rmcp_session_policy::eviction::Candidates<'_>) -> Option<SessionKey> {
+                None
+            }
+            fn worth_until(
+                &mut self,
+                session: &rmcp_session_policy::eviction::SessionInfo<'_>,
+                _: tokio::time::Instant,
+            ) -> tokio::time::Instant {
+                session.last_used() + Duration::from_secs(100)
+            }
+        }
+
+        let trace = [
+            (0, 0, Init, 0),
+            (0, 0, Ready, 0),
+            (1, 0, Open, 0),
+            (50, 0, Call, 0),
+            (140, 0, Ping, 0), // is no use
+            (149, 0, Call, 50),
+            (298, 0, Call, 0), // it was used until 199
+            (398, 0, Call, 0), // and until 298
+        ];
+        let by_worth = Settings { idle: Idle::Worth, ..settings(1) };
+        assert_eq!(heard(Worth, by_worth, &trace[..7]), []);
+        assert_eq!(heard(Worth, by_worth, &trace), [('r', 0)]);
+    }
+
+    #[test]
     fn a_stream_outlives_an_eviction() {
-        let idle = Settings { idle: Some(Duration::from_secs(60)), ..settings(1) };
+        let idle = Settings { idle: Idle::After(Duration::from_secs(60)), ..settings(1) };
         let trace = [
             (0, 0, Init, 0),
             (0, 0, Ready, 0),

@@ -19,8 +19,8 @@ use rmcp_session_policy_lab::policies::PolicyName;
 use rmcp_session_policy_lab::policies::PolicyName::{
     Belady, Clock, Fifo, Hyperbolic, Lfu, Lhd, Lru, Lru2, Random, S3fifo, Sieve, Slru,
 };
-use rmcp_session_policy_lab::replay::{Bound, Replay};
-use rmcp_session_policy_lab::simulator::{Settings, Simulator};
+use rmcp_session_policy_lab::replay::{Bound, IdleRule, Replay};
+use rmcp_session_policy_lab::simulator::{Idle, Settings, Simulator};
 
 /// How many sessions there are.
 const SESSIONS: usize = 2_000;
@@ -43,7 +43,7 @@ impl Cast for Unknown {
 struct Misses(usize);
 
 impl Observer for Misses {
-    fn request(&mut self, _: &Event, has_place: bool) {
+    fn request(&mut self, _: &Event, has_place: bool, _: u64) {
         self.0 += usize::from(!has_place);
     }
 }
@@ -59,7 +59,7 @@ fn requests() -> Vec<u32> {
 
 /// The misses of the simulator. The first request of a session is a miss by its arrival.
 fn simulated(policy: PolicyName, places: usize, requests: &[u32]) -> usize {
-    let settings = Settings { max_sessions: places, parks: true, idle: None, cuts_busy: false };
+    let settings = Settings { max_sessions: places, parks: true, idle: Idle::Always, cuts_busy: false };
     let mut simulator = Simulator::new(policy.make().0, settings, &Unknown, Misses::default());
     let mut arrived = [false; SESSIONS];
     let mut arrivals = 0;
@@ -170,7 +170,7 @@ fn no_policy_misses_less_than_one_that_knows_the_future() {
         policies,
         parks: true,
         warm: Some(Duration::ZERO),
-        idle: None,
+        idle: IdleRule::Never,
         jobs: 2.try_into().unwrap(),
     };
     let outcomes = replay.run().unwrap();

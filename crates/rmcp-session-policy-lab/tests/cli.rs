@@ -61,7 +61,15 @@ fn replay(name: &str, trace: &str, arguments: &str) -> Value {
 
 #[test]
 fn a_replay_counts_what_can_be_counted_by_hand() {
-    let runs = replay("hand.csv", TRACE, "--max-sessions 2,3 --policy lru,fifo,belady");
+    let mut runs = replay("hand.csv", TRACE, "--max-sessions 2,3 --policy lru,fifo,belady");
+    for run in runs.as_array_mut().unwrap().iter_mut().filter_map(Value::as_object_mut) {
+        // 70 % of the time from 0 to 6 s.
+        let places = run.remove("mean_places").and_then(|places| places.as_f64()).unwrap();
+        let full = run["max_sessions"].as_f64().unwrap();
+        assert!(places <= full && places > full - 0.3, "c comes at 3: {places}");
+        let resumptions = ["resumptions", "resumptions_kept"].map(|field| run.remove(field));
+        assert_eq!(resumptions, [Some(json!(0)), Some(json!(0))], "nobody pauses for a minute");
+    }
     let run = |policy: &str, max_sessions: usize, restores: usize, evictions: usize| {
         json!({
             "policy": policy,
@@ -137,6 +145,47 @@ fn idle_sessions_lose_their_places_if_that_is_asked_for() {
     for (arguments, restores) in [("", 0), ("--idle 60", 1), ("--idle 60 --no-parking", 1), ("--idle 40", 2)] {
         let runs = replay("idle.csv", trace, &format!("--max-sessions 9 --policy lru --warm 0 {arguments}"));
         assert_eq!((&runs[0]["restores"], &runs[0]["evictions"]), (&json!(restores), &json!(0)), "{arguments}");
+        // The call after 100 s is a resumption, the one after 50 s is not.
+        let kept = u64::from(arguments.is_empty());
+        assert_eq!((&runs[0]["resumptions"], &runs[0]["resumptions_kept"]), (&json!(1), &json!(kept)), "{arguments}");
+        let places = match arguments {
+            "" => 1.0,
+            "--idle 40" => 80.0 / 150.0,
+            _ => 110.0 / 150.0,
+        };
+        assert_eq!(runs[0]["mean_places"], json!(places), "{arguments}");
+    }
+}
+
+#[test]
+fn a_share_of_the_resumptions_is_kept_with_fewer_places_than_by_a_fixed_time() {
+    let trace = lab(&["generate", "coding", "--seed", "1", "--hours", "8"]);
+    let file = File::new("worth.csv", &trace.stdout);
+    let replay = |idle: &str| {
+        let arguments = ["--max-sessions", "1000000", "--policy", "default", "--idle", idle, "--format", "json"];
+        let runs = json(&[&["replay", file.path()], &arguments[..]].concat());
+        let number = |field: &str| runs[0][field].as_f64().unwrap();
+        (number("resumptions_kept") / number("resumptions"), number("mean_places"))
+    };
+    let ((fewer_kept, fewest), (kept, few), (_, many)) = (replay("keep:0.8"), replay("keep:0.9"), replay("3600"));
+    assert!((0.75..0.85).contains(&fewer_kept) && (0.85..0.95).contains(&kept), "{fewer_kept} {kept}");
+    assert!(fewest < few && few * 3.0 < many, "{fewest} {few} {many}");
+}
+
+#[test]
+fn an_idle_rule_that_makes_no_sense_is_refused() {
+    let file = File::new("rule.csv", TRACE.as_bytes());
+    for (rule, policy, says) in [
+        ("keep:1", "default", "keep:0.95"),
+        ("keep:", "default", "keep:0.95"),
+        ("soon", "default", "number of seconds"),
+        ("-1", "default", "number of seconds"),
+        ("keep:0.9", "lru", "lru does not know"),
+    ] {
+        let rule = format!("--idle={rule}");
+        let output = lab(&["replay", file.path(), "--max-sessions", "2", "--policy", policy, &rule]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && error.contains(says), "{rule}: {error}");
     }
 }
 

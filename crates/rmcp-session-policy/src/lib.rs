@@ -74,7 +74,8 @@ pub use config_error::ConfigError;
 pub use context::ClientContext;
 pub use error::{PolicyError, ServerFull};
 pub use manager::{
-    BusyGuard, CurrentSession, CurrentSessionError, PolicySessionManager, PolicySessionManagerBuilder, SessionSelector,
+    BusyGuard, CurrentSession, CurrentSessionError, IdleTimeout, PolicySessionManager, PolicySessionManagerBuilder,
+    SessionSelector, Worth,
 };
 pub use observe::{CloseReason, DrainReport, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
 pub use session::{Fingerprint, Phase, SessionKey, SessionOrigin, Stream};

@@ -310,6 +310,14 @@ impl Simulation {
         Some(LiveSession(record))
     }
 
+    /// Returns until when an idle session is worth its place: at `now` or before if it is not. The policy was told of a share
+    /// by [`EvictionPolicy::keep_resumptions`].
+    #[must_use]
+    pub fn worth_until(&mut self, session: &LiveSession, now: Duration) -> Duration {
+        let until = self.registry.worth_until(session.key(), self.instant(now));
+        self.since_start(until)
+    }
+
     /// Returns what the parking keeps of a session. The caller has evicted or closed it.
     #[must_use]
     pub fn park(&self, session: &LiveSession, now: Duration) -> ParkedSession {

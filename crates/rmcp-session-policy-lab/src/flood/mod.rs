@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::error::LabError;
 use crate::flood::watch::Watch;
 use crate::flood::workload::Workload;
-use crate::simulator::{Settings, Simulator};
+use crate::simulator::{Idle, Settings, Simulator};
 
 /// The places of the server.
 const PLACES: usize = 1_000;
@@ -123,7 +123,7 @@ impl Flood {
             Protection::Recommended | Protection::Guarded => Box::new(Prospects::new()),
         };
         let workload = Workload::of(self)?;
-        let settings = Settings { max_sessions: PLACES, parks: true, idle: Some(IDLE), cuts_busy: false };
+        let settings = Settings { max_sessions: PLACES, parks: true, idle: Idle::After(IDLE), cuts_busy: false };
         let mut simulator = Simulator::new(policy, settings, &workload, Watch::new(&workload));
         simulator = match protection {
             Protection::Lru | Protection::Fifo => simulator,

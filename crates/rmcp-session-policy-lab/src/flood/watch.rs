@@ -68,7 +68,7 @@ fn is_of_flood(at: Micros) -> bool {
 }
 
 impl Observer for Watch<'_> {
-    fn request(&mut self, request: &Event, has_place: bool) {
+    fn request(&mut self, request: &Event, has_place: bool, _: Micros) {
         let is_newcomer = self.workload.role(request.session) == Role::Newcomer;
         let seen = &mut self.sessions[request.session as usize];
         if !has_place && seen.evicted {

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{Candidates, Fifo, IdlePeriod, Only, SessionInfo, Tiers};
 use crate::session::{SessionKey, SessionOrigin};
+use crate::time::HOUR;
 
 /// Decides which session goes when there is no room for a newcomer.
 ///
@@ -125,6 +126,26 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
         among.iter().min_by_key(|session| session.rank_by_use()).map(SessionInfo::key)
     }
 
+    /// Begins to put a price on the places of idle sessions, such that this share of the resumptions keeps its session: see
+    /// [`Worth`](crate::Worth). Called once, when the manager is built, if its idle timeout goes by worth. Returns false if the
+    /// policy knows no worth; then `build` fails.
+    ///
+    /// Defaults to false.
+    fn keep_resumptions(&mut self, share: f64) -> bool {
+        let _: f64 = share;
+        false
+    }
+
+    /// Returns until when an idle session is worth its place. At `now` or before, the manager closes and parks it; otherwise
+    /// it asks again then, if the session was not used meanwhile. Called only after
+    /// [`keep_resumptions`](Self::keep_resumptions) has returned true.
+    ///
+    /// Defaults to an hour from `now`.
+    fn worth_until(&mut self, session: &SessionInfo<'_>, now: Instant) -> Instant {
+        let _: &SessionInfo<'_> = session;
+        now + HOUR
+    }
+
     /// The share of restores that the policy avoided lately, of those that [`Lru`](super::Lru) would have forced: 0.5 if it
     /// forced half as many, negative if it forced more. `None` if the policy does not know. `Stats` shows it.
     ///
@@ -178,6 +199,14 @@ impl EvictionPolicy for Box<dyn EvictionPolicy> {
 
     fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
         (**self).pick(among, now)
+    }
+
+    fn keep_resumptions(&mut self, share: f64) -> bool {
+        (**self).keep_resumptions(share)
+    }
+
+    fn worth_until(&mut self, session: &SessionInfo<'_>, now: Instant) -> Instant {
+        (**self).worth_until(session, now)
     }
 
     fn advantage(&self) -> Option<f64> {

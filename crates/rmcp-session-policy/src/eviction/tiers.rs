@@ -124,6 +124,15 @@ where
         self.home(session).on_access(session);
     }
 
+    /// True only if the policy of each tier knows the worth of its sessions. Each has a price of its own.
+    fn keep_resumptions(&mut self, share: f64) -> bool {
+        self.tiers.iter_mut().all(|(_, policy)| policy.keep_resumptions(share)) && self.rest.keep_resumptions(share)
+    }
+
+    fn worth_until(&mut self, session: &SessionInfo<'_>, now: Instant) -> Instant {
+        self.home(session).worth_until(session, now)
+    }
+
     fn tracks_returns(&self) -> bool {
         self.rest.tracks_returns() || self.tiers.iter().any(|(_, policy)| policy.tracks_returns())
     }

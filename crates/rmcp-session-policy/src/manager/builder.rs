@@ -10,6 +10,7 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 
 use super::PolicySessionManager;
 use super::client_limits::{ClientLimit, ClientLimits};
+use super::idle_timeout::{IdleTimeout, Worth};
 use super::manager_inner::ManagerInner;
 use super::parking_state::Limits;
 use super::settings::Settings;
@@ -86,7 +87,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
                 max_sessions: 1_000,
                 max_opening: 0,
                 max_parked_streams: 0,
-                idle_timeout: Some(30 * MINUTE),
+                idle_timeout: IdleTimeout::After(30 * MINUTE),
                 max_lifetime: None,
                 init_timeout: 30 * SECOND,
                 max_busy: 10 * MINUTE,
@@ -317,8 +318,11 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     }
 
     /// Sets how long a session may receive nothing from its client, with no request in flight and no open stream,
-    /// before it is closed. `None` means no limit. Defaults to 30 minutes.
-    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+    /// before it is closed and parked. `None` means no limit. Defaults to 30 minutes.
+    ///
+    /// [`Worth::keep(0.95)`](crate::Worth) learns the time for each kind of session instead, and needs a fraction of the
+    /// places.
+    pub fn idle_timeout(mut self, timeout: impl Into<IdleTimeout>) -> Self {
         self.settings.idle_timeout = timeout.into();
         self
     }
@@ -490,8 +494,17 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         }
         settings.max_parked_streams = self.max_parked_streams.unwrap_or(most);
         settings.clients = client_limits(self.share, self.client_max, most, self.eviction.is_some())?;
+        let fixed = match settings.idle_timeout {
+            IdleTimeout::After(timeout) => Some(timeout),
+            IdleTimeout::Worth(worth) => {
+                let policy = self.eviction.as_deref_mut().filter(|_| self.limits.entries > 0);
+                keep_resumptions(worth, policy)?;
+                None
+            }
+            IdleTimeout::Never => None,
+        };
         let durations = [
-            ("idle_timeout", settings.idle_timeout, "allow more than zero, or None for no timeout"),
+            ("idle_timeout", fixed, "allow more than zero, or None for no timeout"),
             ("max_lifetime", settings.max_lifetime, "allow more than zero, or None for no limit"),
             ("init_timeout", Some(settings.init_timeout), "allow more than zero"),
             ("max_busy", Some(settings.max_busy), "allow more than zero"),
@@ -529,6 +542,21 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         let no_bytes = |error| ConfigError::new("the key of event ids", error, "run where there are random bytes");
         Ok(PolicySessionManager { shared: Arc::new(shared.map_err(no_bytes)?) })
     }
+}
+
+/// Has the policy of a manager that parks sessions keep a share of the resumptions.
+fn keep_resumptions(worth: Worth, policy: Option<&mut dyn EvictionPolicy>) -> Result<(), ConfigError> {
+    let wrong = |remedy| Err(ConfigError::new("idle_timeout", worth, remedy));
+    if !(worth.keep > 0.0 && worth.keep < 1.0) {
+        return wrong("keep a share of more than 0 and less than 1, such as 0.95");
+    }
+    let Some(policy) = policy else {
+        return wrong("allow parking and eviction, or give a duration");
+    };
+    if policy.keep_resumptions(worth.keep) {
+        return Ok(());
+    }
+    wrong("give eviction(Prospects::new()) or another policy that knows what a place is worth, or a duration")
 }
 
 /// Checks the limits of clients.

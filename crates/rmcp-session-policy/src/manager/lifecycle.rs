@@ -1,14 +1,17 @@
 //! The manager's one background task, which sleeps until the next deadline and then ends what is due.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::{Instant, timeout_at};
 
+use super::idle_timeout::IdleTimeout;
 use super::manager_inner::ManagerInner;
 use super::settings::Settings;
 use crate::observe::CloseReason;
 use crate::session::{Phase, SessionKey, StateSnapshot};
+use crate::time::MINUTE;
 use crate::transport::{Flag, Session};
 
 /// Ends sessions that are due, and forgets parked sessions that are too old. A use of a session sets no timer: when the
@@ -55,7 +58,7 @@ impl<I: SessionManager> ManagerInner<I> {
     pub(super) fn first_deadline(&self, session: &Session<I::Transport>, now: Instant) -> Instant {
         let Settings { init_timeout, idle_timeout, max_lifetime, .. } = &self.settings;
         let lifetime = max_lifetime.map(|lifetime| session.record.entry.opened.instant() + lifetime);
-        let idle = idle_timeout.map(|timeout| now + timeout);
+        let idle = shortest_idle(*idle_timeout).map(|shortest| now + shortest);
         [lifetime, idle].into_iter().flatten().fold(now + *init_timeout, Instant::min)
     }
 
@@ -118,29 +121,50 @@ impl<I: SessionManager> ManagerInner<I> {
             // If `initialize` is answered right now, the client's time starts now.
             at(end.min(now + self.settings.init_timeout));
         }
-        if let Some(timeout) = self.settings.idle_timeout {
-            let silent_since = record.last_seen().instant() + timeout;
-            let busy_until = match seen.active() {
-                0 => None,
-                _ => Some(
-                    record
-                        .entry
-                        .newest_request(seen)
-                        .map_or(now + timeout, |newest| newest.instant() + self.settings.max_busy),
-                ),
-            };
-            let busy_until = busy_until.filter(|until| now < *until);
-            if let Some(until) = busy_until {
-                // If the last activity ends right now, the idle time starts now.
-                at((now + timeout).min(until.max(silent_since)));
-            } else if record.open_streams() > 0 {
-                at(now + timeout);
-            } else if now >= silent_since {
+        if let Some(shortest) = shortest_idle(self.settings.idle_timeout) {
+            let idle_until = self.idle_until(session, seen, now, shortest);
+            if now >= idle_until {
                 return Due::End(CloseReason::Idle);
-            } else {
-                at(silent_since);
             }
+            at(idle_until);
         }
         Due::At(next)
+    }
+
+    /// When the session is to be checked for its idle timeout: `now` or before if it has been idle for too long. `shortest`
+    /// is the shortest time for which a session may be idle.
+    fn idle_until(
+        &self,
+        session: &Session<I::Transport>,
+        seen: StateSnapshot,
+        now: Instant,
+        shortest: Duration,
+    ) -> Instant {
+        let record = &session.record;
+        let silent_until = record.last_seen().instant() + shortest;
+        let busy_until = (seen.active() > 0).then(|| {
+            let newest = record.entry.newest_request(seen);
+            newest.map_or(now + shortest, |newest| newest.instant() + self.settings.max_busy)
+        });
+        if let Some(until) = busy_until.filter(|until| now < *until) {
+            // If the last activity ends right now, the idle time starts now.
+            return (now + shortest).min(until.max(silent_until));
+        }
+        match self.settings.idle_timeout {
+            // Its handshake has times of its own, and what is not finished has no worth.
+            IdleTimeout::Worth(_) if seen.phase() == Phase::Opening => now + shortest,
+            IdleTimeout::Worth(_) => self.lock().registry.worth_until(record.entry.key, now),
+            _ if record.open_streams() > 0 => now + shortest,
+            _ => silent_until,
+        }
+    }
+}
+
+/// The shortest time after which a session may be closed as idle.
+const fn shortest_idle(timeout: IdleTimeout) -> Option<Duration> {
+    match timeout {
+        IdleTimeout::Never => None,
+        IdleTimeout::After(timeout) => Some(timeout),
+        IdleTimeout::Worth(_) => Some(MINUTE),
     }
 }

@@ -13,6 +13,7 @@ mod ended_for_good;
 mod events;
 mod fair_queue;
 mod handlers;
+mod idle_timeout;
 mod leases;
 mod lifecycle;
 mod listen;
@@ -35,6 +36,7 @@ pub use builder::PolicySessionManagerBuilder;
 #[cfg(feature = "simulation")]
 pub(crate) use builder::default_opening;
 pub use current_session::{BusyGuard, CurrentSession, CurrentSessionError};
+pub use idle_timeout::{IdleTimeout, Worth};
 pub use operate::SessionSelector;
 
 use std::fmt;

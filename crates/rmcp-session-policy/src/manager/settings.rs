@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::client_limits::ClientLimits;
+use super::idle_timeout::IdleTimeout;
 use crate::call_rejection::CallRejection;
 
 /// The settings of a manager, as its builder has checked them.
@@ -11,7 +12,7 @@ pub(crate) struct Settings {
     pub(crate) max_sessions: usize,
     pub(crate) max_opening: usize,
     pub(crate) max_parked_streams: usize,
-    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) idle_timeout: IdleTimeout,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) init_timeout: Duration,
     pub(crate) max_busy: Duration,

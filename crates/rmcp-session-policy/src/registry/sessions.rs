@@ -18,6 +18,7 @@ use crate::session::Phase;
 use crate::session::SessionKey;
 use crate::session::Signals;
 use crate::session::{Record, Recorded};
+use crate::time::HOUR;
 use crate::timestamp::Timestamp;
 
 /// A session, and what the registry notes of it.
@@ -274,6 +275,14 @@ impl<S: Recorded> Registry<S> {
         {
             self.note_overruled("it panicked");
         }
+    }
+
+    /// Until when an idle session is worth its place. A policy that panics keeps it for an hour.
+    pub(crate) fn worth_until(&mut self, key: SessionKey, now: Instant) -> Instant {
+        self.hear_of_returns();
+        let mut until = now + HOUR;
+        self.tell(key, |policy, session| until = policy.worth_until(session, now));
+        until
     }
 
     /// What the policy says of itself.

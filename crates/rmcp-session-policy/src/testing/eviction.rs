@@ -383,6 +383,14 @@ impl<P: EvictionPolicy> EvictionPolicy for Watched<P> {
         self.watch(|policy| policy.on_forgotten(session));
     }
 
+    fn keep_resumptions(&mut self, share: f64) -> bool {
+        self.policy.keep_resumptions(share)
+    }
+
+    fn worth_until(&mut self, session: &SessionInfo<'_>, now: Instant) -> Instant {
+        self.watch(|policy| policy.worth_until(session, now))
+    }
+
     fn advantage(&self) -> Option<f64> {
         self.policy.advantage()
     }

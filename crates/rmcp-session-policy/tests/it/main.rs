@@ -36,6 +36,7 @@ mod faulty_policies;
 mod held_streams;
 mod http_everywhere;
 mod http_statuses;
+mod idle_by_worth;
 mod idle_listeners;
 mod in_flight;
 mod inner_manager_failures;

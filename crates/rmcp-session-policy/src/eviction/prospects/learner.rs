@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::class::{Class, Listening};
 use super::client_names::{ClientNames, Name, OTHERS, PLACES};
 use super::known::{Away, Idle, Live, Parked};
+use super::price::{self, Price};
 use super::rebuild::Rebuild;
 use super::tables::Tables;
 use super::ticks::Tick;
@@ -16,6 +17,13 @@ const REBUILD_EVERY: f64 = 60.0;
 const HALF_LIFE: f64 = 86_400.0;
 /// Idleness that is no longer is not learned from: the registry does not tell of returns after it. In seconds.
 const SHORTEST: f64 = 1.0;
+/// The idle timeout while there is no price, in seconds.
+const FIXED: f64 = 1_800.0;
+/// How many sessions go by the price without a restore in between. If none of so many comes back, none can: then there is
+/// no price, which would only rise, since it learns nothing of those that went too early.
+const MOST_LET_GO: u32 = 2_000;
+/// How much older an idle session is, as a factor, when its worth is computed again.
+const LOOK_AHEAD: f64 = 1.5;
 /// How many parked sessions one slice of work visits, which takes 10 µs.
 const VISITS: usize = 128;
 /// How many steps of a rebuild one slice of work does, which takes 40 µs at most.
@@ -54,6 +62,10 @@ pub(super) struct Learner {
     live: Live,
     parked: Parked,
     work: Work,
+    /// What a place must be worth, if idle sessions are to go.
+    price: Option<Price>,
+    /// How many sessions went by the price since the last restore.
+    let_go: u32,
     /// When the last rebuild began.
     begun: Tick,
     /// When each place of a name was given to it.
@@ -72,6 +84,8 @@ impl Learner {
             live: Live::default(),
             parked: Parked::new(most_parked),
             work: Work::Nothing,
+            price: None,
+            let_go: 0,
             begun: Tick::default(),
             named: [Tick::default(); PLACES],
         }
@@ -91,6 +105,24 @@ impl Learner {
         self.tables.index(class, age)
     }
 
+    /// Sets a price for a place, at which this share of the resumptions is kept.
+    pub(super) fn keep_resumptions(&mut self, share: f64) {
+        self.price = Some(Price::new(share));
+    }
+
+    /// Returns the idle age in seconds up to which a session that has been idle for `age` is worth its place: `age` or less
+    /// if it is not. Indexes and the price move, so it is to be asked again then.
+    pub(super) fn worth_until(&mut self, class: Class, age: f64) -> f64 {
+        let price = self.price.as_ref().and_then(Price::now).filter(|_| self.let_go < MOST_LET_GO);
+        let until = match price {
+            _ if age < price::SHORTEST => return price::SHORTEST,
+            None => return FIXED,
+            Some(price) => self.tables.falls_below(class, price, age, age * LOOK_AHEAD),
+        };
+        self.let_go += u32::from(until <= age);
+        until
+    }
+
     /// Notes a new session.
     pub(super) fn open(&mut self, key: SessionKey, now: Tick) {
         self.live.insert(key, Idle::begin(now));
@@ -98,8 +130,14 @@ impl Learner {
 
     /// Notes that a session which was removed has come back, as a new incarnation. It was used last at `since`.
     pub(super) fn restore(&mut self, key: SessionKey, session: u32, since: Tick) {
+        self.let_go = 0;
         let away = self.parked.remove(session);
         self.live.insert(key, away.map_or(Idle::unknown(since), |away| away.idle));
+    }
+
+    /// Prepares to [`watch`](Self::watch) sessions.
+    pub(super) fn bring_into_cache(&self, keys: impl Iterator<Item = SessionKey>) {
+        self.live.bring_into_cache(keys);
     }
 
     /// Notes that a live session has not been used since `since`.
@@ -124,6 +162,9 @@ impl Learner {
         if !idle.is_unknown() {
             self.tables.watch(class, idle.age(), lasted);
             self.tables.come_back(class, lasted);
+            if let Some(price) = &mut self.price {
+                price.come_back(&self.tables, class, lasted);
+            }
         }
         // What of this period was watched says nothing of the next one.
         *idle = Idle::begin(idle.since);
@@ -185,6 +226,9 @@ impl Learner {
         let keep = (-now.since(self.begun) / HALF_LIFE).exp2();
         self.begun = now;
         self.names.forget(keep as f32);
+        if let Some(price) = &mut self.price {
+            price.forget(keep);
+        }
         if let Some(place) = self.names.promote() {
             self.named[usize::from(place)] = now;
             for class in Class::all().filter(|class| class.name() == place) {
@@ -637,5 +681,54 @@ mod tests {
         learner.leave(key(0), 0, &facts_of("a", 2), at(0), at(0));
         learner.forget(0, at(10));
         assert_eq!(seen_of(&learner, 0, 2).watched, 10.0);
+    }
+
+    /// A learner with a price: workers come back after 100 s, and what never calls does not.
+    fn priced() -> Learner {
+        let mut learner = trained();
+        learner.keep_resumptions(0.5);
+        let worker = learner.class(&facts_of("worker", 1));
+        for _ in 0..200 {
+            learner.price.as_mut().unwrap().come_back(&learner.tables, worker, 100.0);
+        }
+        learner
+    }
+
+    #[test]
+    fn without_a_price_and_in_its_first_minute_a_session_is_worth_its_place() {
+        let mut learner = trained();
+        let class = learner.class(&facts_of("worker", 1));
+        assert_eq!(learner.worth_until(class, 100.0), 1_800.0, "nothing is to be kept");
+        learner.keep_resumptions(0.5);
+        assert_eq!(
+            [0.0, 59.9, 60.0, 2_000.0].map(|age| learner.worth_until(class, age)),
+            [60.0, 60.0, 1_800.0, 1_800.0]
+        );
+        assert_eq!(priced().worth_until(class, 59.9), 60.0);
+    }
+
+    #[test]
+    fn at_a_price_a_session_goes_when_its_index_is_below() {
+        let mut learner = priced();
+        let dead = learner.class(&facts_of("crawler", 1));
+        let price = learner.price.as_ref().and_then(Price::now).unwrap();
+        assert!(learner.index(dead, 1_000.0) < price);
+        assert_eq!(learner.worth_until(dead, 1_000.0), 1_000.0);
+        let class = learner.class(&facts_of("worker", 1));
+        let until = learner.worth_until(class, 61.0);
+        assert!((61.0..=61.0 * LOOK_AHEAD).contains(&until), "{until}");
+        assert!(until == 61.0 * LOOK_AHEAD || learner.index(class, until) <= price);
+    }
+
+    #[test]
+    fn when_none_of_many_that_went_comes_back_there_is_no_price_until_one_does() {
+        let mut learner = priced();
+        let dead = learner.class(&facts_of("crawler", 1));
+        for _ in 0..MOST_LET_GO {
+            assert_eq!(learner.worth_until(dead, 1_000.0), 1_000.0);
+        }
+        assert_eq!(learner.worth_until(dead, 1_000.0), 1_800.0);
+        learner.restore(key(9), 9, at(0));
+        assert_eq!(learner.worth_until(dead, 1_000.0), 1_000.0);
     }
 }

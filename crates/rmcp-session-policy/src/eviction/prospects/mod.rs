@@ -16,6 +16,7 @@ mod learner;
 #[cfg(test)]
 mod model_tests;
 mod policy;
+mod price;
 mod rebuild;
 mod rival;
 #[cfg(test)]

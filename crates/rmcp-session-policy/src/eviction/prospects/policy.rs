@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::class::Listening;
+use super::class::{Class, Listening};
 use super::learner::{Facts, Learner};
 use super::rival::Rival;
 use super::ticks::Clock;
@@ -94,6 +94,8 @@ pub struct Prospects {
     lru: Lru,
     /// The sessions with the lowest indexes of the last choice, without the one that was named.
     runners_up: Vec<SessionKey>,
+    /// The sessions of a choice. Kept, so that a choice allocates nothing.
+    drawn: Vec<Drawn>,
     /// The session that was named last. If it is removed, it was evicted.
     named: Option<SessionKey>,
     /// How many sessions there are.
@@ -117,6 +119,7 @@ impl Prospects {
             rival: Rival::default(),
             lru: Lru::new(),
             runners_up: Vec::with_capacity(RUNNERS_UP),
+            drawn: Vec::with_capacity(SAMPLE + RUNNERS_UP + 1),
             named: None,
             live: 0,
             clock: Clock::default(),
@@ -138,21 +141,35 @@ impl Prospects {
         let known = kept.iter().copied().chain(oldest).filter_map(|key| candidates.get(key));
         // What is at work cannot go, so its index says nothing.
         let known = known.filter(|session| session.in_flight() == 0 && session.phase() == Phase::Ready);
+        self.drawn.clear();
         for session in known.chain(candidates.sample(SAMPLE)) {
-            let class = self.learner.class(&facts(&session, now));
-            let last_used = session.last_used();
+            let (class, since) = (self.learner.class(&facts(&session, now)), session.last_used());
+            self.drawn.push(Drawn { key: session.key(), class, since, is_idle: session.in_flight() == 0 });
+        }
+        self.learner.bring_into_cache(self.drawn.iter().map(|drawn| drawn.key));
+        for Drawn { key, class, since, is_idle } in &self.drawn {
             // A call that has hung for so long that its session may go is no idleness.
-            if session.in_flight() == 0 {
-                self.learner.watch(session.key(), class, self.clock.tick(last_used), tick);
+            if *is_idle {
+                self.learner.watch(*key, *class, self.clock.tick(*since), tick);
             }
-            let age = now.saturating_duration_since(last_used).as_secs_f64();
-            lowest.insert(self.learner.index(class, age), session.key());
+            let age = now.saturating_duration_since(*since).as_secs_f64();
+            lowest.insert(self.learner.index(*class, age), *key);
         }
         self.runners_up = kept;
         self.runners_up.clear();
         self.runners_up.extend(lowest.keys.iter().skip(1).map_while(|(_, key)| *key));
         lowest.keys[0].1
     }
+}
+
+/// A session of a choice.
+#[derive(Clone, Copy, Debug)]
+struct Drawn {
+    key: SessionKey,
+    class: Class,
+    /// When it was used last.
+    since: Instant,
+    is_idle: bool,
 }
 
 /// The lowest indexes that were seen, lowest first.
@@ -298,6 +315,23 @@ impl EvictionPolicy for Prospects {
         self.named
     }
 
+    fn keep_resumptions(&mut self, share: f64) -> bool {
+        self.learner.keep_resumptions(share);
+        true
+    }
+
+    fn worth_until(&mut self, session: &SessionInfo<'_>, now: Instant) -> Instant {
+        let last_used = session.last_used();
+        let class = self.learner.class(&facts(session, now));
+        let tick = self.clock.advance(now);
+        self.learner.work(tick);
+        if session.in_flight() == 0 {
+            self.learner.watch(session.key(), class, self.clock.tick(last_used), tick);
+        }
+        let age = now.saturating_duration_since(last_used).as_secs_f64();
+        last_used + Duration::from_secs_f64(self.learner.worth_until(class, age))
+    }
+
     fn advantage(&self) -> Option<f64> {
         self.rival.advantage()
     }
@@ -307,7 +341,7 @@ impl EvictionPolicy for Prospects {
 #[cfg(test)]
 impl Prospects {
     /// The evidence of a class at the ages of a bucket.
-    pub(super) fn evidence(&self, class: super::class::Class, bucket: usize) -> super::tables::Evidence {
+    pub(super) fn evidence(&self, class: Class, bucket: usize) -> super::tables::Evidence {
         self.learner.evidence(class, bucket)
     }
 

@@ -88,6 +88,12 @@ impl EvictionPolicy for Shared {
     fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
         self.policy().pick(among, now)
     }
+    fn keep_resumptions(&mut self, share: f64) -> bool {
+        self.policy().keep_resumptions(share)
+    }
+    fn worth_until(&mut self, session: &SessionInfo<'_>, now: Instant) -> Instant {
+        self.policy().worth_until(session, now)
+    }
     fn advantage(&self) -> Option<f64> {
         self.policy().advantage()
     }

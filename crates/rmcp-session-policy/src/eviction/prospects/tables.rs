@@ -103,6 +103,35 @@ impl Tables {
         self.indexes[class.index()] = *indexes;
     }
 
+    /// Returns the lowest index of a session of a class between two idle ages in seconds. O([`BUCKETS`]).
+    pub(super) fn lowest(&self, class: Class, from: f64, to: f64) -> f32 {
+        let ends = self.index(class, from).min(self.index(class, to));
+        let between = ages::bucket(from) + 1..=ages::bucket(to);
+        self.indexes[class.index()].get(between).map_or(ends, |begins| begins.iter().copied().fold(ends, f32::min))
+    }
+
+    /// Returns the first age in seconds, from one to a later one, at which the index of a class is below a price. Returns the
+    /// later one if there is none. O([`BUCKETS`]).
+    pub(super) fn falls_below(&self, class: Class, price: f32, from: f64, to: f64) -> f64 {
+        let (mut age, mut index) = (from, self.index(class, from));
+        while index >= price && age < to {
+            let end = ages::BEGINS[ages::bucket(age) + 1];
+            if age >= end {
+                // Beyond the last bucket it stays as it is.
+                return to;
+            }
+            let end = end.min(to);
+            let next = self.index(class, end);
+            if next < price {
+                let way = f64::from((index - price) / (index - next));
+                // A little beyond, where it is below.
+                return (age + (end - age) * way).max(age.next_up()).min(to);
+            }
+            (age, index) = (end, next);
+        }
+        age
+    }
+
     /// Returns the index of a session of a class at an idle age in seconds. Constant time.
     pub(super) fn index(&self, class: Class, age: f64) -> f32 {
         index::at(&self.indexes[class.index()], age)
@@ -111,6 +140,8 @@ impl Tables {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::ages::BEGINS;
     use super::super::class::Listening;
     use super::*;
@@ -177,6 +208,30 @@ mod tests {
         tables.merge(class(), other);
         assert_eq!(tables.evidence(class(), 9), Evidence::default());
         assert_eq!(tables.evidence(other, 9), Evidence { watched: 1.5, returns: 1.5 });
+    }
+
+    proptest! {
+        #[test]
+        fn the_lowest_index_and_where_it_falls_below_a_price_are_those_that_a_walk_finds(
+            indexes in proptest::collection::vec(0.0..1.0_f32, BUCKETS + 1),
+            from in 1.0..100_000.0_f64,
+            factor in 1.0..8.0_f64,
+            price in 0.0..1.0_f32,
+        ) {
+            let mut tables = Tables::new();
+            tables.set_indexes(class(), &std::array::from_fn(|bucket| indexes[bucket]));
+            let to = from * factor;
+            let walk = || (0..=20_000).map(|step| from + (to - from) * f64::from(step) / 20_000.0);
+            let index = |age| tables.index(class(), age);
+            let lowest = walk().map(index).fold(f32::INFINITY, f32::min);
+            let told = tables.lowest(class(), from, to);
+            prop_assert!(told <= lowest && lowest - told < 1e-2, "{told} and {lowest}");
+
+            let until = tables.falls_below(class(), price, from, to);
+            prop_assert!((from..=to).contains(&until));
+            prop_assert!(walk().take_while(|age| *age < until).all(|age| index(age) >= price - 1e-4), "{until}");
+            prop_assert!(until == to || index(until) <= price + 1e-4, "{until}");
+        }
     }
 
     #[test]
