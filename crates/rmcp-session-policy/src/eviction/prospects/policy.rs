@@ -474,6 +474,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn sessions_that_are_resumed_are_in_the_order_of_lru_again() {
+        let (mut stage, shared) = Shared::stage();
+        let calls: Vec<_> = (0..100).map(|_| call(&stage.ready())).collect();
+        assert_eq!(stage.victim(), None);
+        // They end from the first to the last.
+        drop(calls);
+        shared.policy().rival.follow_lru();
+        assert_eq!(stage.victims(), (1..=100).collect::<Vec<_>>());
+        assert_eq!(stage.registry.overruled, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_session_that_is_known_to_be_at_work_is_not_named_where_another_may_go() {
         let (mut stage, shared) = Shared::stage();
         let [busy, idle] = stage.ready_many();
@@ -539,13 +551,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_lowest_eight_of_a_choice_without_the_victim_are_looked_at_again() {
         let (mut stage, shared) = Shared::stage();
+        let mut records = Vec::new();
         for _ in 0..20 {
-            stage.ready();
+            records.push(stage.ready());
             pass(1).await;
         }
         let runners_up = || shared.policy().runners_up.iter().map(|key| key.generation()).collect::<Vec<_>>();
         assert_eq!((stage.victim(), runners_up()), (Some(1), (2..10).collect()));
         assert_eq!((stage.victim(), runners_up()), (Some(2), (3..11).collect()));
+        close(&mut stage, &records[2]);
+        assert_eq!(runners_up(), (4..11).collect::<Vec<_>>(), "those that have ended are not kept");
     }
 
     #[tokio::test(start_paused = true)]
