@@ -11,7 +11,8 @@ use http::{Request, Response};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::{Lru, Prospects};
-use rmcp_session_policy_benches::service::{call, governed, handshake, mcp, open};
+use rmcp_session_policy::testing::directory::MemoryDirectory;
+use rmcp_session_policy_benches::service::{call, governed, handshake, in_directory, mcp, open, parking};
 use tower_service::Service;
 
 /// Does the same `times` times.
@@ -33,6 +34,8 @@ enum What {
     Call,
     /// A session, served from its beginning to its end
     Handshake,
+    /// A session that is opened through HTTP, in the place of another
+    Open,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -43,25 +46,38 @@ enum Through {
     Policies,
     /// The same with Lru in place of the default policy
     Lru,
+    /// The same with parking
+    Parking,
+    /// The same with parking, and a directory in memory
+    Directory,
 }
 
 // One thread: the same instructions in each run.
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let args = Args::parse();
-    match (args.through, args.what) {
-        (Through::Bare, What::Call) => calls(mcp(Arc::new(LocalSessionManager::default())), args.times).await,
-        (Through::Policies, What::Call) => {
-            let sessions = governed(Prospects::new());
-            calls(sessions.layer().layer(mcp(Arc::clone(&sessions))), args.times).await;
-        }
-        (Through::Lru, What::Call) => {
-            let sessions = governed(Lru::new());
-            calls(sessions.layer().layer(mcp(Arc::clone(&sessions))), args.times).await;
-        }
-        (Through::Bare, What::Handshake) => handshakes(&LocalSessionManager::default(), args.times).await,
-        (Through::Policies, What::Handshake) => handshakes(&*governed(Prospects::new()), args.times).await,
-        (Through::Lru, What::Handshake) => handshakes(&*governed(Lru::new()), args.times).await,
+    let sessions = match args.through {
+        Through::Bare => return bare(args.what, args.times).await,
+        Through::Policies | Through::Parking => governed(Prospects::new()),
+        Through::Lru => governed(Lru::new()),
+        Through::Directory => in_directory(MemoryDirectory::new()),
+    };
+    let layer = sessions.layer();
+    match (args.what, args.through) {
+        (What::Handshake, _) => handshakes(&*sessions, args.times).await,
+        (What::Call, Through::Parking | Through::Directory) => calls(layer.layer(parking(&sessions)), args.times).await,
+        (What::Call, _) => calls(layer.layer(mcp(Arc::clone(&sessions))), args.times).await,
+        (What::Open, _) => opens(layer.layer(parking(&sessions)), args.times).await,
+    }
+}
+
+/// Does it through rmcp alone.
+async fn bare(what: What, times: u32) {
+    let sessions = LocalSessionManager::default();
+    match what {
+        What::Call => calls(mcp(Arc::new(sessions)), times).await,
+        What::Open => opens(mcp(Arc::new(sessions)), times).await,
+        What::Handshake => handshakes(&sessions, times).await,
     }
 }
 
@@ -73,6 +89,16 @@ where
     let id = open(&mut service).await;
     for _ in 0..times {
         call(&mut service, &id).await;
+    }
+}
+
+async fn opens<S, B>(mut service: S, times: u32)
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
+    B: HttpBody<Data = Bytes, Error: Debug> + Unpin,
+{
+    for _ in 0..times {
+        open(&mut service).await;
     }
 }
 

@@ -11,9 +11,10 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp::transport::streamable_http_server::session::{SessionManager, SessionStore};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{schemars, tool, tool_router};
-use rmcp_session_policy::PolicySessionManager;
 use rmcp_session_policy::admission::{AdmissionPolicyExt, TokenBucket};
+use rmcp_session_policy::directory::SessionDirectory;
 use rmcp_session_policy::eviction::EvictionPolicy;
+use rmcp_session_policy::{PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 use tower_service::Service;
 
@@ -142,7 +143,20 @@ fn with_store<M: SessionManager>(
 /// Never: the settings are valid.
 #[must_use]
 pub fn governed(eviction: impl EvictionPolicy) -> Arc<PolicySessionManager<LocalSessionManager>> {
+    Arc::new(with_buckets().eviction(eviction).build().expect("valid"))
+}
+
+/// The same, in a directory.
+///
+/// # Panics
+///
+/// Never: the settings are valid.
+#[must_use]
+pub fn in_directory(directory: impl SessionDirectory) -> Arc<PolicySessionManager<LocalSessionManager>> {
+    Arc::new(with_buckets().directory(directory).build().expect("valid"))
+}
+
+fn with_buckets() -> PolicySessionManagerBuilder<LocalSessionManager> {
     let bucket = || TokenBucket::per_second(1e9).burst(1_000_000);
-    let sessions = PolicySessionManager::local().admission(bucket().per_client()).requests(bucket().per_session());
-    Arc::new(sessions.eviction(eviction).build().expect("valid"))
+    PolicySessionManager::local().admission(bucket().per_client()).requests(bucket().per_session())
 }

@@ -4,6 +4,10 @@
 #[doc = include_str!("../docs/http.md")]
 pub mod http {}
 
+/// Sessions that outlive their process: what a directory stores, what a request costs, how to write a backend.
+#[doc = include_str!("../docs/directory.md")]
+pub mod directory {}
+
 /// How clients behave: what the official SDKs and common hosts do with each answer.
 #[doc = include_str!("../docs/clients.md")]
 pub mod clients {}

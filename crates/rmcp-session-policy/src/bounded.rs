@@ -70,8 +70,12 @@ impl From<PolicyError<LocalSessionManagerError>> for BoundedSessionError {
             PolicyError::ServerFull(full) => Self::ServerFull(full),
             PolicyError::Draining => Self::Draining,
             PolicyError::Inner(error) => Self::Inner(error),
-            // `LocalSessionManager` makes random ids.
-            PolicyError::NotFound | PolicyError::UnknownEvent | PolicyError::DuplicateId => Self::NotFound,
+            // `LocalSessionManager` makes random ids, and there is no directory.
+            PolicyError::NotFound
+            | PolicyError::UnknownEvent
+            | PolicyError::DuplicateId
+            | PolicyError::Away
+            | PolicyError::Elsewhere => Self::NotFound,
         }
     }
 }

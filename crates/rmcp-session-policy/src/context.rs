@@ -82,14 +82,12 @@ impl ClientContext {
     }
 
     /// Sets the name of the service that the request is for.
-    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
     pub(crate) fn with_service(mut self, name: Arc<str>) -> Self {
         self.service = Some(name);
         self
     }
 
     /// Returns the name of the service that the request is for.
-    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "asked by the HTTP layer"))]
     pub(crate) fn service(&self) -> Option<&str> {
         self.service.as_deref()
     }
@@ -110,6 +108,18 @@ impl ClientContext {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Returns the kept headers.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&http::HeaderName, &http::HeaderValue)> {
+        self.headers.iter()
+    }
+
+    /// Returns what identifies the owner of what this client opens: the service and the principal. `None` if neither is
+    /// known.
+    pub(crate) fn owner(&self) -> Option<(Option<&str>, Option<&str>)> {
+        let owner = (self.service.as_deref(), self.principal.as_deref());
+        (owner != (None, None)).then_some(owner)
     }
 
     /// Returns whether the request does not use its session, as set by [`passive`](Self::passive).

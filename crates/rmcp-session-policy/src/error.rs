@@ -46,6 +46,12 @@ pub enum PolicyError<E: std::error::Error + 'static> {
     /// The session has no event with that id, or no event after it.
     #[error("no such event")]
     UnknownEvent,
+    /// The [directory](crate::directory) that outlives the process does not answer, and the session is in it.
+    #[error("the session directory is away")]
+    Away,
+    /// Another server has the session.
+    #[error("another server has the session")]
+    Elsewhere,
     /// The inner session manager gave a new session the id of a live one.
     #[error("the inner session manager gave one id to two sessions")]
     DuplicateId,
@@ -63,6 +69,8 @@ impl<E: std::error::Error + 'static> fmt::Debug for PolicyError<E> {
             Self::Draining => f.write_str("Draining"),
             Self::NotFound => f.write_str("NotFound"),
             Self::UnknownEvent => f.write_str("UnknownEvent"),
+            Self::Away => f.write_str("Away"),
+            Self::Elsewhere => f.write_str("Elsewhere"),
             Self::DuplicateId => f.write_str("DuplicateId"),
             Self::Inner(_) => f.write_str("Inner(..)"),
         }
@@ -208,6 +216,16 @@ impl Rejected {
             text: Cow::Borrowed("the server cannot reach its sessions now"),
             ..Self::draining(kind)
         }
+    }
+
+    /// Makes the rejection for a session that may be in the directory, which does not answer.
+    pub(crate) fn away(kind: ArrivalKind) -> Self {
+        Self { policy: Cow::Borrowed("directory"), ..Self::backend(kind) }
+    }
+
+    /// Makes the rejection for a session that another server has.
+    pub(crate) fn elsewhere(kind: ArrivalKind) -> Self {
+        Self { text: Cow::Borrowed("another server has the session now"), ..Self::away(kind) }
     }
 
     /// Makes the rejection for a session that ended while `initialize` was being answered.

@@ -30,6 +30,7 @@
 //! | the client of a request | [`ClientContext`] |
 //! | parking: evicted sessions that the next request restores | [`PolicySessionManager::parking`] |
 //! | the session of a request, in its handler | [`CurrentSession`], [`BusyGuard`] |
+//! | sessions that outlive their process | [`directory`] |
 //! | counts, lists and events | [`Stats`], [`SessionSnapshot`], [`SessionObserver`], [`SessionEvent`], [`CloseReason`], [`RejectionReason`] |
 //! | stopping | [`refuse_newcomers`](PolicySessionManager::refuse_newcomers), [`drain`](PolicySessionManager::drain), [`terminate`](PolicySessionManager::terminate) |
 //! | a preset with the API of the crate `mcp-session` | [`bounded`] |
@@ -48,6 +49,7 @@ pub mod bounded;
 mod call_rejection;
 mod config_error;
 mod context;
+pub mod directory;
 mod error;
 pub mod eviction;
 #[cfg(feature = "http")]
@@ -74,8 +76,8 @@ pub use config_error::ConfigError;
 pub use context::ClientContext;
 pub use error::{PolicyError, ServerFull};
 pub use manager::{
-    BusyGuard, CurrentSession, CurrentSessionError, IdleTimeout, PolicySessionManager, PolicySessionManagerBuilder,
-    SessionSelector, Worth,
+    BusyGuard, CurrentSession, CurrentSessionError, GivenUp, IdleTimeout, PolicySessionManager,
+    PolicySessionManagerBuilder, SessionSelector, Worth,
 };
 pub use observe::{CloseReason, DrainReport, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
 pub use session::{Fingerprint, Phase, SessionKey, SessionOrigin, Stream};

@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::context::ClientContext;
+use crate::directory::Found;
 use crate::error::Rejected;
 
 tokio::task_local! {
@@ -35,6 +36,8 @@ struct Scope {
     /// Whether the body of the request turned out to be a `ping`. The context says the rest about a passive request,
     /// and is made before the body is read.
     ping: Cell<bool>,
+    /// What a look-up in the directory found of the session of the request. Boxed, because few requests have it.
+    found: Cell<Option<Box<Found>>>,
 }
 
 /// Says why the manager rejected a request. The HTTP layer reads it, since rmcp passes on only the text of an error.
@@ -79,7 +82,8 @@ pub(crate) fn is_detached() -> bool {
 /// What the scope still holds is dropped with it, also if this future is dropped before its end. A scope within another
 /// one hides it until it ends.
 pub(crate) async fn observe<F: Future>(context: Arc<ClientContext>, future: F) -> (F::Output, Option<Outcome>) {
-    let scope = Scope { context, lease: Cell::new(None), outcome: Cell::new(None), ping: Cell::new(false) };
+    let (lease, outcome) = (Cell::new(None), Cell::new(None));
+    let scope = Scope { context, lease, outcome, ping: Cell::new(false), found: Cell::new(None) };
     let observed = async {
         let output = future.await;
         (output, in_scope(|scope| scope.outcome.take()).flatten())
@@ -96,6 +100,17 @@ pub(crate) fn record_outcome(outcome: Outcome) {
 #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
 pub(crate) fn note_ping() {
     in_scope(|scope| scope.ping.set(true));
+}
+
+/// Notes what a look-up in the directory found of the session of the current scope.
+#[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
+pub(crate) fn note_found(found: Found) {
+    in_scope(|scope| scope.found.set(Some(Box::new(found))));
+}
+
+/// Takes out what such a look-up found.
+pub(crate) fn take_found() -> Option<Found> {
+    in_scope(|scope| scope.found.take()).flatten().map(|found| *found)
 }
 
 /// Returns whether the request of the current scope does not use its session, so that it restores only into a free place.

@@ -10,9 +10,12 @@ use crate::time::HOUR;
 
 const TIE_BITS: u32 = 16;
 
-/// The moment at which the count of microseconds begins: one hour of real time before this process first read it. Real
-/// time, since the paused clock of a test may be ahead; one hour before, since that clock may also have been paused
-/// earlier.
+/// How long before the process the moments may be that it reads from a directory. More than the longest lifetime.
+const BEFORE: Duration = Duration::from_secs(400 * 24 * HOUR.as_secs());
+const BEFORE_MICROS: u64 = BEFORE.as_secs() * 1_000_000;
+
+/// One hour of real time before this process first read it. The count of microseconds begins [`BEFORE`] it. Real time,
+/// since the paused clock of a test may be ahead; one hour before, since that clock may also have been paused earlier.
 static EPOCH: LazyLock<Instant> = LazyLock::new(|| {
     let now = std::time::Instant::now();
     Instant::from_std(now.checked_sub(HOUR).unwrap_or(now))
@@ -23,11 +26,13 @@ thread_local! {
     static TIE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
-/// A moment: microseconds since the process's epoch above a tie-breaker.
+/// A moment: microseconds above a tie-breaker. They begin long before the process, because sessions that come from a
+/// directory may be older than the clock of the system reaches back.
 ///
 /// A count separates two moments that one thread takes within the same microsecond (as all are while tokio's clock is
 /// paused), so that "used before" has an answer. A thread that takes more than 65,536 of them without a pause of a
-/// microsecond runs ahead of the time by a microsecond for each 65,536. The microseconds last for eight years of uptime.
+/// microsecond runs ahead of the time by a microsecond for each 65,536. The microseconds last for more than seven years of
+/// uptime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Timestamp(pub(crate) u64);
 
@@ -63,18 +68,35 @@ impl Timestamp {
     /// The moment that is this number of microseconds after the epoch.
     #[cfg(feature = "simulation")]
     pub(crate) const fn of_micros(micros: u64) -> Self {
+        Self((BEFORE_MICROS + micros) << TIE_BITS)
+    }
+
+    /// The moment that was this long ago, or the earliest one that there is.
+    pub(crate) fn ago(now: Instant, ago: Duration) -> Self {
+        let micros = micros(now).saturating_sub(u64::try_from(ago.as_micros()).unwrap_or(u64::MAX));
         Self(micros << TIE_BITS)
     }
 
+    /// The instant, or the earliest one that the clock of the system is sure to reach, if it is before that.
     pub(crate) fn instant(self) -> Instant {
-        *EPOCH + Duration::from_micros(self.0 >> TIE_BITS)
+        let micros = self.0 >> TIE_BITS;
+        match micros.checked_sub(BEFORE_MICROS) {
+            Some(after) => *EPOCH + Duration::from_micros(after),
+            None => EPOCH.checked_sub(Duration::from_micros(BEFORE_MICROS - micros)).unwrap_or(*EPOCH),
+        }
+    }
+
+    /// The instant that is this long after it. Exact also where [`instant`](Self::instant) is not.
+    pub(crate) fn plus(self, time: Duration) -> Instant {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Self((self.0 >> TIE_BITS).saturating_add(micros).min(u64::MAX >> TIE_BITS) << TIE_BITS).instant()
     }
 }
 
-/// Returns the microseconds since the epoch. This is cheaper than `as_micros`, which computes in 128 bits.
+/// Returns the microseconds since [`BEFORE`] the epoch. This is cheaper than `as_micros`, which computes in 128 bits.
 fn micros(moment: Instant) -> u64 {
     let passed = moment.saturating_duration_since(*EPOCH);
-    passed.as_secs() * 1_000_000 + u64::from(passed.subsec_micros())
+    BEFORE_MICROS + passed.as_secs() * 1_000_000 + u64::from(passed.subsec_micros())
 }
 
 #[cfg(test)]
@@ -97,6 +119,16 @@ mod tests {
         let later = start() + Duration::from_millis(1_234);
         assert_eq!(Timestamp::of(later).instant(), later);
         assert_eq!(Timestamp::at(later).instant(), later);
+    }
+
+    #[test]
+    fn a_moment_long_before_the_process_is_exact() {
+        let year = 365 * 24 * HOUR;
+        let ago = Timestamp::ago(start(), year);
+        assert_eq!(Timestamp::at(start()).since(ago), year);
+        assert_eq!(ago.plus(year + HOUR), start() + HOUR, "a lifetime ends when it should");
+        assert!(ago.instant() <= start(), "if the clock reaches that far, it is exact too");
+        assert_eq!(Timestamp::ago(start(), Duration::MAX), Timestamp(0), "the earliest there is");
     }
 
     #[test]

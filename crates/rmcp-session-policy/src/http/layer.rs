@@ -63,7 +63,6 @@ impl<I: SessionManager> PolicySessionManager<I> {
 impl<I: SessionManager> PolicyLayer<I> {
     /// Puts the layer around a service. It does the same as tower's `Layer::layer`, which needs the trait in scope.
     pub fn layer<S>(&self, service: S) -> PolicyService<S, I> {
-        self.settings.warn_of_contradictions();
         PolicyService::new(service, Arc::clone(&self.shared), self.settings.clone())
     }
 
@@ -170,17 +169,6 @@ impl<I: SessionManager> PolicyLayer<I> {
     /// share one [key](crate::admission::ClientKey::Anonymous).
     pub const fn refuse_anonymous(mut self) -> Self {
         self.settings.refuse_anonymous = true;
-        self
-    }
-
-    /// Lets rmcp look for sessions that are neither live nor parked here, in a session store other than
-    /// [`parking`](PolicySessionManager::parking). Defaults to off: the layer answers such an id with 404 at once.
-    ///
-    /// It has no effect together with [`principal`](Self::principal) or [`named`](Self::named). The other store does not
-    /// record the owner of a session, so the first client that asks would get it. The layer then answers 404 as before,
-    /// and logs an error when it is put around a service.
-    pub const fn restores_from_elsewhere(mut self) -> Self {
-        self.settings.elsewhere = true;
         self
     }
 

@@ -5,6 +5,7 @@
 //! - `enter` reads the headers: what the request is ([`Head`]), its client, and whether the session that it names
 //!   belongs to that client. It also rejects what the headers alone show to be rejected.
 //! - A request that is rejected there is answered by `answer_early`, and rmcp does not see it.
+//! - A request for a session that may be in the directory waits for `look_up`, and is rejected or goes on.
 //! - Any other request goes to rmcp with a body that the layer checks as rmcp reads it (its [`Visit`] is the [`Gate`]).
 //! - `Visit::through` waits for rmcp's response, and replaces it if the layer or the manager rejected the request.
 
@@ -29,6 +30,7 @@ use super::settings::Settings;
 use super::visit::{Progress, Visit};
 use crate::error::Rejected;
 use crate::manager::{ManagerInner, Owner};
+use crate::scope::note_found;
 
 /// Serves requests through rmcp's service, under policies; made by [`PolicyLayer`](super::PolicyLayer).
 ///
@@ -85,26 +87,18 @@ where
     /// The service inside is called here too, except for a stream that is replayed under a policy: its policy has to be
     /// asked first, which takes an await.
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let visit = match self.enter(&parts) {
             Ok(visit) => visit,
-            Err(turned_away) => return self.answer_early(turned_away, body),
+            Err(turned_away) => return answer_early(Arc::clone(&self.settings), turned_away, body),
         };
-        if !visit.head.is_in_session() {
-            parts.headers.remove(SESSION_ID);
-        }
-        if visit.may_be_asked() {
-            visit.lock().lease_slot = Some(held_lease::carried_by(&mut parts.extensions));
+        if visit.looks {
+            return look_up_and_serve(self.take_inner(), visit, parts, body);
         }
         let asks_first = visit.asks_about_replay();
-        let visit = Arc::new(visit);
-        // Only a POST has a body that says what it is.
-        let gate = (visit.method == Method::POST).then(|| Arc::clone(&visit) as Arc<dyn Gate>);
-        let request = Request::from_parts(parts, RequestBody::new(body, gate));
+        let (visit, request) = admit_body(visit, parts, body);
         if asks_first {
-            // The service that was polled ready must be the one that is called, so the clone replaces it.
-            let clone = self.inner.clone();
-            let mut inner = std::mem::replace(&mut self.inner, clone);
+            let mut inner = self.take_inner();
             return Box::pin(async move {
                 match visit.ask().await {
                     Ok(()) => visit.through(inner.call(request)).await,
@@ -115,6 +109,62 @@ where
         // Called at once, as for most requests: to call it later it would have to be cloned.
         Box::pin(visit.through(self.inner.call(request)))
     }
+}
+
+/// Makes the request that rmcp gets: without the id of a session that it is not for, and with a body that the visit checks.
+fn admit_body<I: SessionManager, B>(
+    visit: Visit<I>,
+    mut parts: Parts,
+    body: B,
+) -> (Arc<Visit<I>>, Request<RequestBody<B>>) {
+    if !visit.head.is_in_session() {
+        parts.headers.remove(SESSION_ID);
+    }
+    if visit.may_be_asked() {
+        visit.lock().lease_slot = Some(held_lease::carried_by(&mut parts.extensions));
+    }
+    let visit = Arc::new(visit);
+    // Only a POST has a body that says what it is.
+    let gate = (visit.method == Method::POST).then(|| Arc::clone(&visit) as Arc<dyn Gate>);
+    (visit, Request::from_parts(parts, RequestBody::new(body, gate)))
+}
+
+/// Looks for the session of a request in the directory, and passes the request on if it is there and the client's.
+fn look_up_and_serve<S, I, B, R>(
+    mut inner: S,
+    visit: Visit<I>,
+    parts: Parts,
+    body: B,
+) -> BoxFuture<Result<Response<PolicyBody<R>>, S::Error>>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Send + 'static,
+    S::Future: Send,
+    I: SessionManager,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Send,
+    R: Body<Data = Bytes> + Send + 'static,
+{
+    Box::pin(async move {
+        let found = match visit.look_up().await {
+            Ok(found) => found,
+            Err(refusal) => {
+                let (expects_continue, version) = (expects_continue(&parts), parts.version);
+                let settings = Arc::clone(&visit.settings);
+                let why = refusal.map_or(Why::NotFound, |refusal| Why::Rejected(Box::new((visit, refusal))));
+                return answer_early(settings, TurnedAway { expects_continue, version, why }, body).await;
+            }
+        };
+        let (visit, request) = admit_body(visit, parts, body);
+        // Within the scope of the request, which the manager reads it from.
+        let noted = async move {
+            if let Some(found) = found {
+                note_found(found);
+            }
+            inner.call(request).await
+        };
+        visit.through(noted).await
+    })
 }
 
 /// Holds a request that is answered before its body is read.
@@ -145,7 +195,8 @@ impl<S, I: SessionManager> PolicyService<S, I> {
     /// is answered like one that does not exist. Only then is the request asked about as a newcomer, without consuming
     /// anything of a quota.
     ///
-    /// Costs a look-up of the session, and for a newcomer one `peek` of the admission policy.
+    /// Costs a look-up of the session, and for a newcomer one `peek` of the admission policy. If the session is neither live
+    /// nor parked here and there is a directory, the visit says that it is still to be looked for there.
     fn enter(&self, parts: &Parts) -> Result<Visit<I>, TurnedAway<I>> {
         let named = session_named_by(parts);
         let head = Head::of(parts, named.is_some(), self.settings.without_sessions);
@@ -158,12 +209,16 @@ impl<S, I: SessionManager> PolicyService<S, I> {
         if self.settings.refuse_anonymous && context.peer().is_none() && context.principal().is_none() {
             return Err(turned_away(Why::Anonymous));
         }
+        let mut looks = false;
         let session = match named.filter(|_| head.is_in_session()) {
             None => None,
             // One look-up tells whether the id is known and belongs to this client. To other clients it does not exist.
             Some(id) => match self.shared.owner(id, Some(&context)) {
                 Owner::Same(id) => Some(id),
-                Owner::Unknown if self.settings.restores_from_elsewhere() => Some(id.into()),
+                Owner::Unknown if self.shared.has_directory() => {
+                    looks = true;
+                    Some(id.into())
+                }
                 Owner::Unknown | Owner::Other => return Err(turned_away(Why::NotFound)),
             },
         };
@@ -175,6 +230,7 @@ impl<S, I: SessionManager> PolicyService<S, I> {
             method: parts.method.clone(),
             version,
             session,
+            looks,
             progress: Mutex::new(Progress::default()),
         };
         match visit.refuse_by_head() {
@@ -183,33 +239,41 @@ impl<S, I: SessionManager> PolicyService<S, I> {
         }
     }
 
-    /// Reads and drops the body of a request, then answers it.
-    ///
-    /// If the rest of the body could not be read within the bounds, the answer closes the connection.
-    fn answer_early<B, R, E>(
-        &self,
-        turned_away: TurnedAway<I>,
-        body: B,
-    ) -> BoxFuture<Result<Response<PolicyBody<R>>, E>>
+    /// Takes the service that was polled ready, which must be the one that is called later. A clone replaces it.
+    fn take_inner(&mut self) -> S
     where
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Send,
-        R: Send + 'static,
-        I: SessionManager,
+        S: Clone,
     {
-        let settings = Arc::clone(&self.settings);
-        Box::pin(async move {
-            let TurnedAway { expects_continue, version, why } = turned_away;
-            let discarded = settings.discard.read(body, expects_continue).await;
-            Ok(match why {
-                Why::NotFound => answer::not_found(version, !discarded.is_complete),
-                Why::Anonymous => answer::anonymous(version, !discarded.is_complete),
-                Why::Rejected(refused) => {
-                    let (visit, refusal) = *refused;
-                    visit.refused(&refusal, &discarded)
-                }
-            })
-        })
+        let clone = self.inner.clone();
+        std::mem::replace(&mut self.inner, clone)
     }
+}
+
+/// Reads and drops the body of a request, then answers it.
+///
+/// If the rest of the body could not be read within the bounds, the answer closes the connection.
+fn answer_early<I, B, R, E>(
+    settings: Arc<Settings>,
+    turned_away: TurnedAway<I>,
+    body: B,
+) -> BoxFuture<Result<Response<PolicyBody<R>>, E>>
+where
+    I: SessionManager,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Send,
+    R: Send + 'static,
+{
+    Box::pin(async move {
+        let TurnedAway { expects_continue, version, why } = turned_away;
+        let discarded = settings.discard.read(body, expects_continue).await;
+        Ok(match why {
+            Why::NotFound => answer::not_found(version, !discarded.is_complete),
+            Why::Anonymous => answer::anonymous(version, !discarded.is_complete),
+            Why::Rejected(refused) => {
+                let (visit, refusal) = *refused;
+                visit.refused(&refusal, &discarded)
+            }
+        })
+    })
 }

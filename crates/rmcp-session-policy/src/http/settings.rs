@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use http::header::HeaderName;
 use http::request::Parts;
@@ -41,8 +40,6 @@ pub(super) struct Settings {
     pub(super) name: Option<Arc<str>>,
     /// Whether a client without a known address or principal gets 403.
     pub(super) refuse_anonymous: bool,
-    /// What the author set. [`restores_from_elsewhere`](Self::restores_from_elsewhere) says whether it is obeyed.
-    pub(super) elsewhere: bool,
     /// Whether rmcp is configured to keep no sessions.
     pub(super) without_sessions: bool,
     /// The policy of requests without a session. If there is none, a request that names a session, but is one without
@@ -53,32 +50,11 @@ pub(super) struct Settings {
     /// The most listening streams without a session, in all layers of the manager together. `None` for the number of
     /// places.
     pub(super) max_listeners: Option<usize>,
-    /// Whether the error about settings that contradict each other was logged.
-    pub(super) contradiction_told: Arc<AtomicBool>,
     /// Looks for a proxy that the author did not name.
     pub(super) forgotten_proxy: Arc<ForgottenProxy>,
 }
 
 impl Settings {
-    /// Returns whether rmcp may look for sessions that are neither live nor parked here.
-    ///
-    /// Such sessions have no known owner, so it is false as soon as owners are told apart, by principal or by service.
-    pub(super) fn restores_from_elsewhere(&self) -> bool {
-        self.elsewhere && self.principal.is_none() && self.name.is_none()
-    }
-
-    /// Logs once which settings contradict each other.
-    ///
-    /// It is called each time the layer is put around a service.
-    pub(super) fn warn_of_contradictions(&self) {
-        if self.elsewhere && !self.restores_from_elsewhere() && !self.contradiction_told.swap(true, Relaxed) {
-            tracing::error!(
-                "restores_from_elsewhere() is not obeyed together with principal() or named(): the other store does not \
-                 say whose a session is, so sessions that are neither live nor parked here are answered 404"
-            );
-        }
-    }
-
     /// Makes the client's context from the head of its request.
     ///
     /// The peer is replaced by what the trusted proxies say, if it is one of them. This runs the author's functions for
@@ -129,7 +105,6 @@ impl fmt::Debug for Settings {
             .field("forwarded_header", &self.forwarded)
             .field("keep_headers", &self.kept)
             .field("refuse_anonymous", &self.refuse_anonymous)
-            .field("restores_from_elsewhere", &self.elsewhere)
             .field("without_sessions", &self.without_sessions)
             .field("sessionless", &self.sessionless)
             .field("max_listeners", &self.max_listeners)

@@ -33,8 +33,9 @@ use super::settings::Settings;
 use super::tracked::{self, TrackedBody, is_cut, listens};
 use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind};
 use crate::context::ClientContext;
+use crate::directory::Found;
 use crate::error::Rejected;
-use crate::manager::{ManagerInner, Owner};
+use crate::manager::{LookedUp, ManagerInner, Owner, rejected};
 use crate::observe::RejectionReason;
 use crate::scope::{Outcome, note_ping, observe};
 use crate::tracker::{Class, Tracked};
@@ -52,9 +53,11 @@ pub(super) struct Visit<I: SessionManager> {
     pub(super) method: Method,
     /// The HTTP version, for the answer.
     pub(super) version: Version,
-    /// The session that the request is for. It belongs to the client of the request, or was opened elsewhere where the
-    /// layer allows that. `None` for a newcomer, and for a request that names a session but is served without one.
+    /// The session that the request is for. It belongs to the client of the request, unless that is still to be looked
+    /// up. `None` for a newcomer, and for a request that names a session but is served without one.
     pub(super) session: Option<SessionId>,
+    /// Whether the session is neither live nor parked here, so that it has to be looked for in the directory.
+    pub(super) looks: bool,
     /// Taken for a moment by each step, and never held while a policy is asked or rmcp is called.
     pub(super) progress: Mutex<Progress>,
 }
@@ -194,14 +197,33 @@ impl<I: SessionManager> Visit<I> {
     /// `discarded` is what was read of the body: the answer needs its id, and closes the connection if there is more of
     /// it.
     pub(super) fn refused<R>(&self, refusal: &Rejected, discarded: &Discarded) -> Response<PolicyBody<R>> {
+        // A client has to hear that its session cannot be looked up now, which is no answer of that session.
+        let target = if self.looks { RequestTarget::Other } else { self.head.target };
         let answered = Answered {
-            target: self.head.target,
+            target,
             envelope: discarded.envelope.as_ref(),
             rejection: self.shared.call_rejection(),
             version: self.version,
             closes: !discarded.is_complete,
         };
         answer::refused(refusal, answered)
+    }
+
+    /// Looks for the session in the directory. `None` if it is here by now.
+    ///
+    /// Returns an error if the session does not exist or is another client's (`None`), or if that cannot be said now. The
+    /// rejection was counted and reported then.
+    pub(super) async fn look_up(&self) -> Result<Option<Found>, Option<Rejected>> {
+        let id = self.session.as_deref().unwrap_or_default();
+        match self.shared.look_up(id, Some(&self.context)).await {
+            Ok(LookedUp::Known(Some(found))) => Ok(Some(found)),
+            // Another request has restored it. Whether it is this client's was not looked at.
+            Ok(LookedUp::Known(None)) if matches!(self.shared.owner(id, Some(&self.context)), Owner::Same(_)) => {
+                Ok(None)
+            }
+            Ok(_) => Err(None),
+            Err(error) => Err(rejected(ArrivalKind::Restore, &error).map(|refusal| self.turn_away(refusal))),
+        }
     }
 
     /// Waits for rmcp's answer, and replaces it by what the manager decided.

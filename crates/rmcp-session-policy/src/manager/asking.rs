@@ -16,8 +16,8 @@ pub(super) struct Asking<'a, I: SessionManager> {
 impl<I: SessionManager> Drop for Asking<'_, I> {
     fn drop(&mut self) {
         let record = &self.session.record;
-        let is_known = || self.shared.directory.contains(&record.id) || self.shared.parking.contains(&record.id);
-        // The session may move from the parking to the directory between the two checks, so both are repeated.
+        let is_known = || self.shared.live.contains(&record.id) || self.shared.parking.contains(&record.id);
+        // The session may move from the parking to the live ones between the two checks, so both are repeated.
         let has_left = self.session.has(Flag::Left) && !is_known() && !is_known();
         if has_left || self.session.has(Flag::EndTold) {
             self.shared.parking.tell_end(record.entry.serial);

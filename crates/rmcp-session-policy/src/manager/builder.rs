@@ -18,6 +18,7 @@ use crate::admission::AdmissionPolicy;
 use crate::call_rejection::CallRejection;
 use crate::config_error::ConfigError;
 use crate::context::ClientContext;
+use crate::directory::SessionDirectory;
 use crate::eviction::{EvictionPolicy, Prospects, SessionInfo};
 use crate::observe::SessionObserver;
 use crate::registry::{ClientOf, Predicate, Rules};
@@ -96,6 +97,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
                 surge_guard: true,
                 logs_ends: true,
                 call_rejection: CallRejection::Result,
+                directory: None,
             },
             max_opening: None,
             max_parked_streams: None,
@@ -416,6 +418,36 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// nothing. Requires [`layer`](PolicySessionManager::layer). Defaults to [`max_sessions`](Self::max_sessions).
     pub const fn max_parked_streams(mut self, streams: usize) -> Self {
         self.max_parked_streams = Some(streams);
+        self
+    }
+
+    /// Sets the directory that keeps sessions beyond the process, so that the next server answers them under their old ids.
+    ///
+    /// Each session is in it from the answer to its `initialize` until it ends for good; parked ones stay in it when the
+    /// parking forgets them. A request with an id that is neither live nor parked here costs a look-up, and the session
+    /// comes back if the directory has it and it belongs to the client that asks. rmcp still gets the
+    /// [`parking`](PolicySessionManager::parking) as its store; without it nothing is written. Requests need a scope: put
+    /// the [`layer`](PolicySessionManager::layer) around rmcp's service, or use [`ClientContext::scope`].
+    ///
+    /// Sessions that are live or parked here wait for the directory only when a parked one is restored: 50 ms at most.
+    /// Defaults to none: sessions end with the process.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "testing")] {
+    /// use rmcp_session_policy::PolicySessionManager;
+    /// use rmcp_session_policy::testing::directory::MemoryDirectory;
+    ///
+    /// let directory = MemoryDirectory::new();
+    /// let first = PolicySessionManager::local().directory(directory.clone()).build()?;
+    /// // After a restart, in a server that outlives neither: another one over the same sessions.
+    /// let second = PolicySessionManager::local().directory(directory.another_server()).build()?;
+    /// # let _ = (first.stats(), second.stats());
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    pub fn directory(mut self, directory: impl SessionDirectory) -> Self {
+        self.settings.directory = Some(Arc::new(directory));
         self
     }
 

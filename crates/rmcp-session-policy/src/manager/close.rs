@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -12,8 +12,10 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::goes_on::GoesOn;
 use super::manager_inner::{ManagerInner, ManagerState};
 use crate::call_rejection::CallRejection;
+use crate::directory::Change;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
 use crate::scope::detached;
@@ -145,7 +147,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Runs the end of a session and waits for the inner manager, for at most the close deadline. If this future is
     /// dropped, the end continues.
     pub(super) async fn close_and_wait(self: &Arc<Self>, session: Arc<Session<I::Transport>>) -> Result<(), I::Error> {
-        let mut end = Waited { end: Some(Box::pin(Arc::clone(self).end(session))), shared: self };
+        let mut end = GoesOn::new(Arc::clone(self).end(session), || self.any_runtime());
         let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut end).poll(cx))).await;
         match first {
             Poll::Ready(closed) => closed,
@@ -217,39 +219,6 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 }
 
-/// The end of a session that a caller waits for. If the caller drops it, the end continues on a task of its own.
-struct Waited<'a, I: SessionManager, F>
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    end: Option<Pin<Box<F>>>,
-    shared: &'a Arc<ManagerInner<I>>,
-}
-
-impl<I: SessionManager, F: Future<Output: Send> + Send> Future for Waited<'_, I, F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let Some(end) = &mut self.end else { return Poll::Pending };
-        let closed = ready!(end.as_mut().poll(cx));
-        self.end = None;
-        Poll::Ready(closed)
-    }
-}
-
-impl<I: SessionManager, F> Drop for Waited<'_, I, F>
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn drop(&mut self) {
-        if let Some(end) = self.end.take()
-            && let Some(runtime) = self.shared.any_runtime()
-        {
-            drop(runtime.spawn(end));
-        }
-    }
-}
-
 /// Dropped when the inner manager's `close_session` has returned, failed, or panicked, or its future is dropped.
 struct Closed<'a, I: SessionManager> {
     shared: &'a Arc<ManagerInner<I>>,
@@ -274,7 +243,16 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         let now = Instant::now();
         let record = &session.record;
-        let parked = Self::is_parked_after(session).then(|| self.parking.keep(session, now)).flatten();
+        let initialize_params = session.take_initialize_params();
+        let moves = session.in_directory().is_some()
+            && session.close_reason().is_some_and(|(reason, _)| reason == CloseReason::Moved);
+        let comes_back = Self::is_parked_after(session);
+        // In the directory first: a request that finds the session parked here claims it there.
+        // A session that the parking lost during its restore has not ended for the directory.
+        let stays = comes_back || session.has(Flag::NoRestore) && session.has(Flag::EndTold);
+        self.end_in_directory(session, initialize_params.as_ref(), stays);
+        let keep = |params| self.parking.keep(session, params, now);
+        let parked = initialize_params.filter(|_| comes_back && !moves).and_then(keep);
         let is_parked = parked.is_some();
         // The streams are held before the session is parked, so that the end of the parking finds them.
         self.settle_streams(session, is_parked);
@@ -285,17 +263,25 @@ impl<I: SessionManager> ManagerInner<I> {
             let mut core = self.lock();
             core.closing -= 1;
             let slot = core.registry.remove(record.entry.key);
-            // The session is parked before it leaves the directory, so that its id is always in one of them. It is also
+            // The session is parked before it leaves the live ones, so that its id is always in one of them. It is also
             // parked before its place is passed on, so that a session restored into that place makes room for this one.
             let places = self.settings.max_sessions.saturating_sub(core.registry.len());
             let gone = parked.map(|parked| self.parking.park(SessionId::clone(&record.id), parked, places, now));
-            self.directory.remove(session);
+            self.live.remove(session);
             core.places.put_back();
             (slot, gone)
         };
+        if let (false, Some(durable), Some(session)) = (is_parked, &self.durable, session.in_directory()) {
+            durable.is_not_here(session.ownership);
+        }
         if session.has(Flag::NoRestore) {
             // `NoRestore` may have been raised after `is_parked_after` read it.
-            self.parking.take(&record.id);
+            let taken = self.parking.take(&record.id);
+            if let (true, false, Some(durable), Some(session)) =
+                (comes_back, taken, &self.durable, session.in_directory())
+            {
+                durable.write(session.ownership, Change::Dead);
+            }
         }
         drop(slot);
         session.drop_lease();

@@ -8,12 +8,14 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::allowance::Allowance;
+use super::durable::Claimed;
 use super::lifecycle;
 use super::manager_inner::ManagerInner;
 use super::parking_state::{Came, Parked};
 use super::place_search::Place;
 use crate::admission::{Arrival, ArrivalKind, Permit, Rejection};
 use crate::context::ClientContext;
+use crate::directory::InDirectory;
 use crate::error::PolicyError;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
@@ -32,6 +34,8 @@ pub(super) struct Luggage {
     pub(super) initialize_params: Option<Arc<[u8]>>,
     /// Its entry in the parking, if it is restored.
     pub(super) pin: Option<Parked>,
+    /// The claim of it, if it is restored from a directory.
+    pub(super) claimed: Option<Claimed>,
 }
 
 /// What a session needs before it exists. The drop of each part gives it back.
@@ -54,8 +58,8 @@ impl<I: SessionManager> ManagerInner<I> {
             self.inner.create_session().await.map_err(|error| self.failed(ArrivalKind::Create, error))?;
         let now = Instant::now();
         let opened = Timestamp::of(now);
-        let luggage =
-            Luggage { origin: Origin::new(SessionId::clone(&id), context, opened), initialize_params: None, pin: None };
+        let origin = Origin::new(SessionId::clone(&id), context, opened);
+        let luggage = Luggage { origin, initialize_params: None, pin: None, claimed: None };
         let (transport, _came) = self.register(luggage, transport, admitted, now)?;
         Ok((id, transport))
     }
@@ -121,12 +125,13 @@ impl<I: SessionManager> ManagerInner<I> {
     ) -> Result<(PolicyTransport<I::Transport>, Came), Failed<I>> {
         self.runtime.get_or_init(Handle::current);
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
-        let Luggage { origin, initialize_params, pin } = luggage;
+        self.watch_directory();
+        let Luggage { origin, initialize_params, pin, claimed } = luggage;
         let Admitted { permit, allowance, place, clients } = admitted;
         let restored = origin.restored;
         let (session, newborn, came, gone) = {
             let mut core = self.lock();
-            if self.directory.contains(&origin.id) {
+            if self.live.contains(&origin.id) {
                 drop(core);
                 let kind = if restored { ArrivalKind::Restore } else { ArrivalKind::Create };
                 return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::DuplicateId));
@@ -134,10 +139,17 @@ impl<I: SessionManager> ManagerInner<I> {
             let root = Arc::clone(&self.seal_root);
             let session =
                 core.registry.insert(origin, now, |record| Session::new(record, transport, initialize_params, root));
+            if let Some(version) = pin.as_ref().and_then(|pin| pin.protocol_version.as_deref()) {
+                session.speaks(version);
+            }
+            if let Some(ownership) = claimed.and_then(Claimed::keep) {
+                session.set_in_directory(InDirectory::new(ownership, true));
+                self.durable.iter().for_each(|durable| durable.is_here(ownership, &session.record.id));
+            }
             let key = session.record.entry.key;
             core.registry.owned_by(key, clients);
             core.look_at(key, self.first_deadline(&session, now));
-            self.directory.insert(Arc::clone(&session));
+            self.live.insert(Arc::clone(&session));
             place.settle(&mut core);
             allowance.settle(&mut core);
             // Leaves the parking under the lock under which it enters the registry, so it is always in one of them, and

@@ -4,8 +4,10 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use super::durable::Durable;
 use super::parking_state::Parked;
 use crate::admission::AdmissionPolicy;
+use crate::directory::Change;
 use crate::session::SessionOrigin;
 
 /// The receivers of an end for good, when a session is neither live nor parked any more: the stream that is held for
@@ -13,14 +15,20 @@ use crate::session::SessionOrigin;
 pub(super) struct Ends {
     policies: Vec<Arc<dyn AdmissionPolicy>>,
     end_stream: EndStream,
+    /// The directory that outlives the process. A session that has ended for this process may go on in it.
+    durable: Option<Arc<Durable>>,
 }
 
 /// Ends the held stream of a session, if it has one.
 pub(super) type EndStream = Box<dyn Fn(SessionOrigin) + Send + Sync>;
 
 impl Ends {
-    pub(super) fn new(policies: impl IntoIterator<Item = Arc<dyn AdmissionPolicy>>, end_stream: EndStream) -> Self {
-        Self { policies: policies.into_iter().collect(), end_stream }
+    pub(super) fn new(
+        policies: impl IntoIterator<Item = Arc<dyn AdmissionPolicy>>,
+        end_stream: EndStream,
+        durable: Option<Arc<Durable>>,
+    ) -> Self {
+        Self { policies: policies.into_iter().collect(), end_stream, durable }
     }
 
     /// Tells them of the end of a session. This runs code of the policies, so the caller must hold no lock.
@@ -48,10 +56,28 @@ pub(super) struct Gone<'a> {
     pub(super) sessions: Vec<Parked>,
 }
 
+impl Gone<'_> {
+    /// Writes to the directory that the sessions have ended for good.
+    pub(super) fn end_in_directory(&self) {
+        let Some(durable) = &self.ends.durable else { return };
+        for ownership in self.sessions.iter().filter_map(|parked| parked.ownership) {
+            durable.write(ownership, Change::Dead);
+        }
+    }
+
+    /// Whether a session is among them that was ended for good while it was being restored.
+    pub(super) fn has_barred(&self, session: SessionOrigin) -> bool {
+        self.sessions.iter().any(|parked| parked.serial() == session && parked.is_barred())
+    }
+}
+
 impl Drop for Gone<'_> {
     fn drop(&mut self) {
         for parked in self.sessions.drain(..) {
             let session = parked.serial();
+            if let (Some(durable), Some(ownership)) = (&self.ends.durable, parked.ownership) {
+                durable.is_not_here(ownership);
+            }
             drop(parked);
             self.ends.tell(session);
         }

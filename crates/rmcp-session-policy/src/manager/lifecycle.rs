@@ -57,7 +57,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// When a new session is checked for the first time: at the earliest moment at which any of its times may be due.
     pub(super) fn first_deadline(&self, session: &Session<I::Transport>, now: Instant) -> Instant {
         let Settings { init_timeout, idle_timeout, max_lifetime, .. } = &self.settings;
-        let lifetime = max_lifetime.map(|lifetime| session.record.entry.opened.instant() + lifetime);
+        let lifetime = max_lifetime.map(|lifetime| session.record.entry.opened.plus(lifetime));
         let idle = shortest_idle(*idle_timeout).map(|shortest| now + shortest);
         [lifetime, idle].into_iter().flatten().fold(now + *init_timeout, Instant::min)
     }
@@ -106,7 +106,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let mut next = None;
         let mut at = |when: Instant| next = Some(next.map_or(when, |next: Instant| next.min(when)));
         if let Some(lifetime) = self.settings.max_lifetime {
-            let end = record.entry.opened.instant() + lifetime;
+            let end = record.entry.opened.plus(lifetime);
             if now >= end {
                 return Due::End(CloseReason::Lifetime);
             }

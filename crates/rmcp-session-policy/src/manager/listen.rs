@@ -95,7 +95,7 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     fn lifetime_ends(&self, opened: Timestamp) -> Option<Instant> {
-        self.settings.max_lifetime.map(|lifetime| opened.instant() + lifetime)
+        self.settings.max_lifetime.map(|lifetime| opened.plus(lifetime))
     }
 
     /// Opens a stream of a session that was parked when its client asked. `None` if the session has been restored

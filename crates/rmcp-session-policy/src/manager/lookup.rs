@@ -6,11 +6,13 @@ use std::time::Duration;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::time::{Instant, timeout_at};
 
+use super::durable_sessions::LookedUp;
 use super::manager_inner::{ManagerInner, not_found};
 use super::restore::PendingRestore;
+use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::error::PolicyError;
-use crate::scope::{Outcome, clear_held, hold_in_scope, record_outcome, take_held};
+use crate::scope::{Outcome, clear_held, hold_in_scope, record_outcome, take_found, take_held};
 use crate::session::{Activity, ActivityKind, Record};
 use crate::transport::{Flag, Session};
 
@@ -31,11 +33,17 @@ pub(crate) enum Owner {
     Same(SessionId),
 }
 
-/// What identifies an owner: the service and the principal.
 #[cfg(feature = "http")]
 fn owner_of(context: Option<&ClientContext>) -> Option<(Option<&str>, Option<&str>)> {
-    let owner = context.map(|context| (context.service(), context.principal()));
-    owner.filter(|owner| *owner != (None, None))
+    context.and_then(ClientContext::owner)
+}
+
+/// What has become of a session for which a request waited.
+enum Settled {
+    /// It was live or parked here. Whether it takes the request.
+    Here(bool),
+    /// It is neither live nor parked here.
+    Unknown,
 }
 
 /// A session that takes requests, and the hold that `has_session` began for this request.
@@ -47,7 +55,7 @@ pub(super) struct Entered<T> {
 impl<I: SessionManager> ManagerInner<I> {
     /// Finds a live session, which may be closing.
     pub(super) fn find(&self, id: &str) -> Option<Arc<Session<I::Transport>>> {
-        self.directory.find(id)
+        self.live.find(id)
     }
 
     /// Finds a session that takes requests.
@@ -62,7 +70,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let is_same = |opened: Option<&ClientContext>| owner_of(opened) == owner_of(asking);
         // The session may be parked or restored between the two checks, so both are repeated once.
         for _ in 0..2 {
-            let live = self.directory.look(id, |session| {
+            let live = self.live.look(id, |session| {
                 is_same(session.record.entry.context.as_deref()).then(|| SessionId::clone(&session.record.id))
             });
             let parked = || self.parking.look(id, |context| is_same(context).then(|| id.into()));
@@ -87,29 +95,68 @@ impl<I: SessionManager> ManagerInner<I> {
     /// closing or being restored. Within a scope, the restore of a parked session is admitted or rejected here.
     pub(super) async fn find_and_hold(self: &Arc<Self>, id: &SessionId) -> Result<bool, Failed<I>> {
         clear_held();
-        if self.directory.look(id, takes_requests) == Some(true) {
+        if self.live.look(id, takes_requests) == Some(true) {
             return Ok(true);
         }
         // Boxed, because otherwise the future of each request in rmcp would have its size.
-        let answer = Box::pin(self.wait_until_settled(id)).await;
+        let answer = Box::pin(self.settle_or_find(id)).await;
         if matches!(answer, Ok(false)) {
             record_outcome(Outcome::Absent);
         }
         answer
     }
 
+    /// Waits until a session is settled here, and looks for it in the directory if it is not here.
+    async fn settle_or_find(self: &Arc<Self>, id: &SessionId) -> Result<bool, Failed<I>> {
+        let mut found = take_found();
+        loop {
+            match self.wait_until_settled(id).await? {
+                Settled::Here(is_here) => return Ok(is_here),
+                Settled::Unknown if self.durable.is_none() || !ClientContext::is_in_scope() => return Ok(false),
+                Settled::Unknown => {}
+            }
+            let found = match found.take() {
+                Some(found) => found,
+                None => match self.look_up_here(id).await? {
+                    LookedUp::Known(Some(found)) => found,
+                    LookedUp::Known(None) => continue,
+                    LookedUp::Unknown => return Ok(false),
+                },
+            };
+            match self.reserve_found(id) {
+                // It may have come between the two.
+                Ok(restoring) if self.live.contains(id) || self.parking.contains(id) => restoring.done(),
+                Ok(restoring) => return self.admit_found(id, restoring, found).await,
+                Err(other) => {
+                    let deadline = Instant::now() + self.settings.close_deadline;
+                    if timeout_at(deadline, other.landed()).await.is_err() {
+                        // The session is there, so this is no 404, which clients take as final.
+                        return Err(self.refuse_restore());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks for a session in the directory, for the client of the current scope, and reports an error.
+    async fn look_up_here(&self, id: &SessionId) -> Result<LookedUp, Failed<I>> {
+        let client = ClientContext::current();
+        let looked = self.look_up(id, client.as_deref()).await;
+        looked.map_err(|error| self.refuse(ArrivalKind::Restore, client.as_deref(), error))
+    }
+
     /// Waits for a close, restore or replay in progress, and decides whether the session is restored.
-    async fn wait_until_settled(self: &Arc<Self>, id: &SessionId) -> Result<bool, Failed<I>> {
+    async fn wait_until_settled(self: &Arc<Self>, id: &SessionId) -> Result<Settled, Failed<I>> {
         let deadline = Instant::now() + self.settings.close_deadline;
         loop {
             let session = self.find(id);
             let goes_on = match session {
-                Some(session) if takes_requests(&session) => return Ok(true),
+                Some(session) if takes_requests(&session) => return Ok(Settled::Here(true)),
                 Some(session) if session.is_closing() => {
                     timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_ok()
                 }
                 Some(session) => match self.replayed(&session, deadline).await {
-                    Some(answer) => return Ok(answer),
+                    Some(answer) => return Ok(Settled::Here(answer)),
                     None => true,
                 },
                 None => match self.reserve_restore(id) {
@@ -119,12 +166,12 @@ impl<I: SessionManager> ManagerInner<I> {
                         reserved.into_iter().for_each(PendingRestore::done);
                         true
                     }
-                    Ok(Some(restoring)) => return self.admit_reserved(id, restoring).await,
-                    Ok(None) => return Ok(false),
+                    Ok(Some(restoring)) => return self.admit_reserved(id, restoring).await.map(Settled::Here),
+                    Ok(None) => return Ok(Settled::Unknown),
                 },
             };
             if !goes_on {
-                return Ok(false);
+                return Ok(Settled::Here(false));
             }
         }
     }

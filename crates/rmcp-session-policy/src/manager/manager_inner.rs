@@ -12,10 +12,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::deadlines::Deadlines;
-use super::directory::Directory;
+use super::durable::Durable;
 use super::ended_for_good::Ends;
 use super::handlers::Handlers;
 use super::leases::Leases;
+use super::live_sessions::LiveSessions;
 use super::parking::Parking;
 use super::parking_state::Limits;
 use super::place_queue::Places;
@@ -60,7 +61,7 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     /// Notified when the lifecycle task has to wake earlier than it planned.
     pub(super) sooner: Arc<Notify>,
     /// Every live session by its id.
-    pub(super) directory: Directory<I::Transport>,
+    pub(super) live: LiveSessions<I::Transport>,
     /// The restores under way. One is barred if its session is deleted or revoked meanwhile.
     pub(super) restores: Arc<SingleFlight<SessionId>>,
     pub(super) parking: Parking,
@@ -86,6 +87,10 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     /// The runtime that finishes ends which begin outside any runtime.
     pub(super) runtime: OnceLock<Handle>,
     pub(super) lifecycle: OnceLock<AbortHandle>,
+    /// The directory that outlives the process.
+    pub(super) durable: Option<Arc<Durable>>,
+    /// The task that writes usage to it, and hears of the sessions that other servers have claimed.
+    pub(super) durable_task: OnceLock<AbortHandle>,
     #[cfg(feature = "http")]
     warned_of_no_sessions: AtomicBool,
 }
@@ -101,8 +106,10 @@ impl<I: SessionManager> ManagerInner<I> {
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
     ) -> Result<Self, getrandom::Error> {
+        let durable = settings.directory.clone();
+        let durable = durable.map(|directory| Arc::new(Durable::new(directory, settings.max_sessions)));
         let tracks_returns = eviction.as_ref().is_some_and(|policy| policy.tracks_returns());
-        let signals = Arc::new(Signals::new(tracks_returns));
+        let signals = Arc::new(Signals::new(tracks_returns, durable.is_some()));
         let tracks_access = eviction.as_ref().is_some_and(|policy| policy.tracks_access());
         let mut registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         if settings.surge_guard {
@@ -125,6 +132,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 streams.end(session);
                 told.forget(session);
             }),
+            durable.clone(),
         );
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
         let core = ManagerState { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
@@ -135,7 +143,7 @@ impl<I: SessionManager> ManagerInner<I> {
             leases,
             handlers,
             sooner,
-            directory: Directory::default(),
+            live: LiveSessions::default(),
             restores: Arc::default(),
             parking,
             held,
@@ -153,6 +161,8 @@ impl<I: SessionManager> ManagerInner<I> {
             observer,
             runtime: OnceLock::new(),
             lifecycle: OnceLock::new(),
+            durable,
+            durable_task: OnceLock::new(),
             #[cfg(feature = "http")]
             warned_of_no_sessions: AtomicBool::new(false),
         })
@@ -200,14 +210,9 @@ impl<I: SessionManager> ManagerInner<I> {
         context: Option<&ClientContext>,
         error: PolicyError<I::Error>,
     ) -> PolicyError<I::Error> {
-        let refusal = match &error {
-            PolicyError::Rejected(rejection) => Rejected::by_policy(kind, rejection),
-            PolicyError::ServerFull(full) => Rejected::at_capacity(kind, full),
-            PolicyError::Draining => Rejected::draining(kind),
-            PolicyError::Inner(_) | PolicyError::DuplicateId => Rejected::backend(kind),
-            PolicyError::NotFound | PolicyError::UnknownEvent => return error,
-        };
-        record_outcome(Outcome::Rejected(Box::new(self.turn_away(refusal, context))));
+        if let Some(refusal) = rejected(kind, &error) {
+            record_outcome(Outcome::Rejected(Box::new(self.turn_away(refusal, context))));
+        }
         error
     }
 
@@ -264,6 +269,10 @@ impl<I: SessionManager> ManagerInner<I> {
         self.inner.event_store().is_some()
     }
 
+    pub(crate) const fn has_directory(&self) -> bool {
+        self.durable.is_some()
+    }
+
     /// Records a message from the client of a parked session. Returns false if the session is not parked.
     pub(crate) fn touch_parked(&self, id: &str) -> bool {
         self.parking.touch(id, Instant::now())
@@ -277,6 +286,19 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 }
 
+/// The rejection of an arrival that fails with this error. `None` if the session does not exist.
+pub(crate) fn rejected<E: std::error::Error>(kind: ArrivalKind, error: &PolicyError<E>) -> Option<Rejected> {
+    Some(match error {
+        PolicyError::Rejected(rejection) => Rejected::by_policy(kind, rejection),
+        PolicyError::ServerFull(full) => Rejected::at_capacity(kind, full),
+        PolicyError::Draining => Rejected::draining(kind),
+        PolicyError::Inner(_) | PolicyError::DuplicateId => Rejected::backend(kind),
+        PolicyError::Away => Rejected::away(kind),
+        PolicyError::Elsewhere => Rejected::elsewhere(kind),
+        PolicyError::NotFound | PolicyError::UnknownEvent => return None,
+    })
+}
+
 /// Records for the layer that the session does not exist (any more), and returns the error.
 pub(super) fn not_found<E: std::error::Error>() -> PolicyError<E> {
     record_outcome(Outcome::NotFound);
@@ -286,7 +308,7 @@ pub(super) fn not_found<E: std::error::Error>() -> PolicyError<E> {
 impl<I: SessionManager> Drop for ManagerInner<I> {
     fn drop(&mut self) {
         self.held.close();
-        if let Some(task) = self.lifecycle.get() {
+        for task in [&self.lifecycle, &self.durable_task].into_iter().filter_map(OnceLock::get) {
             task.abort();
         }
     }

@@ -8,17 +8,22 @@ mod close;
 mod create;
 mod current_session;
 mod deadlines;
-mod directory;
+mod durable;
+mod durable_sessions;
 mod ended_for_good;
 mod events;
 mod fair_queue;
+mod goes_on;
 mod handlers;
 mod idle_timeout;
 mod leases;
 mod lifecycle;
 mod listen;
+mod live_sessions;
+mod look_queue;
 mod lookup;
 mod manager_inner;
+mod misses;
 mod operate;
 mod parking;
 mod parking_state;
@@ -36,6 +41,9 @@ pub use builder::PolicySessionManagerBuilder;
 #[cfg(feature = "simulation")]
 pub(crate) use builder::default_opening;
 pub use current_session::{BusyGuard, CurrentSession, CurrentSessionError};
+pub use durable_sessions::GivenUp;
+#[cfg(feature = "http")]
+pub(crate) use durable_sessions::LookedUp;
 pub use idle_timeout::{IdleTimeout, Worth};
 pub use operate::SessionSelector;
 
@@ -48,6 +56,8 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 #[cfg(feature = "http")]
 pub(crate) use lookup::Owner;
 pub(crate) use manager_inner::ManagerInner;
+#[cfg(feature = "http")]
+pub(crate) use manager_inner::rejected;
 
 /// A session manager that applies policies to any inner session manager.
 ///

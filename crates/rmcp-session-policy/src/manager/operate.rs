@@ -1,7 +1,7 @@
 //! The API for operators: `stats`, `list`, `terminate`, `drain`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::PolicySessionManager;
 use super::close::CLOSE_GRACE;
+use super::durable::DIRECTORY_WAIT;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Parked;
 use crate::eviction::SessionInfo;
@@ -95,6 +96,9 @@ impl<I: SessionManager> PolicySessionManager<I> {
         }
         (stats.parked, stats.parked_bytes) = shared.parking.size(now);
         stats.parked_streams = shared.held.len();
+        if let Some(durable) = &shared.durable {
+            (stats.directory_away, stats.directory_late) = (durable.is_away.load(Relaxed), durable.late.load(Relaxed));
+        }
         stats.draining = self.is_draining();
         stats.listeners = shared.tracker.listeners();
         shared.counters.fill(&mut stats);
@@ -129,6 +133,9 @@ impl<I: SessionManager> PolicySessionManager<I> {
         let deadline = Instant::now() + self.shared.settings.close_deadline;
         let (ended, parked) = self.shared.close_selected(&select, reason);
         ManagerInner::<I>::wait_until_gone(&ended, deadline).await;
+        if let Some(durable) = self.shared.durable.as_ref().filter(|_| !reason.is_restorable()) {
+            durable.all_written(deadline).await;
+        }
         ended.len() + parked
     }
 
@@ -175,7 +182,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
             calm.as_mut().enable();
             let mut busy = 0;
             for session in shared.sessions() {
-                match shared.close_if_idle(&session) {
+                match shared.close_if_idle(&session, CloseReason::Drained) {
                     Some(true) => report.finished += 1,
                     Some(false) => busy += 1,
                     None => {}
@@ -192,7 +199,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         }
         let rest = shared.sessions();
         for session in &rest {
-            match shared.close_if_idle(session) {
+            match shared.close_if_idle(session, CloseReason::Drained) {
                 // It became idle after the last look, or came after it.
                 Some(true) => report.finished += 1,
                 _ => report.cut_off += usize::from(shared.close(session, CloseReason::Drained)),
@@ -208,13 +215,19 @@ impl<I: SessionManager> PolicySessionManager<I> {
             // Past the deadline this does not wait. Each close has waited for its streams already.
             timeout_at(deadline, session.until(|session| !session.has_due_streams())).await.ok();
         }
+        if let Some(durable) = &shared.durable {
+            let left = durable.directory.flush(deadline.max(Instant::now() + DIRECTORY_WAIT)).await;
+            if left > 0 {
+                tracing::warn!(left, "sessions are not in the directory as they are");
+            }
+        }
         tracing::info!(?report, "drained");
         report
     }
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    fn sessions(&self) -> Vec<Arc<Session<I::Transport>>> {
+    pub(super) fn sessions(&self) -> Vec<Arc<Session<I::Transport>>> {
         self.lock().registry.iter().cloned().collect()
     }
 
@@ -260,8 +273,12 @@ impl<I: SessionManager> ManagerInner<I> {
         (ended, parked)
     }
 
-    /// Ends a session with nothing in flight, for the drain. `Some(false)` if it is busy, `None` if it is closing.
-    fn close_if_idle(self: &Arc<Self>, session: &Arc<Session<I::Transport>>) -> Option<bool> {
+    /// Ends a session with nothing in flight. `Some(false)` if it is busy, `None` if it is closing.
+    pub(super) fn close_if_idle(
+        self: &Arc<Self>,
+        session: &Arc<Session<I::Transport>>,
+        reason: CloseReason,
+    ) -> Option<bool> {
         loop {
             let seen = session.record.entry.state.read();
             if seen.phase() == Phase::Closing {
@@ -270,7 +287,7 @@ impl<I: SessionManager> ManagerInner<I> {
             if seen.active() > 0 {
                 return Some(false);
             }
-            if self.close_if(session, seen, CloseReason::Drained) {
+            if self.close_if(session, seen, reason) {
                 return Some(true);
             }
         }

@@ -12,6 +12,7 @@ use super::ended_for_good::{Ends, Gone};
 use super::parking_state::{Came, Limits, Parked, ParkingState};
 #[cfg(feature = "http")]
 use crate::context::ClientContext;
+use crate::directory::Ownership;
 use crate::observe::CloseReason;
 use crate::session::SessionOrigin;
 use crate::transport::{Flag, Session};
@@ -70,11 +71,15 @@ impl Parking {
         look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns what to park of an ended session. `None` if there is nothing to restore it from.
-    pub(super) fn keep<T>(&self, session: &Session<T>, now: Instant) -> Option<Parked> {
-        let initialize_params = session.take_initialize_params().filter(|_| self.limits.entries > 0)?;
+    /// Returns what to park of an ended session. `None` if the parking is off.
+    pub(super) fn keep<T>(&self, session: &Session<T>, initialize_params: Arc<[u8]>, now: Instant) -> Option<Parked> {
         let is_back = session.record.restored && !session.has(Flag::Replayed);
-        Some(Parked::of(&session.record, initialize_params, is_back, now))
+        (self.limits.entries > 0).then(|| {
+            let mut parked = Parked::of(&session.record, initialize_params, is_back, now);
+            parked.protocol_version = session.protocol_version();
+            parked.ownership = session.in_directory().map(|session| session.ownership);
+            parked
+        })
     }
 
     /// Parks a session that has left its place. `places` is the number of places without a session now. If there is no
@@ -106,6 +111,33 @@ impl Parking {
     pub(super) fn unpin(&self, id: &SessionId, pin: &Parked, places: usize) -> Gone<'_> {
         let now = Instant::now();
         self.change(|state, gone| state.unpin(id, pin, now, &self.limits, places, gone)).1
+    }
+
+    /// Takes in a session that was claimed from the directory, pinned for its restore. `places` is the number of places
+    /// without a session now, the one of the restore included.
+    pub(super) fn claimed(&self, id: &SessionId, parked: Parked, places: usize) -> (Parked, Gone<'_>) {
+        let id = SessionId::clone(id);
+        self.change(|state, gone| state.claimed(id, parked, &self.limits, places, gone))
+    }
+
+    /// Sets under what this server has a pinned session in the directory.
+    pub(super) fn set_ownership(&self, id: &str, pin: &Parked, ownership: Option<Ownership>) {
+        drop(self.change(|state, _| state.set_ownership(id, pin, ownership)));
+    }
+
+    /// Removes a session that another server has claimed.
+    pub(super) fn lose(&self, id: &str, ownership: Ownership) {
+        drop(self.change(|state, gone| state.lose(id, ownership, gone)));
+    }
+
+    /// Removes a pinned session that another server has claimed.
+    pub(super) fn lose_pinned(&self, id: &str, pin: &Parked) -> Gone<'_> {
+        self.change(|state, gone| state.lose_pinned(id, pin, gone)).1
+    }
+
+    /// Under what this server has a parked session in the directory. `None` if it is not parked, or in no directory.
+    pub(super) fn ownership(&self, id: &str) -> Option<Ownership> {
+        self.look_at(|state| state.get(id).and_then(|parked| parked.ownership))
     }
 
     /// Remembers an id that ended for good, if another store might restore it.
@@ -157,10 +189,12 @@ impl Parking {
         self.change(touch).0
     }
 
-    /// Removes a session that must not be restored. Returns true for the one caller that did. A session that is being
-    /// restored is ended after its restore.
+    /// Removes a session that must not be restored, here or at another server. Returns true for the one caller that did. A
+    /// session that is being restored is ended after its restore.
     pub(super) fn take(&self, id: &str) -> bool {
-        self.change(|state, gone| state.take(id, gone)).0
+        let (taken, gone) = self.change(|state, gone| state.take(id, gone));
+        gone.end_in_directory();
+        taken
     }
 
     /// Removes every parked session for which `predicate`, called outside the lock, holds. Returns how many.

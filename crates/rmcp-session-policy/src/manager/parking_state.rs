@@ -9,7 +9,8 @@ use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
-use crate::session::{History, Origin, Record, SessionOrigin};
+use crate::directory::{Body, Ownership, StoredSession};
+use crate::session::{Gap, History, Origin, Record, SessionOrigin};
 use crate::timestamp::Timestamp;
 
 /// The limits of the parking.
@@ -27,6 +28,8 @@ pub(super) struct Limits {
 pub(super) struct Parked {
     /// The parameters of `initialize`, serialized.
     pub(super) initialize_params: Arc<[u8]>,
+    /// The protocol version that its client speaks, if it is in a directory.
+    pub(super) protocol_version: Option<Arc<str>>,
     context: Option<Arc<ClientContext>>,
     serial: SessionOrigin,
     history: History,
@@ -34,6 +37,8 @@ pub(super) struct Parked {
     since: Timestamp,
     /// Distinguishes this parking from other ones of the same session.
     stay: u64,
+    /// Under what this server has it in the directory that outlives the process. `None` if it is in none.
+    pub(super) ownership: Option<Ownership>,
     /// Whether it is parked again after a restore that was given up.
     is_back: bool,
     /// Whether it was ended for good while it was being restored.
@@ -44,12 +49,40 @@ impl Parked {
     pub(super) fn of(record: &Record, initialize_params: Arc<[u8]>, is_back: bool, now: Instant) -> Self {
         Self {
             initialize_params,
+            protocol_version: None,
             context: record.entry.context.clone(),
             serial: record.entry.serial,
             history: record.history(now),
             since: Timestamp::at(now),
             stay: 0,
+            ownership: None,
             is_back,
+            barred: false,
+        }
+    }
+
+    /// What comes from the directory. To the policies of this process it is a new session with a past.
+    pub(super) fn stored(session: &StoredSession, body: Body, ownership: Option<Ownership>, now: Instant) -> Self {
+        let opened = Timestamp::ago(now, session.age);
+        let last_used = Timestamp::ago(now, session.usage.idle).max(opened);
+        let history = History {
+            last_used,
+            last_seen: last_used,
+            uses: session.usage.uses,
+            calls: session.usage.calls,
+            last_gap: session.usage.last_gap.map_or(Gap::NONE, Gap::of),
+            ..History::new(opened)
+        };
+        Self {
+            initialize_params: body.initialize_params,
+            protocol_version: body.protocol_version,
+            context: body.context,
+            serial: SessionOrigin::allocate(),
+            history,
+            since: Timestamp::at(now),
+            stay: 0,
+            ownership,
+            is_back: false,
             barred: false,
         }
     }
@@ -61,6 +94,11 @@ impl Parked {
 
     pub(super) const fn serial(&self) -> SessionOrigin {
         self.serial
+    }
+
+    /// Whether it was ended for good while it was being restored.
+    pub(super) const fn is_barred(&self) -> bool {
+        self.barred
     }
 
     pub(super) const fn has_called(&self) -> bool {
@@ -217,6 +255,52 @@ impl ParkingState {
             Some(Some(parked)) if parked.barred => Came::Barred,
             _ => Came::ToStay,
         };
+        self.balance(limits, places, gone);
+        came
+    }
+
+    /// Takes in a session that was claimed, pinned: its restore has a place, so it is in transit. `places` is the number of
+    /// places without a session now, that one included.
+    pub(super) fn claimed(
+        &mut self,
+        id: SessionId,
+        mut parked: Parked,
+        limits: &Limits,
+        places: usize,
+        gone: &mut Vec<Parked>,
+    ) -> Parked {
+        self.stays += 1;
+        parked.stay = self.stays;
+        gone.extend(self.remove_unpinned(&id));
+        self.transit.insert(id, parked.clone());
+        self.balance(limits, places, gone);
+        parked
+    }
+
+    /// Sets under what this server has a pinned session in the directory.
+    pub(super) fn set_ownership(&mut self, id: &str, pin: &Parked, ownership: Option<Ownership>) {
+        let pinned = self.pinned.get_mut(id).or_else(|| self.transit.get_mut(id));
+        if let Some(parked) = pinned.filter(|parked| parked.stay == pin.stay) {
+            parked.ownership = ownership;
+        }
+    }
+
+    /// Removes a session that another server has claimed, unless it is pinned: then its restore hears of that.
+    pub(super) fn lose(&mut self, id: &str, ownership: Ownership, gone: &mut Vec<Parked>) {
+        let is_this = |queue: &Queue| queue.get(id).is_some_and(|parked| parked.ownership == Some(ownership));
+        if [&self.called, &self.uncalled, &self.over].into_iter().any(is_this) {
+            gone.extend(self.remove_unpinned(id));
+        }
+    }
+
+    /// Removes a pinned session that another server has claimed.
+    pub(super) fn lose_pinned(&mut self, id: &str, pin: &Parked, gone: &mut Vec<Parked>) {
+        gone.extend(self.remove_pinned(id, pin));
+    }
+
+    /// Makes what counts against the places count against the limits, as far as another session has its place, and the
+    /// other way round as far as there is room.
+    fn balance(&mut self, limits: &Limits, places: usize, gone: &mut Vec<Parked>) {
         while self.against_places() > places {
             if let Some((id, parked)) = self.over.pop_back() {
                 self.count_again(id, parked);
@@ -233,7 +317,6 @@ impl ParkingState {
             self.count_again(id, parked);
         }
         self.shrink(limits, gone);
-        came
     }
 
     /// Called when a session is parked again after a restore that was given up. While its place is free, it must not
@@ -403,11 +486,13 @@ mod tests {
         let now = Timestamp::at(now);
         Parked {
             initialize_params: vec![0; said].into(),
+            protocol_version: None,
             context: None,
             serial: SessionOrigin::allocate(),
             history: History { calls: called.into(), ..History::new(now) },
             since: now,
             stay: 0,
+            ownership: None,
             is_back: false,
             barred: false,
         }

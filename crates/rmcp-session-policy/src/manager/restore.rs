@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager};
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::create::{Admitted, Luggage};
+use super::durable::Claimed;
 use super::manager_inner::ManagerInner;
 use super::parking_state::{Came, Parked};
 use super::single_flight::{Flight, FlightGuard};
 use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
+use crate::directory::{Change, Found, FoundState, Ownership, SessionDigest};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
 use crate::scope::{detached, hold_in_scope, is_passive, take_held};
@@ -28,20 +31,41 @@ struct Right<I: SessionManager> {
     shared: Arc<ManagerInner<I>>,
     /// The parked session, once it is pinned. Until the drop, the pin keeps its room in the parking.
     pin: Option<Parked>,
+    /// What is claimed from the directory, until the session has it. The drop gives it back, after the pin has ended.
+    claimed: Option<Claimed>,
+    /// Whether the pinned session belongs to another server now.
+    is_lost: bool,
     /// Dropped after the pin has ended.
     flight: FlightGuard<SessionId>,
+    /// Counts the restore among those at a time, if it needs the directory.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<I: SessionManager> Drop for Right<I> {
     fn drop(&mut self) {
         let Some(pin) = &self.pin else { return };
         let id = self.flight.key();
+        if self.is_lost {
+            drop(self.shared.parking.lose_pinned(id, pin));
+            return;
+        }
         let gone = {
             // Under the lock, so that no session comes into a place that is counted as free.
             let core = self.shared.lock();
             let places = self.shared.settings.max_sessions.saturating_sub(core.registry.len());
             self.shared.parking.unpin(id, pin, places)
         };
+        // The bar may have come between the claim and the pin, which then does not know of it.
+        let is_ended = self.claimed.is_some() && self.flight.barred().is_some();
+        if is_ended {
+            self.shared.parking.take(id);
+        }
+        let is_barred = is_ended || gone.has_barred(pin.serial());
+        match (is_barred, self.claimed.take(), pin.ownership.zip(self.shared.durable.as_ref())) {
+            (true, Some(claimed), _) => claimed.end(),
+            (true, None, Some((ownership, durable))) => durable.write(ownership, Change::Dead),
+            (_, claimed, _) => drop(claimed),
+        }
         drop(gone);
         if self.shared.find(id).is_none() {
             self.shared.held.stays(pin.serial());
@@ -71,11 +95,23 @@ impl<I: SessionManager> PendingRestore<I> {
     fn pin(&mut self) -> Option<Parked> {
         let right = self.right.as_mut()?;
         let id = right.flight.key();
-        if right.pin.is_none() && right.shared.may_come_back(id) {
+        if right.pin.is_none() && !right.is_lost && right.shared.may_come_back(id) {
             right.pin = right.shared.parking.pin(id);
             right.pin.iter().for_each(|pin| right.shared.held.comes_back(pin.serial()));
         }
         right.pin.clone()
+    }
+
+    /// Waits until one more session may be restored, if this one is in the directory. Returns false if none may.
+    async fn wait_for_permit(&mut self, parked: Option<&Parked>) -> bool {
+        if let Some(right) = &mut self.right
+            && parked.is_some_and(|parked| parked.ownership.is_some())
+            && let Some(durable) = &right.shared.durable
+        {
+            right.permit = durable.may_restore().await;
+            return right.permit.is_some();
+        }
+        true
     }
 
     /// Passes the right on at once. Called when the session is restored, or when rmcp knows nothing of this restore.
@@ -158,19 +194,23 @@ impl<I: SessionManager> ManagerInner<I> {
             None => self.admit_restore(parked.as_ref()).await?,
         };
         let admitted = admitted.ok_or_else(|| self.refuse_restore())?;
+        if !self.claim_pinned(restoring).await? {
+            return Ok(RestoreOutcome::NotSupported);
+        }
         let transport = match self.inner_restore(&id).await? {
             Some(transport) => transport,
             None => return Ok(RestoreOutcome::NotSupported),
         };
         let now = Instant::now();
+        let claimed = restoring.right.as_mut().and_then(|right| right.claimed.take());
         let luggage = match parked {
             Some(parked) => {
                 let initialize_params = Some(Arc::clone(&parked.initialize_params));
-                Luggage { origin: parked.origin(id), initialize_params, pin: Some(parked) }
+                Luggage { origin: parked.origin(id), initialize_params, pin: Some(parked), claimed }
             }
             None => {
                 let origin = Origin::new(id, ClientContext::current(), Timestamp::of(now));
-                Luggage { origin: Origin { restored: true, ..origin }, initialize_params: None, pin: None }
+                Luggage { origin: Origin { restored: true, ..origin }, initialize_params: None, pin: None, claimed }
             }
         };
         // `register` takes the session out of the parking. If this future is dropped before, the session is still
@@ -192,7 +232,7 @@ impl<I: SessionManager> ManagerInner<I> {
     pub(super) fn may_come_back(&self, id: &SessionId) -> bool {
         let now = Instant::now();
         let Some(parked) = self.parking.get(id, now) else { return false };
-        let over_age = |lifetime| now >= parked.opened().instant() + lifetime;
+        let over_age = |lifetime| now >= parked.opened().plus(lifetime);
         if self.settings.max_lifetime.is_some_and(over_age) {
             // Before it is taken: another request may be restoring it.
             self.restores.bar(id, CloseReason::Lifetime);
@@ -220,7 +260,8 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Takes the right to restore an id, or returns the restore to wait for.
     fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<PendingRestore<I>, Arc<Flight>> {
-        let right = Right { flight: self.restores.begin(id)?, shared: Arc::clone(self), pin: None };
+        let flight = self.restores.begin(id)?;
+        let right = Right { flight, shared: Arc::clone(self), pin: None, claimed: None, is_lost: false, permit: None };
         Ok(PendingRestore { right: Some(right), admitted: None })
     }
 
@@ -249,6 +290,10 @@ impl<I: SessionManager> ManagerInner<I> {
         mut restoring: PendingRestore<I>,
     ) -> Result<bool, Failed<I>> {
         let parked = restoring.pin();
+        if !restoring.wait_for_permit(parked.as_ref()).await {
+            restoring.done();
+            return Err(self.refuse_restore());
+        }
         let admitted = match self.admit_restore(parked.as_ref()).await {
             Ok(Some(admitted)) => admitted,
             refused => {
@@ -260,8 +305,107 @@ impl<I: SessionManager> ManagerInner<I> {
             }
         };
         restoring.admitted = Some(admitted);
-        hold_in_scope(|| Some(restoring));
+        match self.claim_pinned(&mut restoring).await {
+            Ok(true) => hold_in_scope(|| Some(restoring)),
+            Ok(false) => restoring.done(),
+            Err(refused) => {
+                restoring.done();
+                return Err(refused);
+            }
+        }
         Ok(false)
+    }
+
+    /// Restores a session that was found in the directory, as [`admit_reserved`](Self::admit_reserved) does one that is
+    /// parked here: when the restore has its place, it claims the session, and the session is pinned here.
+    pub(super) async fn admit_found(
+        self: &Arc<Self>,
+        id: &SessionId,
+        mut restoring: PendingRestore<I>,
+        found: Found,
+    ) -> Result<bool, Failed<I>> {
+        let Some(durable) = &self.durable else { return Ok(false) };
+        if found.state == FoundState::Live {
+            restoring.done();
+            return Err(self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), PolicyError::Elsewhere));
+        }
+        let permit = durable.may_restore().await;
+        if permit.is_none() {
+            restoring.done();
+            return Err(self.refuse_restore());
+        }
+        let admitted = match self.admit_restore(None).await {
+            Ok(Some(admitted)) => admitted,
+            refused => {
+                restoring.done();
+                return Err(refused.err().unwrap_or_else(|| self.refuse_restore()));
+            }
+        };
+        let ownership = Ownership { digest: SessionDigest::of(id), epoch: found.epoch };
+        let claimed = match self.claim(durable, ownership, permit).await {
+            Ok(claimed) => claimed,
+            Err(refused) => {
+                restoring.done();
+                return Err(refused);
+            }
+        };
+        let restored = claimed.and_then(|(claimed, stored, permit)| Some((self.decode(claimed, &stored)?, permit)));
+        match restored.zip(restoring.right.as_mut()) {
+            None => restoring.done(),
+            Some((((claimed, _), _), right)) if right.flight.barred().is_some() => {
+                claimed.end();
+                restoring.done();
+            }
+            Some((((claimed, parked), permit), right)) => {
+                claimed.ownership().iter().for_each(|ownership| durable.is_here(*ownership, id));
+                right.pin = Some(self.pin_claimed(id, parked));
+                (right.claimed, right.permit) = (Some(claimed), permit);
+                restoring.admitted = Some(admitted);
+                hold_in_scope(|| Some(restoring));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Puts a session that was claimed into the parking, pinned.
+    fn pin_claimed(&self, id: &SessionId, parked: Parked) -> Parked {
+        let (pin, gone) = {
+            // Under the lock, so that no session comes into a place that is counted as free.
+            let core = self.lock();
+            let places = self.settings.max_sessions.saturating_sub(core.registry.len());
+            self.parking.claimed(id, parked, places)
+        };
+        drop(gone);
+        pin
+    }
+
+    /// Claims a session that is parked here and in the directory, once. Returns false if it has ended there.
+    async fn claim_pinned(&self, restoring: &mut PendingRestore<I>) -> Result<bool, Failed<I>> {
+        let Some(right) = restoring.right.as_mut().filter(|right| right.claimed.is_none()) else { return Ok(true) };
+        let Some(pin) = &mut right.pin else { return Ok(true) };
+        let (Some(durable), Some(ownership)) = (&self.durable, pin.ownership) else { return Ok(true) };
+        match self.claim(durable, ownership, right.permit.take()).await {
+            Ok(Some((claimed, _, permit))) => {
+                pin.ownership = claimed.ownership();
+                pin.ownership.iter().for_each(|ownership| durable.is_here(*ownership, right.flight.key()));
+                self.parking.set_ownership(right.flight.key(), pin, pin.ownership);
+                (right.claimed, right.permit) = (Some(claimed), permit);
+                Ok(true)
+            }
+            Ok(None) => {
+                right.is_lost = true;
+                Ok(false)
+            }
+            Err(refused) => {
+                right.is_lost = matches!(refused, PolicyError::Elsewhere);
+                Err(refused)
+            }
+        }
+    }
+
+    /// Takes the right to restore a session that was found in the directory, or returns the restore to wait for.
+    pub(super) fn reserve_found(self: &Arc<Self>, id: &SessionId) -> Result<PendingRestore<I>, Arc<Flight>> {
+        self.begin_restore(id)
     }
 
     async fn inner_restore(&self, id: &SessionId) -> Result<Option<I::Transport>, Failed<I>> {

@@ -19,7 +19,7 @@ use crate::admission::{Arrival, ArrivalKind, Lease};
 use crate::context::ClientContext;
 use crate::error::{PolicyError, Rejected};
 use crate::observe::CloseReason;
-use crate::scope::{Outcome, clear_held, is_detached, record_outcome};
+use crate::scope::{Outcome, clear_held, is_detached, record_outcome, take_found};
 use crate::session::{Activity, ActivityKind, Software};
 use crate::transport::{
     EventSource, Flag, IdRefused, LiveStream, MAX_IN_FLIGHT, PolicyTransport, Seat, Session, StreamRequest, is_call,
@@ -58,11 +58,13 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             }
         };
         abandoned.session = None;
-        let failed = !matches!(answer, Ok(ServerJsonRpcMessage::Response(_)));
+        let is_other = answer.as_ref().is_ok_and(|answer| !self.shared.speaks_the_same(&session, answer));
+        let failed = is_other || !matches!(answer, Ok(ServerJsonRpcMessage::Response(_)));
         session.raise(if failed { Flag::InitFailed } else { Flag::Initialized });
         let answer = match (answer, session.close_reason()) {
             // The error may be the farewell of the closing session.
             (Ok(ServerJsonRpcMessage::Error(_)), Some((reason, _))) if !is_of_service(reason) => Err(cut_off()),
+            (Ok(_), _) if is_other => Err(cut_off()),
             (Ok(answer), _) => Ok(answer),
             (Err(_), _) if session.is_closing() => Err(cut_off()),
             (Err(error), _) => Err(self.shared.failed_opening(kind, error)),
@@ -79,6 +81,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
 
     async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
         clear_held();
+        let found = take_found();
         // rmcp closes a session once more when its service ends. An outer manager closes it when it ends the session.
         let served = self.shared.serving_tasks.take(id);
         let for_good = served.is_none() && !is_detached();
@@ -86,10 +89,10 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             self.shared.restores.bar(id, CloseReason::Client);
         }
         let Some(session) = self.shared.find(id) else {
-            if for_good {
-                self.shared.parking.take(id);
-            }
-            return Ok(());
+            return match for_good {
+                true => self.shared.end_parked(id, found).await,
+                false => Ok(()),
+            };
         };
         if served.is_some_and(|served| served != session.record.entry.key) {
             return Ok(());
@@ -101,10 +104,14 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         if !self.shared.begin_close(&session, reason) {
             if for_good {
                 session.raise(Flag::NoRestore);
+                self.shared.deletion_written(&session).await;
             }
             return Ok(());
         }
-        let ended = self.shared.close_and_wait(session).await;
+        let ended = self.shared.close_and_wait(Arc::clone(&session)).await;
+        if for_good {
+            self.shared.deletion_written(&session).await;
+        }
         ended.map_err(|error| self.shared.failed(ArrivalKind::Request, error))
     }
 
@@ -174,6 +181,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             if matches!(notification.notification, ClientNotification::InitializedNotification(_)));
         if !replay && (initialized || session.record.restored) {
             session.record.ready();
+            self.shared.ready_in_directory(&session);
         }
         if let ClientJsonRpcMessage::Notification(notification) = &message
             && let ClientNotification::CancelledNotification(cancelled) = &notification.notification

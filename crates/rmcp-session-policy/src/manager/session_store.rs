@@ -44,17 +44,18 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
         self.0.parking.is_used();
         let limits = &self.0.parking.limits;
         let Some(session) = self.0.find(id).filter(|session| !session.is_closing()) else { return Ok(()) };
-        if limits.entries == 0 {
+        if limits.entries == 0 && self.0.durable.is_none() {
             return Ok(());
         }
-        let initialize_params = serde_json::to_vec(&state.initialize_params)?;
+        let initialize_params: Arc<[u8]> = serde_json::to_vec(&state.initialize_params)?.into();
         // A session larger than the whole parking would push all others out first.
         let bytes = entry_bytes(id, initialize_params.len(), session.record.entry.context.as_deref());
         if bytes > limits.entry_bytes.min(limits.bytes) {
             tracing::debug!(session = %session.record.fingerprint(), bytes, "too large to park");
             return Ok(());
         }
-        session.set_initialize_params(initialize_params.into());
+        session.set_initialize_params(Arc::clone(&initialize_params));
+        self.0.open_in_directory(&session, &initialize_params);
         Ok(())
     }
 
@@ -67,7 +68,12 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
         {
             session.raise(Flag::NoRestore);
         }
-        self.0.parking.take(id);
+        let ownership = self.0.parking.ownership(id);
+        if self.0.parking.take(id)
+            && let (Some(durable), Some(ownership)) = (&self.0.durable, ownership)
+        {
+            durable.end_written(&ownership.digest).await;
+        }
         Ok(())
     }
 }

@@ -1,10 +1,12 @@
 //! The settings that the manager reads while it runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::client_limits::ClientLimits;
 use super::idle_timeout::IdleTimeout;
 use crate::call_rejection::CallRejection;
+use crate::directory::SessionDirectory;
 
 /// The settings of a manager, as its builder has checked them.
 #[derive(Clone, Debug)]
@@ -24,4 +26,6 @@ pub(crate) struct Settings {
     pub(crate) logs_ends: bool,
     /// How a rejected or cut-off `tools/call` within a session is answered.
     pub(crate) call_rejection: CallRejection,
+    /// What keeps sessions beyond the process.
+    pub(crate) directory: Option<Arc<dyn SessionDirectory>>,
 }

@@ -12,9 +12,15 @@ use tokio::sync::Notify;
 use crate::observe::CloseReason;
 
 /// The flights under way. There is one per key at most.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SingleFlight<K: Eq + Hash> {
     under_way: DashMap<K, Arc<Flight>, RandomState>,
+}
+
+impl<K: Eq + Hash> Default for SingleFlight<K> {
+    fn default() -> Self {
+        Self { under_way: DashMap::default() }
+    }
 }
 
 /// The work for one key, which lasts until its [`FlightGuard`] is dropped.

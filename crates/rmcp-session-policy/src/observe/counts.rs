@@ -115,6 +115,10 @@ pub struct Stats {
     closed: ByReason<CloseReason, { CloseReason::ALL.len() }>,
     rejected: ByReason<RejectionReason, { RejectionReason::ALL.len() }>,
     rejected_requests: ByReason<RejectionReason, { RejectionReason::ALL.len() }>,
+    /// Whether the [directory](crate::directory) did not answer when it was asked last. False without one.
+    pub directory_away: bool,
+    /// Sessions that clients deleted, of which the end was not yet in the directory when they were answered, after 50 ms.
+    pub directory_late: u64,
     /// Choices in which the eviction policy panicked or was overruled.
     pub overruled: u64,
     /// Returns of sessions that the eviction policy did not hear of, because 4,096 waited to be told.
@@ -149,6 +153,8 @@ impl Stats {
             closed: ByReason::none(CloseReason::ALL),
             rejected: ByReason::none(RejectionReason::ALL),
             rejected_requests: ByReason::none(RejectionReason::ALL),
+            directory_away: false,
+            directory_late: 0,
             overruled: 0,
             missed_returns: 0,
             advantage: None,

@@ -34,6 +34,8 @@ pub enum CloseReason {
     Revoked,
     /// The server was drained.
     Drained,
+    /// Another server has it now, of those that share a [directory](crate::directory).
+    Moved,
 }
 
 impl CloseReason {
@@ -48,15 +50,17 @@ impl CloseReason {
         Self::Ended,
         Self::Revoked,
         Self::Drained,
+        Self::Moved,
     ];
 
-    /// Returns whether the session is parked, so that its next request restores it.
+    /// Returns whether the session is parked, so that its next request restores it; after [`Moved`](Self::Moved), another
+    /// server has it, and its client may try again as well.
     ///
     /// After [`InitTimeout`](Self::InitTimeout) a session is parked only if the answer to its `initialize` was sent. The
     /// reason does not tell, so this returns false.
     #[must_use]
     pub const fn is_restorable(self) -> bool {
-        matches!(self, Self::Evicted | Self::Idle | Self::Drained)
+        matches!(self, Self::Evicted | Self::Idle | Self::Drained | Self::Moved)
     }
 
     /// Returns the reason as one lower-case word, as logs and metrics show it.
@@ -72,6 +76,7 @@ impl CloseReason {
             Self::Ended => "ended",
             Self::Revoked => "revoked",
             Self::Drained => "drained",
+            Self::Moved => "moved",
         }
     }
 }
@@ -154,7 +159,7 @@ mod tests {
     /// Without an arm for a new reason, this does not compile.
     #[test]
     fn all_reasons_of_a_close_are_listed_in_their_order() {
-        use CloseReason::{Client, Drained, Ended, Evicted, Idle, InitFailed, InitTimeout, Lifetime, Revoked};
+        use CloseReason::{Client, Drained, Ended, Evicted, Idle, InitFailed, InitTimeout, Lifetime, Moved, Revoked};
         let next = |reason: &CloseReason| match reason {
             Client => Some(Evicted),
             Evicted => Some(Idle),
@@ -164,7 +169,8 @@ mod tests {
             InitFailed => Some(Ended),
             Ended => Some(Revoked),
             Revoked => Some(Drained),
-            Drained => None,
+            Drained => Some(Moved),
+            Moved => None,
         };
         assert_eq!(std::iter::successors(Some(Client), next).collect::<Vec<_>>(), CloseReason::ALL);
     }

@@ -26,7 +26,7 @@ use crate::timestamp::Timestamp;
 /// A session has a slot from its creation until it is gone, so a closing session keeps its slot, and its place.
 #[derive(Debug)]
 pub(crate) struct Slot<S> {
-    /// The manager's object, which contains the record. The directory and the transport share it.
+    /// The manager's object, which contains the record. The table of live sessions and the transport share it.
     pub(crate) session: Arc<S>,
     /// Of its key, here so that a stale key is known without a look at the session.
     generation: u32,

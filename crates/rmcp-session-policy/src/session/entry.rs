@@ -24,6 +24,8 @@ pub(crate) struct Entry {
     pub(crate) key: SessionKey,
     /// Set by each use. `SessionInfo` gives it to policies, which may clear it.
     mark: AtomicBool,
+    /// Whether it was used since its usage was written to the directory. Never set without a directory.
+    unwritten: AtomicBool,
     /// When the last activity began or ended that is a use, a message, the handshake or work.
     ///
     /// This and the uses are read without a lock, and written only under the lock of the requests, which each activity takes
@@ -53,6 +55,7 @@ impl Entry {
             state: State::opening(),
             key,
             mark: AtomicBool::new(false),
+            unwritten: AtomicBool::new(false),
             last_used: AtomicU64::new(origin.history.last_used.0),
             uses: AtomicU64::new(origin.history.uses),
             requests: Mutex::default(),
@@ -97,6 +100,18 @@ impl Entry {
     pub(super) fn count_use(&self, _locked: &MutexGuard<'_, Requests>) {
         self.uses.store(self.uses() + 1, Relaxed);
         self.mark.store(true, Relaxed);
+        if let Some(used) = &self.signals.used
+            && !self.unwritten.load(Relaxed)
+        {
+            self.unwritten.store(true, Relaxed);
+            used.push(self.key);
+        }
+    }
+
+    /// Notes that its usage is about to be written to the directory. A use from now on is told again.
+    pub(crate) fn note_written(&self) {
+        let _locked = self.lock_requests();
+        self.unwritten.store(false, Relaxed);
     }
 
     /// Tells the registry, if it watches this session, to look at it again, and what waits for a place to ask the

@@ -1,10 +1,12 @@
 //! [`Fingerprint`], which stands for a session id in logs.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::directory::SessionDigest;
 
 /// Eight hexadecimal digits that stand for a session id in logs, lists and events. The id itself is a credential, and
-/// is never shown.
+/// is never shown. It is the same in each process and in each release, and begins the
+/// [digest](crate::directory::SessionDigest) of the session in a directory.
 ///
 /// ```
 /// use rmcp_session_policy::Fingerprint;
@@ -21,9 +23,8 @@ impl Fingerprint {
     /// Returns the fingerprint of a session id.
     #[must_use]
     pub fn of(id: &str) -> Self {
-        let mut hasher = DefaultHasher::new();
-        id.hash(&mut hasher);
-        Self((hasher.finish() >> 32) as u32)
+        let [first, second, third, fourth, ..] = *SessionDigest::of(id).as_bytes();
+        Self(u32::from_be_bytes([first, second, third, fourth]))
     }
 }
 

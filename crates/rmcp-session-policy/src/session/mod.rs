@@ -29,7 +29,7 @@ pub use fingerprint::Fingerprint;
 pub use key::SessionKey;
 pub(crate) use kind::ActivityKind;
 pub use origin::SessionOrigin;
-pub(crate) use origin::{History, Origin};
+pub(crate) use origin::{Gap, History, Origin};
 pub(crate) use record::{Record, Recorded};
 #[cfg(feature = "simulation")]
 pub(crate) use requests::ActivityId;

@@ -29,6 +29,8 @@ pub(crate) struct Signals {
     /// Uses that ended an idle period, and the sessions that will not come back. `None` unless the eviction policy wants
     /// to hear of them.
     pub(crate) comings: Option<Comings>,
+    /// Sessions that were used since their usage was written to the directory, each once. `None` without a directory.
+    pub(crate) used: Option<SegQueue<SessionKey>>,
     /// Whether a drain waits for the sessions to become idle.
     pub(crate) draining: AtomicBool,
     /// Notified when a session becomes idle while a drain waits.
@@ -69,8 +71,10 @@ impl Signals {
         self.comings.as_ref().map_or(0, |comings| comings.missed.load(Relaxed))
     }
 
-    /// The signals of a manager whose eviction policy hears of returns if `tracks_returns`.
-    pub(crate) fn new(tracks_returns: bool) -> Self {
-        Self { comings: tracks_returns.then(Comings::default), ..Self::default() }
+    /// The signals of a manager whose eviction policy hears of returns if `tracks_returns`, and which writes usage to a
+    /// directory if `has_directory`.
+    pub(crate) fn new(tracks_returns: bool, has_directory: bool) -> Self {
+        let comings = tracks_returns.then(Comings::default);
+        Self { comings, used: has_directory.then(SegQueue::default), ..Self::default() }
     }
 }

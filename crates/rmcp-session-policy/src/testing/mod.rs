@@ -14,8 +14,11 @@
 //!
 //! [`manager::keeps_the_laws`] does the same to a whole manager with your policy in it. [`inner::Scripted`] is an inner
 //! manager that fails, delays or panics as a test sets it.
+//!
+//! [`directory::keeps_the_laws`] holds a session directory to its contract; [`directory::MemoryDirectory`] is one in memory.
 
 pub mod admission;
+pub mod directory;
 pub mod eviction;
 pub mod inner;
 pub mod manager;

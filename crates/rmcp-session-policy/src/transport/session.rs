@@ -8,7 +8,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use futures_util::task::AtomicWaker;
 use rmcp::model::RequestId;
@@ -22,6 +22,7 @@ use super::severable::{Delivery, SeverableStream};
 use super::transport_slot::TransportSlot;
 use crate::admission::Lease;
 use crate::call_rejection::CallRejection;
+use crate::directory::InDirectory;
 use crate::observe::CloseReason;
 use crate::session::{Phase, Record, Recorded};
 use crate::timestamp::Timestamp;
@@ -47,7 +48,7 @@ pub(crate) enum Flag {
     InitFailed = 64,
     /// The handshake of a restored session was replayed. `has_session` makes requests wait for that, for a time.
     Replayed = 128,
-    /// The session has left the directory, and its place is passed on. Callers that wait for a close wait for this.
+    /// The session is no longer among the live ones, and its place is passed on. Callers that wait for a close wait for this.
     Left = 256,
     /// The session was deleted or revoked during its end, so it must not be restored.
     NoRestore = 512,
@@ -91,6 +92,10 @@ pub(crate) struct Session<T> {
     pub(crate) ids: Ids<Self>,
     /// What is needed at the opening or the end of a stream and at the close, but not by each message.
     belongings: Mutex<Belongings>,
+    /// The protocol version that `initialize` was answered with. Set only if there is a directory.
+    protocol_version: OnceLock<Arc<str>>,
+    /// What it is in the directory that outlives the process. Empty without one, and until `initialize` was answered.
+    in_directory: OnceLock<Box<InDirectory>>,
     /// What the ids of its events are sealed with. Derived at the first event with an id.
     seal_key: LazySealKey,
     /// The inner transport, from which the close can take it.
@@ -148,6 +153,8 @@ impl<T> Session<T> {
                 lease: None,
                 initialize_params,
             }),
+            protocol_version: OnceLock::new(),
+            in_directory: OnceLock::new(),
             seal_key: LazySealKey::new(root),
             slot: TransportSlot::new(transport),
             on_their_way: AtomicU32::new(0),
@@ -258,6 +265,27 @@ impl<T> Session<T> {
         if catch_unwind(AssertUnwindSafe(|| drop(lease))).is_err() {
             tracing::warn!("a lease of the admission policy panicked when it was dropped");
         }
+    }
+
+    /// The protocol version that its client speaks. The first call sets it, and a later one with another version has no
+    /// effect. Returns the version that counts.
+    pub(crate) fn speaks(&self, version: &str) -> &Arc<str> {
+        self.protocol_version.get_or_init(|| version.into())
+    }
+
+    /// The protocol version that its client speaks, if it was noted.
+    pub(crate) fn protocol_version(&self) -> Option<Arc<str>> {
+        self.protocol_version.get().cloned()
+    }
+
+    /// Records that the session is in the directory that outlives the process. Does so once.
+    pub(crate) fn set_in_directory(&self, session: InDirectory) {
+        self.in_directory.set(Box::new(session)).ok();
+    }
+
+    /// What the session is in the directory, if it is in one.
+    pub(crate) fn in_directory(&self) -> Option<&InDirectory> {
+        self.in_directory.get().map(|session| &**session)
     }
 
     /// Keeps the parameters that it can be restored from. From here on the session can be parked.

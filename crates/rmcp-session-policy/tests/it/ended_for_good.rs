@@ -20,7 +20,8 @@ async fn only_sessions_closed_for_a_restorable_reason_are_parked() {
         let (id, transport) = ready(&sessions).await;
         assert_eq!(sessions.terminate(sessions.list()[0].key, reason).await, 1);
         drop(transport);
-        let comes_back = matches!(reason, CloseReason::Evicted | CloseReason::Idle | CloseReason::Drained);
+        use CloseReason::{Drained, Evicted, Idle, Moved};
+        let comes_back = matches!(reason, Evicted | Idle | Drained | Moved);
         assert_eq!(comes_back, reason.is_restorable(), "{reason}");
         assert_eq!(knows(&sessions, &id).await, comes_back, "{reason}");
         assert_eq!(sessions.stats().parked, usize::from(comes_back), "{reason}");

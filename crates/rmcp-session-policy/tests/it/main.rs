@@ -2,6 +2,8 @@
 
 #[path = "../support/by_hand.rs"]
 mod by_hand;
+#[path = "../support/directory.rs"]
+mod directory;
 #[path = "../support/edge.rs"]
 mod edge;
 #[path = "../support/parked.rs"]
@@ -27,6 +29,9 @@ mod client_context;
 mod client_limits;
 mod closes_are_bounded_and_real;
 mod current_session;
+mod directory_claims;
+mod directory_look_ups;
+mod directory_writes;
 mod drains;
 mod early_answers;
 mod ended_for_good;
@@ -50,6 +55,7 @@ mod principals_and_limits;
 mod real_clients;
 mod request_classification;
 mod requests_without_sessions;
+mod restarts;
 mod restore_races;
 mod restore_replays;
 mod restores_one_at_a_time;

@@ -2,15 +2,13 @@
 //!
 //! A session belongs to the client that opened it, at the service where it was opened: elsewhere its id is unknown.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use async_trait::async_trait;
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, Response, StatusCode};
 use http::request::Parts;
+use rmcp::transport::streamable_http_server::session::SessionStore;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
-use rmcp::transport::streamable_http_server::session::{SessionState, SessionStore, SessionStoreError};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::PolicySessionManager;
 use rmcp_session_policy::http::{PolicyLayer, PolicyService};
@@ -125,50 +123,4 @@ async fn a_session_opened_at_one_service_is_unknown_at_another_live_and_parked()
             assert_unknown(&search, "mallory", &id).await;
         }
     }
-}
-
-/// A store of another library, under several servers.
-#[derive(Clone, Default)]
-struct Elsewhere(Arc<Mutex<HashMap<String, SessionState>>>);
-
-#[async_trait]
-impl SessionStore for Elsewhere {
-    async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
-        Ok(self.0.lock().expect("no panic").get(id).cloned())
-    }
-
-    async fn store(&self, id: &str, state: &SessionState) -> Result<(), SessionStoreError> {
-        self.0.lock().expect("no panic").insert(id.to_owned(), state.clone());
-        Ok(())
-    }
-
-    async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
-        self.0.lock().expect("no panic").remove(id);
-        Ok(())
-    }
-}
-
-#[tokio::test]
-async fn a_session_of_elsewhere_does_not_go_to_the_client_that_asks_first() {
-    let store = Elsewhere::default();
-    let server = |set: fn(Layer) -> Layer| {
-        let sessions = Arc::new(PolicySessionManager::local().build().expect("valid"));
-        let layer = set(sessions.layer().restores_from_elsewhere());
-        (service(&sessions, Arc::new(store.clone()), &layer), sessions)
-    };
-    let (first, _first) = server(principal);
-    let (second, restored) = server(principal);
-    let id = open(&first, "alice").await;
-    assert_unknown(&second, "mallory", &id).await;
-    assert_unknown(&second, "alice", &id).await;
-    assert_eq!(restored.stats().restored, 0);
-    assert_eq!(ask(&first, "alice", &id).await, (StatusCode::OK, true), "she is not locked out");
-
-    let (named, restored) = server(|layer| layer.named("one"));
-    assert_unknown(&named, "", &id).await;
-    assert_eq!(restored.stats().restored, 0);
-    // Where sessions have no owners, the id is all there is.
-    let (open_to_all, restored) = server(|layer| layer);
-    assert_eq!(ask(&open_to_all, "", &id).await, (StatusCode::OK, true));
-    assert_eq!(restored.stats().restored, 1);
 }

@@ -12,7 +12,9 @@ use crate::session::{Driver, Http, Refuses, SlowToInitialize, Wedge, settle};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use rmcp_session_policy::admission::{AdmissionPolicy, Arrival, Permit, Rejection};
+use rmcp_session_policy::directory::{SessionDigest, SessionDirectory};
 use rmcp_session_policy::eviction::{Candidates, EvictionPolicy, EvictionPolicyExt, Fifo, Lfu, Lru, SessionInfo};
+use rmcp_session_policy::testing::directory::MemoryDirectory;
 use rmcp_session_policy::{
     ClientContext, CloseReason, Fingerprint, HOUR, MINUTE, PolicySessionManager, SECOND, SessionEvent, SessionKey,
     SessionObserver,
@@ -141,7 +143,9 @@ async fn no_id_is_shown_during_a_busy_day() {
     let paper = Paper::default();
     let _listening = listen(&paper);
     let policy = Talkative { paper: paper.clone(), lru: Lru::new(), asked: 0 };
+    let directory = MemoryDirectory::new();
     let builder = PolicySessionManager::local()
+        .directory(directory.clone())
         .max_sessions(4)
         .max_parked_entry_bytes(1_000)
         .idle_timeout(HOUR)
@@ -242,6 +246,15 @@ async fn no_id_is_shown_during_a_busy_day() {
     ids.insert(SessionId::clone(&old.id));
     let _listening = old.listen().await.expect("lives");
     sleep(25 * HOUR).await;
+
+    // A session that another server may take over.
+    let moved = Driver::ready(&sessions).await.expect("room");
+    ids.insert(SessionId::clone(&moved.id));
+    moved.store(&sessions.parking()).await;
+    let digest = SessionDigest::of(&moved.id);
+    paper.debug(&sessions.give_up(&digest).await);
+    paper.debug(&directory);
+    paper.debug(&directory.look(&digest).await);
 
     // The drain.
     let last = Driver::ready(&sessions).await.expect("room");

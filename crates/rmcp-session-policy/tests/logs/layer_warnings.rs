@@ -69,23 +69,3 @@ async fn named_proxies_and_distinct_clients_log_nothing() {
     send(&layer(), 300, PROXY, None).await;
     assert_eq!(log.says("WARN"), 0);
 }
-
-#[tokio::test]
-async fn an_owner_setting_beside_restores_from_elsewhere_is_logged_once() {
-    let (log, _listening) = listen();
-    let alone = layer().restores_from_elsewhere();
-    send(&alone, 1, PROXY, None).await;
-    assert_eq!(log.says("ERROR"), 0);
-    let contradictory: [fn(PolicyLayer<LocalSessionManager>) -> PolicyLayer<LocalSessionManager>; 2] =
-        [|layer| layer.principal(|_| None), |layer| layer.named("one")];
-    for (nth, set) in contradictory.into_iter().enumerate() {
-        let layer = set(layer().restores_from_elsewhere());
-        assert_eq!(log.says("ERROR"), nth);
-        for _ in 0..3 {
-            send(&layer, 1, PROXY, None).await;
-        }
-        // The trait's way is the same.
-        let _service = tower::ServiceBuilder::new().layer(layer).service(());
-        assert_eq!((log.says("ERROR"), log.says("restores_from_elsewhere() is not obeyed")), (nth + 1, nth + 1));
-    }
-}

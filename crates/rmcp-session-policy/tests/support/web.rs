@@ -46,6 +46,16 @@ impl Server {
         parking: bool,
         set: impl FnOnce(PolicyLayer<LocalSessionManager>) -> PolicyLayer<LocalSessionManager>,
     ) -> Self {
+        Self::at("127.0.0.1:0", builder, parking, set).await
+    }
+
+    /// Starts a server at an address, as one that is started again.
+    pub async fn at(
+        address: &str,
+        builder: PolicySessionManagerBuilder<LocalSessionManager>,
+        parking: bool,
+        set: impl FnOnce(PolicyLayer<LocalSessionManager>) -> PolicyLayer<LocalSessionManager>,
+    ) -> Self {
         let sessions = Arc::new(builder.build().expect("valid"));
         let mut config = StreamableHttpServerConfig::default();
         if parking {
@@ -61,7 +71,7 @@ impl Server {
                 .map(str::to_owned)
         }));
         let app = axum::Router::new().nest_service("/mcp", layer.layer(mcp));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = tokio::net::TcpListener::bind(address).await.expect("a free port");
         let url = format!("http://{}/mcp", listener.local_addr().expect("bound"));
         let listener = axum::serve::ListenerExt::tap_io(listener, |tcp| tcp.set_nodelay(true).expect("nodelay"));
         let app = app.into_make_service_with_connect_info::<SocketAddr>();

@@ -1,4 +1,4 @@
-//! The directory of live sessions by id.
+//! The live sessions by id.
 
 use std::hash::BuildHasher;
 use std::num::NonZero;
@@ -17,7 +17,7 @@ const SHARDS: usize = 4;
 ///
 /// An entry is a pointer to the session, which has the id, and the hash of the id. Sessions lie far apart in memory.
 /// With the hash in the entry, neither a look-up that passes other entries nor the growth of the table reads a session.
-pub(super) struct Directory<T> {
+pub(super) struct LiveSessions<T> {
     shards: Box<[Shard<T>]>,
     hasher: RandomState,
 }
@@ -37,7 +37,7 @@ impl<T> Entry<T> {
     }
 }
 
-impl<T> Default for Directory<T> {
+impl<T> Default for LiveSessions<T> {
     fn default() -> Self {
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         let shards = (SHARDS * threads).next_power_of_two();
@@ -45,7 +45,7 @@ impl<T> Default for Directory<T> {
     }
 }
 
-impl<T> Directory<T> {
+impl<T> LiveSessions<T> {
     fn find_shard(&self, id: &str) -> (u64, &RwLock<HashTable<Entry<T>>>) {
         let hash = self.hasher.hash_one(id);
         // The shard index comes from bits of the hash that the table of the shard uses last.
@@ -67,14 +67,14 @@ impl<T> Directory<T> {
         self.look(id, |_| ()).is_some()
     }
 
-    /// Inserts a session. Its id must not be in the directory.
+    /// Inserts a session. Its id must not be in the table.
     pub(super) fn insert(&self, session: Arc<Session<T>>) {
         let (hash, shard) = self.find_shard(&session.record.id);
         let mut table = shard.write().unwrap_or_else(PoisonError::into_inner);
         table.insert_unique(hash, Entry { hash, session }, |entry| entry.hash);
     }
 
-    /// Removes this session, if it is in the directory.
+    /// Removes this session, if it is in the table.
     pub(super) fn remove(&self, session: &Arc<Session<T>>) {
         let (hash, shard) = self.find_shard(&session.record.id);
         let mut table = shard.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,124 @@
+//! [`SessionDirectory`], the trait of the backends.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::away::Away;
+use super::change::Change;
+use super::claim::Claim;
+use super::digest::SessionDigest;
+use super::epoch::Epoch;
+use super::found::Found;
+
+/// Keeps sessions beyond the process that serves them. One value is one *server* of the directory: one process, from its
+/// start to its end.
+///
+/// Give it to [`PolicySessionManagerBuilder::directory`](crate::PolicySessionManagerBuilder::directory). The kit
+/// `testing::directory` (feature `testing`) has an implementation in memory, and holds others to this contract.
+///
+/// # Contract
+///
+/// What the manager guarantees:
+///
+/// - It writes a change only of a session that it has, under the epoch of that: [`Epoch::FIRST`] for one that was opened
+///   here, else the epoch of the claim. The changes of one session are in order, and no change but [`Change::Dead`] follows
+///   [`Change::Parked`] or [`Change::Released`] under the same epoch.
+/// - It makes few look-ups at a time, one for each digest, and waits 50 ms for each at most. It drops the future then.
+/// - It never drops the future of a claim. It waits 50 ms for it, and releases later what it won later.
+/// - It gives no method a session id.
+///
+/// What a backend guarantees:
+///
+/// - **One owner.** Of all claims with the same epoch, at most one is won: it raises the epoch by one, and the server that
+///   made it has the session ([`Claim::Yours`]). A session that is live at another server is not won
+///   ([`Claim::Elsewhere`]), unless that server is gone. When a server is gone is for the backend to say; it must be sure,
+///   or be ready to report what it took away by [`lost`](Self::lost).
+/// - **Fencing.** A write under an epoch that is not that of the directory has no effect, nor has one that does not apply
+///   (the table of [`Change`]).
+/// - **An end is an end.** After [`Change::Dead`] no claim is won and no write has an effect. The backend remembers it at
+///   least as long as a session may live or stay parked.
+/// - **Own writes are seen.** A look-up or claim of this server sees what it wrote before, whether that is durable or not.
+/// - **Look-ups change nothing.** Nor do they wait for writes of other servers.
+/// - **Time.** Ages and idle times go on while a session is stored; see [`StoredSession`](super::StoredSession).
+/// - **Bounds.** Memory, and what is stored, are bounded by configuration, whatever servers write: a queue holds one change
+///   for each session ([`Change::after`]).
+///
+/// A backend that knows that no other server can have claimed a session since it was parked here (it is the only server of
+/// its directory, say) may answer a claim from its own memory.
+///
+/// # Implementing
+///
+/// It is an async trait of the crate [`async_trait`](mod@async_trait). Methods are called on many tasks at a time. None should panic: a
+/// panic ends the request that calls it.
+#[async_trait]
+pub trait SessionDirectory: fmt::Debug + Send + Sync + 'static {
+    /// Looks a session up. `None` if the directory does not have it. Changes nothing.
+    ///
+    /// The client of a request waits for it, 50 ms at most. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if the directory cannot tell now.
+    async fn look(&self, id: &SessionDigest) -> Result<Option<Found>, Away>;
+
+    /// Claims a session for this server, if it is still as `seen`: compares the epoch, and sets the server and the next
+    /// epoch in one step. Of `seen` only the epoch counts: of a session that it has parked, a server gives no more.
+    ///
+    /// The client of a request waits for it, 50 ms at most; the manager takes the answer later too. The answer is
+    /// [`Claim::Elsewhere`] also if the session was claimed and parked again since the look-up.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if the directory cannot tell now. Then the claim is not won, now or later.
+    async fn claim(&self, id: &SessionDigest, seen: &Found) -> Result<Claim, Away>;
+
+    /// Queues a change of a session that this server has, or parked. Does not wait, and does not fail: what could not be
+    /// written is told by [`written`](Self::written) and [`flush`](Self::flush).
+    ///
+    /// Requests call it, so it should cost microseconds.
+    fn write(&self, id: &SessionDigest, epoch: Epoch, change: Change);
+
+    /// Waits until what this server wrote of a session before this call is durable, at most until that moment. Returns
+    /// whether it is. It is, if nothing is queued of it.
+    async fn written(&self, id: &SessionDigest, until: Instant) -> bool;
+
+    /// Waits until other servers have claimed sessions that this server had or parked, and returns them with the epochs
+    /// under which this server had them. Each is reported once, at least if this server had it live. May wait for ever.
+    ///
+    /// One task of the manager calls it. Cancel safe: what a dropped future would have returned, a later one returns.
+    async fn lost(&self) -> Vec<(SessionDigest, Epoch)>;
+
+    /// Waits until all that this server wrote before is durable, at most until that moment. Returns how many sessions have
+    /// changes that are not. A drain calls it.
+    async fn flush(&self, until: Instant) -> usize;
+}
+
+#[async_trait]
+impl<T: SessionDirectory + ?Sized> SessionDirectory for Arc<T> {
+    async fn look(&self, id: &SessionDigest) -> Result<Option<Found>, Away> {
+        (**self).look(id).await
+    }
+
+    async fn claim(&self, id: &SessionDigest, seen: &Found) -> Result<Claim, Away> {
+        (**self).claim(id, seen).await
+    }
+
+    fn write(&self, id: &SessionDigest, epoch: Epoch, change: Change) {
+        (**self).write(id, epoch, change);
+    }
+
+    async fn written(&self, id: &SessionDigest, until: Instant) -> bool {
+        (**self).written(id, until).await
+    }
+
+    async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {
+        (**self).lost().await
+    }
+
+    async fn flush(&self, until: Instant) -> usize {
+        (**self).flush(until).await
+    }
+}

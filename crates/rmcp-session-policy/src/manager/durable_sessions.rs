@@ -1,0 +1,406 @@
+//! What a manager does with a directory that outlives the process: it writes the life of its sessions, looks up and claims
+//! those of others, and gives up its own.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rmcp::model::{ServerJsonRpcMessage, ServerResult};
+use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, timeout_at};
+
+use super::PolicySessionManager;
+use super::durable::{Answer, Claimed, DIRECTORY_WAIT, Durable};
+use super::look_queue::TooManyMisses;
+use super::manager_inner::ManagerInner;
+use super::parking_state::Parked;
+use crate::admission::{ArrivalKind, ClientKey, Rejection, RejectionClass, Retry};
+use crate::context::ClientContext;
+use crate::directory::{
+    Body, BodyError, Change, Epoch, Found, FoundState, InDirectory, OwnerDigest, Ownership, SessionDigest,
+    SessionDirectory, StoredSession, Usage,
+};
+use crate::error::PolicyError;
+use crate::observe::CloseReason;
+use crate::session::History;
+use crate::time::SECOND;
+use crate::timestamp::Timestamp;
+use crate::transport::{Flag, Session};
+
+/// How often a hand-over looks at all sessions at most.
+const HAND_OVER_EVERY: Duration = Duration::from_millis(20);
+/// How often usage is written.
+const USED_EVERY: Duration = Duration::from_secs(5);
+
+type Failed<I> = PolicyError<<I as SessionManager>::Error>;
+type Here<I> = Arc<Session<<I as SessionManager>::Transport>>;
+
+/// Says whether a server has given a session up. See [`PolicySessionManager::give_up`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GivenUp {
+    /// The session is parked in the directory, or has ended, so that another server may claim it.
+    Given,
+    /// A request of the session is in flight, or its close takes longer than the close deadline.
+    Busy,
+    /// The session is neither live nor parked here.
+    NotHere,
+}
+
+/// What a look-up in the directory found for a client.
+pub(crate) enum LookedUp {
+    /// The session is live or parked here by now, or in the directory and the client's.
+    Known(Option<Found>),
+    /// The session does not exist, has ended, or belongs to another client.
+    Unknown,
+}
+
+impl<I: SessionManager> PolicySessionManager<I> {
+    /// Gives a session up, so that another server of the [directory](crate::directory) may claim it: closes it, unless it
+    /// is busy, and parks it in the directory. Waits until that is written, for the close deadline at most.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use rmcp_session_policy::directory::SessionDigest;
+    /// use rmcp_session_policy::testing::directory::MemoryDirectory;
+    /// use rmcp_session_policy::{GivenUp, PolicySessionManager};
+    ///
+    /// let sessions = PolicySessionManager::local().directory(MemoryDirectory::new()).build()?;
+    /// assert_eq!(sessions.give_up(&SessionDigest::of("of another server")).await, GivenUp::NotHere);
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
+    pub async fn give_up(&self, session: &SessionDigest) -> GivenUp {
+        let shared = &self.shared;
+        let Some(durable) = &shared.durable else { return GivenUp::NotHere };
+        let Some(id) = durable.id(session) else { return GivenUp::NotHere };
+        let deadline = Instant::now() + shared.settings.close_deadline;
+        let Some(live) = shared.find(&id) else {
+            // It is parked in the directory already.
+            return match shared.parking.ownership(&id) {
+                Some(ownership) => {
+                    shared.parking.lose(&id, ownership);
+                    if durable.directory.written(session, deadline).await { GivenUp::Given } else { GivenUp::Busy }
+                }
+                None => GivenUp::NotHere,
+            };
+        };
+        if shared.close_if_idle(&live, CloseReason::Moved) == Some(false) {
+            return GivenUp::Busy;
+        }
+        let left = live.until(|session| session.has(Flag::Left));
+        if timeout_at(deadline, left).await.is_err() || !durable.directory.written(session, deadline).await {
+            return GivenUp::Busy;
+        }
+        GivenUp::Given
+    }
+}
+
+impl<I: SessionManager> PolicySessionManager<I> {
+    /// Hands the sessions over to the other servers of the [directory](crate::directory), before this one stops: rejects
+    /// newcomers, as [`refuse_newcomers`](Self::refuse_newcomers) does, and parks each session in the directory once it has
+    /// nothing in flight. Requests that come meanwhile are served. Returns at once, and cannot be taken back. Without a
+    /// directory it only rejects newcomers.
+    ///
+    /// Call it when the next server has started, and [`drain`](Self::drain) when the load balancer sends no more here. A
+    /// look at all sessions each time that one becomes idle, fifty times a second at most.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use rmcp_session_policy::{PolicySessionManager, SECOND};
+    ///
+    /// let sessions = PolicySessionManager::local().build()?;
+    /// sessions.hand_over();
+    /// assert!(sessions.is_draining());
+    /// sessions.drain(30 * SECOND).await;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics outside a tokio runtime if there is a directory.
+    pub fn hand_over(&self) {
+        self.refuse_newcomers();
+        if self.shared.durable.is_some() && !self.shared.signals.draining.swap(true, SeqCst) {
+            drop(tokio::spawn(hand_over(Arc::downgrade(&self.shared))));
+        }
+    }
+}
+
+/// Parks each session in the directory once it is idle, until the manager is gone or drained.
+async fn hand_over<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
+    let Some(signals) = shared.upgrade().map(|shared| Arc::clone(&shared.signals)) else { return };
+    loop {
+        let mut calm = std::pin::pin!(signals.calm.notified());
+        calm.as_mut().enable();
+        {
+            let Some(shared) = shared.upgrade().filter(|shared| !shared.draining.load(SeqCst)) else { return };
+            for session in shared.sessions() {
+                if session.in_directory().is_some_and(InDirectory::is_ours) {
+                    shared.close_if_idle(&session, CloseReason::Moved);
+                }
+            }
+        }
+        timeout(SECOND, calm).await.ok();
+        sleep(HAND_OVER_EVERY).await;
+    }
+}
+
+impl<I: SessionManager> ManagerInner<I> {
+    /// Writes that a session was opened. rmcp has just answered its `initialize`.
+    pub(super) fn open_in_directory(&self, session: &Here<I>, initialize_params: &Arc<[u8]>) {
+        let Some(durable) = self.durable.as_ref().filter(|_| session.in_directory().is_none()) else { return };
+        let Some(stored) = stored(session, initialize_params, false, Instant::now()) else { return };
+        // The write comes first: what ends the session now finds either nothing to end, or a session that was opened.
+        let ownership = durable.open(&session.record.id, stored);
+        session.set_in_directory(InDirectory::new(ownership, false));
+        if session.has(Flag::Gone) {
+            self.end_in_directory(session, None, false);
+            durable.is_not_here(ownership);
+        }
+    }
+
+    /// Writes that the handshake of a session is finished.
+    pub(super) fn ready_in_directory(&self, session: &Session<I::Transport>) {
+        if let Some(durable) = &self.durable
+            && let Some(in_directory) = session.in_directory().filter(|session| session.is_ours())
+            && in_directory.ready()
+        {
+            durable.write(in_directory.ownership, Change::Ready);
+        }
+    }
+
+    /// Writes the end of an incarnation: that the session is parked, or has ended for good. Does so once.
+    pub(super) fn end_in_directory(
+        &self,
+        session: &Session<I::Transport>,
+        initialize_params: Option<&Arc<[u8]>>,
+        stays: bool,
+    ) {
+        let (Some(durable), Some(in_directory)) = (&self.durable, session.in_directory()) else { return };
+        if !in_directory.end() {
+            return;
+        }
+        let change = if !stays {
+            Change::Dead
+        } else {
+            let stored =
+                initialize_params.and_then(|params| stored(session, params, in_directory.is_ready(), Instant::now()));
+            stored.map_or(Change::Released, Change::Parked)
+        };
+        durable.write(in_directory.ownership, change);
+    }
+
+    /// Whether the answer to an `initialize`, or to its replay, is in the protocol version that the client speaks. It is not
+    /// if another release of the server, which supports other versions, has answered the client. Costs nothing without a
+    /// directory.
+    pub(super) fn speaks_the_same(&self, session: &Session<I::Transport>, answer: &ServerJsonRpcMessage) -> bool {
+        let (Some(_), ServerJsonRpcMessage::Response(answer)) = (&self.durable, answer) else { return true };
+        let ServerResult::InitializeResult(answer) = &answer.result else { return true };
+        let version = answer.protocol_version.as_str();
+        **session.speaks(version) == *version
+    }
+
+    /// Starts the task that watches the directory, with the first session.
+    pub(super) fn watch_directory(self: &Arc<Self>) {
+        if let Some(durable) = &self.durable {
+            let watch = || tokio::spawn(watch(Arc::downgrade(self), Arc::clone(&durable.directory))).abort_handle();
+            self.durable_task.get_or_init(watch);
+        }
+    }
+
+    /// Writes the usage of the sessions that were used since the last time.
+    fn write_usage(&self) {
+        let (Some(durable), Some(used)) = (&self.durable, &self.signals.used) else { return };
+        // No more than there are now: what is used meanwhile is for the next time.
+        for _ in 0..used.len() {
+            let Some(session) = used.pop().and_then(|key| self.lock().session(key)) else { continue };
+            session.record.entry.note_written();
+            if let Some(in_directory) = session.in_directory().filter(|session| session.is_ours()) {
+                in_directory.ready();
+                let now = Instant::now();
+                durable.write(in_directory.ownership, Change::Used(usage(&session.record.history(now), now)));
+            }
+        }
+    }
+
+    /// Waits until the close of a session that its client has deleted is written, for as long as an answer may wait.
+    pub(super) async fn deletion_written(&self, session: &Session<I::Transport>) {
+        let (Some(durable), Some(in_directory)) = (&self.durable, session.in_directory()) else { return };
+        if !session.has(Flag::Left) {
+            timeout(DIRECTORY_WAIT, session.until(|session| session.has(Flag::Left))).await.ok();
+        }
+        if session.has(Flag::NoRestore) {
+            // The close may have written that the session is parked, a moment before it was deleted.
+            durable.write(in_directory.ownership, Change::Dead);
+        }
+        durable.end_written(&in_directory.ownership.digest).await;
+    }
+
+    /// Closes a session that another server has claimed, without a write.
+    fn lose(self: &Arc<Self>, digest: &SessionDigest, epoch: Epoch) {
+        let ownership = Ownership { digest: *digest, epoch };
+        let Some(id) = self.durable.as_ref().and_then(|durable| durable.id(digest)) else { return };
+        self.parking.lose(&id, ownership);
+        let Some(session) = self.find(&id) else { return };
+        let is_lost = session.in_directory().is_some_and(|session| session.ownership == ownership && session.end());
+        if is_lost {
+            self.close(&session, CloseReason::Moved);
+        }
+    }
+
+    /// Looks for a session that is neither live nor parked here, for a client. The caller reports the error.
+    pub(crate) async fn look_up(&self, id: &str, client: Option<&ClientContext>) -> Result<LookedUp, Failed<I>> {
+        let Some(durable) = &self.durable else { return Ok(LookedUp::Unknown) };
+        let (digest, key) = (SessionDigest::of(id), ClientKey::of_context(client));
+        let _flight = loop {
+            // Each time, so that requests for one unknown id do not wake each other again and again.
+            durable.looks.may(&key).map_err(too_many_misses)?;
+            match durable.flights.begin(&digest) {
+                Ok(flight) => break flight,
+                Err(other) => other.landed().await,
+            }
+        };
+        if self.live.contains(id) || self.parking.contains(id) {
+            return Ok(LookedUp::Known(None));
+        }
+        let turn = durable.looks.turn(&key).await;
+        let turn = turn.map_err(too_many_misses)?;
+        let Ok(found) = durable.look(&digest).await else {
+            turn.hit();
+            return Err(PolicyError::Away);
+        };
+        let owner = client.and_then(OwnerDigest::of);
+        let is_over_age = |age| self.settings.max_lifetime.is_some_and(|lifetime| age >= lifetime);
+        let is_here =
+            |found: &Found| found.state != FoundState::Dead && found.owner == owner && !is_over_age(found.age);
+        match found.filter(is_here) {
+            Some(found) => {
+                turn.hit();
+                Ok(LookedUp::Known(Some(found)))
+            }
+            None => Ok(LookedUp::Unknown),
+        }
+    }
+
+    /// Claims a session for a restore that has its place. `None` if it has ended.
+    pub(super) async fn claim(
+        &self,
+        durable: &Arc<Durable>,
+        ownership: Ownership,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Option<(Claimed, StoredSession, Option<OwnedSemaphorePermit>)>, Failed<I>> {
+        let seen = Found::parked_here(ownership.epoch);
+        let failed = |error| self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), error);
+        match durable.claim(ownership.digest, seen, permit).await {
+            Ok((Answer::Won(claimed, stored), permit)) => Ok(Some((claimed, stored, permit))),
+            Ok((Answer::Gone, _)) => Ok(None),
+            Ok((Answer::Elsewhere, _)) => Err(failed(PolicyError::Elsewhere)),
+            Err(_) => Err(failed(PolicyError::Away)),
+        }
+    }
+
+    /// Returns what to restore from what was claimed. `None` if it cannot be decoded, or is over age; then it is ended, or
+    /// given back if a newer release can decode it.
+    pub(super) fn decode(&self, claimed: Claimed, stored: &StoredSession) -> Option<(Claimed, Parked)> {
+        if self.settings.max_lifetime.is_some_and(|lifetime| stored.age >= lifetime) {
+            claimed.end();
+            return None;
+        }
+        match Body::decode(&stored.body) {
+            Ok(body) => {
+                let parked = Parked::stored(stored, body, claimed.ownership(), Instant::now());
+                Some((claimed, parked))
+            }
+            Err(BodyError::Newer) => {
+                tracing::warn!("a newer release has written a session to the directory; it is left there");
+                None
+            }
+            Err(BodyError::Damaged) => {
+                tracing::warn!("a session in the directory is damaged, and is ended");
+                claimed.end();
+                None
+            }
+        }
+    }
+
+    /// Ends a session that a client deletes and that is not live here: in the directory first, then in the parking.
+    pub(super) async fn end_parked(&self, id: &SessionId, found: Option<Found>) -> Result<(), Failed<I>> {
+        if self.restores.get(id).is_some() {
+            // It was told, and ends the session in both.
+            self.parking.take(id);
+            return Ok(());
+        }
+        let parked = self.parking.ownership(id);
+        let found = match (parked, found, &self.durable) {
+            // It has just left this server, or no layer has looked for it.
+            (None, None, Some(durable)) if ClientContext::is_in_scope() => {
+                let found = durable.look(&SessionDigest::of(id)).await.map_err(|_| PolicyError::Away)?;
+                found.filter(|found| found.state != FoundState::Dead)
+            }
+            (_, found, _) => found,
+        };
+        let ownership = parked.or(found.map(|found| Ownership { digest: SessionDigest::of(id), epoch: found.epoch }));
+        let (Some(durable), Some(ownership)) = (&self.durable, ownership) else {
+            self.parking.take(id);
+            return Ok(());
+        };
+        let claimed = self.claim(durable, ownership, None).await;
+        if !matches!(claimed, Err(PolicyError::Away)) {
+            self.parking.lose(id, ownership);
+        }
+        if let Some((claimed, _, _)) = claimed? {
+            claimed.end();
+            durable.end_written(&ownership.digest).await;
+        }
+        Ok(())
+    }
+}
+
+/// Watches the directory until the manager is gone.
+async fn watch<I: SessionManager>(shared: Weak<ManagerInner<I>>, directory: Arc<dyn SessionDirectory>) {
+    // Not anew after each loss, or a directory that reports many would keep the usage from being written.
+    let mut usage = interval_at(Instant::now() + USED_EVERY, USED_EVERY);
+    usage.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let mut lost = std::pin::pin!(directory.lost());
+        let lost = loop {
+            tokio::select! {
+                lost = &mut lost => break lost,
+                _ = usage.tick() => {
+                    let Some(shared) = shared.upgrade() else { return };
+                    shared.write_usage();
+                }
+            }
+        };
+        let Some(shared) = shared.upgrade() else { return };
+        lost.iter().for_each(|(digest, epoch)| shared.lose(digest, *epoch));
+        // A directory that reports without a wait must not keep this thread.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What the directory stores of a session. `None` if it is too large.
+fn stored<T>(session: &Session<T>, initialize_params: &Arc<[u8]>, ready: bool, now: Instant) -> Option<StoredSession> {
+    let context = session.record.entry.context.clone();
+    let owner = context.as_deref().and_then(OwnerDigest::of);
+    let history = session.record.history(now);
+    let (initialize_params, protocol_version) = (Arc::clone(initialize_params), session.protocol_version());
+    let body = Body { initialize_params, protocol_version, context }.encode()?;
+    let age = Timestamp::at(now).since(history.opened);
+    Some(StoredSession::new(owner, age, usage(&history, now), body).with_ready(ready || history.uses > 0))
+}
+
+fn usage(history: &History, now: Instant) -> Usage {
+    Usage::default()
+        .with_idle(Timestamp::at(now).since(history.last_used))
+        .with_uses(history.uses)
+        .with_calls(history.calls, history.last_gap.duration())
+}
+
+fn too_many_misses<E: std::error::Error>(refused: TooManyMisses) -> PolicyError<E> {
+    let rejection = Rejection::new("unknown_sessions").with_class(RejectionClass::Overload);
+    PolicyError::Rejected(rejection.with_retry(Retry::After(refused.0)))
+}

@@ -1,0 +1,169 @@
+//! The rows of a directory in memory: what they hold, and which changes apply. No lock, and no clock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use hashlink::LinkedHashMap;
+use tokio::time::Instant;
+
+use crate::directory::{Change, Claim, Epoch, Found, FoundState, ServerId, SessionDigest, StoredSession};
+
+/// One session.
+#[derive(Debug)]
+struct Row {
+    server: ServerId,
+    epoch: Epoch,
+    /// Whether that server has it.
+    live: bool,
+    session: StoredSession,
+    /// The moment that the durations of the session are of.
+    at: Instant,
+    /// Its place in the order in which sessions are forgotten.
+    rank: Rank,
+}
+
+/// In which order sessions are forgotten: those that are not ready first, then those without a call, and within each the
+/// one whose latest change is the oldest.
+type Rank = (u8, u64);
+
+/// A change that waits in a queue.
+#[derive(Clone, Debug)]
+pub(super) struct Queued {
+    pub(super) epoch: Epoch,
+    pub(super) change: Change,
+    /// When it was written.
+    pub(super) at: Instant,
+}
+
+/// The sessions, and the digests of those that have ended for good.
+#[derive(Debug)]
+pub(super) struct Rows {
+    most: usize,
+    rows: HashMap<SessionDigest, Row>,
+    order: BTreeMap<Rank, SessionDigest>,
+    changes: u64,
+    /// Oldest first.
+    dead: LinkedHashMap<SessionDigest, (ServerId, Epoch)>,
+}
+
+impl Rows {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, rows: HashMap::new(), order: BTreeMap::new(), changes: 0, dead: LinkedHashMap::new() }
+    }
+
+    /// How many sessions there are.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is such a session, dead or not.
+    pub(super) fn find(&self, id: &SessionDigest, now: Instant, is_alive: impl Fn(&ServerId) -> bool) -> Option<Found> {
+        if let Some((server, epoch)) = self.dead.get(id) {
+            return Some(Found::new(FoundState::Dead, *server, *epoch));
+        }
+        let row = self.rows.get(id)?;
+        let state = if row.live && is_alive(&row.server) { FoundState::Live } else { FoundState::Parked };
+        let age = row.session.age.saturating_add(now.saturating_duration_since(row.at));
+        Some(Found::new(state, row.server, row.epoch).with_owner(row.session.owner).with_age(age))
+    }
+
+    /// Claims a session for a server. Returns the answer, and the server and epoch that have lost it.
+    pub(super) fn claim(
+        &mut self,
+        id: &SessionDigest,
+        seen: Epoch,
+        server: ServerId,
+        now: Instant,
+        is_alive: impl Fn(&ServerId) -> bool,
+    ) -> (Claim, Option<(ServerId, Epoch)>) {
+        let Some(row) = self.rows.get_mut(id) else { return (Claim::Gone, None) };
+        if row.epoch != seen || row.live && is_alive(&row.server) {
+            return (Claim::Elsewhere(row.server), None);
+        }
+        let before = (row.server, row.epoch);
+        row.set(now, |session| session);
+        (row.server, row.epoch, row.live) = (server, row.epoch.next(), true);
+        let claimed = Claim::Yours(row.epoch, row.session.clone());
+        self.moved(id);
+        (claimed, Some(before))
+    }
+
+    /// Applies a change, unless it comes too late.
+    pub(super) fn apply(&mut self, id: SessionDigest, server: ServerId, queued: Queued) {
+        let Queued { epoch, change, at } = queued;
+        let Some(row) = self.rows.get_mut(&id) else {
+            match change {
+                Change::Opened(session) if epoch == Epoch::FIRST => self.insert(id, server, session, at, true),
+                Change::Parked(session) if epoch == Epoch::FIRST => self.insert(id, server, session, at, false),
+                _ => {}
+            }
+            return;
+        };
+        if row.epoch != epoch || row.server != server {
+            return;
+        }
+        match change {
+            Change::Dead => {
+                self.remove(&id);
+                self.dead.insert(id, (server, epoch));
+                while self.dead.len() > self.most {
+                    self.dead.pop_front();
+                }
+                return;
+            }
+            _ if !row.live => return,
+            Change::Ready => row.session.ready = true,
+            Change::Used(usage) => row.set(at, |session| StoredSession { usage, ..session.with_ready(true) }),
+            Change::Parked(session) => {
+                row.set(at, |before| StoredSession { owner: before.owner, ..session });
+                row.live = false;
+            }
+            Change::Released => row.live = false,
+            Change::Opened(_) => return,
+        }
+        self.moved(&id);
+    }
+
+    fn insert(&mut self, id: SessionDigest, server: ServerId, session: StoredSession, at: Instant, live: bool) {
+        if self.dead.contains_key(&id) {
+            return;
+        }
+        let rank = (0, 0);
+        self.rows.insert(id, Row { server, epoch: Epoch::FIRST, live, session, at, rank });
+        self.moved(&id);
+        while self.rows.len() > self.most {
+            let Some((_, oldest)) = self.order.first_key_value() else { break };
+            let oldest = *oldest;
+            self.remove(&oldest);
+        }
+    }
+
+    fn remove(&mut self, id: &SessionDigest) {
+        if let Some(row) = self.rows.remove(id) {
+            self.order.remove(&row.rank);
+        }
+    }
+
+    /// Moves a session to the end of its part of the order.
+    fn moved(&mut self, id: &SessionDigest) {
+        self.changes += 1;
+        let Some(row) = self.rows.get_mut(id) else { return };
+        self.order.remove(&row.rank);
+        let class = match &row.session {
+            session if !session.ready => 0,
+            session if session.usage.calls == 0 => 1,
+            _ => 2,
+        };
+        row.rank = (class, self.changes);
+        self.order.insert(row.rank, *id);
+    }
+}
+
+impl Row {
+    /// Changes the session, as of this moment.
+    fn set(&mut self, at: Instant, change: impl FnOnce(StoredSession) -> StoredSession) {
+        let passed: Duration = at.saturating_duration_since(self.at);
+        self.session = change(self.session.clone().aged(passed));
+        self.at = self.at.max(at);
+    }
+}

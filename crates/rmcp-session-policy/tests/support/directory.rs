@@ -1,0 +1,126 @@
+//! A directory in memory that writes down what a manager writes to it, and that a test can hold back.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    clippy::missing_panics_doc,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "a fixture, of which each test file uses a part"
+)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rmcp_session_policy::directory::{Away, Change, Claim, Epoch, Found, SessionDigest, SessionDirectory};
+use rmcp_session_policy::testing::directory::MemoryDirectory;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+/// Clones are one.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    pub memory: MemoryDirectory,
+    notes: Arc<Mutex<Notes>>,
+    told: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    writes: Vec<(SessionDigest, Epoch, Change)>,
+    lost: Vec<(SessionDigest, Epoch)>,
+    claims_take: Duration,
+    keeps_losses: bool,
+}
+
+impl Recorder {
+    pub fn new(memory: MemoryDirectory) -> Self {
+        Self { memory, notes: Arc::default(), told: Arc::default() }
+    }
+
+    /// What was written of a session until now, as the names of the changes with their epochs.
+    pub fn of(&self, id: &str) -> Vec<(&'static str, u64)> {
+        let (digest, notes) = (SessionDigest::of(id), self.notes.lock().expect("no panic"));
+        let writes = notes.writes.iter().filter(|(written, _, _)| *written == digest);
+        writes.map(|(_, epoch, change)| (name(change), epoch.get())).collect()
+    }
+
+    /// All that was written until now.
+    pub fn writes(&self) -> Vec<(SessionDigest, Epoch, Change)> {
+        self.notes.lock().expect("no panic").writes.clone()
+    }
+
+    /// Tells the manager that another server has claimed a session.
+    pub fn lose(&self, id: &str, epoch: u64) {
+        let lost = (SessionDigest::of(id), Epoch::new(epoch).expect("not zero"));
+        self.notes.lock().expect("no panic").lost.push(lost);
+        self.told.notify_one();
+    }
+
+    /// Does not tell the manager any more of what others have claimed.
+    pub fn keep_losses(&self) {
+        self.notes.lock().expect("no panic").keeps_losses = true;
+    }
+
+    /// Delays claims, and not look-ups.
+    pub fn delay_claims(&self, delay: Duration) {
+        self.notes.lock().expect("no panic").claims_take = delay;
+    }
+}
+
+fn name(change: &Change) -> &'static str {
+    match change {
+        Change::Opened(_) => "opened",
+        Change::Ready => "ready",
+        Change::Used(_) => "used",
+        Change::Parked(_) => "parked",
+        Change::Released => "released",
+        Change::Dead => "dead",
+        _ => "new",
+    }
+}
+
+#[async_trait]
+impl SessionDirectory for Recorder {
+    async fn look(&self, id: &SessionDigest) -> Result<Option<Found>, Away> {
+        self.memory.look(id).await
+    }
+
+    async fn claim(&self, id: &SessionDigest, seen: &Found) -> Result<Claim, Away> {
+        let delay = self.notes.lock().expect("no panic").claims_take;
+        sleep(delay).await;
+        self.memory.claim(id, seen).await
+    }
+
+    fn write(&self, id: &SessionDigest, epoch: Epoch, change: Change) {
+        self.notes.lock().expect("no panic").writes.push((*id, epoch, change.clone()));
+        self.memory.write(id, epoch, change);
+    }
+
+    async fn written(&self, id: &SessionDigest, until: Instant) -> bool {
+        self.memory.written(id, until).await
+    }
+
+    async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {
+        loop {
+            let lost = std::mem::take(&mut self.notes.lock().expect("no panic").lost);
+            if !lost.is_empty() {
+                return lost;
+            }
+            tokio::select! {
+                lost = self.memory.lost() => {
+                    if !self.notes.lock().expect("no panic").keeps_losses {
+                        return lost;
+                    }
+                }
+                () = self.told.notified() => {}
+            }
+        }
+    }
+
+    async fn flush(&self, until: Instant) -> usize {
+        self.memory.flush(until).await
+    }
+}
