@@ -1,0 +1,42 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Parts
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `directory` | [`SqliteDirectory`]: opens the file, starts the threads, and passes calls to them |
+//! | `builder`, `error`, `stats` | settings, why a file is not opened, and counters |
+//! | `queue` | what waits to be written, one change for each session, and the tasks that wait for that |
+//! | `claiming` | a claim on its way to the writer and back |
+//! | `writer`, `reader` | the two threads |
+//! | `health` | whether the file can be read and written, with a log line for each change |
+//! | `store` | reads and writes of rows |
+//! | `row` | one row, and what a change does to it |
+//! | `schema`, `connection`, `place` | the tables, the settings of a connection, and checks of a path |
+//! | `server` | server ids and their lock files |
+//! | `clock` | the clock of the file |
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("rmcp-session-policy-sqlite needs Linux: its clock is CLOCK_BOOTTIME");
+
+mod builder;
+mod claiming;
+mod clock;
+mod connection;
+mod directory;
+mod error;
+mod health;
+mod place;
+mod queue;
+mod reader;
+mod row;
+mod schema;
+mod server;
+mod stats;
+mod store;
+mod writer;
+
+pub use builder::{Durability, SqliteDirectoryBuilder};
+pub use directory::SqliteDirectory;
+pub use error::OpenError;
+pub use stats::SqliteStats;

@@ -1,0 +1,514 @@
+//! What waits for the writer: changes of this server, one for each session, and its claims. And what waits for it: the
+//! tasks that want to know when a change is written, or which sessions are lost.
+//!
+//! All is behind one lock, which is held for O(1) steps, and never over a read or a write of the file, with two exceptions:
+//! a batch is moved in one go, and a flush counts what is left at its end.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hashlink::LinkedHashMap;
+use rmcp_session_policy::directory::{Change, Epoch, SessionDigest};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use crate::builder::Durability;
+use crate::claiming::ClaimRequest;
+use crate::row::{Moment, Queued};
+
+/// The most changes that wait. Only ends may take the last quarter.
+const CHANGES: usize = 65_536;
+
+/// The most bytes of bodies that wait.
+const BYTES: usize = 64 << 20;
+
+/// The most claims that wait.
+const CLAIMS: usize = 256;
+
+/// How many changes one commit has at most, so that a claim does not wait long for it.
+const BATCH: usize = 1_000;
+
+/// How long a change waits for others, in milliseconds. A commit has as much again until its 100 ms are over.
+const DELAY: i64 = 50;
+
+/// The queue of one server.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    durability: Durability,
+    state: Mutex<State>,
+    /// Wakes the writer.
+    work: Condvar,
+    /// Wakes tasks, at each commit and each loss.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Oldest first.
+    pending: LinkedHashMap<SessionDigest, Waiting>,
+    /// What the writer is committing.
+    committing: HashMap<SessionDigest, Waiting>,
+    /// Bytes of bodies in both.
+    bytes: usize,
+    /// The number of the next change.
+    next: u64,
+    /// Changes before this number are to be written at once.
+    urgent: u64,
+    claims: VecDeque<ClaimRequest>,
+    /// Sessions of which a change had no room, at most [`CHANGES`], and how many more there were.
+    dropped: HashSet<SessionDigest>,
+    dropped_more: usize,
+    lost: Vec<(SessionDigest, Epoch)>,
+    /// Whether a task ever waited for losses.
+    wants_lost: bool,
+    stops: bool,
+}
+
+/// A change, with the numbers of the first and of the last one that are merged in it.
+#[derive(Clone, Debug)]
+struct Waiting {
+    queued: Queued,
+    first: u64,
+    last: u64,
+}
+
+/// What the writer should do next.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Claims(Vec<ClaimRequest>),
+    /// Take a batch, and commit it.
+    Changes,
+    /// Nothing was asked for in this time.
+    Rest,
+    Stop,
+}
+
+impl Queue {
+    pub(crate) fn new(durability: Durability) -> Self {
+        Self { durability, state: Mutex::default(), work: Condvar::new(), changed: Notify::new() }
+    }
+
+    /// Queues a change, merged into an earlier one of the same session.
+    pub(crate) fn write(&self, id: SessionDigest, queued: Queued) {
+        let mut state = self.lock();
+        let was_idle = state.pending.is_empty();
+        state.write(id, queued);
+        let is_full = state.pending.len() == BATCH;
+        drop(state);
+        if was_idle || is_full {
+            self.work.notify_one();
+        }
+    }
+
+    /// Queues a claim. Gives it back if too many wait.
+    pub(crate) fn claim(&self, claim: ClaimRequest) -> Result<(), ClaimRequest> {
+        let mut state = self.lock();
+        if state.claims.len() >= CLAIMS || state.stops {
+            return Err(claim);
+        }
+        state.claims.push_back(claim);
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Queues claims again that could not be tried, before those that came since.
+    pub(crate) fn claim_again(&self, claims: Vec<ClaimRequest>) {
+        let mut state = self.lock();
+        for claim in claims.into_iter().rev() {
+            state.claims.push_front(claim);
+        }
+    }
+
+    /// What waits to be written of a session, oldest first.
+    pub(crate) fn waiting(&self, id: &SessionDigest) -> [Option<Queued>; 2] {
+        let state = self.lock();
+        [state.committing.get(id), state.pending.get(id)].map(|waiting| waiting.map(|waiting| waiting.queued.clone()))
+    }
+
+    /// Waits until what was queued of a session is written. Returns whether it is.
+    pub(crate) async fn written(&self, id: &SessionDigest, until: Instant) -> bool {
+        let last = {
+            let mut state = self.lock();
+            let [committing, pending] = [state.committing.get(id), state.pending.get(id)];
+            let Some(last) = pending.or(committing).map(|waiting| waiting.last) else {
+                return !state.dropped.contains(id) && state.dropped_more == 0;
+            };
+            state.hurry(last);
+            last
+        };
+        self.work.notify_one();
+        self.until(until, |state| {
+            let waits = |waiting: Option<&Waiting>| waiting.is_some_and(|waiting| waiting.first <= last);
+            !waits(state.committing.get(id)) && !waits(state.pending.get(id))
+        })
+        .await
+    }
+
+    /// Waits until all that was queued is written. Returns of how many sessions something is not.
+    pub(crate) async fn flush(&self, until: Instant) -> usize {
+        let last = {
+            let mut state = self.lock();
+            let last = state.next;
+            state.hurry(last);
+            last
+        };
+        self.work.notify_one();
+        self.until(until, |state| state.first() > last).await;
+        let state = self.lock();
+        let (left, dropped) = (state.left(last), state.dropped.len() + state.dropped_more);
+        left + dropped
+    }
+
+    /// Waits until sessions are lost.
+    pub(crate) async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {
+        self.lock().wants_lost = true;
+        self.work.notify_one();
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let lost = std::mem::take(&mut self.lock().lost);
+            if !lost.is_empty() {
+                return lost;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether some task waits for losses that the writer has not looked for.
+    pub(crate) fn wants_lost(&self) -> bool {
+        let state = self.lock();
+        state.wants_lost && state.lost.is_empty()
+    }
+
+    pub(crate) fn tell_lost(&self, lost: Vec<(SessionDigest, Epoch)>) {
+        self.lock().lost = lost;
+        self.changed.notify_waiters();
+    }
+
+    /// How many changes wait, and how many had no room.
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.pending.len() + state.committing.len(), state.dropped.len() + state.dropped_more)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.lock().stops = true;
+        self.work.notify_one();
+    }
+
+    pub(crate) fn stops(&self) -> bool {
+        self.lock().stops
+    }
+
+    /// Waits for work, at most for this long. `holds_back` leaves changes where they are, after a commit that failed.
+    pub(crate) fn next(&self, patience: Duration, holds_back: bool, now: impl Fn() -> Moment) -> Work {
+        let mut state = self.lock();
+        let mut rest = patience;
+        loop {
+            if !state.claims.is_empty() {
+                return Work::Claims(state.claims.drain(..).collect());
+            }
+            let due = if holds_back { None } else { state.due(self.durability, now()) };
+            if due == Some(Duration::ZERO) {
+                return Work::Changes;
+            }
+            if state.stops && !holds_back {
+                return if state.pending.is_empty() { Work::Stop } else { Work::Changes };
+            }
+            if rest.is_zero() {
+                return Work::Rest;
+            }
+            let began = std::time::Instant::now();
+            let wait = due.map_or(rest, |due| due.min(rest));
+            (state, _) = self.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+            rest = rest.saturating_sub(began.elapsed());
+        }
+    }
+
+    /// Moves the next changes to those that are being committed, and returns them.
+    pub(crate) fn take_batch(&self) -> Vec<(SessionDigest, Queued)> {
+        let mut state = self.lock();
+        let mut batch = Vec::with_capacity(state.pending.len().min(BATCH));
+        while batch.len() < BATCH
+            && let Some((id, waiting)) = state.pending.pop_front()
+        {
+            batch.push((id, waiting.queued.clone()));
+            state.committing.insert(id, waiting);
+        }
+        batch
+    }
+
+    /// Moves what waits of one session, as [`take_batch`](Self::take_batch) does.
+    pub(crate) fn take_one(&self, id: &SessionDigest) -> Option<Queued> {
+        let mut state = self.lock();
+        let waiting = state.pending.remove(id)?;
+        let queued = waiting.queued.clone();
+        state.committing.insert(*id, waiting);
+        Some(queued)
+    }
+
+    /// What was taken is written.
+    pub(crate) fn committed(&self) {
+        let mut state = self.lock();
+        let committed = std::mem::take(&mut state.committing);
+        state.bytes -= committed.values().map(|waiting| bytes(&waiting.queued.change)).sum::<usize>();
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// What was taken could not be written: it waits again, before what came since.
+    pub(crate) fn put_back(&self) {
+        let mut state = self.lock();
+        let mut failed: Vec<_> = std::mem::take(&mut state.committing).into_iter().collect();
+        failed.sort_unstable_by_key(|(_, waiting)| std::cmp::Reverse(waiting.first));
+        for (id, failed) in failed {
+            state.bytes -= bytes(&failed.queued.change);
+            let waiting = match state.pending.remove(&id) {
+                Some(later) => {
+                    state.bytes -= bytes(&later.queued.change);
+                    failed.then(later)
+                }
+                None => failed,
+            };
+            state.bytes += bytes(&waiting.queued.change);
+            state.pending.insert(id, waiting);
+            state.pending.to_front(&id);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the state is as it should be. Returns whether it is.
+    async fn until(&self, until: Instant, is: impl Fn(&State) -> bool) -> bool {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if is(&self.lock()) {
+                return true;
+            }
+            if timeout_at(until, changed).await.is_err() {
+                return is(&self.lock());
+            }
+        }
+    }
+}
+
+impl State {
+    fn write(&mut self, id: SessionDigest, queued: Queued) {
+        self.next += 1;
+        let number = self.next;
+        let later = Waiting { queued, first: number, last: number };
+        let size = bytes(&later.queued.change);
+        let is_end = matches!(later.queued.change, Change::Dead);
+        let is_whole = is_end || matches!(later.queued.change, Change::Parked(_));
+        // The next one says it too.
+        let is_repeated = matches!(later.queued.change, Change::Ready | Change::Used(_));
+        // Without it, the session would stay live at this server, which does not have it any more.
+        let is_last = is_whole || matches!(later.queued.change, Change::Released);
+        if let Some(earlier) = self.pending.get_mut(&id) {
+            let before = bytes(&earlier.queued.change);
+            if is_end || self.bytes + size <= BYTES {
+                *earlier = earlier.clone().then(later);
+                self.bytes = self.bytes + bytes(&earlier.queued.change) - before;
+                return;
+            }
+        } else {
+            let limit = if is_last { CHANGES } else { CHANGES / 4 * 3 };
+            if self.pending.len() < limit && self.bytes + size <= BYTES {
+                if is_whole {
+                    self.dropped.remove(&id);
+                }
+                self.bytes += size;
+                self.pending.insert(id, later);
+                return;
+            }
+        }
+        if is_repeated {
+            return;
+        }
+        if self.dropped.len() < CHANGES {
+            self.dropped.insert(id);
+        } else {
+            self.dropped_more += 1;
+        }
+    }
+
+    const fn hurry(&mut self, last: u64) {
+        if self.urgent < last {
+            self.urgent = last;
+        }
+    }
+
+    /// The number of the oldest change that waits.
+    fn first(&self) -> u64 {
+        let pending = self.pending.front().map(|(_, waiting)| waiting.first);
+        let committing = self.committing.values().map(|waiting| waiting.first).min();
+        pending.into_iter().chain(committing).min().unwrap_or(u64::MAX)
+    }
+
+    /// Of how many sessions something up to this number waits.
+    fn left(&self, last: u64) -> usize {
+        let pending = self.pending.iter().filter(|(_, waiting)| waiting.first <= last);
+        let again = |id: &&SessionDigest| !self.committing.contains_key(*id);
+        pending.map(|(id, _)| id).filter(again).count() + self.committing.len()
+    }
+
+    /// In how long changes should be written. `None` if there are none.
+    fn due(&self, durability: Durability, now: Moment) -> Option<Duration> {
+        let (_, oldest) = self.pending.front()?;
+        let at_once = durability == Durability::Before || oldest.first <= self.urgent || self.pending.len() >= BATCH;
+        if at_once || self.stops {
+            return Some(Duration::ZERO);
+        }
+        let left = oldest.queued.at.saturating_add(DELAY).saturating_sub(now).min(DELAY);
+        Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+    }
+}
+
+impl Waiting {
+    /// Merges a later change into this one. Of two epochs the higher one counts: the other server has lost the session.
+    fn then(self, later: Self) -> Self {
+        let (first, last) = (self.first, later.last);
+        let (before, after) = (self.queued, later.queued);
+        let queued = match before.epoch.cmp(&after.epoch) {
+            std::cmp::Ordering::Greater => before,
+            std::cmp::Ordering::Less => after,
+            std::cmp::Ordering::Equal => {
+                let passed = u64::try_from(after.at.saturating_sub(before.at)).unwrap_or(0);
+                let change = after.change.after(before.change, Duration::from_millis(passed));
+                Queued { epoch: after.epoch, change, at: after.at }
+            }
+        };
+        Self { queued, first, last }
+    }
+}
+
+fn bytes(change: &Change) -> usize {
+    match change {
+        Change::Opened(session) | Change::Parked(session) => session.body.as_bytes().len(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rmcp_session_policy::directory::{StoredBody, StoredSession, Usage};
+
+    use super::*;
+
+    fn id(number: usize) -> SessionDigest {
+        SessionDigest::of(&number.to_string())
+    }
+
+    fn used(uses: u64) -> Change {
+        Change::Used(Usage::default().with_uses(uses))
+    }
+
+    fn opened() -> Change {
+        let body = StoredBody::from_bytes([]);
+        Change::Opened(StoredSession::new(None, Duration::ZERO, Usage::default(), body))
+    }
+
+    fn parked(bytes: usize) -> Change {
+        Change::Parked(StoredSession::new(
+            None,
+            Duration::ZERO,
+            Usage::default(),
+            StoredBody::from_bytes(vec![7; bytes]),
+        ))
+    }
+
+    fn write(queue: &Queue, number: usize, change: Change) {
+        queue.write(id(number), Queued { epoch: Epoch::FIRST, change, at: 0 });
+    }
+
+    fn commit_all(queue: &Queue) {
+        while !queue.take_batch().is_empty() {
+            queue.committed();
+        }
+    }
+
+    /// What is durable, without waiting.
+    async fn is_written(queue: &Queue, number: usize) -> bool {
+        queue.written(&id(number), Instant::now()).await
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_drops_changes_and_says_so_and_has_room_for_ends() {
+        let (queue, room) = (Queue::new(Durability::Behind), CHANGES / 4 * 3);
+        (0..=room).for_each(|number| write(&queue, number, opened()));
+        assert_eq!(queue.lengths(), (room, 1));
+        write(&queue, 2 * CHANGES, used(1));
+        assert_eq!(queue.lengths(), (room, 1), "the next one says it too");
+        (0..CHANGES).for_each(|number| write(&queue, room + 1 + number, Change::Dead));
+        assert_eq!(queue.lengths(), (CHANGES, 1 + room));
+        // What is queued already can still change.
+        write(&queue, 0, used(2));
+        commit_all(&queue);
+        assert_eq!(queue.flush(Instant::now()).await, 1 + room, "what was dropped is not written");
+        assert!(is_written(&queue, 0).await && !is_written(&queue, room).await);
+        // An end that is queued is written, whatever had no room before.
+        write(&queue, room, Change::Dead);
+        commit_all(&queue);
+        assert!(is_written(&queue, room).await);
+        // Parked under its first epoch, a session is written whole.
+        write(&queue, room, parked(1));
+        commit_all(&queue);
+        assert!(is_written(&queue, room).await);
+    }
+
+    #[tokio::test]
+    async fn bodies_in_the_queue_are_bounded_in_bytes() {
+        const BODY: usize = 1 << 20;
+        let queue = Queue::new(Durability::Behind);
+        (0..=BYTES / BODY).for_each(|number| write(&queue, number, parked(BODY)));
+        assert_eq!(queue.lengths(), (BYTES / BODY, 1));
+        commit_all(&queue);
+        assert_eq!(queue.lock().bytes, 0);
+        write(&queue, 1_000, parked(BODY));
+        write(&queue, 1_000, Change::Dead);
+        assert_eq!((queue.lengths(), queue.lock().bytes), ((1, 1), 0));
+    }
+
+    #[test]
+    fn changes_of_one_session_are_merged_and_one_that_failed_comes_before_later_ones() {
+        let queue = Queue::new(Durability::Behind);
+        write(&queue, 1, used(1));
+        write(&queue, 2, used(2));
+        assert_eq!(queue.take_batch().len(), 2);
+        write(&queue, 3, used(3));
+        write(&queue, 1, Change::Ready);
+        queue.put_back();
+        let batch = queue.take_batch();
+        assert_eq!(batch.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id(1), id(2), id(3)]);
+        assert_eq!(batch[0].1.change, used(1), "`Ready` after a use says nothing new");
+    }
+
+    #[test]
+    fn a_write_under_an_old_epoch_does_not_replace_a_newer_one() {
+        let queue = Queue::new(Durability::Behind);
+        let next = Epoch::FIRST.next();
+        queue.write(id(1), Queued { epoch: next, change: used(2), at: 0 });
+        write(&queue, 1, Change::Dead);
+        let batch = queue.take_batch();
+        assert_eq!((batch[0].1.epoch, &batch[0].1.change), (next, &used(2)));
+    }
+
+    #[test]
+    fn changes_wait_for_others_behind_and_not_before_nor_if_a_task_waits() {
+        let work = |queue: &Queue, now| queue.next(Duration::ZERO, false, || now);
+        let queue = Queue::new(Durability::Behind);
+        write(&queue, 1, used(1));
+        assert!(matches!(work(&queue, DELAY - 1), Work::Rest));
+        assert!(matches!(work(&queue, DELAY), Work::Changes));
+        queue.lock().hurry(1);
+        assert!(matches!(work(&queue, 0), Work::Changes));
+        let queue = Queue::new(Durability::Before);
+        write(&queue, 1, used(1));
+        assert!(matches!(work(&queue, 0), Work::Changes));
+    }
+}

@@ -1,0 +1,226 @@
+//! One row of the file, and what a change does to it. No SQL, no clock.
+
+use std::time::Duration;
+
+use rmcp_session_policy::directory::{
+    Change, Epoch, Found, FoundState, OwnerDigest, ServerId, StoredBody, StoredSession, Usage,
+};
+
+/// A moment on the clock of the file, in milliseconds.
+pub(crate) type Moment = i64;
+
+/// What the file says of a session, without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) server: ServerId,
+    pub(crate) epoch: Epoch,
+    /// Whether that server has it.
+    pub(crate) live: bool,
+    pub(crate) owner: Option<OwnerDigest>,
+    pub(crate) ready: bool,
+    pub(crate) opened_at: Moment,
+    pub(crate) used_at: Moment,
+    pub(crate) changed_at: Moment,
+    pub(crate) uses: u64,
+    pub(crate) calls: u32,
+    pub(crate) last_gap: Option<Duration>,
+}
+
+/// What the file says of a digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Session(Row),
+    /// A tombstone.
+    Ended(ServerId, Epoch),
+}
+
+/// A change that waits to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct Queued {
+    pub(crate) epoch: Epoch,
+    pub(crate) change: Change,
+    /// When it was queued.
+    pub(crate) at: Moment,
+}
+
+/// What a change does to the file.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Effect<'a> {
+    Nothing,
+    Insert(Row, &'a StoredBody),
+    Update(Row, Option<&'a StoredBody>),
+    /// The session ends, and a tombstone is kept.
+    End,
+}
+
+/// Says what a change of a server does, as the table of [`Change`] has it.
+///
+/// A `Dead` of a session that is not there leaves a tombstone too: its `Opened` was merged into it, or it was forgotten.
+pub(crate) fn effect<'a>(before: Option<&Entry>, server: ServerId, queued: &'a Queued) -> Effect<'a> {
+    let Queued { epoch, change, at } = queued;
+    let row = match before {
+        Some(Entry::Ended(..)) => return Effect::Nothing,
+        Some(Entry::Session(row)) => row,
+        None => return first_effect(server, *epoch, change, *at),
+    };
+    if (row.server, row.epoch) != (server, *epoch) {
+        return Effect::Nothing;
+    }
+    let changed = Row { changed_at: row.changed_at.max(*at), ..row.clone() };
+    match change {
+        Change::Dead => Effect::End,
+        _ if !row.live => Effect::Nothing,
+        Change::Ready => Effect::Update(Row { ready: true, ..changed }, None),
+        Change::Used(usage) => Effect::Update(Row { ready: true, ..changed }.used(usage, *at), None),
+        Change::Parked(session) => {
+            let parked = Row::new(server, *epoch, false, session, *at);
+            Effect::Update(Row { owner: row.owner, changed_at: changed.changed_at, ..parked }, Some(&session.body))
+        }
+        Change::Released => Effect::Update(Row { live: false, ..changed }, None),
+        _ => Effect::Nothing,
+    }
+}
+
+/// The effect of a change of a session that is not there.
+fn first_effect(server: ServerId, epoch: Epoch, change: &Change, at: Moment) -> Effect<'_> {
+    match change {
+        Change::Dead => Effect::End,
+        Change::Opened(session) if epoch == Epoch::FIRST => {
+            Effect::Insert(Row::new(server, epoch, true, session, at), &session.body)
+        }
+        Change::Parked(session) if epoch == Epoch::FIRST => {
+            Effect::Insert(Row::new(server, epoch, false, session, at), &session.body)
+        }
+        _ => Effect::Nothing,
+    }
+}
+
+/// What the file will say of a session after a change that is not written yet. A change that is written already has no
+/// effect once more.
+pub(crate) fn after(before: Option<Entry>, server: ServerId, queued: &Queued) -> Option<Entry> {
+    match effect(before.as_ref(), server, queued) {
+        Effect::Nothing => before,
+        Effect::Insert(row, _) | Effect::Update(row, _) => Some(Entry::Session(row)),
+        Effect::End => Some(Entry::Ended(server, queued.epoch)),
+    }
+}
+
+impl Row {
+    fn new(server: ServerId, epoch: Epoch, live: bool, session: &StoredSession, at: Moment) -> Self {
+        let row = Self {
+            server,
+            epoch,
+            live,
+            owner: session.owner,
+            ready: session.ready,
+            opened_at: before(at, session.age),
+            used_at: at,
+            changed_at: at,
+            uses: 0,
+            calls: 0,
+            last_gap: None,
+        };
+        row.used(&session.usage, at)
+    }
+
+    fn used(self, usage: &Usage, at: Moment) -> Self {
+        let (used_at, last_gap) = (before(at, usage.idle), usage.last_gap);
+        Self { used_at, uses: usage.uses, calls: usage.calls, last_gap, ..self }
+    }
+
+    /// In which order sessions are forgotten: those that are not ready first, then those without a call.
+    pub(crate) const fn rank(&self) -> i64 {
+        match (self.ready, self.calls) {
+            (false, _) => 0,
+            (true, 0) => 1,
+            (true, _) => 2,
+        }
+    }
+
+    /// The session as of this moment.
+    pub(crate) fn session(&self, body: StoredBody, now: Moment) -> StoredSession {
+        let usage = Usage::default().with_idle(since(self.used_at, now)).with_uses(self.uses);
+        let usage = usage.with_calls(self.calls, self.last_gap);
+        StoredSession::new(self.owner, since(self.opened_at, now), usage, body).with_ready(self.ready)
+    }
+}
+
+impl Entry {
+    /// What a look-up finds.
+    pub(crate) fn found(&self, now: Moment, is_live: impl Fn(&Row) -> bool) -> Found {
+        match self {
+            Self::Ended(server, epoch) => Found::new(FoundState::Dead, *server, *epoch),
+            Self::Session(row) => {
+                let state = if is_live(row) { FoundState::Live } else { FoundState::Parked };
+                let found = Found::new(state, row.server, row.epoch);
+                found.with_owner(row.owner).with_age(since(row.opened_at, now))
+            }
+        }
+    }
+}
+
+/// The length of a duration, in milliseconds.
+pub(crate) fn millis(duration: Duration) -> i64 {
+    // A quarter of the range, so that sums of a few do not overflow.
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 4)
+}
+
+fn before(moment: Moment, duration: Duration) -> Moment {
+    moment.saturating_sub(millis(duration))
+}
+
+/// How long a moment has passed. Zero for one to come.
+fn since(moment: Moment, now: Moment) -> Duration {
+    Duration::from_millis(u64::try_from(now.saturating_sub(moment)).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: ServerId = ServerId::from_bytes([1; 16]);
+
+    fn session(uses: u64) -> StoredSession {
+        let usage = Usage::default().with_uses(uses).with_idle(Duration::from_secs(1));
+        StoredSession::new(None, Duration::from_secs(60), usage, StoredBody::from_bytes([]))
+    }
+
+    fn queued(change: Change, at: Moment) -> Queued {
+        Queued { epoch: Epoch::FIRST, change, at }
+    }
+
+    #[test]
+    fn ages_go_on_and_a_clock_that_goes_back_counts_as_zero() {
+        let opened = queued(Change::Opened(session(1)), 100_000);
+        let Some(Entry::Session(row)) = after(None, SERVER, &opened) else { panic!("it was opened") };
+        assert_eq!((row.opened_at, row.used_at), (40_000, 99_000));
+        let later = row.session(StoredBody::from_bytes([]), 101_000);
+        assert_eq!((later.age, later.usage.idle), (Duration::from_secs(61), Duration::from_secs(2)));
+        let back = row.session(StoredBody::from_bytes([]), 10);
+        assert_eq!((back.age, back.usage.idle), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_change_that_was_written_has_no_effect_once_more() {
+        for change in [Change::Opened(session(1)), Change::Parked(session(2)), Change::Dead] {
+            let change = queued(change, 5);
+            let once = after(None, SERVER, &change);
+            assert_eq!(after(once.clone(), SERVER, &change), once);
+        }
+    }
+
+    #[test]
+    fn a_session_that_ended_before_it_was_written_leaves_a_tombstone() {
+        let dead = queued(Change::Dead, 5);
+        assert_eq!(after(None, SERVER, &dead), Some(Entry::Ended(SERVER, Epoch::FIRST)));
+    }
+
+    #[test]
+    fn durations_do_not_overflow() {
+        let oldest = StoredSession::new(None, Duration::MAX, Usage::default(), StoredBody::from_bytes([]));
+        let Some(Entry::Session(row)) = after(None, SERVER, &queued(Change::Opened(oldest), i64::MIN / 2)) else {
+            panic!("it was opened")
+        };
+        assert!(row.session(StoredBody::from_bytes([]), i64::MAX).age > Duration::from_secs(1 << 40));
+    }
+}

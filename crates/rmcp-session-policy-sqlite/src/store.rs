@@ -1,0 +1,274 @@
+//! Reads and writes of rows, within a transaction of the caller.
+
+use std::time::Duration;
+
+use rmcp_session_policy::directory::{Claim, Epoch, OwnerDigest, ServerId, SessionDigest, StoredBody};
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow};
+
+use crate::builder::Bounds;
+use crate::row::{self, Effect, Entry, Moment, Queued, Row};
+use crate::server::Servers;
+
+/// How many rows one transaction removes at most because of their age, or because the file is too large.
+const AT_ONCE: u32 = 200;
+/// How many sessions are removed at most for one that is inserted.
+const MOST_AT_INSERT: u64 = 4;
+
+/// The size of a page, in bytes: SQLite's default.
+const PAGE: u64 = 4_096;
+
+const COLUMNS: &str = "server, epoch, live, owner, ready, opened_at, used_at, changed_at, uses, calls, last_gap";
+
+/// Finds a session or its tombstone.
+pub(crate) fn find(connection: &Connection, id: &SessionDigest) -> rusqlite::Result<Option<Entry>> {
+    let query = format!("SELECT {COLUMNS} FROM sessions WHERE id = ?1");
+    let session = connection.prepare_cached(&query)?.query_row([id.as_bytes()], read).optional()?;
+    if let Some(row) = session {
+        return Ok(Some(Entry::Session(row)));
+    }
+    let mut ended = connection.prepare_cached("SELECT server, epoch FROM ended WHERE id = ?1")?;
+    ended.query_row([id.as_bytes()], |row| Ok(Entry::Ended(server(row, 0)?, epoch(row, 1)?))).optional()
+}
+
+/// Writes a change of a server, unless it comes too late.
+pub(crate) fn apply(
+    connection: &Connection,
+    bounds: &Bounds,
+    me: ServerId,
+    id: &SessionDigest,
+    queued: &Queued,
+) -> rusqlite::Result<()> {
+    let before = find(connection, id)?;
+    match row::effect(before.as_ref(), me, queued) {
+        Effect::Nothing => Ok(()),
+        Effect::Insert(row, body) => insert(connection, bounds, id, &row, body),
+        Effect::Update(row, body) => update(connection, id, &row, body),
+        Effect::End => end(connection, bounds, id, me, queued),
+    }
+}
+
+/// Claims a session for a server, if its epoch is this one.
+pub(crate) fn claim(
+    connection: &Connection,
+    servers: &Servers,
+    me: ServerId,
+    id: &SessionDigest,
+    seen: Epoch,
+    now: Moment,
+) -> rusqlite::Result<Claim> {
+    let Some(Entry::Session(before)) = find(connection, id)? else { return Ok(Claim::Gone) };
+    let is_mine = before.server == me;
+    let is_gone = !is_mine && servers.is_gone(before.server);
+    if before.epoch != seen || before.live && !is_gone {
+        return Ok(Claim::Elsewhere(before.server));
+    }
+    if !is_mine && !is_gone {
+        let tell = "INSERT OR REPLACE INTO lost (server, id, epoch) VALUES (?1, ?2, ?3)";
+        let lost = (before.server.as_bytes(), id.as_bytes(), number(before.epoch.get()));
+        connection.prepare_cached(tell)?.execute(lost)?;
+    }
+    let row = Row { server: me, epoch: before.epoch.next(), live: true, changed_at: now, ..before };
+    update(connection, id, &row, None)?;
+    let body = "SELECT body FROM bodies WHERE key = (SELECT key FROM sessions WHERE id = ?1)";
+    let body: Vec<u8> = connection.prepare_cached(body)?.query_row([id.as_bytes()], |row| row.get(0))?;
+    Ok(Claim::Yours(row.epoch, row.session(StoredBody::from_bytes(body), now)))
+}
+
+/// Takes some of the sessions that others have claimed from this server.
+pub(crate) fn take_lost(connection: &Connection, me: ServerId) -> rusqlite::Result<Vec<(SessionDigest, Epoch)>> {
+    let query = "DELETE FROM lost WHERE (server, id) IN (SELECT server, id FROM lost WHERE server = ?1 LIMIT 1000) RETURNING id, epoch";
+    let mut statement = connection.prepare_cached(query)?;
+    let lost =
+        statement.query_map([me.as_bytes()], |row| Ok((SessionDigest::from_bytes(row.get(0)?), epoch(row, 1)?)))?;
+    lost.collect()
+}
+
+/// Whether others have claimed sessions from this server. Does not write.
+pub(crate) fn has_lost(connection: &Connection, me: ServerId) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM lost WHERE server = ?1 LIMIT 1")?.exists([me.as_bytes()])
+}
+
+/// Removes some of what is past its age, and some sessions while the file is too large. Returns whether there may be more.
+pub(crate) fn forget(
+    connection: &Connection,
+    bounds: &Bounds,
+    servers: &Servers,
+    me: ServerId,
+    now: Moment,
+) -> rusqlite::Result<bool> {
+    let oldest = now.saturating_sub(row::millis(bounds.age));
+    let tombstones = "DELETE FROM ended WHERE id IN (SELECT id FROM ended WHERE at < ?1 ORDER BY at LIMIT ?2)";
+    let mut removed = connection.prepare_cached(tombstones)?.execute((oldest, AT_ONCE))?;
+    for rank in 0..=2 {
+        removed += forget_rank(connection, servers, me, rank, oldest, now)?;
+    }
+    removed += make_room(connection, bounds, AT_ONCE as usize)?;
+    removed += forget_lost(connection, servers)?;
+    Ok(removed >= AT_ONCE as usize)
+}
+
+/// Removes this many sessions if the file is too large. Returns how many it removed.
+pub(crate) fn make_room(connection: &Connection, bounds: &Bounds, count: usize) -> rusqlite::Result<usize> {
+    if used_pages(connection)? <= bounds.bytes / PAGE {
+        return Ok(0);
+    }
+    forget_first(connection, u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Removes what servers that are gone would have been told. Returns how many they were.
+fn forget_lost(connection: &Connection, servers: &Servers) -> rusqlite::Result<usize> {
+    let mut statement = connection.prepare_cached("SELECT DISTINCT server FROM lost LIMIT 100")?;
+    let told = statement.query_map([], |row| server(row, 0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut removed = 0;
+    for gone in told.into_iter().filter(|server| servers.is_gone(*server)) {
+        let rows = "DELETE FROM lost WHERE (server, id) IN (SELECT server, id FROM lost WHERE server = ?1 LIMIT ?2)";
+        removed += connection.prepare_cached(rows)?.execute((gone.as_bytes(), AT_ONCE))?;
+    }
+    Ok(removed)
+}
+
+/// Removes sessions of one rank that have not changed since a moment. Those that a server has count as changed.
+fn forget_rank(
+    connection: &Connection,
+    servers: &Servers,
+    me: ServerId,
+    rank: i64,
+    oldest: Moment,
+    now: Moment,
+) -> rusqlite::Result<usize> {
+    let query =
+        "SELECT key, server, live FROM sessions WHERE rank = ?1 AND changed_at < ?2 ORDER BY changed_at LIMIT ?3";
+    let mut statement = connection.prepare_cached(query)?;
+    let old = statement.query_map((rank, oldest, AT_ONCE), |row| {
+        Ok((row.get::<_, i64>(0)?, server(row, 1)?, row.get::<_, bool>(2)?))
+    })?;
+    let old = old.collect::<rusqlite::Result<Vec<_>>>()?;
+    for (key, server, live) in &old {
+        if *live && (*server == me || !servers.is_gone(*server)) {
+            connection.prepare_cached("UPDATE sessions SET changed_at = ?2 WHERE key = ?1")?.execute((key, now))?;
+        } else {
+            connection.prepare_cached("DELETE FROM sessions WHERE key = ?1")?.execute([key])?;
+        }
+    }
+    Ok(old.len())
+}
+
+/// Removes the sessions that are to be forgotten first.
+fn forget_first(connection: &Connection, count: u32) -> rusqlite::Result<usize> {
+    let first = "DELETE FROM sessions WHERE key IN (SELECT key FROM sessions ORDER BY rank, changed_at LIMIT ?1)";
+    connection.prepare_cached(first)?.execute([count])
+}
+
+/// How many pages of the file hold something.
+fn used_pages(connection: &Connection) -> rusqlite::Result<u64> {
+    let value = |pragma: &str| connection.prepare_cached(pragma)?.query_row([], |row| row.get::<_, i64>(0));
+    let used = value("PRAGMA page_count")?.saturating_sub(value("PRAGMA freelist_count")?);
+    Ok(u64::try_from(used).unwrap_or(0))
+}
+
+fn insert(
+    connection: &Connection,
+    bounds: &Bounds,
+    id: &SessionDigest,
+    row: &Row,
+    body: &StoredBody,
+) -> rusqlite::Result<()> {
+    let over = (total(connection, "SELECT sessions FROM totals")? + 1).saturating_sub(bounds.sessions);
+    // If the limit was lowered there are many: a few go at each insert, so that no commit takes long.
+    forget_first(connection, u32::try_from(over.min(MOST_AT_INSERT)).unwrap_or(1))?;
+    let query = format!(
+        "INSERT INTO sessions ({COLUMNS}, rank, id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
+    );
+    write(connection, &query, id, row)?;
+    let key = connection.last_insert_rowid();
+    connection.prepare_cached("INSERT INTO bodies (key, body) VALUES (?1, ?2)")?.execute((key, body.as_bytes()))?;
+    Ok(())
+}
+
+fn update(connection: &Connection, id: &SessionDigest, row: &Row, body: Option<&StoredBody>) -> rusqlite::Result<()> {
+    let query = format!(
+        "UPDATE sessions SET ({COLUMNS}, rank) = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) WHERE id = ?13"
+    );
+    write(connection, &query, id, row)?;
+    if let Some(body) = body {
+        // Most often it is the same, and then no page changes.
+        let query = "UPDATE bodies SET body = ?2 WHERE key = (SELECT key FROM sessions WHERE id = ?1) AND body <> ?2";
+        connection.prepare_cached(query)?.execute((id.as_bytes(), body.as_bytes()))?;
+    }
+    Ok(())
+}
+
+/// Runs a statement with the columns, the rank and the id of a row.
+fn write(connection: &Connection, query: &str, id: &SessionDigest, row: &Row) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(query)?;
+    statement.execute((
+        row.server.as_bytes(),
+        number(row.epoch.get()),
+        row.live,
+        row.owner.as_ref().map(OwnerDigest::as_bytes),
+        row.ready,
+        row.opened_at,
+        row.used_at,
+        row.changed_at,
+        number(row.uses),
+        row.calls,
+        row.last_gap.map(row::millis),
+        row.rank(),
+        id.as_bytes(),
+    ))?;
+    Ok(())
+}
+
+fn end(
+    connection: &Connection,
+    bounds: &Bounds,
+    id: &SessionDigest,
+    me: ServerId,
+    queued: &Queued,
+) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id.as_bytes()])?;
+    if total(connection, "SELECT ended FROM totals")? >= bounds.tombstones {
+        let oldest = "DELETE FROM ended WHERE id = (SELECT id FROM ended ORDER BY at LIMIT 1)";
+        connection.prepare_cached(oldest)?.execute([])?;
+    }
+    let query = "INSERT INTO ended (id, server, epoch, at) VALUES (?1, ?2, ?3, ?4)";
+    let ended = (id.as_bytes(), me.as_bytes(), number(queued.epoch.get()), queued.at);
+    connection.prepare_cached(query)?.execute(ended)?;
+    Ok(())
+}
+
+fn total(connection: &Connection, query: &str) -> rusqlite::Result<u64> {
+    let total = connection.prepare_cached(query)?.query_row([], |row| row.get::<_, i64>(0))?;
+    Ok(u64::try_from(total).unwrap_or(0))
+}
+
+fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+    Ok(Row {
+        server: server(row, 0)?,
+        epoch: epoch(row, 1)?,
+        live: row.get(2)?,
+        owner: row.get::<_, Option<[u8; 16]>>(3)?.map(OwnerDigest::from_bytes),
+        ready: row.get(4)?,
+        opened_at: row.get(5)?,
+        used_at: row.get(6)?,
+        changed_at: row.get(7)?,
+        uses: unsigned(row.get(8)?),
+        calls: row.get(9)?,
+        last_gap: row.get::<_, Option<i64>>(10)?.map(|millis| Duration::from_millis(unsigned(millis))),
+    })
+}
+
+fn server(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<ServerId> {
+    Ok(ServerId::from_bytes(row.get(column)?))
+}
+
+fn epoch(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Epoch> {
+    let number = row.get::<_, i64>(column)?;
+    let epoch = u64::try_from(number).ok().and_then(Epoch::new);
+    epoch.ok_or(rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+fn number(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

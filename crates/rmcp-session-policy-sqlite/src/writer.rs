@@ -1,0 +1,251 @@
+//! The thread that writes: commits changes in groups, claims sessions, removes what is too old, and finds what is lost.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rmcp_session_policy::directory::{Away, Change, Claim, Epoch, ServerId, SessionDigest};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+
+use crate::builder::Bounds;
+use crate::claiming::ClaimRequest;
+use crate::clock::{Clock, Machine};
+use crate::health::Health;
+use crate::queue::{Queue, Work};
+use crate::row::Queued;
+use crate::schema;
+use crate::server::{ServerLock, Servers};
+use crate::store;
+
+/// How often the thread looks for sessions that others have claimed.
+const LOOK_FOR_LOST: Duration = Duration::from_millis(100);
+
+/// How often it removes what is too old, and saves the clock.
+const TIDY: Duration = Duration::from_secs(60);
+
+/// How long it waits after a commit that failed, at first and at most.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How long the lock of another process may last until the file counts as away. Each process commits for some milliseconds.
+const LOCKED: Duration = Duration::from_millis(200);
+
+/// How often a server that ends tries to write what waits.
+const LAST_TRIES: u32 = 3;
+
+/// What the thread needs.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) connection: Connection,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) servers: Servers,
+    pub(crate) bounds: Bounds,
+    pub(crate) clock: Clock,
+    pub(crate) machine: Machine,
+    pub(crate) times: Times,
+    /// Freed at the end, after the last write. The directory holds it too: if this thread should panic, the sessions that
+    /// its process has are still its own.
+    pub(crate) lock: Arc<ServerLock>,
+}
+
+/// When the thread did what last.
+#[derive(Debug)]
+pub(crate) struct Times {
+    tidied: Option<Instant>,
+    looked: Instant,
+    /// Since when another process has the lock.
+    locked: Option<Instant>,
+    /// When it failed last, and how long to wait since.
+    failed: Option<(Instant, Duration)>,
+    /// The `data_version` of the last look for losses.
+    version: Option<i64>,
+    tries: u32,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { tidied: None, looked: Instant::now(), locked: None, failed: None, version: None, tries: 0 }
+    }
+}
+
+impl Writer {
+    /// Runs until the queue stops.
+    pub(crate) fn run(mut self) {
+        loop {
+            let clock = self.clock;
+            match self.queue.next(LOOK_FOR_LOST, self.holds_back(), move || clock.now()) {
+                Work::Claims(claims) => self.claim(claims),
+                Work::Changes => self.commit(),
+                Work::Rest => {}
+                Work::Stop => return,
+            }
+            if self.gives_up() {
+                return;
+            }
+            if self.times.looked.elapsed() >= LOOK_FOR_LOST && !self.holds_back() {
+                self.times.looked = Instant::now();
+                self.look_for_lost();
+                self.tidy();
+            }
+        }
+    }
+
+    fn me(&self) -> ServerId {
+        self.lock.id()
+    }
+
+    /// Whether a commit has failed a moment ago.
+    fn holds_back(&self) -> bool {
+        self.times.failed.is_some_and(|(failed, wait)| failed.elapsed() < wait)
+    }
+
+    /// Whether the server ends, and what waits could not be written.
+    const fn gives_up(&self) -> bool {
+        self.times.tries >= LAST_TRIES
+    }
+
+    /// Commits the next changes.
+    fn commit(&mut self) {
+        let batch = self.queue.take_batch();
+        let written = self.write(&batch);
+        if self.came_out(written).is_some() {
+            self.queue.committed();
+            return;
+        }
+        self.queue.put_back();
+        if self.queue.stops() {
+            self.times.tries += 1;
+        }
+    }
+
+    fn write(&mut self, batch: &[(SessionDigest, Queued)]) -> rusqlite::Result<()> {
+        let me = self.me();
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        store::make_room(&transaction, &self.bounds, batch.len())?;
+        for (id, queued) in batch {
+            store::apply(&transaction, &self.bounds, me, id, queued)?;
+        }
+        transaction.commit()
+    }
+
+    /// Answers claims, after one commit for all.
+    fn claim(&mut self, claims: Vec<ClaimRequest>) {
+        let won = self.write_claims(&claims);
+        let is_locked = |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+        if won.as_ref().is_err_and(is_locked) && !claims.iter().any(ClaimRequest::has_begun) {
+            self.came_out(won);
+            // They wait on, each until its time is over.
+            self.queue.claim_again(claims.into_iter().filter(ClaimRequest::is_waited_for).collect());
+            return;
+        }
+        let reason = won.as_ref().err().map(ToString::to_string);
+        let Some(won) = self.came_out(won) else {
+            self.queue.put_back();
+            for claim in claims {
+                let away = Away::because(reason.clone().unwrap_or_default());
+                claim.answer(Err(away)).ok();
+            }
+            return;
+        };
+        self.queue.committed();
+        for (claim, won) in claims.into_iter().zip(won) {
+            // A task that gave it up does not listen.
+            let Some(won) = won else { continue };
+            let id = claim.id;
+            if let Err(Ok(Claim::Yours(epoch, _))) = claim.answer(Ok(won)) {
+                self.queue.write(id, Queued { epoch, change: Change::Released, at: self.clock.now() });
+            }
+        }
+    }
+
+    /// Writes what this server has queued of the sessions, and claims them.
+    fn write_claims(&mut self, claims: &[ClaimRequest]) -> rusqlite::Result<Vec<Option<Claim>>> {
+        let (me, now) = (self.me(), self.clock.now());
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut won = Vec::with_capacity(claims.len());
+        for claim in claims {
+            if !claim.begin() {
+                won.push(None);
+                continue;
+            }
+            if let Some(queued) = self.queue.take_one(&claim.id) {
+                store::apply(&transaction, &self.bounds, me, &claim.id, &queued)?;
+            }
+            won.push(Some(store::claim(&transaction, &self.servers, me, &claim.id, claim.seen, now)?));
+        }
+        transaction.commit()?;
+        Ok(won)
+    }
+
+    /// Finds sessions that others have claimed, if some other connection has written since the last look.
+    fn look_for_lost(&mut self) {
+        if !self.queue.wants_lost() {
+            return;
+        }
+        let lost = self.take_lost();
+        if let Some(lost) = self.came_out(lost).filter(|lost| !lost.is_empty()) {
+            self.queue.tell_lost(lost);
+        }
+    }
+
+    fn take_lost(&mut self) -> rusqlite::Result<Vec<(SessionDigest, Epoch)>> {
+        let me = self.me();
+        let version = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        if self.times.version == Some(version) {
+            return Ok(Vec::new());
+        }
+        let mut lost = Vec::new();
+        if store::has_lost(&self.connection, me)? {
+            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            lost = store::take_lost(&transaction, me)?;
+            transaction.commit()?;
+        }
+        // There may be more.
+        self.times.version = lost.is_empty().then_some(version);
+        Ok(lost)
+    }
+
+    /// Removes some of what is too old or too much, and saves the clock.
+    fn tidy(&mut self) {
+        if self.times.tidied.is_some_and(|tidied| tidied.elapsed() < TIDY) {
+            return;
+        }
+        let more = self.forget();
+        match self.came_out(more) {
+            Some(true) => {}
+            _ => self.times.tidied = Some(Instant::now()),
+        }
+    }
+
+    fn forget(&mut self) -> rusqlite::Result<bool> {
+        let (me, now) = (self.me(), self.clock.now());
+        if let Ok(machine) = Machine::read() {
+            self.machine = machine;
+        }
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let more = store::forget(&transaction, &self.bounds, &self.servers, me, now)?;
+        schema::save_clock(&transaction, self.clock, &self.machine)?;
+        transaction.commit()?;
+        Ok(more)
+    }
+
+    /// Notes whether a transaction came out. `None` if it did not.
+    fn came_out<T>(&mut self, result: rusqlite::Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => {
+                (self.times.failed, self.times.locked) = (None, None);
+                self.health.works();
+                Some(value)
+            }
+            Err(error) => {
+                let wait = self.times.failed.map_or(BACK_OFF.0, |(_, wait)| (wait * 2).min(BACK_OFF.1));
+                self.times.failed = Some((Instant::now(), wait));
+                let is_locked = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+                let since = self.times.locked.get_or_insert_with(Instant::now);
+                if !is_locked || since.elapsed() >= LOCKED {
+                    self.health.failed(&error);
+                }
+                None
+            }
+        }
+    }
+}

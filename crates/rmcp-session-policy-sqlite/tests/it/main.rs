@@ -1,0 +1,16 @@
+//! The promises of the directory, one file for each.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod children;
+mod crashes;
+mod cut_logs;
+mod faults;
+mod files;
+mod laws;
+mod lifetimes;
+mod many;
+mod processes;
+mod restarts;
+mod secrets;
+mod support;
