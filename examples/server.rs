@@ -4,8 +4,10 @@
 //! cargo run --release -p rmcp-session-policy-examples --example server -- --max-sessions 100 --per-client-rate 20/60
 //! ```
 
+use std::error::Error;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use rmcp_session_policy::{
     CloseReason, ConfigError, PolicySessionManager, PolicySessionManagerBuilder, RejectionReason, SECOND,
 };
 use rmcp_session_policy_examples::Tools;
+use rmcp_session_policy_sqlite::SqliteDirectory;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -64,6 +67,9 @@ pub(crate) struct Args {
     /// Most sessions that are parked, to come back with their next request; 0 parks none
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     parked: usize,
+    /// Keep sessions in this file, so that they outlive the process; without it a restart ends them
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
     /// Most requests within one session in any window
     #[arg(long, value_name = "N/SECS")]
     request_rate: Option<Rate>,
@@ -122,7 +128,7 @@ impl From<Rate> for SlidingWindow {
     }
 }
 
-pub(crate) fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
+pub(crate) fn sessions(args: &Args) -> Result<Sessions, Box<dyn Error>> {
     // A session that comes back from the parking is not new.
     let is_new = |arrival: &Arrival<'_>| arrival.kind() == ArrivalKind::Create;
     let all: Box<dyn AdmissionPolicy> = match args.rate {
@@ -145,7 +151,12 @@ pub(crate) fn sessions(args: &Args) -> Result<Sessions, ConfigError> {
         .max_lifetime(args.max_lifetime.map(Duration::from_secs))
         .init_timeout(Duration::from_secs(args.init_timeout))
         .max_parked(args.parked);
-    args.eviction.set(builder).build()
+    let builder = args.eviction.set(builder);
+    let builder = match &args.state {
+        Some(file) => builder.directory(SqliteDirectory::open(file)?),
+        None => builder,
+    };
+    Ok(builder.build()?)
 }
 
 /// The layer: who is asking, and the right answers.
@@ -224,6 +235,10 @@ async fn serve(args: Args, sessions: Arc<Sessions>, layer: PolicyLayer<LocalSess
     }
     // The listener stays open: load balancers must hear that the server is about to stop.
     sessions.refuse_newcomers();
+    if args.state.is_some() {
+        // A server that shares the file serves each session from the moment at which nothing of it is in flight here.
+        sessions.hand_over();
+    }
     tokio::time::sleep(Duration::from_secs(args.drain_grace)).await;
     let report = sessions.drain(5 * SECOND).await;
     tracing::info!(?report, "stopped");

@@ -38,8 +38,12 @@ struct Server {
 
 impl Server {
     async fn start(flags: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", flags).await
+    }
+
+    async fn start_at(address: &str, flags: &[&str]) -> Self {
         let mut process = Command::new(binary())
-            .args(["--listen", "127.0.0.1:0"])
+            .args(["--listen", address])
             .args(flags)
             .env_remove("RUST_LOG")
             .stdout(Stdio::piped())
@@ -433,11 +437,81 @@ async fn says_in_one_line_what_is_wrong_with_a_flag() {
         ["--surprise", "me"],
     ];
     for flags in wrong {
-        let run = Command::new(binary()).args(flags).stdin(Stdio::null()).kill_on_drop(true).output();
-        let Output { status, stdout, stderr } = tokio::time::timeout(PATIENCE, run).await.expect("ends").expect("runs");
-        let stderr = String::from_utf8(stderr).expect("text");
-        assert_eq!(status.code(), Some(2), "{flags:?}: {stderr}");
-        assert!(stderr.ends_with('\n') && stderr.lines().count() == 1 && stderr.len() > 20, "{flags:?}: {stderr}");
-        assert!(stdout.is_empty(), "{flags:?}");
+        assert_refuses(&flags).await;
     }
+}
+
+/// The server ends with code 2 and one line. Returns the line.
+async fn assert_refuses(flags: &[&str]) -> String {
+    let run = Command::new(binary()).args(flags).stdin(Stdio::null()).kill_on_drop(true).output();
+    let Output { status, stdout, stderr } = tokio::time::timeout(PATIENCE, run).await.expect("ends").expect("runs");
+    let stderr = String::from_utf8(stderr).expect("text");
+    assert_eq!(status.code(), Some(2), "{flags:?}: {stderr}");
+    assert!(stderr.ends_with('\n') && stderr.lines().count() == 1 && stderr.len() > 20, "{flags:?}: {stderr}");
+    assert!(stdout.is_empty(), "{flags:?}");
+    stderr
+}
+
+/// Calls `echo` in a session; gives the status.
+async fn echo(url: &str, session: &str) -> u16 {
+    let call = json!({
+        "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": { "name": "echo", "arguments": { "text": "still here" } }
+    });
+    let response = post(url, [127, 0, 0, 1], Some(session), &call).await;
+    let status = response.status().as_u16();
+    let text = response.text().await.expect("a body");
+    assert_eq!(text.contains("still here"), status == 200, "{text}");
+    status
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_state_file_sessions_outlive_their_process_whether_it_is_stopped_or_killed() {
+    for signal in ["TERM", "KILL"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("sessions.db");
+        let flags = ["--state", file.to_str().expect("text")];
+        let server = Server::start(&flags).await;
+        let address = server.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+        let mut ids = Vec::new();
+        for _ in 0..20 {
+            let id = server.initialize([127, 0, 0, 1]).await.1.expect("a session");
+            server.initialized(&id).await;
+            assert_eq!(echo(&server.url, &id).await, 200);
+            ids.push(id);
+        }
+        let deleted = ids.pop().expect("twenty");
+        let gone = reqwest::Client::new().delete(&server.url).header("mcp-session-id", &deleted).send().await;
+        assert!(gone.expect("answers").status().is_success());
+        // The answer to a DELETE comes after its commit, other changes are committed within a tenth of a second.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        server.signal(signal);
+        let (_, logs) = server.end().await;
+
+        let server = Server::start_at(&address, &flags).await;
+        for id in &ids {
+            assert_eq!(echo(&server.url, id).await, 200, "after {signal}: {logs}");
+        }
+        assert_eq!(echo(&server.url, &deleted).await, 404);
+        assert_eq!(echo(&server.url, "of nobody").await, 404);
+        assert_eq!(server.health().await["restored"], 19);
+        server.signal("KILL");
+        drop(server.end().await);
+        let bytes = std::fs::read(&file).expect("the file");
+        let holds = |id: &String| bytes.windows(id.len()).any(|window| window == id.as_bytes());
+        assert!(!ids.iter().any(holds), "an id is a credential");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refuses_a_state_file_that_is_not_its_own_and_leaves_it_as_it_was() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = folder.path().join("notes.txt");
+    std::fs::write(&text, "a shopping list, which is no database at all").expect("writes");
+    let missing = folder.path().join("no/such/folder/sessions.db");
+    for file in [&text, &missing] {
+        let line = assert_refuses(&["--state", file.to_str().expect("text")]).await;
+        assert!(line.contains(file.to_str().expect("text")), "{line}");
+    }
+    assert_eq!(std::fs::read_to_string(&text).expect("reads"), "a shopping list, which is no database at all");
+    assert_eq!(std::fs::read_dir(&folder).expect("a folder").count(), 1, "nothing was made beside it");
 }
