@@ -69,7 +69,7 @@ pub(crate) struct Args {
     parked: usize,
     /// Keep sessions in this file, so that they outlive the process; without it a restart ends them
     #[arg(long, value_name = "FILE")]
-    state: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
     /// Most requests within one session in any window
     #[arg(long, value_name = "N/SECS")]
     request_rate: Option<Rate>,

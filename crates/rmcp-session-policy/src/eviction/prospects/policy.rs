@@ -376,7 +376,6 @@ mod tests {
     use crate::registry::Rules;
     use crate::registry::test_registry::{TestRegistry, begin, call, lenient, looks, touch};
     use crate::session::{ActivityKind, Record, Software};
-    use crate::testing;
 
     async fn pass(seconds: u64) {
         advance(Duration::from_secs(seconds)).await;
@@ -409,10 +408,11 @@ mod tests {
         assert!(is_close, "{evidence:?}, not {watched} s and {returns}");
     }
 
+    #[cfg(feature = "testing")]
     #[test]
     fn it_keeps_the_laws() {
         let new = Prospects::new();
-        testing::eviction::keeps_the_laws(|| new.clone());
+        crate::testing::eviction::keeps_the_laws(|| new.clone());
     }
 
     /// A server on which one session calls each minute, and each minute another one lists the tools and is never used again.
