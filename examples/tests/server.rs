@@ -492,7 +492,7 @@ async fn with_a_state_file_sessions_outlive_their_process_whether_it_is_stopped_
             assert_eq!(echo(&server.url, id).await, 200, "after {signal}: {logs}");
         }
         assert_eq!(echo(&server.url, &deleted).await, 404);
-        assert_eq!(echo(&server.url, "of nobody").await, 404);
+        assert_eq!(echo(&server.url, "an-unknown-id").await, 404);
         assert_eq!(server.health().await["restored"], 19);
         server.signal("KILL");
         drop(server.end().await);

@@ -10,7 +10,7 @@ pub trait Observer {
         let _ = (request, has_place, idle);
     }
 
-    /// So many sessions had a place between two moments.
+    /// The number of sessions that had a place between two moments.
     fn lived(&mut self, sessions: usize, from: Micros, to: Micros) {
         let _ = (sessions, from, to);
     }

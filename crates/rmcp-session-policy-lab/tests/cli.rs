@@ -68,7 +68,7 @@ fn a_replay_counts_what_can_be_counted_by_hand() {
         let full = run["max_sessions"].as_f64().unwrap();
         assert!(places <= full && places > full - 0.3, "c comes at 3: {places}");
         let resumptions = ["resumptions", "resumptions_kept"].map(|field| run.remove(field));
-        assert_eq!(resumptions, [Some(json!(0)), Some(json!(0))], "nobody pauses for a minute");
+        assert_eq!(resumptions, [Some(json!(0)), Some(json!(0))], "no session pauses for a minute");
     }
     let run = |policy: &str, max_sessions: usize, restores: usize, evictions: usize| {
         json!({

@@ -19,7 +19,7 @@ const HALF_LIFE: f64 = 86_400.0;
 const SHORTEST: f64 = 1.0;
 /// The idle timeout while there is no price, in seconds.
 const FIXED: f64 = 1_800.0;
-/// How many sessions go by the price without a restore in between. If none of so many comes back, none can: then there is
+/// How many sessions go by the price without a restore in between. If no session of these comes back, none can: then there is
 /// no price, which would only rise, since it learns nothing of those that went too early.
 const MOST_LET_GO: u32 = 2_000;
 /// How much older an idle session is, as a factor, when its worth is computed again.
@@ -213,7 +213,7 @@ impl Learner {
         for _ in 0..VISITS {
             let goes_on = parked.visit(|away| {
                 *away = watch_away(tables, named, *away, now);
-                // What has been away for longer is censored: nothing distinguishes it from what was away for so long.
+                // What has been away for longer is censored: nothing distinguishes it from what has just passed that age.
                 away.idle.age() < super::ages::BEGINS[super::ages::BUCKETS]
             });
             if !goes_on {

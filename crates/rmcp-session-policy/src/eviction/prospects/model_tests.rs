@@ -281,7 +281,7 @@ async fn agrees(history: Vec<Event>) {
     assert_eq!(model.stage.registry.overruled, 0);
 }
 
-/// Plays a history in a thread of its own. Moments have a tie-breaker for each thread, and a microsecond has so many of them.
+/// Plays a history in a thread of its own. Moments have a tie-breaker for each thread, and a microsecond has a limited number of them.
 fn play(history: Vec<Event>) {
     let paused = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let played = std::thread::spawn(move || paused.block_on(agrees(history))).join();

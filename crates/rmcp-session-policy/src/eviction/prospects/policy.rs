@@ -148,7 +148,7 @@ impl Prospects {
         }
         self.learner.bring_into_cache(self.drawn.iter().map(|drawn| drawn.key));
         for Drawn { key, class, since, is_idle } in &self.drawn {
-            // A call that has hung for so long that its session may go is no idleness.
+            // A call that hangs for longer than `max_busy` is no idleness, though its session may go.
             if *is_idle {
                 self.learner.watch(*key, *class, self.clock.tick(*since), tick);
             }

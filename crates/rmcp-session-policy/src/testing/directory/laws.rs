@@ -345,7 +345,7 @@ async fn an_end_meets_a_claim<D: SessionDirectory>(open: &impl AsyncFn() -> D) -
         match won {
             Claim::Yours(..) => must(is_there, "a stale end took a session from the server that had claimed it")?,
             Claim::Gone => must(!is_there, "a session that has ended came back")?,
-            Claim::Elsewhere(_) => return Err("a session that nobody has is elsewhere".into()),
+            Claim::Elsewhere(_) => return Err("a session that no server has is elsewhere".into()),
         }
     }
     Ok(())
