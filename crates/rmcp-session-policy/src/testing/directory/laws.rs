@@ -327,9 +327,18 @@ async fn an_end_is_an_end<D: SessionDirectory>(open: &impl AsyncFn() -> D) -> Ch
     must(claim(&first, &id, &seen).await? == Claim::Gone, "a server can claim a session that it has ended")
 }
 
-/// The end of a parked session at one server, and its claim by another, at the same time: one of them has an effect.
+/// The end of a parked session at one server, and its claim by another: after the claim the end has no effect, and at the same
+/// time one of them has.
 async fn an_end_meets_a_claim<D: SessionDirectory>(open: &impl AsyncFn() -> D) -> Checked {
+    const STALE: &str = "a stale end took a session from the server that had claimed it";
     let (first, second) = (Arc::new(open().await), Arc::new(open().await));
+    let id = parked(&*first, "deleted late").await?;
+    let won = claim(&*second, &id, &see(&*second, &id).await?).await?;
+    must(matches!(won, Claim::Yours(..)), "a parked session was not won")?;
+    first.write(&id, Epoch::FIRST, Change::Dead);
+    flush(&*first).await?;
+    let found = look(&*second, &id).await?;
+    must(found.is_some_and(|found| found.state == FoundState::Live), STALE)?;
     for round in 0..50 {
         let id = parked(&*first, &format!("deleted {round}")).await?;
         let seen = see(&*second, &id).await?;
@@ -343,7 +352,7 @@ async fn an_end_meets_a_claim<D: SessionDirectory>(open: &impl AsyncFn() -> D) -
         let found = look(&*second, &id).await?;
         let is_there = found.is_some_and(|found| found.state != FoundState::Dead);
         match won {
-            Claim::Yours(..) => must(is_there, "a stale end took a session from the server that had claimed it")?,
+            Claim::Yours(..) => must(is_there, STALE)?,
             Claim::Gone => must(!is_there, "a session that has ended came back")?,
             Claim::Elsewhere(_) => return Err("a session that no server has is elsewhere".into()),
         }
