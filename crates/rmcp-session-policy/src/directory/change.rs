@@ -10,7 +10,8 @@ use super::stored::{StoredSession, Usage};
 /// |---|---|---|
 /// | `Opened` | the directory has no session of that digest, and the epoch is [`FIRST`](super::Epoch::FIRST) | live at this server |
 /// | `Ready`, `Used` | the session is live at this server under this epoch | as before |
-/// | `Parked` | the same; or the condition of `Opened`, since that may have been lost or merged | parked, with what it carries |
+/// | `Data` | the same; or the condition of `Opened`, since that may have been lost or merged | live at this server, with what it carries |
+/// | `Parked` | as for `Data` | parked, with what it carries |
 /// | `Released` | the session is live at this server under this epoch | parked, as it was stored before |
 /// | `Dead` | the session is live at this server, or was parked by it, under this epoch | dead |
 ///
@@ -24,6 +25,9 @@ pub enum Change {
     Ready,
     /// The session was used. The manager writes this for the sessions used in the last seconds together.
     Used(Usage),
+    /// The data that handlers keep in the session has changed. The session is as of now, which includes what `Ready` and
+    /// `Used` would say.
+    Data(StoredSession),
     /// The session lost its place, and its next request may restore it at any server.
     Parked(StoredSession),
     /// The session was claimed and not restored.
@@ -58,6 +62,7 @@ impl Change {
             (parked @ (Self::Parked(_) | Self::Released), _) => parked,
             (_, parked @ Self::Parked(_)) => parked,
             (Self::Opened(session), later) => Self::opened_and(session, later),
+            (Self::Data(session), later) => Self::data_and(session, later),
             (_, Self::Released) => Self::Released,
             (Self::Used(usage), Self::Ready) => Self::Used(usage),
             (_, later) => later,
@@ -69,6 +74,17 @@ impl Change {
         match later {
             Self::Ready => Self::Opened(session.with_ready(true)),
             Self::Used(usage) => Self::Opened(StoredSession { usage, ..session.with_ready(true) }),
+            Self::Data(later) => Self::Opened(later),
+            Self::Released => Self::Parked(session),
+            later => later,
+        }
+    }
+
+    /// Merges a change into one that replaces what is stored of a live session.
+    fn data_and(session: StoredSession, later: Self) -> Self {
+        match later {
+            Self::Ready => Self::Data(session.with_ready(true)),
+            Self::Used(usage) => Self::Data(StoredSession { usage, ..session.with_ready(true) }),
             Self::Released => Self::Parked(session),
             later => later,
         }
@@ -79,6 +95,7 @@ impl Change {
         match self {
             Self::Opened(session) => Self::Opened(session.aged(passed)),
             Self::Used(usage) => Self::Used(usage.aged(passed)),
+            Self::Data(session) => Self::Data(session.aged(passed)),
             Self::Parked(session) => Self::Parked(session.aged(passed)),
             other => other,
         }
@@ -108,16 +125,25 @@ mod tests {
         assert_eq!(merged(opened(), used(7)), Change::Opened(used_then), "the usage is as of now");
         assert_eq!(merged(opened(), Change::Released), Change::Parked(aged(session(1))));
         assert_eq!(merged(opened(), parked()), parked());
+        assert_eq!(merged(opened(), Change::Data(session(3))), Change::Opened(session(3)));
+        let data = || Change::Data(session(4));
+        assert_eq!(merged(data(), Change::Ready), Change::Data(aged(session(4)).with_ready(true)));
+        let used_then = StoredSession { usage: Usage::default().with_uses(7), ..aged(session(4)).with_ready(true) };
+        assert_eq!(merged(data(), used(7)), Change::Data(used_then), "the body stays to be written");
+        assert_eq!(merged(data(), Change::Released), Change::Parked(aged(session(4))));
+        assert_eq!(merged(data(), Change::Data(session(5))), Change::Data(session(5)));
+        assert_eq!(merged(data(), parked()), parked());
+        assert_eq!(merged(used(7), data()), data());
         assert_eq!(merged(Change::Ready, used(7)), used(7));
         assert_eq!(merged(used(7), Change::Ready), Change::Used(Usage::default().with_uses(7).with_idle(SECOND)));
         assert_eq!(merged(used(7), used(8)), used(8));
         assert_eq!(merged(used(7), parked()), parked());
         assert_eq!(merged(Change::Ready, Change::Released), Change::Released);
-        for late in [Change::Ready, used(7), Change::Released, opened()] {
+        for late in [Change::Ready, used(7), data(), Change::Released, opened()] {
             assert_eq!(merged(parked(), late.clone()), Change::Parked(aged(session(2))), "{late:?} is late");
             assert_eq!(merged(Change::Released, late), Change::Released);
         }
-        for other in [opened(), Change::Ready, used(7), parked(), Change::Released, Change::Dead] {
+        for other in [opened(), Change::Ready, used(7), data(), parked(), Change::Released, Change::Dead] {
             assert_eq!(merged(other.clone(), Change::Dead), Change::Dead);
             assert_eq!(merged(Change::Dead, other), Change::Dead);
         }

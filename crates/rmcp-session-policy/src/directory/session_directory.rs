@@ -85,6 +85,15 @@ pub trait SessionDirectory: fmt::Debug + Send + Sync + 'static {
     /// whether it is. It is, if nothing is queued of it.
     async fn written(&self, id: &SessionDigest, until: Instant) -> bool;
 
+    /// Whether answers wait until what they acknowledge is durable: the answer to `initialize`, and that to a call that
+    /// changed session data. The manager then calls [`written`](Self::written) before it sends them, and waits 50 ms for
+    /// it at most. Does not change. Defaults to no.
+    ///
+    /// The answer that confirms an end for good always waits.
+    fn is_awaited(&self) -> bool {
+        false
+    }
+
     /// Waits until other servers have claimed sessions that this server had or parked, and returns them with the epochs
     /// under which this server had them. Each is reported once, at least if this server had it live. May wait for ever.
     ///
@@ -112,6 +121,10 @@ impl<T: SessionDirectory + ?Sized> SessionDirectory for Arc<T> {
 
     async fn written(&self, id: &SessionDigest, until: Instant) -> bool {
         (**self).written(id, until).await
+    }
+
+    fn is_awaited(&self) -> bool {
+        (**self).is_awaited()
     }
 
     async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {

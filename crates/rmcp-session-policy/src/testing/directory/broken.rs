@@ -31,6 +31,7 @@ enum Fault {
     CutsBodies,
     ServersLiveForEver,
     LosesUses,
+    LosesData,
 }
 
 /// A server of a directory with a fault.
@@ -67,13 +68,14 @@ impl Broken {
             body: StoredBody::from_bytes(&session.body.as_bytes()[..session.body.as_bytes().len().min(1_000)]),
             ..session
         };
-        if let Change::Opened(session) | Change::Parked(session) = &change {
+        if let Change::Opened(session) | Change::Data(session) | Change::Parked(session) = &change {
             self.stored.lock().unwrap().insert(*id, session.clone());
         }
         match (self.fault, change) {
             (Fault::EndsAreReleases, Change::Dead) => Some(Change::Released),
-            (Fault::LosesUses, Change::Used(_)) => None,
+            (Fault::LosesUses, Change::Used(_)) | (Fault::LosesData, Change::Data(_)) => None,
             (Fault::CutsBodies, Change::Opened(session)) => Some(Change::Opened(cut(session))),
+            (Fault::CutsBodies, Change::Data(session)) => Some(Change::Data(cut(session))),
             (Fault::CutsBodies, Change::Parked(session)) => Some(Change::Parked(cut(session))),
             (_, change) => Some(change),
         }
@@ -188,6 +190,7 @@ fn each_fault_is_found_by_the_law_that_it_breaks() {
         (Fault::CutsBodies, "what is stored of a session does not come back as it was"),
         (Fault::ServersLiveForEver, "the session of a server that is gone cannot be claimed"),
         (Fault::LosesUses, "what was written is lost with its server"),
+        (Fault::LosesData, "session data that was written is lost with its server"),
     ];
     for (fault, law) in laws {
         let complaint = complaint(fault).unwrap_or_default();

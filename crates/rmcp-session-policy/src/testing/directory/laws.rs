@@ -274,18 +274,21 @@ async fn a_server_that_is_gone_has_none<D: SessionDirectory>(open: &impl AsyncFn
     must(first.written(&one, until()).await, "a session of which nothing was written is not written")?;
     first.write(&one, Epoch::FIRST, Change::Opened(session(1)));
     first.write(&one, Epoch::FIRST, Change::Used(Usage::default().with_uses(5)));
+    first.write(&one, Epoch::FIRST, Change::Data(session(4)));
+    first.write(&one, Epoch::FIRST, Change::Used(Usage::default().with_uses(5)));
     must(first.written(&one, until()).await, "a session was not written in ten seconds")?;
     must(see(&second, &one).await?.state == FoundState::Live, "others do not see what is written")?;
     first.write(&two, Epoch::FIRST, Change::Opened(session(6)));
     flush(&first).await?;
     drop(first);
-    for (id, uses) in [(one, 5), (two, 6)] {
+    for (id, uses, body) in [(one, 5, session(4).body), (two, 6, session(6).body)] {
         let found = see_parked(&second, &id).await?;
         let Claim::Yours(epoch, back) = claim(&second, &id, &found).await? else {
             return Err("the session of a server that is gone was not won".into());
         };
         must(epoch > found.epoch, "the epoch does not grow when the server before is gone")?;
         must(back.usage.uses == uses, "what was written is lost with its server")?;
+        must(back.body == body, "session data that was written is lost with its server")?;
     }
     Ok(())
 }
@@ -299,6 +302,7 @@ async fn an_end_is_an_end<D: SessionDirectory>(open: &impl AsyncFn() -> D) -> Ch
     let late = [
         Change::Ready,
         Change::Used(Usage::default()),
+        Change::Data(session(3)),
         Change::Parked(session(3)),
         Change::Released,
         Change::Opened(session(4)),

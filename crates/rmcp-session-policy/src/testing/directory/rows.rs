@@ -93,7 +93,7 @@ impl Rows {
         let Queued { epoch, change, at } = queued;
         let Some(row) = self.rows.get_mut(&id) else {
             match change {
-                Change::Opened(session) if epoch == Epoch::FIRST => self.insert(id, server, session, at, true),
+                Change::Opened(session) | Change::Data(session) if epoch == Epoch::FIRST => self.insert(id, server, session, at, true),
                 Change::Parked(session) if epoch == Epoch::FIRST => self.insert(id, server, session, at, false),
                 _ => {}
             }
@@ -118,6 +118,7 @@ impl Rows {
                 row.set(at, |before| StoredSession { owner: before.owner, ..session });
                 row.live = false;
             }
+            Change::Data(session) => row.set(at, |before| StoredSession { owner: before.owner, ..session }),
             Change::Released => row.live = false,
             Change::Opened(_) => return,
         }
