@@ -30,6 +30,7 @@
 //! | the client of a request | [`ClientContext`] |
 //! | parking: evicted sessions that the next request restores | [`PolicySessionManager::parking`] |
 //! | the session of a request, in its handler | [`CurrentSession`], [`BusyGuard`] |
+//! | what handlers keep in a session | [`SessionData`], [`FinalEnd`], [`SessionDataError`] |
 //! | sessions that outlive their process | [`directory`] |
 //! | counts, lists and events | [`Stats`], [`SessionSnapshot`], [`SessionObserver`], [`SessionEvent`], [`CloseReason`], [`RejectionReason`] |
 //! | stopping | [`refuse_newcomers`](PolicySessionManager::refuse_newcomers), [`drain`](PolicySessionManager::drain), [`terminate`](PolicySessionManager::terminate) |
@@ -49,6 +50,7 @@ pub mod bounded;
 mod call_rejection;
 mod config_error;
 mod context;
+mod data;
 pub mod directory;
 mod error;
 pub mod eviction;
@@ -74,10 +76,11 @@ mod transport;
 pub use call_rejection::CallRejection;
 pub use config_error::ConfigError;
 pub use context::ClientContext;
+pub use data::SessionDataError;
 pub use error::{PolicyError, ServerFull};
 pub use manager::{
-    BusyGuard, CurrentSession, CurrentSessionError, GivenUp, IdleTimeout, PolicySessionManager,
-    PolicySessionManagerBuilder, SessionSelector, Worth,
+    BusyGuard, CurrentSession, CurrentSessionError, FinalEnd, FinalEndReason, GivenUp, IdleTimeout,
+    PolicySessionManager, PolicySessionManagerBuilder, SessionData, SessionSelector, Worth,
 };
 pub use observe::{CloseReason, DrainReport, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
 pub use session::{Fingerprint, Phase, SessionKey, SessionOrigin, Stream};

@@ -149,7 +149,7 @@ impl Simulation {
     #[must_use]
     pub fn new(policy: impl EvictionPolicy, max_opening: usize, max_busy: Duration) -> Self {
         let tracks_access = policy.tracks_access();
-        let signals = Arc::new(Signals::new(policy.tracks_returns(), false));
+        let signals = Arc::new(Signals::new(policy.tracks_returns(), Arc::default(), None));
         let rules = Rules { min_idle: Duration::ZERO, max_busy, protect: None };
         let mut registry = Registry::new(Some(Box::new(policy)), rules, max_opening, Arc::clone(&signals));
         // The same calls give the same victims.

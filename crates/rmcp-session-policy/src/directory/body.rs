@@ -4,6 +4,7 @@
 //! field with an unknown tag is skipped, so that a newer release may add fields; one that older releases must not skip
 //! raises the version.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ mod tag {
     pub(super) const HEADER: u8 = 6;
     /// There is a context, even if nothing of it is known.
     pub(super) const CONTEXT: u8 = 7;
+    /// The version in four bytes, the length of the name in one, the name, the value.
+    pub(super) const DATA: u8 = 9;
 }
 
 /// What the body of a stored session says.
@@ -40,6 +43,31 @@ pub(crate) struct Body {
     pub(crate) protocol_version: Option<Arc<str>>,
     /// The client that opened the session.
     pub(crate) context: Option<Arc<ClientContext>>,
+    /// What handlers keep in the session, as far as its types are registered.
+    pub(crate) data: Vec<StoredValue>,
+}
+
+/// A value that handlers keep in a session.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct StoredValue {
+    /// At most 255 bytes.
+    pub(crate) name: Arc<str>,
+    pub(crate) version: u32,
+    pub(crate) bytes: Arc<[u8]>,
+}
+
+impl StoredValue {
+    /// The name and the value, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.name.len() + self.bytes.len()
+    }
+}
+
+/// Shows the length alone: the value is the data of users.
+impl fmt::Debug for StoredValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredValue({:?}, version {}, {} bytes)", self.name, self.version, self.bytes.len())
+    }
 }
 
 /// Says why a body cannot be decoded.
@@ -63,6 +91,11 @@ impl Body {
         if let Some(context) = &self.context {
             encode_context(&mut bytes, context)?;
         }
+        for value in &self.data {
+            let length = [u8::try_from(value.name.len()).ok()?];
+            let parts = [&value.version.to_le_bytes()[..], &length, value.name.as_bytes(), &value.bytes];
+            field(&mut bytes, tag::DATA, &parts)?;
+        }
         Some(StoredBody::from_bytes(bytes))
     }
 
@@ -79,15 +112,17 @@ impl Body {
         let mut initialize_params = None;
         let mut protocol_version = None;
         let mut context = None::<ClientContext>;
+        let mut data = Vec::new();
         while let Some((tag, value)) = next_field(&mut rest)? {
             match tag {
                 tag::INITIALIZE_PARAMS => initialize_params = Some(value.into()),
                 tag::PROTOCOL_VERSION => protocol_version = Some(text(value)?.into()),
+                tag::DATA => data.push(stored_value(value)?),
                 _ => decode_context(&mut context, tag, value)?,
             }
         }
         let initialize_params = initialize_params.ok_or(BodyError::Damaged)?;
-        Ok(Self { initialize_params, protocol_version, context: context.map(Arc::new) })
+        Ok(Self { initialize_params, protocol_version, context: context.map(Arc::new), data })
     }
 }
 
@@ -162,6 +197,13 @@ fn address(value: &[u8]) -> Result<IpAddr, BodyError> {
     Ok(Ipv6Addr::from(octets).into())
 }
 
+fn stored_value(value: &[u8]) -> Result<StoredValue, BodyError> {
+    let (version, rest) = value.split_first_chunk().ok_or(BodyError::Damaged)?;
+    let (length, rest) = rest.split_first().ok_or(BodyError::Damaged)?;
+    let (name, bytes) = rest.split_at_checked((*length).into()).ok_or(BodyError::Damaged)?;
+    Ok(StoredValue { name: text(name)?.into(), version: u32::from_le_bytes(*version), bytes: bytes.into() })
+}
+
 fn header(value: &[u8]) -> Result<(HeaderName, HeaderValue), BodyError> {
     let (sensitive, rest) = value.split_first().ok_or(BodyError::Damaged)?;
     let (length, rest) = rest.split_first_chunk().ok_or(BodyError::Damaged)?;
@@ -189,11 +231,16 @@ mod tests {
             initialize_params: b"{}".as_slice().into(),
             protocol_version: Some("2025-11-25".into()),
             context: Some(Arc::new(context)),
+            data: vec![data("cart", 1, b"[1,2]"), data("", u32::MAX, b"")],
         }
     }
 
+    fn data(name: &str, version: u32, bytes: &[u8]) -> StoredValue {
+        StoredValue { name: name.into(), version, bytes: bytes.into() }
+    }
+
     fn empty() -> Body {
-        Body { initialize_params: [].into(), protocol_version: None, context: None }
+        Body { initialize_params: [].into(), protocol_version: None, context: None, data: Vec::new() }
     }
 
     #[test]
@@ -212,6 +259,9 @@ mod tests {
     fn the_encoding_is_that_of_the_first_release() {
         let body = Body { context: Some(Arc::new(ClientContext::new().with_principal("al"))), ..empty() };
         let bytes = [1, 1, 0, 0, 0, 0, 7, 0, 0, 0, 0, 4, 2, 0, 0, 0, b'a', b'l'];
+        assert_eq!(body.encode().expect("short").as_bytes(), bytes);
+        let body = Body { data: vec![data("n", 2, b"7")], ..empty() };
+        let bytes = [1, 1, 0, 0, 0, 0, 9, 7, 0, 0, 0, 2, 0, 0, 0, 1, b'n', b'7'];
         assert_eq!(body.encode().expect("short").as_bytes(), bytes);
     }
 

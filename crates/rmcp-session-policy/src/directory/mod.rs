@@ -35,7 +35,7 @@ mod session_directory;
 mod stored;
 
 pub use away::Away;
-pub(crate) use body::{Body, BodyError};
+pub(crate) use body::{Body, BodyError, StoredValue};
 pub use change::Change;
 pub use claim::Claim;
 pub use digest::{OwnerDigest, SessionDigest};
@@ -43,5 +43,6 @@ pub use epoch::Epoch;
 pub use found::{Found, FoundState};
 pub(crate) use ownership::{InDirectory, Ownership};
 pub use server_id::ServerId;
+pub(crate) use session_directory::DIRECTORY_WAIT;
 pub use session_directory::SessionDirectory;
 pub use stored::{StoredBody, StoredSession, Usage};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -12,6 +13,9 @@ use super::claim::Claim;
 use super::digest::SessionDigest;
 use super::epoch::Epoch;
 use super::found::Found;
+
+/// How long a request waits for the directory, for each of its calls.
+pub(crate) const DIRECTORY_WAIT: Duration = Duration::from_millis(50);
 
 /// Keeps sessions beyond the process that serves them. One value is one *server* of the directory: one process, from its
 /// start to its end.

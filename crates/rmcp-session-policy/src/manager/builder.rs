@@ -7,9 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::SessionManager;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::PolicySessionManager;
 use super::client_limits::{ClientLimit, ClientLimits};
+use super::final_end::FinalEnd;
+use super::final_ends::Hook;
 use super::idle_timeout::{IdleTimeout, Worth};
 use super::manager_inner::ManagerInner;
 use super::parking_state::Limits;
@@ -18,11 +22,15 @@ use crate::admission::AdmissionPolicy;
 use crate::call_rejection::CallRejection;
 use crate::config_error::ConfigError;
 use crate::context::ClientContext;
+use crate::data::DataTypes;
 use crate::directory::SessionDirectory;
 use crate::eviction::{EvictionPolicy, Prospects, SessionInfo};
 use crate::observe::SessionObserver;
 use crate::registry::{ClientOf, Predicate, Rules};
 use crate::time::{HOUR, MINUTE, SECOND};
+
+/// The default limit of the data of one session, in bytes.
+const SESSION_DATA: usize = 64 << 10;
 
 /// Builds a [`PolicySessionManager`]. [`local`](PolicySessionManager::local) and
 /// [`builder`](PolicySessionManager::builder) create it.
@@ -78,6 +86,8 @@ pub struct PolicySessionManagerBuilder<I> {
     requests: Option<Box<dyn AdmissionPolicy>>,
     eviction: Option<Box<dyn EvictionPolicy>>,
     observer: Option<Arc<dyn SessionObserver>>,
+    data_types: DataTypes,
+    max_data_bytes: Option<usize>,
 }
 
 impl<I: SessionManager> PolicySessionManagerBuilder<I> {
@@ -98,6 +108,9 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
                 logs_ends: true,
                 call_rejection: CallRejection::Result,
                 directory: None,
+                data_types: Arc::default(),
+                final_end: None,
+                final_end_deadline: 10 * SECOND,
             },
             max_opening: None,
             max_parked_streams: None,
@@ -111,6 +124,8 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             requests: None,
             eviction: Some(Box::new(Prospects::new())),
             observer: None,
+            data_types: DataTypes::default(),
+            max_data_bytes: None,
         }
     }
 
@@ -451,6 +466,96 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
+    /// Registers a type of [session data](crate::CurrentSession::data) under a name and a version. With a
+    /// [`directory`](Self::directory), its values are stored as JSON, and come back after a restart and at another server.
+    /// A value that was stored under another version is none for this server: change the version when older releases
+    /// cannot read what this one stores. Each type and each name is registered once; values of types that are not
+    /// registered stay in memory.
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Cart {
+    ///     items: Vec<String>,
+    /// }
+    ///
+    /// let sessions = PolicySessionManager::local().session_data::<Cart>("cart", 1).build()?;
+    /// # let _ = sessions.stats();
+    /// let error = PolicySessionManager::local().session_data::<Cart>("", 1).build().unwrap_err();
+    /// assert_eq!(error.to_string(), "session_data is \"\": allow a name of 1 to 64 bytes");
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    pub fn session_data<T>(mut self, name: &str, version: u32) -> Self
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        self.data_types.register::<T>(name, version);
+        self
+    }
+
+    /// Sets how many bytes the [session data](crate::CurrentSession::data) of one session may be. A value of a registered
+    /// type counts as its JSON and its name, another one as the size of its type. All sessions together then have no more
+    /// than [`max_sessions`](Self::max_sessions) times as many, and what is parked is within
+    /// [`max_parked_bytes`](Self::max_parked_bytes). Defaults to 64 KiB, or to a quarter of `max_parked_bytes` if that is
+    /// less. At most 512 KiB.
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// let error = PolicySessionManager::local().max_session_data_bytes(1 << 20).build().unwrap_err();
+    /// assert_eq!(error.setting, "max_session_data_bytes");
+    /// ```
+    pub const fn max_session_data_bytes(mut self, bytes: usize) -> Self {
+        self.max_data_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets what is done when a session with [session data](crate::CurrentSession::data) has ended and does not come back,
+    /// live or parked: close a browser, kill a child process, roll a transaction back. It is called once for each such
+    /// session, on a task of its own, and dropped after [`final_end_deadline`](Self::final_end_deadline).
+    /// [`drain`](PolicySessionManager::drain) waits for it within its deadline. A panic in it is logged.
+    ///
+    /// With a [`directory`](Self::directory), a session that was parked or handed over goes on, so it is not called; what
+    /// is only in memory is then dropped. It is not called for sessions that a directory forgets by itself, nor for those
+    /// of a process that was killed.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::Arc;
+    ///
+    /// use rmcp_session_policy::{FinalEnd, PolicySessionManager};
+    ///
+    /// struct Browser;
+    /// impl Browser {
+    ///     async fn quit(&self) {}
+    /// }
+    ///
+    /// let sessions = PolicySessionManager::local()
+    ///     .on_final_end(async |end: FinalEnd| {
+    ///         if let Ok(Some(browser)) = end.data::<Browser>() {
+    ///             browser.quit().await;
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # let _ = sessions.stats();
+    /// # Ok(()) }
+    /// ```
+    pub fn on_final_end<F>(mut self, hook: impl Fn(FinalEnd) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.settings.final_end = Some(Hook::new(hook));
+        self
+    }
+
+    /// Sets how long a call of [`on_final_end`](Self::on_final_end) may take. Defaults to 10 seconds.
+    pub const fn final_end_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.final_end_deadline = deadline;
+        self
+    }
+
     /// Sets the observer that receives the events of sessions and rejections. Defaults to no observer.
     ///
     /// ```
@@ -541,6 +646,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             ("init_timeout", Some(settings.init_timeout), "allow more than zero"),
             ("max_busy", Some(settings.max_busy), "allow more than zero"),
             ("close_deadline", Some(settings.close_deadline), "allow more than zero"),
+            ("final_end_deadline", Some(settings.final_end_deadline), "allow more than zero"),
             ("max_parked_age", Some(self.limits.age), "allow more than zero; max_parked(0) parks no session"),
             ("min_idle", Some(self.min_idle).filter(|idle| !idle.is_zero()), ""),
         ];
@@ -557,6 +663,11 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             let setting = if self.limits.bytes == 0 { "max_parked_bytes" } else { "max_parked_entry_bytes" };
             return Err(ConfigError::new(setting, 0, "allow at least 1 KiB; max_parked(0) parks no session"));
         }
+        let parked_bytes = Some(self.limits.bytes).filter(|_| self.limits.entries > 0);
+        let fitting = parked_bytes.map_or(SESSION_DATA, |bytes| SESSION_DATA.min(bytes / 4));
+        self.data_types.max_bytes = self.max_data_bytes.unwrap_or(fitting);
+        self.data_types.check(parked_bytes)?;
+        settings.data_types = Arc::new(self.data_types);
         for policy in [&self.admission, &self.requests].into_iter().flatten() {
             policy.validate()?;
         }

@@ -12,6 +12,7 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::final_end::FinalEndReason;
 use super::goes_on::GoesOn;
 use super::manager_inner::{ManagerInner, ManagerState};
 use crate::call_rejection::CallRejection;
@@ -250,8 +251,10 @@ impl<I: SessionManager> ManagerInner<I> {
         // In the directory first: a request that finds the session parked here claims it there.
         // A session that the parking lost during its restore has not ended for the directory.
         let stays = comes_back || session.has(Flag::NoRestore) && session.has(Flag::EndTold);
-        self.end_in_directory(session, initialize_params.as_ref(), stays);
-        let keep = |params| self.parking.keep(session, params, now);
+        let mut goes_on = stays && session.in_directory().is_some();
+        let data = session.take_data();
+        self.end_in_directory(session, initialize_params.as_ref(), data.as_deref(), stays);
+        let keep = |params| self.parking.keep(session, params, data.clone(), now);
         let parked = initialize_params.filter(|_| comes_back && !moves).and_then(keep);
         let is_parked = parked.is_some();
         // The streams are held before the session is parked, so that the end of the parking finds them.
@@ -276,11 +279,13 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         if session.has(Flag::NoRestore) {
             // `NoRestore` may have been raised after `is_parked_after` read it.
-            let taken = self.parking.take(&record.id);
+            let reason = session.close_reason().map(|(reason, _)| reason).filter(|reason| !reason.is_restorable());
+            let taken = self.parking.take(&record.id, reason.unwrap_or(CloseReason::Client));
             if let (true, false, Some(durable), Some(session)) =
                 (comes_back, taken, &self.durable, session.in_directory())
             {
                 durable.write(session.ownership, Change::Dead);
+                goes_on = false;
             }
         }
         drop(slot);
@@ -290,8 +295,15 @@ impl<I: SessionManager> ManagerInner<I> {
         session.drop_lease();
         drop(gone);
         if !is_parked && session.raise(Flag::EndTold) {
+            if let Some((reason, _)) = session.close_reason()
+                && !goes_on
+            {
+                let reason = FinalEndReason::Closed(reason);
+                self.parking.final_ends().tell(reason, record.entry.context.clone(), data.clone());
+            }
             self.parking.tell_end(record.entry.serial);
         }
+        drop(data);
         record.progress.notify_waiters();
     }
 }
@@ -308,6 +320,14 @@ impl<I: SessionManager> TransportEvents<I::Transport> for ManagerInner<I> {
     fn on_service_ended(self: Arc<Self>, session: &Arc<Session<I::Transport>>) {
         let reason = if session.has(Flag::InitFailed) { CloseReason::InitFailed } else { CloseReason::Ended };
         self.close(session, reason);
+    }
+
+    fn on_close_asked(self: Arc<Self>, session: &Arc<Session<I::Transport>>) {
+        self.close_for_good(session, CloseReason::Revoked);
+    }
+
+    fn on_late_answer(&self) {
+        self.durable.iter().for_each(|durable| durable.note_late());
     }
 
     fn on_serving(&self, session: &Session<I::Transport>) {

@@ -123,7 +123,7 @@ impl<I: SessionManager> ManagerInner<I> {
         admitted: Admitted,
         now: Instant,
     ) -> Result<(PolicyTransport<I::Transport>, Came), Failed<I>> {
-        self.runtime.get_or_init(Handle::current);
+        self.parking.final_ends().run_on(self.runtime.get_or_init(Handle::current));
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
         self.watch_directory();
         let Luggage { origin, initialize_params, pin, claimed } = luggage;
@@ -141,6 +141,9 @@ impl<I: SessionManager> ManagerInner<I> {
                 core.registry.insert(origin, now, |record| Session::new(record, transport, initialize_params, root));
             if let Some(version) = pin.as_ref().and_then(|pin| pin.protocol_version.as_deref()) {
                 session.speaks(version);
+            }
+            if let Some(data) = pin.as_ref().and_then(Parked::data) {
+                *session.lock_data() = Some(Arc::clone(data));
             }
             if let Some(ownership) = claimed.and_then(Claimed::keep) {
                 session.set_in_directory(InDirectory::new(ownership, true));

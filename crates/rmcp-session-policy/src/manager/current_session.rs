@@ -9,8 +9,10 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, model::Extensions};
 use tokio::time::Instant;
 
+use super::session_data::{HasData, SessionData};
+use crate::context::ClientContext;
 use crate::session::{Activity, ActivityKind, Fingerprint, SessionKey};
-use crate::transport::{RequestOwner, Session};
+use crate::transport::{Flag, RequestOwner, Session};
 
 /// Names the session that a request came in, and lets its handler hold it busy for work of its own.
 ///
@@ -140,6 +142,29 @@ impl CurrentSession {
         self.outermost().fingerprint()
     }
 
+    /// Returns the principal of the client that opened the session, if the layer knew one.
+    #[must_use]
+    pub fn principal(&self) -> Option<&str> {
+        self.outermost().principal()
+    }
+
+    /// Returns what handlers keep in the session under a type: state that outlives its handler, and also the process if
+    /// the type is [registered](crate::PolicySessionManagerBuilder::session_data). See [`SessionData`].
+    #[must_use]
+    pub fn data<T: Send + Sync + 'static>(&self) -> SessionData<T> {
+        let mut current = self;
+        while let Some(outer) = &current.outer {
+            current = outer;
+        }
+        SessionData::of(Arc::clone(&current.session).data())
+    }
+
+    /// Has the session closed for good, with the reason [`Revoked`](crate::CloseReason::Revoked), once no request of it
+    /// waits for an answer: the call of a tool that closes its session is answered. Returns at once.
+    pub fn close(&self) {
+        self.outermost().ask_to_close();
+    }
+
     /// Holds the session busy until the guard is dropped: it counts as one more request in flight.
     ///
     /// [`max_busy`](crate::PolicySessionManagerBuilder::max_busy) bounds it, as it bounds a request; longer work has to
@@ -245,6 +270,9 @@ impl fmt::Debug for BusyGuard {
 trait Held: Send + Sync {
     fn key(&self) -> SessionKey;
     fn fingerprint(&self) -> Fingerprint;
+    fn principal(&self) -> Option<&str>;
+    fn ask_to_close(&self);
+    fn data(self: Arc<Self>) -> Arc<dyn HasData>;
     /// Counts work in, unless the session is closing.
     fn begin_work(self: Arc<Self>) -> Option<Box<dyn Work>>;
 }
@@ -256,6 +284,19 @@ impl<T: Send + 'static> Held for Session<T> {
 
     fn fingerprint(&self) -> Fingerprint {
         self.record.fingerprint()
+    }
+
+    fn principal(&self) -> Option<&str> {
+        self.record.entry.context.as_deref().and_then(ClientContext::principal)
+    }
+
+    fn ask_to_close(&self) {
+        self.raise(Flag::CloseAsked);
+        self.receiver.wake();
+    }
+
+    fn data(self: Arc<Self>) -> Arc<dyn HasData> {
+        self
     }
 
     fn begin_work(self: Arc<Self>) -> Option<Box<dyn Work>> {

@@ -15,12 +15,11 @@ use tokio::time::{Instant, timeout};
 use super::goes_on::GoesOn;
 use super::look_queue::LookQueue;
 use super::single_flight::SingleFlight;
+pub(super) use crate::directory::DIRECTORY_WAIT;
 use crate::directory::{Away, Change, Claim, Epoch, Found, Ownership, SessionDigest, SessionDirectory, StoredSession};
 
 /// How long a request waits until one more session may be restored.
 const RESTORE_WAIT: Duration = Duration::from_secs(1);
-/// How long a request waits for the directory, for each of its calls.
-pub(super) const DIRECTORY_WAIT: Duration = Duration::from_millis(50);
 /// How many sessions are restored at a time, unless there are fewer places: each restore waits for one, and only for a
 /// second, so those that come back all at once must not all wait for a place.
 const RESTORES: usize = 256;
@@ -36,7 +35,7 @@ pub(super) struct Durable {
     restores: Arc<Semaphore>,
     /// Whether the latest answer was that it is away.
     pub(super) is_away: AtomicBool,
-    /// Ends that were answered before they were written.
+    /// Answers that left before what they acknowledge was durable.
     pub(super) late: AtomicU64,
 }
 
@@ -106,10 +105,15 @@ impl Durable {
         self.late.fetch_add(left as u64, Relaxed);
     }
 
+    /// Counts an answer that left before what it acknowledges was durable.
+    pub(super) fn note_late(&self) {
+        self.late.fetch_add(1, Relaxed);
+    }
+
     /// Waits until the end of a session is written. If that takes longer than an answer may wait, it is counted as late.
     pub(super) async fn end_written(&self, digest: &SessionDigest) {
         if !self.directory.written(digest, Instant::now() + DIRECTORY_WAIT).await {
-            self.late.fetch_add(1, Relaxed);
+            self.note_late();
         }
     }
 

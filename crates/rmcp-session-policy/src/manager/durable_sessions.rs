@@ -12,11 +12,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, time
 
 use super::PolicySessionManager;
 use super::durable::{Answer, Claimed, DIRECTORY_WAIT, Durable};
+use super::final_end::FinalEndReason;
 use super::look_queue::TooManyMisses;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Parked;
 use crate::admission::{ArrivalKind, ClientKey, Rejection, RejectionClass, Retry};
 use crate::context::ClientContext;
+use crate::data::Values;
 use crate::directory::{
     Body, BodyError, Change, Epoch, Found, FoundState, InDirectory, OwnerDigest, Ownership, SessionDigest,
     SessionDirectory, StoredSession, Usage,
@@ -152,12 +154,16 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Writes that a session was opened. rmcp has just answered its `initialize`.
     pub(super) fn open_in_directory(&self, session: &Here<I>, initialize_params: &Arc<[u8]>) {
         let Some(durable) = self.durable.as_ref().filter(|_| session.in_directory().is_none()) else { return };
-        let Some(stored) = stored(session, initialize_params, false, Instant::now()) else { return };
+        // Locked until the session is in the directory, so that no change of the data comes between.
+        let data = session.lock_data();
+        let values = data.as_deref().unwrap_or(Values::NONE);
+        let Some(stored) = stored(session, initialize_params, false, values, Instant::now()) else { return };
         // The write comes first: what ends the session now finds either nothing to end, or a session that was opened.
         let ownership = durable.open(&session.record.id, stored);
         session.set_in_directory(InDirectory::new(ownership, false));
+        drop(data);
         if session.has(Flag::Gone) {
-            self.end_in_directory(session, None, false);
+            self.end_in_directory(session, None, None, false);
             durable.is_not_here(ownership);
         }
     }
@@ -177,6 +183,7 @@ impl<I: SessionManager> ManagerInner<I> {
         &self,
         session: &Session<I::Transport>,
         initialize_params: Option<&Arc<[u8]>>,
+        data: Option<&Values>,
         stays: bool,
     ) {
         let (Some(durable), Some(in_directory)) = (&self.durable, session.in_directory()) else { return };
@@ -186,8 +193,9 @@ impl<I: SessionManager> ManagerInner<I> {
         let change = if !stays {
             Change::Dead
         } else {
+            let (values, now) = (data.unwrap_or(Values::NONE), Instant::now());
             let stored =
-                initialize_params.and_then(|params| stored(session, params, in_directory.is_ready(), Instant::now()));
+                initialize_params.and_then(|params| stored(session, params, in_directory.is_ready(), values, now));
             stored.map_or(Change::Released, Change::Parked)
         };
         durable.write(in_directory.ownership, change);
@@ -307,6 +315,7 @@ impl<I: SessionManager> ManagerInner<I> {
     pub(super) fn decode(&self, claimed: Claimed, stored: &StoredSession) -> Option<(Claimed, Parked)> {
         if self.settings.max_lifetime.is_some_and(|lifetime| stored.age >= lifetime) {
             claimed.end();
+            self.tell_final_end(CloseReason::Lifetime, None, stored);
             return None;
         }
         match Body::decode(&stored.body) {
@@ -326,11 +335,24 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
+    /// Calls the hook for the final end of a session that was claimed for it, with the data that was parked here, or stored.
+    fn tell_final_end(&self, reason: CloseReason, parked: Option<Parked>, stored: &StoredSession) {
+        let finals = self.parking.final_ends();
+        if !finals.has_hook() {
+            return;
+        }
+        let decode = || Some(Parked::stored(stored, Body::decode(&stored.body).ok()?, None, Instant::now()));
+        if let Some(parked) = parked.or_else(decode) {
+            let (context, data) = (parked.shared_context().cloned(), parked.data().cloned());
+            finals.tell(FinalEndReason::Closed(reason), context, data);
+        }
+    }
+
     /// Ends a session that a client deletes and that is not live here: in the directory first, then in the parking.
     pub(super) async fn end_parked(&self, id: &SessionId, found: Option<Found>) -> Result<(), Failed<I>> {
         if self.restores.get(id).is_some() {
             // It was told, and ends the session in both.
-            self.parking.take(id);
+            self.parking.take(id, CloseReason::Client);
             return Ok(());
         }
         let parked = self.parking.ownership(id);
@@ -344,15 +366,17 @@ impl<I: SessionManager> ManagerInner<I> {
         };
         let ownership = parked.or(found.map(|found| Ownership { digest: SessionDigest::of(id), epoch: found.epoch }));
         let (Some(durable), Some(ownership)) = (&self.durable, ownership) else {
-            self.parking.take(id);
+            self.parking.take(id, CloseReason::Client);
             return Ok(());
         };
+        let parked = self.parking.get(id, Instant::now());
         let claimed = self.claim(durable, ownership, None).await;
         if !matches!(claimed, Err(PolicyError::Away)) {
             self.parking.lose(id, ownership);
         }
-        if let Some((claimed, _, _)) = claimed? {
+        if let Some((claimed, stored, _)) = claimed? {
             claimed.end();
+            self.tell_final_end(CloseReason::Client, parked, &stored);
             durable.end_written(&ownership.digest).await;
         }
         Ok(())
@@ -383,12 +407,19 @@ async fn watch<I: SessionManager>(shared: Weak<ManagerInner<I>>, directory: Arc<
 }
 
 /// What the directory stores of a session. `None` if it is too large.
-fn stored<T>(session: &Session<T>, initialize_params: &Arc<[u8]>, ready: bool, now: Instant) -> Option<StoredSession> {
+pub(super) fn stored<T>(
+    session: &Session<T>,
+    initialize_params: &Arc<[u8]>,
+    ready: bool,
+    values: &Values,
+    now: Instant,
+) -> Option<StoredSession> {
     let context = session.record.entry.context.clone();
     let owner = context.as_deref().and_then(OwnerDigest::of);
     let history = session.record.history(now);
     let (initialize_params, protocol_version) = (Arc::clone(initialize_params), session.protocol_version());
-    let body = Body { initialize_params, protocol_version, context }.encode()?;
+    let data = values.stored().cloned().collect();
+    let body = Body { initialize_params, protocol_version, context, data }.encode()?;
     let age = Timestamp::at(now).since(history.opened);
     Some(StoredSession::new(owner, age, usage(&history, now), body).with_ready(ready || history.uses > 0))
 }

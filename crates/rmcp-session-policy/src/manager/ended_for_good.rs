@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::durable::Durable;
+use super::final_end::FinalEndReason;
+use super::final_ends::FinalEnds;
 use super::parking_state::Parked;
 use crate::admission::AdmissionPolicy;
 use crate::directory::Change;
@@ -17,6 +19,7 @@ pub(super) struct Ends {
     end_stream: EndStream,
     /// The directory that outlives the process. A session that has ended for this process may go on in it.
     durable: Option<Arc<Durable>>,
+    pub(super) finals: FinalEnds,
 }
 
 /// Ends the held stream of a session, if it has one.
@@ -27,8 +30,9 @@ impl Ends {
         policies: impl IntoIterator<Item = Arc<dyn AdmissionPolicy>>,
         end_stream: EndStream,
         durable: Option<Arc<Durable>>,
+        finals: FinalEnds,
     ) -> Self {
-        Self { policies: policies.into_iter().collect(), end_stream, durable }
+        Self { policies: policies.into_iter().collect(), end_stream, durable, finals }
     }
 
     /// Tells them of the end of a session. This runs code of the policies, so the caller must hold no lock.
@@ -67,7 +71,7 @@ impl Gone<'_> {
 
     /// Whether a session is among them that was ended for good while it was being restored.
     pub(super) fn has_barred(&self, session: SessionOrigin) -> bool {
-        self.sessions.iter().any(|parked| parked.serial() == session && parked.is_barred())
+        self.sessions.iter().any(|parked| parked.serial() == session && parked.ended().is_some())
     }
 }
 
@@ -77,6 +81,11 @@ impl Drop for Gone<'_> {
             let session = parked.serial();
             if let (Some(durable), Some(ownership)) = (&self.ends.durable, parked.ownership) {
                 durable.is_not_here(ownership);
+            }
+            // One that the parking has forgotten may go on in the directory.
+            let reason = parked.ended().map(FinalEndReason::Closed);
+            if let Some(reason) = reason.or((parked.ownership.is_none()).then_some(FinalEndReason::Forgotten)) {
+                self.ends.finals.tell(reason, parked.shared_context().cloned(), parked.data().cloned());
             }
             drop(parked);
             self.ends.tell(session);

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::deadlines::Deadlines;
 use super::durable::Durable;
 use super::ended_for_good::Ends;
+use super::final_ends::FinalEnds;
 use super::handlers::Handlers;
 use super::leases::Leases;
 use super::live_sessions::LiveSessions;
@@ -109,7 +110,9 @@ impl<I: SessionManager> ManagerInner<I> {
         let durable = settings.directory.clone();
         let durable = durable.map(|directory| Arc::new(Durable::new(directory, settings.max_sessions)));
         let tracks_returns = eviction.as_ref().is_some_and(|policy| policy.tracks_returns());
-        let signals = Arc::new(Signals::new(tracks_returns, durable.is_some()));
+        let types = Arc::clone(&settings.data_types);
+        let finals = FinalEnds::new(settings.final_end.clone(), settings.final_end_deadline, Arc::clone(&types));
+        let signals = Arc::new(Signals::new(tracks_returns, types, settings.directory.clone()));
         let tracks_access = eviction.as_ref().is_some_and(|policy| policy.tracks_access());
         let mut registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
         if settings.surge_guard {
@@ -133,6 +136,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 told.forget(session);
             }),
             durable.clone(),
+            finals,
         );
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
         let core = ManagerState { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };

@@ -13,6 +13,8 @@ mod durable_sessions;
 mod ended_for_good;
 mod events;
 mod fair_queue;
+mod final_end;
+mod final_ends;
 mod goes_on;
 mod handlers;
 mod idle_timeout;
@@ -32,6 +34,7 @@ mod place_search;
 mod restore;
 mod resume;
 mod serving_tasks;
+mod session_data;
 mod session_manager;
 mod session_store;
 mod settings;
@@ -44,8 +47,10 @@ pub use current_session::{BusyGuard, CurrentSession, CurrentSessionError};
 pub use durable_sessions::GivenUp;
 #[cfg(feature = "http")]
 pub(crate) use durable_sessions::LookedUp;
+pub use final_end::{FinalEnd, FinalEndReason};
 pub use idle_timeout::{IdleTimeout, Worth};
 pub use operate::SessionSelector;
+pub use session_data::SessionData;
 
 use std::fmt;
 use std::sync::Arc;

@@ -221,6 +221,11 @@ impl<I: SessionManager> PolicySessionManager<I> {
                 tracing::warn!(left, "sessions are not in the directory as they are");
             }
         }
+        if shared.durable.is_none() && shared.parking.final_ends().has_hook() {
+            // Parked sessions come back no more.
+            shared.parking.take_all(CloseReason::Drained, |_, parked| parked.data().is_some());
+        }
+        shared.parking.final_ends().done(deadline.max(Instant::now() + CLOSE_GRACE)).await;
         tracing::info!(?report, "drained");
         report
     }
@@ -256,7 +261,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 let record = Record::new(key, origin, opened, Arc::clone(&self.signals));
                 select.selects(&SessionInfo::of(&record))
             };
-            self.parking.take_all(|id, parked| {
+            self.parking.take_all(reason, |id, parked| {
                 let selected = selects_parked(id, parked);
                 if selected {
                     self.restores.bar(id, reason);

@@ -9,9 +9,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ended_for_good::{Ends, Gone};
+use super::final_ends::FinalEnds;
 use super::parking_state::{Came, Limits, Parked, ParkingState};
 #[cfg(feature = "http")]
 use crate::context::ClientContext;
+use crate::data::Values;
 use crate::directory::Ownership;
 use crate::observe::CloseReason;
 use crate::session::SessionOrigin;
@@ -72,10 +74,16 @@ impl Parking {
     }
 
     /// Returns what to park of an ended session. `None` if the parking is off.
-    pub(super) fn keep<T>(&self, session: &Session<T>, initialize_params: Arc<[u8]>, now: Instant) -> Option<Parked> {
+    pub(super) fn keep<T>(
+        &self,
+        session: &Session<T>,
+        initialize_params: Arc<[u8]>,
+        data: Option<Arc<Values>>,
+        now: Instant,
+    ) -> Option<Parked> {
         let is_back = session.record.restored && !session.has(Flag::Replayed);
         (self.limits.entries > 0).then(|| {
-            let mut parked = Parked::of(&session.record, initialize_params, is_back, now);
+            let mut parked = Parked::of(&session.record, initialize_params, data, is_back, now);
             parked.protocol_version = session.protocol_version();
             parked.ownership = session.in_directory().map(|session| session.ownership);
             parked
@@ -191,17 +199,17 @@ impl Parking {
 
     /// Removes a session that must not be restored, here or at another server. Returns true for the one caller that did. A
     /// session that is being restored is ended after its restore.
-    pub(super) fn take(&self, id: &str) -> bool {
-        let (taken, gone) = self.change(|state, gone| state.take(id, gone));
+    pub(super) fn take(&self, id: &str, reason: CloseReason) -> bool {
+        let (taken, gone) = self.change(|state, gone| state.take(id, reason, gone));
         gone.end_in_directory();
         taken
     }
 
     /// Removes every parked session for which `predicate`, called outside the lock, holds. Returns how many.
-    pub(super) fn take_all(&self, predicate: impl Fn(&SessionId, &Parked) -> bool) -> usize {
+    pub(super) fn take_all(&self, reason: CloseReason, predicate: impl Fn(&SessionId, &Parked) -> bool) -> usize {
         let copy = |(id, parked): (&SessionId, &Parked)| (SessionId::clone(id), parked.clone());
         let all: Vec<_> = self.look_at(|state| state.iter().map(copy).collect());
-        all.iter().filter(|(id, parked)| predicate(id, parked) && self.take(id)).count()
+        all.iter().filter(|(id, parked)| predicate(id, parked) && self.take(id, reason)).count()
     }
 
     /// How many are parked, and what they hold in bytes.
@@ -223,5 +231,10 @@ impl Parking {
     /// Tells the policies that a session which was not parked has ended for good.
     pub(super) fn tell_end(&self, session: SessionOrigin) {
         self.ends.tell(session);
+    }
+
+    /// The hook for final ends.
+    pub(super) const fn final_ends(&self) -> &FinalEnds {
+        &self.ends.finals
     }
 }

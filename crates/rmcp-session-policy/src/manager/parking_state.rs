@@ -1,6 +1,5 @@
 //! The parked sessions in the order in which they are forgotten beyond the limits, without locks and clocks.
 
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,9 @@ use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::time::Instant;
 
 use crate::context::ClientContext;
+use crate::data::Values;
 use crate::directory::{Body, Ownership, StoredSession};
+use crate::observe::CloseReason;
 use crate::session::{Gap, History, Origin, Record, SessionOrigin};
 use crate::timestamp::Timestamp;
 
@@ -31,6 +32,8 @@ pub(super) struct Parked {
     /// The protocol version that its client speaks, if it is in a directory.
     pub(super) protocol_version: Option<Arc<str>>,
     context: Option<Arc<ClientContext>>,
+    /// What handlers kept in the session.
+    data: Option<Arc<Values>>,
     serial: SessionOrigin,
     history: History,
     /// From when its age counts.
@@ -41,23 +44,30 @@ pub(super) struct Parked {
     pub(super) ownership: Option<Ownership>,
     /// Whether it is parked again after a restore that was given up.
     is_back: bool,
-    /// Whether it was ended for good while it was being restored.
-    barred: bool,
+    /// Why it has ended for good. While it is being restored, it is removed after that.
+    ended: Option<CloseReason>,
 }
 
 impl Parked {
-    pub(super) fn of(record: &Record, initialize_params: Arc<[u8]>, is_back: bool, now: Instant) -> Self {
+    pub(super) fn of(
+        record: &Record,
+        initialize_params: Arc<[u8]>,
+        data: Option<Arc<Values>>,
+        is_back: bool,
+        now: Instant,
+    ) -> Self {
         Self {
             initialize_params,
             protocol_version: None,
             context: record.entry.context.clone(),
+            data,
             serial: record.entry.serial,
             history: record.history(now),
             since: Timestamp::at(now),
             stay: 0,
             ownership: None,
             is_back,
-            barred: false,
+            ended: None,
         }
     }
 
@@ -77,13 +87,14 @@ impl Parked {
             initialize_params: body.initialize_params,
             protocol_version: body.protocol_version,
             context: body.context,
+            data: Some(Values::of_stored(body.data)).filter(|values| !values.is_empty()).map(Arc::new),
             serial: SessionOrigin::allocate(),
             history,
             since: Timestamp::at(now),
             stay: 0,
             ownership,
             is_back: false,
-            barred: false,
+            ended: None,
         }
     }
 
@@ -96,9 +107,18 @@ impl Parked {
         self.serial
     }
 
-    /// Whether it was ended for good while it was being restored.
-    pub(super) const fn is_barred(&self) -> bool {
-        self.barred
+    /// Why it has ended for good. `None` if the parking has forgotten it, or it has not.
+    pub(super) const fn ended(&self) -> Option<CloseReason> {
+        self.ended
+    }
+
+    /// What handlers kept in the session.
+    pub(super) const fn data(&self) -> Option<&Arc<Values>> {
+        self.data.as_ref()
+    }
+
+    pub(super) const fn shared_context(&self) -> Option<&Arc<ClientContext>> {
+        self.context.as_ref()
     }
 
     pub(super) const fn has_called(&self) -> bool {
@@ -114,7 +134,8 @@ impl Parked {
     }
 
     fn bytes(&self, id: &str) -> usize {
-        entry_bytes(id, self.initialize_params.len(), self.context())
+        let data = self.data.as_ref().map_or(0, |values| values.bytes());
+        entry_bytes(id, self.initialize_params.len(), self.context()) + data
     }
 }
 
@@ -175,12 +196,12 @@ impl ParkingState {
     pub(super) fn get(&self, id: &str) -> Option<&Parked> {
         let queues = [&self.called, &self.uncalled, &self.pinned, &self.transit, &self.over];
         let parked = queues.into_iter().filter(|queue| !queue.is_empty()).find_map(|queue| queue.get(id));
-        parked.filter(|parked| !parked.barred)
+        parked.filter(|parked| parked.ended.is_none())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&SessionId, &Parked)> {
         let Self { called, uncalled, pinned, transit, over, .. } = self;
-        [called, uncalled, pinned, transit, over].into_iter().flatten().filter(|(_, parked)| !parked.barred)
+        [called, uncalled, pinned, transit, over].into_iter().flatten().filter(|(_, parked)| parked.ended.is_none())
     }
 
     const fn queue(&mut self, called: bool) -> &mut Queue {
@@ -252,7 +273,7 @@ impl ParkingState {
     ) -> Came {
         let came = match pin.map(|pin| self.remove_pinned(id, pin)) {
             Some(None) => Came::Lost,
-            Some(Some(parked)) if parked.barred => Came::Barred,
+            Some(Some(parked)) if parked.ended.is_some() => Came::Barred,
             _ => Came::ToStay,
         };
         self.balance(limits, places, gone);
@@ -366,7 +387,7 @@ impl ParkingState {
     ) {
         let was_in_transit = self.transit.len();
         let Some(mut parked) = self.remove_pinned(id, pin) else { return };
-        if parked.barred {
+        if parked.ended.is_some() {
             gone.push(parked);
             return;
         }
@@ -400,13 +421,14 @@ impl ParkingState {
 
     /// Removes a session that must not be restored. Returns true for the one caller that did. A pinned session is
     /// removed after its restore.
-    pub(super) fn take(&mut self, id: &str, gone: &mut Vec<Parked>) -> bool {
-        if let Some(parked) = self.remove_unpinned(id) {
+    pub(super) fn take(&mut self, id: &str, reason: CloseReason, gone: &mut Vec<Parked>) -> bool {
+        if let Some(mut parked) = self.remove_unpinned(id) {
+            parked.ended = Some(reason);
             gone.push(parked);
             return true;
         }
         let pinned = self.pinned.get_mut(id).or_else(|| self.transit.get_mut(id));
-        pinned.is_some_and(|parked| !mem::replace(&mut parked.barred, true))
+        pinned.filter(|parked| parked.ended.is_none()).is_some_and(|parked| parked.ended.replace(reason).is_none())
     }
 
     /// Records a message from the client of a parked session.
@@ -425,7 +447,7 @@ impl ParkingState {
             }
         }
         let pinned = self.pinned.get_mut(id).or_else(|| self.transit.get_mut(id));
-        pinned.filter(|parked| !parked.barred).map(|parked| parked.seen(now)).is_some()
+        pinned.filter(|parked| parked.ended.is_none()).map(|parked| parked.seen(now)).is_some()
     }
 
     /// Forgets the sessions that were parked too long ago.
@@ -485,6 +507,7 @@ mod tests {
     fn parked(called: bool, said: usize, now: Instant) -> Parked {
         let now = Timestamp::at(now);
         Parked {
+            data: None,
             initialize_params: vec![0; said].into(),
             protocol_version: None,
             context: None,
@@ -494,7 +517,7 @@ mod tests {
             stay: 0,
             ownership: None,
             is_back: false,
-            barred: false,
+            ended: None,
         }
     }
 
@@ -591,7 +614,7 @@ mod tests {
                     Step::Take => {
                         if let Some(id) = among(&mut inside.values().cloned()) {
                             let first = lot.get(&id).is_some();
-                            prop_assert_eq!(lot.take(&id, &mut gone), first);
+                            prop_assert_eq!(lot.take(&id, CloseReason::Client, &mut gone), first);
                             prop_assert!(lot.get(&id).is_none());
                         }
                     }
@@ -712,7 +735,7 @@ mod tests {
         lot.arrive("6", None, &limits(), 0, &mut gone);
         assert_eq!((lot.size().0, gone.len(), gone[0].serial()), (4, 1, pins[0].serial()));
         assert_eq!(lot.arrive("1", Some(&pins[0]), &limits(), 0, &mut gone), Came::Lost);
-        lot.take("2", &mut gone);
+        lot.take("2", CloseReason::Client, &mut gone);
         assert_eq!(lot.arrive("2", Some(&pins[1]), &limits(), 0, &mut gone), Came::Barred);
         lot.unpin(&"1".into(), &pins[0], now, &limits(), 0, &mut gone);
         assert_eq!((lot.size().0, gone.len()), (3, 1));

@@ -56,11 +56,11 @@ impl<I: SessionManager> Drop for Right<I> {
             self.shared.parking.unpin(id, pin, places)
         };
         // The bar may have come between the claim and the pin, which then does not know of it.
-        let is_ended = self.claimed.is_some() && self.flight.barred().is_some();
-        if is_ended {
-            self.shared.parking.take(id);
+        let ended = self.flight.barred().filter(|_| self.claimed.is_some());
+        if let Some(reason) = ended {
+            self.shared.parking.take(id, reason);
         }
-        let is_barred = is_ended || gone.has_barred(pin.serial());
+        let is_barred = ended.is_some() || gone.has_barred(pin.serial());
         match (is_barred, self.claimed.take(), pin.ownership.zip(self.shared.durable.as_ref())) {
             (true, Some(claimed), _) => claimed.end(),
             (true, None, Some((ownership, durable))) => durable.write(ownership, Change::Dead),
@@ -236,7 +236,7 @@ impl<I: SessionManager> ManagerInner<I> {
         if self.settings.max_lifetime.is_some_and(over_age) {
             // Before it is taken: another request may be restoring it.
             self.restores.bar(id, CloseReason::Lifetime);
-            self.parking.take(id);
+            self.parking.take(id, CloseReason::Lifetime);
             return false;
         }
         true

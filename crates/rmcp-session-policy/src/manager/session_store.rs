@@ -56,6 +56,11 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
         }
         session.set_initialize_params(Arc::clone(&initialize_params));
         self.0.open_in_directory(&session, &initialize_params);
+        if let Some(durable) = self.0.durable.as_ref().filter(|durable| durable.directory.is_awaited())
+            && let Some(in_directory) = session.in_directory()
+        {
+            durable.end_written(&in_directory.ownership.digest).await;
+        }
         Ok(())
     }
 
@@ -69,7 +74,7 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
             session.raise(Flag::NoRestore);
         }
         let ownership = self.0.parking.ownership(id);
-        if self.0.parking.take(id)
+        if self.0.parking.take(id, CloseReason::Client)
             && let (Some(durable), Some(ownership)) = (&self.0.durable, ownership)
         {
             durable.end_written(&ownership.digest).await;

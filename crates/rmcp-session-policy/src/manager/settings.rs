@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client_limits::ClientLimits;
+use super::final_ends::Hook;
 use super::idle_timeout::IdleTimeout;
 use crate::call_rejection::CallRejection;
+use crate::data::DataTypes;
 use crate::directory::SessionDirectory;
 
 /// The settings of a manager, as its builder has checked them.
@@ -28,4 +30,9 @@ pub(crate) struct Settings {
     pub(crate) call_rejection: CallRejection,
     /// What keeps sessions beyond the process.
     pub(crate) directory: Option<Arc<dyn SessionDirectory>>,
+    /// The types of session data, and its limit.
+    pub(crate) data_types: Arc<DataTypes>,
+    /// What is done at the final end of a session with data.
+    pub(crate) final_end: Option<Hook>,
+    pub(crate) final_end_deadline: Duration,
 }

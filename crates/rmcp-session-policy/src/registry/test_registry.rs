@@ -51,7 +51,7 @@ impl TestRegistry {
     }
 
     pub(crate) fn with(policy: impl EvictionPolicy, rules: Rules, max_opening: usize) -> Self {
-        let signals = Arc::new(Signals::new(policy.tracks_returns(), false));
+        let signals = Arc::new(Signals::new(policy.tracks_returns(), Arc::default(), None));
         let mut registry = Registry::new(Some(Box::new(policy)), rules, max_opening, Arc::clone(&signals));
         // The same history gives the same victims.
         registry.random = fastrand::Rng::with_seed(1);

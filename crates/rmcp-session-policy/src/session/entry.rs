@@ -67,6 +67,11 @@ impl Entry {
         }
     }
 
+    /// How it tells its manager of a change.
+    pub(crate) fn signals(&self) -> &Signals {
+        &self.signals
+    }
+
     /// Whether it belongs to the manager with these signals.
     pub(crate) fn is_of(&self, signals: &Arc<Signals>) -> bool {
         Arc::ptr_eq(&self.signals, signals)

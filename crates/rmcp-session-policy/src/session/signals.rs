@@ -1,5 +1,6 @@
 //! The signals from sessions to their manager, without a lock.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_queue::ArrayQueue;
@@ -7,6 +8,8 @@ use crossbeam_queue::ArrayQueue;
 use super::key::SessionKey;
 use super::origin::SessionOrigin;
 use super::returns::Return;
+use crate::data::DataTypes;
+use crate::directory::SessionDirectory;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Notify, SegQueue};
 
 /// The signals from the sessions of one manager to the manager, without a lock.
@@ -35,6 +38,10 @@ pub(crate) struct Signals {
     pub(crate) draining: AtomicBool,
     /// Notified when a session becomes idle while a drain waits.
     pub(crate) calm: Notify,
+    /// The types of session data, and its limit.
+    pub(crate) data_types: Arc<DataTypes>,
+    /// What keeps sessions beyond the process. Session data is written to it.
+    pub(crate) directory: Option<Arc<dyn SessionDirectory>>,
 }
 
 /// The limit of [`Comings::returned`].
@@ -71,10 +78,14 @@ impl Signals {
         self.comings.as_ref().map_or(0, |comings| comings.missed.load(Relaxed))
     }
 
-    /// The signals of a manager whose eviction policy hears of returns if `tracks_returns`, and which writes usage to a
-    /// directory if `has_directory`.
-    pub(crate) fn new(tracks_returns: bool, has_directory: bool) -> Self {
+    /// The signals of a manager whose eviction policy hears of returns if `tracks_returns`.
+    pub(crate) fn new(
+        tracks_returns: bool,
+        data_types: Arc<DataTypes>,
+        directory: Option<Arc<dyn SessionDirectory>>,
+    ) -> Self {
         let comings = tracks_returns.then(Comings::default);
-        Self { comings, used: has_directory.then(SegQueue::default), ..Self::default() }
+        let used = directory.as_ref().map(|_| SegQueue::default());
+        Self { comings, used, data_types, directory, ..Self::default() }
     }
 }

@@ -13,10 +13,12 @@ use futures_util::stream::{FuturesUnordered, Stream};
 use rmcp::RoleServer;
 use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ServerJsonRpcMessage};
 use rmcp::transport::Transport;
+use tokio::time::Instant;
 
 use super::ids::Answered;
 use super::service_id;
 use super::session::{Flag, OnItsWay, Session, TransportEvents};
+use crate::directory::{DIRECTORY_WAIT, InDirectory};
 use crate::session::ActivityKind;
 
 /// The transport of a session: a wrapper of the inner manager's transport.
@@ -162,6 +164,19 @@ impl<T: Transport<RoleServer> + 'static> PolicyTransport<T> {
     }
 }
 
+/// Waits until the session data is durable that was changed before an answer, for as long as an answer may wait.
+async fn until_written<T>(session: &Session<T>, changes: u64, host: &dyn TransportEvents<T>) {
+    let (Some(directory), Some(in_directory)) = (&session.record.entry.signals().directory, session.in_directory())
+    else {
+        return;
+    };
+    if directory.written(&in_directory.ownership.digest, Instant::now() + DIRECTORY_WAIT).await {
+        in_directory.data_is_written(changes);
+    } else {
+        host.on_late_answer();
+    }
+}
+
 impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTransport<T> {
     type Error = T::Error;
 
@@ -194,6 +209,7 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
             _ => None,
         };
         let answered = answered.map(|id| self.session.ids.answer(id));
+        let is_answer = answered.is_some();
         let guard = match &answered {
             Some(Answered::Waiting(guard)) => Some(guard),
             _ => None,
@@ -224,8 +240,12 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
                 guard.linger_if_carried();
             }
         }
+        let unwritten = self.session.in_directory().filter(|_| is_answer).and_then(InDirectory::unwritten_data);
+        let unwritten = unwritten.map(|changes| (changes, Arc::clone(&self.host)));
         async move {
-            let _on_its_way = on_its_way;
+            if let Some((changes, host)) = unwritten {
+                until_written(on_its_way.session(), changes, &*host).await;
+            }
             match sending {
                 Some(sending) => sending.await,
                 None => Ok(()),
@@ -250,6 +270,9 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
             let mut receive = pin!(lent.transport.as_mut()?.receive());
             poll_fn(|cx| {
                 session.receiver.register(cx.waker());
+                if session.has(Flag::CloseAsked) && session.is_answered() {
+                    Arc::clone(host).on_close_asked(session);
+                }
                 // The farewells name the reason, so they wait until it is known.
                 has_ended = session.close_reason().is_some();
                 if has_ended { Poll::Ready(None) } else { receive.as_mut().poll(cx) }

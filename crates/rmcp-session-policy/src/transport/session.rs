@@ -22,6 +22,7 @@ use super::severable::{Delivery, SeverableStream};
 use super::transport_slot::TransportSlot;
 use crate::admission::Lease;
 use crate::call_rejection::CallRejection;
+use crate::data::Values;
 use crate::directory::InDirectory;
 use crate::observe::CloseReason;
 use crate::session::{Phase, Record, Recorded};
@@ -61,10 +62,14 @@ pub(crate) enum Flag {
     /// The body of that answer was dropped before the client had received it. Then the client does not know the id, so
     /// the session is not parked after an `InitTimeout`.
     Unheard = 1 << 14,
+    /// The session data was taken for what comes after this incarnation. It does not change any more.
+    DataTaken = 1 << 15,
+    /// Its handler wants the session to be closed, once no client waits for an answer.
+    CloseAsked = 1 << 16,
 }
 
 /// The shift of the close reason, above the flags in the same word: the index of the reason plus 1, or 0.
-const REASON: u32 = 16;
+const REASON: u32 = 24;
 
 /// An incarnation of a session over an inner transport `T`. The [`Record`] is the part that policies see.
 ///
@@ -96,6 +101,8 @@ pub(crate) struct Session<T> {
     protocol_version: OnceLock<Arc<str>>,
     /// What it is in the directory that outlives the process. Empty without one, and until `initialize` was answered.
     in_directory: OnceLock<Box<InDirectory>>,
+    /// What handlers keep in the session. While it is locked, nothing of it is dropped, and it is written to the directory.
+    data: Mutex<Option<Arc<Values>>>,
     /// What the ids of its events are sealed with. Derived at the first event with an id.
     seal_key: LazySealKey,
     /// The inner transport, from which the close can take it.
@@ -125,13 +132,22 @@ impl<T> OnItsWay<T> {
         session.on_their_way.fetch_add(1, SeqCst);
         Self(Arc::clone(session))
     }
+
+    pub(super) const fn session(&self) -> &Arc<Session<T>> {
+        &self.0
+    }
 }
 
 impl<T> Drop for OnItsWay<T> {
-    /// Counts the message out, and wakes a close that waits for it.
+    /// Counts the message out, and wakes a close that waits for it, or that the handler has asked for.
     fn drop(&mut self) {
-        if self.0.on_their_way.fetch_sub(1, SeqCst) == 1 && self.0.is_closing() {
+        if self.0.on_their_way.fetch_sub(1, SeqCst) > 1 {
+            return;
+        }
+        if self.0.is_closing() {
             self.0.record.progress.notify_waiters();
+        } else if self.0.has(Flag::CloseAsked) {
+            self.0.receiver.wake();
         }
     }
 }
@@ -155,6 +171,7 @@ impl<T> Session<T> {
             }),
             protocol_version: OnceLock::new(),
             in_directory: OnceLock::new(),
+            data: Mutex::default(),
             seal_key: LazySealKey::new(root),
             slot: TransportSlot::new(transport),
             on_their_way: AtomicU32::new(0),
@@ -293,6 +310,23 @@ impl<T> Session<T> {
         self.lock().initialize_params = Some(initialize_params);
     }
 
+    /// The parameters that it can be restored from, if rmcp has stored any.
+    pub(crate) fn initialize_params(&self) -> Option<Arc<[u8]>> {
+        self.lock().initialize_params.clone()
+    }
+
+    /// Locks what handlers keep in the session. The lock of the belongings may be taken under it.
+    pub(crate) fn lock_data(&self) -> MutexGuard<'_, Option<Arc<Values>>> {
+        self.data.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what handlers keep in the session, for what comes after this incarnation. Later changes are refused.
+    pub(crate) fn take_data(&self) -> Option<Arc<Values>> {
+        let mut data = self.lock_data();
+        self.raise(Flag::DataTaken);
+        data.take()
+    }
+
     /// Takes the parameters for the parking. `None` if rmcp has not stored any.
     pub(crate) fn take_initialize_params(&self) -> Option<Arc<[u8]>> {
         self.lock().initialize_params.take()
@@ -420,6 +454,10 @@ pub(crate) trait TransportEvents<T>: Send + Sync {
     ///
     /// Begins the close with reason `Ended` or `InitFailed`, unless it has begun. May be called more than once.
     fn on_service_ended(self: Arc<Self>, session: &Arc<Session<T>>);
+    /// The handler wants the session to be closed, and no client waits for an answer.
+    fn on_close_asked(self: Arc<Self>, session: &Arc<Session<T>>);
+    /// An answer leaves before what it acknowledges is durable.
+    fn on_late_answer(&self);
     /// The current task serves the session, and will close it once more when the service ends.
     ///
     /// Called once per incarnation, on that task.

@@ -63,6 +63,7 @@ mod restores_take_places;
 mod retry_after_is_honest;
 mod returns_are_told;
 mod served_in_turn;
+mod session_data;
 mod sessions_have_owners;
 mod sessions_never_evicted;
 mod stacked_managers;

@@ -32,6 +32,7 @@ struct Notes {
     writes: Vec<(SessionDigest, Epoch, Change)>,
     lost: Vec<(SessionDigest, Epoch)>,
     claims_take: Duration,
+    is_awaited: bool,
     keeps_losses: bool,
 }
 
@@ -64,6 +65,12 @@ impl Recorder {
         self.notes.lock().expect("no panic").keeps_losses = true;
     }
 
+    /// Answers wait for what they acknowledge.
+    pub fn before_answers(self) -> Self {
+        self.notes.lock().expect("no panic").is_awaited = true;
+        self
+    }
+
     /// Delays claims, and not look-ups.
     pub fn delay_claims(&self, delay: Duration) {
         self.notes.lock().expect("no panic").claims_take = delay;
@@ -75,6 +82,7 @@ fn name(change: &Change) -> &'static str {
         Change::Opened(_) => "opened",
         Change::Ready => "ready",
         Change::Used(_) => "used",
+        Change::Data(_) => "data",
         Change::Parked(_) => "parked",
         Change::Released => "released",
         Change::Dead => "dead",
@@ -101,6 +109,10 @@ impl SessionDirectory for Recorder {
 
     async fn written(&self, id: &SessionDigest, until: Instant) -> bool {
         self.memory.written(id, until).await
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.notes.lock().expect("no panic").is_awaited
     }
 
     async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {

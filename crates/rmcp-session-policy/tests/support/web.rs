@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, Response};
+use rmcp::ServerHandler;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::http::PolicyLayer;
@@ -56,12 +57,30 @@ impl Server {
         parking: bool,
         set: impl FnOnce(PolicyLayer<LocalSessionManager>) -> PolicyLayer<LocalSessionManager>,
     ) -> Self {
+        Self::serving_at(address, builder, parking, set, super::server::Tools::default).await
+    }
+
+    /// Starts a server with handlers of its own.
+    pub async fn serving<H: ServerHandler>(
+        builder: PolicySessionManagerBuilder<LocalSessionManager>,
+        handler: impl Fn() -> H + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving_at("127.0.0.1:0", builder, true, |layer| layer, handler).await
+    }
+
+    async fn serving_at<H: ServerHandler>(
+        address: &str,
+        builder: PolicySessionManagerBuilder<LocalSessionManager>,
+        parking: bool,
+        set: impl FnOnce(PolicyLayer<LocalSessionManager>) -> PolicyLayer<LocalSessionManager>,
+        handler: impl Fn() -> H + Send + Sync + 'static,
+    ) -> Self {
         let sessions = Arc::new(builder.build().expect("valid"));
         let mut config = StreamableHttpServerConfig::default();
         if parking {
             config.session_store = Some(sessions.parking());
         }
-        let mcp = StreamableHttpService::new(|| Ok(super::server::Tools::default()), Arc::clone(&sessions), config);
+        let mcp = StreamableHttpService::new(move || Ok(handler()), Arc::clone(&sessions), config);
         let layer = set(sessions.layer().principal(|parts| {
             parts
                 .headers
@@ -89,6 +108,19 @@ impl Server {
 
     pub fn post(&self, session: Option<&str>, message: &Value) -> RequestBuilder {
         self.request(Method::POST, session).json(message)
+    }
+
+    /// Calls a tool as a user; the text of its answer.
+    pub async fn tell(&self, user: &str, session: &str, tool: &str, arguments: &Value) -> String {
+        let request = self.post(Some(session), &call(7, tool, arguments)).header("x-user", user);
+        let answer = request.send().await.expect("answers").text().await.expect("a body");
+        let events = answer.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok());
+        let answers: Vec<Value> = events.collect();
+        let text = answers.iter().find_map(|answer| {
+            let text = answer["result"]["content"][0]["text"].as_str().or_else(|| answer["error"]["message"].as_str());
+            text.map(str::to_owned)
+        });
+        text.unwrap_or(answer)
     }
 
     pub async fn initialize(&self) -> Response {

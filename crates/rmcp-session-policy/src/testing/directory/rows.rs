@@ -93,7 +93,9 @@ impl Rows {
         let Queued { epoch, change, at } = queued;
         let Some(row) = self.rows.get_mut(&id) else {
             match change {
-                Change::Opened(session) | Change::Data(session) if epoch == Epoch::FIRST => self.insert(id, server, session, at, true),
+                Change::Opened(session) | Change::Data(session) if epoch == Epoch::FIRST => {
+                    self.insert(id, server, session, at, true)
+                }
                 Change::Parked(session) if epoch == Epoch::FIRST => self.insert(id, server, session, at, false),
                 _ => {}
             }
