@@ -27,7 +27,7 @@ use rmcp_session_policy::http::PolicyLayer;
 use rmcp_session_policy::{
     CloseReason, ConfigError, PolicySessionManager, PolicySessionManagerBuilder, RejectionReason, SECOND,
 };
-use rmcp_session_policy_examples::Tools;
+use rmcp_session_policy_examples::{Count, Tools};
 use rmcp_session_policy_sqlite::SqliteDirectory;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -37,7 +37,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(crate) type Sessions = PolicySessionManager<LocalSessionManager>;
 type Builder = PolicySessionManagerBuilder<LocalSessionManager>;
 
-/// An MCP server with the tools echo, sleep and count, whose sessions are bounded by policies.
+/// An MCP server with the tools echo, sleep, count and notify, whose sessions are bounded by policies.
 #[derive(Debug, Parser)]
 pub(crate) struct Args {
     /// Address to listen on; port 0 picks a free one
@@ -150,7 +150,8 @@ pub(crate) fn sessions(args: &Args) -> Result<Sessions, Box<dyn Error>> {
         .idle_timeout(Duration::from_secs(args.idle_timeout))
         .max_lifetime(args.max_lifetime.map(Duration::from_secs))
         .init_timeout(Duration::from_secs(args.init_timeout))
-        .max_parked(args.parked);
+        .max_parked(args.parked)
+        .session_data::<Count>("count", 1);
     let builder = args.eviction.set(builder);
     let builder = match &args.state {
         Some(file) => builder.directory(SqliteDirectory::open(file)?),

@@ -1,4 +1,4 @@
-//! The tools that the examples offer: `echo`, `sleep` and `count`.
+//! The tools that the examples offer: `echo`, `sleep`, `count` and `notify`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::ProgressNotificationParam;
-use rmcp::service::RequestContext;
-use rmcp::{RoleServer, schemars, tool, tool_router};
+use rmcp::service::{Peer, RequestContext};
+use rmcp::{ErrorData, RoleServer, schemars, tool, tool_router};
+use rmcp_session_policy::CurrentSession;
 
 /// What `echo` gives back.
 #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
@@ -23,9 +24,14 @@ pub struct Sleep {
     pub millis: u64,
 }
 
+/// How often `count` was called in a session. It is session data, so it outlives the handler.
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize, serde::Serialize)]
+pub struct Count(pub u64);
+
 /// The handler of one session.
 #[derive(Clone, Debug, Default)]
 pub struct Tools {
+    /// Counts the calls that belong to no session, as those of protocol 2026-07-28 do.
     calls: Arc<AtomicU64>,
 }
 
@@ -55,7 +61,21 @@ impl Tools {
     }
 
     #[tool(description = "Counts the calls of `count` in this session")]
-    fn count(&self) -> String {
-        (self.calls.fetch_add(1, Relaxed) + 1).to_string()
+    fn count(&self, context: RequestContext<RoleServer>) -> Result<String, ErrorData> {
+        let Ok(session) = CurrentSession::of(&context) else {
+            return Ok((self.calls.fetch_add(1, Relaxed) + 1).to_string());
+        };
+        let count = session.data::<Count>().update(|count| {
+            count.0 += 1;
+            count.0
+        })?;
+        Ok(count.to_string())
+    }
+
+    #[tool(description = "Tells the listening stream of the session that the list of tools may have changed")]
+    async fn notify(&self, client: Peer<RoleServer>) -> String {
+        // A client that does not listen does not hear of it.
+        client.notify_tool_list_changed().await.ok();
+        "notified".to_owned()
     }
 }

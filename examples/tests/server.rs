@@ -206,7 +206,7 @@ async fn with_parking_an_evicted_session_comes_back_with_a_new_handler() {
         assert_eq!(alice.count().await.expect("answers"), "1");
         let bob = server.connect().await;
         assert_eq!(bob.echo("hi").await.expect("answers"), "hi");
-        assert_eq!(alice.count().await.expect("comes back"), "1", "what the handler remembered is gone");
+        assert_eq!(alice.count().await.expect("comes back"), "2", "what is session data outlives the handler");
         let health = server.health().await;
         assert_eq!((&health["opened"], &health["inner"]), (&json!(2), &json!(1)), "{eviction}: {health}");
         assert_eq!(health["parked"], 1, "{eviction}: {health}");
@@ -499,6 +499,34 @@ async fn with_a_state_file_sessions_outlive_their_process_whether_it_is_stopped_
         let bytes = std::fs::read(&file).expect("the file");
         let holds = |id: &String| bytes.windows(id.len()).any(|window| window == id.as_bytes());
         assert!(!ids.iter().any(holds), "an id is a credential");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_counts_on_whether_its_server_is_stopped_or_killed() {
+    for signal in ["TERM", "KILL"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("sessions.db");
+        let flags = ["--state", file.to_str().expect("text")];
+        let mut server = Server::start(&flags).await;
+        let address = server.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+        let transport = StreamableHttpClientTransport::from_uri(server.url.clone());
+        let client = Client { service: ().serve(transport).await.expect("connects") };
+        for restart in 0..3 {
+            for count in 1..=2 {
+                assert_eq!(client.count().await.expect("answers"), (2 * restart + count).to_string(), "{signal}");
+            }
+            // By default, changes are committed within a tenth of a second.
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            server.signal(signal);
+            drop(server.end().await);
+            server = Server::start_at(&address, &flags).await;
+        }
+        assert_eq!(client.count().await.expect("answers"), "7");
+        let health = server.health().await;
+        assert_eq!((&health["opened"], &health["restored"]), (&json!(0), &json!(1)), "{signal}: {health}");
+        server.signal("KILL");
+        drop(server.end().await);
     }
 }
 
