@@ -83,6 +83,7 @@ pub struct SqliteDirectory {
     server: ServerId,
     clock: Clock,
     max_wait: Duration,
+    is_awaited: bool,
     queue: Arc<Queue>,
     look_ups: SyncSender<LookUp>,
     reads: Arc<Health>,
@@ -165,7 +166,8 @@ impl SqliteDirectory {
         let (look_ups, asked) = sync_channel(LOOK_UPS);
         spawn("sessions-reader", move || reader.run(&asked)).map_err(io)?;
         spawn("sessions-writer", move || writer.run()).map_err(io)?;
-        Ok(Self { path, server, clock, max_wait, queue, look_ups, reads, writes, _lock: held })
+        let is_awaited = durability == Durability::Before;
+        Ok(Self { path, server, clock, max_wait, is_awaited, queue, look_ups, reads, writes, _lock: held })
     }
 }
 
@@ -202,6 +204,10 @@ impl SessionDirectory for SqliteDirectory {
 
     async fn written(&self, id: &SessionDigest, until: Instant) -> bool {
         self.queue.written(id, until).await
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.is_awaited
     }
 
     async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {

@@ -298,34 +298,22 @@ impl Queue {
 }
 
 impl State {
+    /// Queues a change, or without room for its body what is left of it, or nothing.
     fn write(&mut self, id: SessionDigest, queued: Queued) {
         self.next += 1;
         let number = self.next;
-        let later = Waiting { queued, first: number, last: number };
-        let size = bytes(&later.queued.change);
-        let is_end = matches!(later.queued.change, Change::Dead);
-        let is_whole = is_end || matches!(later.queued.change, Change::Parked(_));
+        let is_whole = matches!(queued.change, Change::Dead | Change::Data(_) | Change::Parked(_));
         // The next one says it too.
-        let is_repeated = matches!(later.queued.change, Change::Ready | Change::Used(_));
-        // Without it, the session would stay live at this server, which does not have it any more.
-        let is_last = is_whole || matches!(later.queued.change, Change::Released);
-        if let Some(earlier) = self.pending.get_mut(&id) {
-            let before = bytes(&earlier.queued.change);
-            if is_end || self.bytes + size <= BYTES {
-                *earlier = earlier.clone().then(later);
-                self.bytes = self.bytes + bytes(&earlier.queued.change) - before;
-                return;
+        let is_repeated = matches!(queued.change, Change::Ready | Change::Used(_));
+        let (epoch, at, rest) = (queued.epoch, queued.at, without_body(&queued.change));
+        if self.insert(id, Waiting { queued, first: number, last: number }) {
+            if is_whole {
+                self.dropped.remove(&id);
             }
-        } else {
-            let limit = if is_last { CHANGES } else { CHANGES / 4 * 3 };
-            if self.pending.len() < limit && self.bytes + size <= BYTES {
-                if is_whole {
-                    self.dropped.remove(&id);
-                }
-                self.bytes += size;
-                self.pending.insert(id, later);
-                return;
-            }
+            return;
+        }
+        if let Some(change) = rest {
+            self.insert(id, Waiting { queued: Queued { epoch, change, at }, first: number, last: number });
         }
         if is_repeated {
             return;
@@ -335,6 +323,33 @@ impl State {
         } else {
             self.dropped_more += 1;
         }
+    }
+
+    /// Queues a change as it is. Returns whether there was room.
+    fn insert(&mut self, id: SessionDigest, later: Waiting) -> bool {
+        let (before, merged) = match self.pending.get(&id) {
+            Some(earlier) => (bytes(&earlier.queued.change), earlier.clone().then(later)),
+            None => {
+                // Without it, the session would stay live at this server, which does not have it any more.
+                let is_last = matches!(later.queued.change, Change::Dead | Change::Parked(_) | Change::Released);
+                let limit = if is_last { CHANGES } else { CHANGES / 4 * 3 };
+                if self.pending.len() >= limit {
+                    return false;
+                }
+                (0, later)
+            }
+        };
+        let after = bytes(&merged.queued.change);
+        if after > before && self.bytes - before + after > BYTES {
+            return false;
+        }
+        self.bytes = self.bytes - before + after;
+        // In its old place, if it has one.
+        match self.pending.get_mut(&id) {
+            Some(earlier) => *earlier = merged,
+            None => drop(self.pending.insert(id, merged)),
+        }
+        true
     }
 
     const fn hurry(&mut self, last: u64) {
@@ -387,10 +402,21 @@ impl Waiting {
     }
 }
 
+/// The bytes of the body of a change.
 fn bytes(change: &Change) -> usize {
     match change {
-        Change::Opened(session) | Change::Parked(session) => session.body.as_bytes().len(),
+        Change::Opened(session) | Change::Data(session) | Change::Parked(session) => session.body.as_bytes().len(),
         _ => 0,
+    }
+}
+
+/// What a change says without its body. `None` if that is nothing, or as much.
+fn without_body(change: &Change) -> Option<Change> {
+    match change {
+        // As it was stored before, another server can claim it.
+        Change::Parked(_) => Some(Change::Released),
+        Change::Data(session) => Some(Change::Used(session.usage)),
+        _ => None,
     }
 }
 
@@ -409,17 +435,24 @@ mod tests {
     }
 
     fn opened() -> Change {
-        let body = StoredBody::from_bytes([]);
-        Change::Opened(StoredSession::new(None, Duration::ZERO, Usage::default(), body))
+        opened_with(0)
+    }
+
+    fn session(uses: u64, bytes: usize) -> StoredSession {
+        let usage = Usage::default().with_uses(uses);
+        StoredSession::new(None, Duration::ZERO, usage, StoredBody::from_bytes(vec![7; bytes]))
+    }
+
+    fn opened_with(bytes: usize) -> Change {
+        Change::Opened(session(0, bytes))
+    }
+
+    fn data(uses: u64, bytes: usize) -> Change {
+        Change::Data(session(uses, bytes))
     }
 
     fn parked(bytes: usize) -> Change {
-        Change::Parked(StoredSession::new(
-            None,
-            Duration::ZERO,
-            Usage::default(),
-            StoredBody::from_bytes(vec![7; bytes]),
-        ))
+        Change::Parked(session(0, bytes))
     }
 
     fn write(queue: &Queue, number: usize, change: Change) {
@@ -466,12 +499,42 @@ mod tests {
         const BODY: usize = 1 << 20;
         let queue = Queue::new(Durability::Behind);
         (0..=BYTES / BODY).for_each(|number| write(&queue, number, parked(BODY)));
-        assert_eq!(queue.lengths(), (BYTES / BODY, 1));
+        assert_eq!(queue.lengths(), (BYTES / BODY + 1, 1));
         commit_all(&queue);
         assert_eq!(queue.lock().bytes, 0);
         write(&queue, 1_000, parked(BODY));
         write(&queue, 1_000, Change::Dead);
         assert_eq!((queue.lengths(), queue.lock().bytes), ((1, 1), 0));
+    }
+
+    #[tokio::test]
+    async fn a_change_without_room_for_its_body_says_what_it_can_and_is_not_written() {
+        const BODY: usize = 1 << 20;
+        let queue = Queue::new(Durability::Behind);
+        (0..BYTES / BODY - 1).for_each(|number| write(&queue, number, parked(BODY)));
+        write(&queue, 100, data(1, BODY / 2));
+        write(&queue, 101, data(1, BODY / 2));
+        // There is no room left, but for bodies that take the place of others.
+        write(&queue, 100, data(2, BODY / 2));
+        write(&queue, 101, data(2, BODY / 2 + 1));
+        write(&queue, 102, parked(1));
+        write(&queue, 103, data(3, 1));
+        write(&queue, 104, opened_with(1));
+        assert_eq!((queue.lengths(), queue.lock().bytes), ((BYTES / BODY - 1 + 4, 4), BYTES));
+        let change = |number| queue.waiting(&id(number))[1].clone().map(|queued| queued.change);
+        assert_eq!(change(100), Some(data(2, BODY / 2)));
+        let Some(Change::Data(first)) = change(101) else { panic!("its first data is kept") };
+        assert_eq!((first.usage.uses, first.body.as_bytes().len()), (2, BODY / 2));
+        assert_eq!((change(102), change(103), change(104)), (Some(Change::Released), Some(used(3)), None));
+        commit_all(&queue);
+        assert!(is_written(&queue, 100).await);
+        for number in [101, 102, 103, 104] {
+            assert!(!is_written(&queue, number).await, "{number}");
+        }
+        // What is whole makes up for it.
+        write(&queue, 101, data(3, 1));
+        commit_all(&queue);
+        assert!(is_written(&queue, 101).await);
     }
 
     #[test]

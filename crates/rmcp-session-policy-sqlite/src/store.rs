@@ -59,7 +59,8 @@ pub(crate) fn claim(
     let Some(Entry::Session(before)) = find(connection, id)? else { return Ok(Claim::Gone) };
     let is_mine = before.server == me;
     let is_gone = !is_mine && servers.is_gone(before.server);
-    if before.epoch != seen || before.live && !is_gone {
+    // What is live at this server itself, it has lost: its queue had no room for what became of it.
+    if before.epoch != seen || before.live && !is_mine && !is_gone {
         return Ok(Claim::Elsewhere(before.server));
     }
     if !is_mine && !is_gone {

@@ -7,6 +7,7 @@ mod crashes;
 mod cut_logs;
 mod faults;
 mod files;
+mod full_queues;
 mod laws;
 mod lifetimes;
 mod many;

@@ -198,7 +198,8 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
             _ if row.state == FoundState::Dead => must(claimed == Claim::Gone, "a session that has ended was claimed"),
             Claim::Yours(epoch, stored) => {
                 must(row.epoch == seen.epoch, "a claim with an old epoch was won")?;
-                must(row.state == FoundState::Parked, "a session that a server has was won by another")?;
+                let is_free = row.state == FoundState::Parked || row.server == *number;
+                must(is_free, "a session that a server has was won by another")?;
                 must(epoch > row.epoch, "the epoch of a claim is not higher than the one before")?;
                 must(is_stored(row, &stored), "a claim gave what was not stored")?;
                 (row.server, row.epoch, row.state) = (*number, epoch, FoundState::Live);
@@ -206,8 +207,8 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
                 Ok(())
             }
             Claim::Elsewhere(_) => must(
-                row.epoch != seen.epoch || row.state == FoundState::Live,
-                "the claim of a parked session was not won",
+                row.epoch != seen.epoch || row.state == FoundState::Live && row.server != *number,
+                "the claim of a session that was parked, or live at the same server, was not won",
             ),
             Claim::Gone => Err("a claim was answered Gone, but the session is there".into()),
         }
