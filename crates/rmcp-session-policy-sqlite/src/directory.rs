@@ -140,19 +140,20 @@ impl SqliteDirectory {
         let io = |source| OpenError::Io { path: path.clone(), source };
         let sqlite = |error| schema::open_error(&path, error);
         let machine = Machine::read().map_err(io)?;
-        let mut connection = connection::to_write(&path, durability).map_err(sqlite)?;
+        let mut connection = connection::to_write(&path, durability, &bounds).map_err(sqlite)?;
         let clock = schema::prepare(&mut connection, &machine).map_err(sqlite)?;
         connection::be_quick(&connection).map_err(sqlite)?;
-        let reading = connection::to_read(&path).map_err(sqlite)?;
+        let reading = connection::to_read(&path, &bounds).map_err(sqlite)?;
         let servers = Servers::of(&path);
         servers.tidy().map_err(io)?;
         let lock = Arc::new(servers.enter().map_err(io)?);
         let server = lock.id();
-        let queue = Arc::new(Queue::new(durability));
+        let queue = Arc::new(Queue::new(durability, bounds.bodies()));
         let (reads, writes) = (Health::new(path.clone(), "read"), Health::new(path.clone(), "written"));
         let (reads, writes) = (Arc::new(reads), Arc::new(writes));
         let reader = Reader {
             path: path.clone(),
+            bounds: bounds.clone(),
             connection: Some(reading),
             queue: Arc::clone(&queue),
             health: Arc::clone(&reads),

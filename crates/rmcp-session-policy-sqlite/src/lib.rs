@@ -10,6 +10,7 @@
 //! | `claiming` | a claim on its way to the writer and back |
 //! | `writer`, `reader` | the two threads |
 //! | `health` | whether the file can be read and written, with a log line for each change |
+//! | `room`, `log` | what is forgotten so that the file stays within its bytes, and the length of the write-ahead log |
 //! | `store` | reads and writes of rows |
 //! | `row` | one row, and what a change does to it |
 //! | `schema`, `connection`, `place` | the tables, the settings of a connection, and checks of a path |
@@ -26,9 +27,11 @@ mod connection;
 mod directory;
 mod error;
 mod health;
+mod log;
 mod place;
 mod queue;
 mod reader;
+mod room;
 mod row;
 mod schema;
 mod server;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::builder::Durability;
 use crate::claiming::ClaimRequest;
-use crate::row::{Moment, Queued};
+use crate::row::{Moment, Queued, bytes};
 
 /// The most changes that wait. Only ends may take the last quarter.
 const CHANGES: usize = 65_536;
@@ -26,8 +26,8 @@ const BYTES: usize = 64 << 20;
 /// The most claims that wait.
 const CLAIMS: usize = 256;
 
-/// How many changes one commit has at most, so that a claim does not wait long for it.
-const BATCH: usize = 1_000;
+/// How many changes one commit has at most, so that a claim does not wait long for it, and the log does not grow by much.
+const BATCH: usize = 256;
 
 /// How long a change waits for others, in milliseconds. A commit has as much again until its 100 ms are over.
 const DELAY: i64 = 50;
@@ -36,6 +36,8 @@ const DELAY: i64 = 50;
 #[derive(Debug)]
 pub(crate) struct Queue {
     durability: Durability,
+    /// The most bytes of a body, and of the bodies of one commit.
+    bodies: usize,
     state: Mutex<State>,
     /// Wakes the writer.
     work: Condvar,
@@ -85,15 +87,15 @@ pub(crate) enum Work {
 }
 
 impl Queue {
-    pub(crate) fn new(durability: Durability) -> Self {
-        Self { durability, state: Mutex::default(), work: Condvar::new(), changed: Notify::new() }
+    pub(crate) fn new(durability: Durability, bodies: usize) -> Self {
+        Self { durability, bodies, state: Mutex::default(), work: Condvar::new(), changed: Notify::new() }
     }
 
     /// Queues a change, merged into an earlier one of the same session.
     pub(crate) fn write(&self, id: SessionDigest, queued: Queued) {
         let mut state = self.lock();
         let was_idle = state.pending.is_empty();
-        state.write(id, queued);
+        state.write(id, queued, self.bodies);
         let is_full = state.pending.len() == BATCH;
         drop(state);
         if was_idle || is_full {
@@ -208,7 +210,7 @@ impl Queue {
         let mut rest = patience;
         loop {
             if !state.claims.is_empty() {
-                return Work::Claims(state.claims.drain(..).collect());
+                return Work::Claims(state.take_claims(self.bodies));
             }
             let due = if holds_back { None } else { state.due(self.durability, now()) };
             if due == Some(Duration::ZERO) {
@@ -231,9 +233,15 @@ impl Queue {
     pub(crate) fn take_batch(&self) -> Vec<(SessionDigest, Queued)> {
         let mut state = self.lock();
         let mut batch = Vec::with_capacity(state.pending.len().min(BATCH));
+        let mut bodies = 0;
         while batch.len() < BATCH
-            && let Some((id, waiting)) = state.pending.pop_front()
+            && let Some((_, waiting)) = state.pending.front()
         {
+            bodies += bytes(&waiting.queued.change);
+            if bodies > self.bodies {
+                break;
+            }
+            let Some((id, waiting)) = state.pending.pop_front() else { break };
             batch.push((id, waiting.queued.clone()));
             state.committing.insert(id, waiting);
         }
@@ -299,14 +307,15 @@ impl Queue {
 
 impl State {
     /// Queues a change, or without room for its body what is left of it, or nothing.
-    fn write(&mut self, id: SessionDigest, queued: Queued) {
+    fn write(&mut self, id: SessionDigest, queued: Queued, longest: usize) {
         self.next += 1;
         let number = self.next;
         let is_whole = matches!(queued.change, Change::Dead | Change::Data(_) | Change::Parked(_));
         // The next one says it too.
         let is_repeated = matches!(queued.change, Change::Ready | Change::Used(_));
         let (epoch, at, rest) = (queued.epoch, queued.at, without_body(&queued.change));
-        if self.insert(id, Waiting { queued, first: number, last: number }) {
+        let fits = bytes(&queued.change) <= longest;
+        if fits && self.insert(id, Waiting { queued, first: number, last: number }) {
             if is_whole {
                 self.dropped.remove(&id);
             }
@@ -350,6 +359,19 @@ impl State {
             None => drop(self.pending.insert(id, merged)),
         }
         true
+    }
+
+    /// Takes the next claims, with no more bytes of what waits of their sessions than one commit may have.
+    fn take_claims(&mut self, most: usize) -> Vec<ClaimRequest> {
+        let (mut claims, mut bodies) = (Vec::new(), 0);
+        while let Some(claim) = self.claims.front() {
+            bodies += self.pending.get(&claim.id).map_or(0, |waiting| bytes(&waiting.queued.change));
+            if bodies > most && !claims.is_empty() {
+                break;
+            }
+            claims.extend(self.claims.pop_front());
+        }
+        claims
     }
 
     const fn hurry(&mut self, last: u64) {
@@ -402,14 +424,6 @@ impl Waiting {
     }
 }
 
-/// The bytes of the body of a change.
-fn bytes(change: &Change) -> usize {
-    match change {
-        Change::Opened(session) | Change::Data(session) | Change::Parked(session) => session.body.as_bytes().len(),
-        _ => 0,
-    }
-}
-
 /// What a change says without its body. `None` if that is nothing, or as much.
 fn without_body(change: &Change) -> Option<Change> {
     match change {
@@ -455,6 +469,10 @@ mod tests {
         Change::Parked(session(0, bytes))
     }
 
+    fn queue() -> Queue {
+        Queue::new(Durability::Behind, BYTES)
+    }
+
     fn write(queue: &Queue, number: usize, change: Change) {
         queue.write(id(number), Queued { epoch: Epoch::FIRST, change, at: 0 });
     }
@@ -472,7 +490,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_drops_changes_and_says_so_and_has_room_for_ends() {
-        let (queue, room) = (Queue::new(Durability::Behind), CHANGES / 4 * 3);
+        let (queue, room) = (queue(), CHANGES / 4 * 3);
         (0..=room).for_each(|number| write(&queue, number, opened()));
         assert_eq!(queue.lengths(), (room, 1));
         write(&queue, 2 * CHANGES, used(1));
@@ -497,7 +515,7 @@ mod tests {
     #[tokio::test]
     async fn bodies_in_the_queue_are_bounded_in_bytes() {
         const BODY: usize = 1 << 20;
-        let queue = Queue::new(Durability::Behind);
+        let queue = queue();
         (0..=BYTES / BODY).for_each(|number| write(&queue, number, parked(BODY)));
         assert_eq!(queue.lengths(), (BYTES / BODY + 1, 1));
         commit_all(&queue);
@@ -510,7 +528,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_without_room_for_its_body_says_what_it_can_and_is_not_written() {
         const BODY: usize = 1 << 20;
-        let queue = Queue::new(Durability::Behind);
+        let queue = queue();
         (0..BYTES / BODY - 1).for_each(|number| write(&queue, number, parked(BODY)));
         write(&queue, 100, data(1, BODY / 2));
         write(&queue, 101, data(1, BODY / 2));
@@ -539,7 +557,7 @@ mod tests {
 
     #[test]
     fn changes_of_one_session_are_merged_and_one_that_failed_comes_before_later_ones() {
-        let queue = Queue::new(Durability::Behind);
+        let queue = queue();
         write(&queue, 1, used(1));
         write(&queue, 2, used(2));
         assert_eq!(queue.take_batch().len(), 2);
@@ -553,7 +571,7 @@ mod tests {
 
     #[test]
     fn a_write_under_an_old_epoch_does_not_replace_a_newer_one() {
-        let queue = Queue::new(Durability::Behind);
+        let queue = queue();
         let next = Epoch::FIRST.next();
         queue.write(id(1), Queued { epoch: next, change: used(2), at: 0 });
         write(&queue, 1, Change::Dead);
@@ -564,13 +582,13 @@ mod tests {
     #[test]
     fn changes_wait_for_others_behind_and_not_before_nor_if_a_task_waits() {
         let work = |queue: &Queue, now| queue.next(Duration::ZERO, false, || now);
-        let queue = Queue::new(Durability::Behind);
+        let queue = queue();
         write(&queue, 1, used(1));
         assert!(matches!(work(&queue, DELAY - 1), Work::Rest));
         assert!(matches!(work(&queue, DELAY), Work::Changes));
         queue.lock().hurry(1);
         assert!(matches!(work(&queue, 0), Work::Changes));
-        let queue = Queue::new(Durability::Before);
+        let queue = Queue::new(Durability::Before, BYTES);
         write(&queue, 1, used(1));
         assert!(matches!(work(&queue, 0), Work::Changes));
     }

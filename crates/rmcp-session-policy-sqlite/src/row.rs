@@ -160,6 +160,14 @@ impl Entry {
     }
 }
 
+/// The bytes of the body of a change.
+pub(crate) fn bytes(change: &Change) -> usize {
+    match change {
+        Change::Opened(session) | Change::Data(session) | Change::Parked(session) => session.body.as_bytes().len(),
+        _ => 0,
+    }
+}
+
 /// The length of a duration, in milliseconds.
 pub(crate) fn millis(duration: Duration) -> i64 {
     // A quarter of the range, so that sums of a few do not overflow.
