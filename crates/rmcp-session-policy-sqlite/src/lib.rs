@@ -14,6 +14,7 @@
 //! | `store` | reads and writes of rows |
 //! | `row` | one row, and what a change does to it |
 //! | `schema`, `connection`, `place` | the tables, the settings of a connection, and checks of a path |
+//! | `journal` | a commit that was cut before the file had its write-ahead log |
 //! | `server` | server ids and their lock files |
 //! | `clock` | the clock of the file |
 
@@ -27,6 +28,7 @@ mod connection;
 mod directory;
 mod error;
 mod health;
+mod journal;
 mod log;
 mod place;
 mod queue;

@@ -99,7 +99,7 @@ async fn the_files_stay_within_their_bounds_under_random_load() {
         let (first, second) = logs.of(|| (open(), open()));
         let watch = Watch::start(place.path());
         let mut other = random.fork();
-        tokio::join!(load(&first, &mut random, 6_000), load(&second, &mut other, 6_000));
+        tokio::join!(load(&first, &mut random, 3_000), load(&second, &mut other, 3_000));
         assert!(watch.assert_bounds() > LIMIT / 4 * 3, "it was not full");
         // Of two servers that write all the time, one may wait for the other.
         let is_expected = |line: &String| line.contains("holds it locked") || line.contains("written again");
