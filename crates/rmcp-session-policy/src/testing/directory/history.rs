@@ -64,6 +64,8 @@ struct Row {
     epoch: Epoch,
     state: FoundState,
     uses: u64,
+    /// The number that its body holds.
+    body: u64,
     ready: bool,
 }
 
@@ -170,7 +172,7 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
         directory.write(&id(session_number), epoch, change);
         flush(directory).await?;
         if is_new {
-            let row = Row { server: *number, epoch, state: FoundState::Live, uses, ready: false };
+            let row = Row { server: *number, epoch, state: FoundState::Live, uses, body: uses, ready: false };
             self.rows.insert(session_number, row);
             return Ok(());
         }
@@ -182,8 +184,12 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
             (Kind::Dead, _) => row.state = FoundState::Dead,
             (Kind::Ready, FoundState::Live) => row.ready = true,
             (Kind::Used, FoundState::Live) => (row.ready, row.uses) = (true, uses),
-            (Kind::Data, FoundState::Live) => (row.ready, row.uses) = (false, uses),
-            (Kind::Parked, FoundState::Live) => (row.state, row.ready, row.uses) = (FoundState::Parked, false, uses),
+            (Kind::Data | Kind::Parked, FoundState::Live) => {
+                (row.ready, row.uses, row.body) = (false, uses, uses);
+                if matches!(kind, Kind::Parked) {
+                    row.state = FoundState::Parked;
+                }
+            }
             (Kind::Released, FoundState::Live) => row.state = FoundState::Parked,
             _ => {}
         }
@@ -236,7 +242,8 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
 }
 
 fn is_stored(row: &Row, stored: &StoredSession) -> bool {
-    (stored.usage.uses, stored.ready) == (row.uses, row.ready)
+    let body = row.body.to_be_bytes();
+    (stored.usage.uses, stored.ready, stored.body.as_bytes()) == (row.uses, row.ready, &body)
 }
 
 /// What is in the directory, and what should be.
