@@ -211,7 +211,11 @@ impl Writer {
             return;
         }
         let lost = self.take_lost();
-        if let Some(lost) = self.came_out(lost).filter(|lost| !lost.is_empty()) {
+        // Only a commit shows that the file can be written.
+        if lost.as_ref().is_ok_and(Vec::is_empty) {
+            return;
+        }
+        if let Some(lost) = self.came_out(lost) {
             self.queue.tell_lost(lost);
         }
     }
