@@ -50,13 +50,19 @@ pub struct SqliteDirectoryBuilder {
     max_wait: Duration,
 }
 
+/// The size of a page, in bytes: SQLite's default.
+pub(crate) const PAGE: u64 = 4_096;
+
+/// The most bytes that a tombstone takes in its tree and its index.
+const TOMBSTONE: u64 = 256;
+
 /// How much the file keeps.
 #[derive(Clone, Debug)]
 pub(crate) struct Bounds {
     pub(crate) sessions: u64,
-    pub(crate) bytes: u64,
+    bytes: u64,
     pub(crate) age: Duration,
-    pub(crate) tombstones: u64,
+    tombstones: u64,
 }
 
 impl SqliteDirectoryBuilder {
@@ -79,9 +85,14 @@ impl SqliteDirectoryBuilder {
         self
     }
 
-    /// Sets the bytes of the file's pages in use from which sessions are forgotten, in the same order: as many with each group of
-    /// changes as the group has. So the file may exceed it while large sessions take the place of small ones, and remembered
-    /// ends count too. The write-ahead log beside the file comes on top: 16 MiB at rest. At least 1 MiB. Defaults to 1 GiB.
+    /// Sets the most bytes of the file. Sessions are forgotten before it would grow beyond them, in the same order, and a
+    /// quarter of it is for remembered ends. A body of more than a sixteenth of it, or of 4 MiB, is not kept. A file that is
+    /// larger when it is opened does not grow: what it holds gets below the limit in steps, with the changes that come.
+    ///
+    /// The write-ahead log beside the file comes on top. No commit begins while it holds more than half as much, or 16 MiB,
+    /// and cannot be emptied. So all files together take at most three times as much, and at most 64 MiB more.
+    ///
+    /// At least 1 MiB. Defaults to 1 GiB.
     pub const fn max_bytes(mut self, bytes: u64) -> Self {
         self.bounds.bytes = bytes;
         self
@@ -95,7 +106,8 @@ impl SqliteDirectoryBuilder {
     }
 
     /// Sets the most sessions that ended for good of which the file remembers that. Beyond them, the oldest end is
-    /// forgotten. A remembered end takes about 100 bytes. At least 1. Defaults to 1,000,000.
+    /// forgotten. A remembered end takes about 100 bytes, and counts as 256 for the quarter of the file's bytes that ends may
+    /// take. At least 1. Defaults to 1,000,000.
     pub const fn max_tombstones(mut self, tombstones: u64) -> Self {
         self.bounds.tombstones = tombstones;
         self
@@ -123,6 +135,32 @@ impl SqliteDirectoryBuilder {
 }
 
 impl Bounds {
+    /// The most pages of the file.
+    pub(crate) const fn pages(&self) -> u64 {
+        self.bytes / PAGE
+    }
+
+    /// The most sessions of which the file remembers that they ended: they have their quarter of it, so that neither ends
+    /// nor sessions push out the other.
+    pub(crate) fn ends(&self) -> u64 {
+        self.tombstones.min(self.bytes / 4 / TOMBSTONE)
+    }
+
+    /// The most bytes of a body, and of the bodies of one commit.
+    pub(crate) fn bodies(&self) -> usize {
+        usize::try_from((self.bytes / 16).min(4 << 20)).unwrap_or(usize::MAX)
+    }
+
+    /// The most bytes of the write-ahead log with which a commit begins.
+    pub(crate) fn log_bytes(&self) -> u32 {
+        u32::try_from((self.bytes / 2).min(16 << 20)).unwrap_or(u32::MAX)
+    }
+
+    /// The same in pages. Each has a header.
+    pub(crate) fn log_frames(&self) -> u32 {
+        self.log_bytes() / (4_096 + 24)
+    }
+
     fn check(&self) -> Result<(), OpenError> {
         let checks = [
             (self.sessions >= 1, "max_sessions", "at least 1"),

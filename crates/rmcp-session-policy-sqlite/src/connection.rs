@@ -6,13 +6,13 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::builder::Durability;
+use crate::builder::{Bounds, Durability};
 
 /// How long a statement waits for the lock of another process. A claim waits 50 ms in all.
 const BUSY: Duration = Duration::from_millis(20);
 
-/// The longest WAL that stays on disk after a checkpoint, in bytes.
-const WAL_BYTES: u32 = 16 << 20;
+/// After how many pages of the write-ahead log SQLite copies them into the file, at most: its default.
+const CHECKPOINT: u32 = 1_000;
 
 /// How much each connection caches, in KiB.
 const CACHE_KIB: i64 = 4 << 10;
@@ -27,7 +27,7 @@ pub(crate) fn to_check(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Opens a connection that may write, with a long wait for locks. It is for the opening of a directory.
-pub(crate) fn to_write(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
+pub(crate) fn to_write(path: &Path, durability: Durability, bounds: &Bounds) -> rusqlite::Result<Connection> {
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(Duration::from_secs(2))?;
@@ -38,7 +38,11 @@ pub(crate) fn to_write(path: &Path, durability: Durability) -> rusqlite::Result<
     connection.pragma_update(None, "synchronous", synchronous)?;
     // A page that cannot be read is an error then, and not a signal that ends the process.
     connection.pragma_update_and_check(None, "mmap_size", 0, |_| Ok(()))?;
-    connection.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES, |_| Ok(()))?;
+    connection.pragma_update_and_check(None, "max_page_count", i64::try_from(bounds.pages()).ok(), |_| Ok(()))?;
+    // What stays of the log on disk once it is emptied.
+    connection.pragma_update_and_check(None, "journal_size_limit", bounds.log_bytes(), |_| Ok(()))?;
+    let checkpoint = CHECKPOINT.min(bounds.log_frames() / 2);
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", checkpoint, |_| Ok(()))?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
@@ -46,8 +50,8 @@ pub(crate) fn to_write(path: &Path, durability: Durability) -> rusqlite::Result<
 }
 
 /// Opens a connection that only reads, beside the one that writes.
-pub(crate) fn to_read(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = to_write(path, Durability::Behind)?;
+pub(crate) fn to_read(path: &Path, bounds: &Bounds) -> rusqlite::Result<Connection> {
+    let connection = to_write(path, Durability::Behind, bounds)?;
     connection.pragma_update(None, "query_only", true)?;
     be_quick(&connection)?;
     Ok(connection)

@@ -83,6 +83,7 @@ pub struct SqliteDirectory {
     server: ServerId,
     clock: Clock,
     max_wait: Duration,
+    is_awaited: bool,
     queue: Arc<Queue>,
     look_ups: SyncSender<LookUp>,
     reads: Arc<Health>,
@@ -139,19 +140,20 @@ impl SqliteDirectory {
         let io = |source| OpenError::Io { path: path.clone(), source };
         let sqlite = |error| schema::open_error(&path, error);
         let machine = Machine::read().map_err(io)?;
-        let mut connection = connection::to_write(&path, durability).map_err(sqlite)?;
+        let mut connection = connection::to_write(&path, durability, &bounds).map_err(sqlite)?;
         let clock = schema::prepare(&mut connection, &machine).map_err(sqlite)?;
         connection::be_quick(&connection).map_err(sqlite)?;
-        let reading = connection::to_read(&path).map_err(sqlite)?;
+        let reading = connection::to_read(&path, &bounds).map_err(sqlite)?;
         let servers = Servers::of(&path);
         servers.tidy().map_err(io)?;
         let lock = Arc::new(servers.enter().map_err(io)?);
         let server = lock.id();
-        let queue = Arc::new(Queue::new(durability));
+        let queue = Arc::new(Queue::new(durability, bounds.bodies()));
         let (reads, writes) = (Health::new(path.clone(), "read"), Health::new(path.clone(), "written"));
         let (reads, writes) = (Arc::new(reads), Arc::new(writes));
         let reader = Reader {
             path: path.clone(),
+            bounds: bounds.clone(),
             connection: Some(reading),
             queue: Arc::clone(&queue),
             health: Arc::clone(&reads),
@@ -165,7 +167,8 @@ impl SqliteDirectory {
         let (look_ups, asked) = sync_channel(LOOK_UPS);
         spawn("sessions-reader", move || reader.run(&asked)).map_err(io)?;
         spawn("sessions-writer", move || writer.run()).map_err(io)?;
-        Ok(Self { path, server, clock, max_wait, queue, look_ups, reads, writes, _lock: held })
+        let is_awaited = durability == Durability::Before;
+        Ok(Self { path, server, clock, max_wait, is_awaited, queue, look_ups, reads, writes, _lock: held })
     }
 }
 
@@ -202,6 +205,10 @@ impl SessionDirectory for SqliteDirectory {
 
     async fn written(&self, id: &SessionDigest, until: Instant) -> bool {
         self.queue.written(id, until).await
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.is_awaited
     }
 
     async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {

@@ -10,9 +10,11 @@
 //! | `claiming` | a claim on its way to the writer and back |
 //! | `writer`, `reader` | the two threads |
 //! | `health` | whether the file can be read and written, with a log line for each change |
+//! | `room`, `log` | what is forgotten so that the file stays within its bytes, and the length of the write-ahead log |
 //! | `store` | reads and writes of rows |
 //! | `row` | one row, and what a change does to it |
 //! | `schema`, `connection`, `place` | the tables, the settings of a connection, and checks of a path |
+//! | `journal` | a commit that was cut before the file had its write-ahead log |
 //! | `server` | server ids and their lock files |
 //! | `clock` | the clock of the file |
 
@@ -26,9 +28,12 @@ mod connection;
 mod directory;
 mod error;
 mod health;
+mod journal;
+mod log;
 mod place;
 mod queue;
 mod reader;
+mod room;
 mod row;
 mod schema;
 mod server;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::builder::Durability;
 use crate::claiming::ClaimRequest;
-use crate::row::{Moment, Queued};
+use crate::row::{Moment, Queued, bytes};
 
 /// The most changes that wait. Only ends may take the last quarter.
 const CHANGES: usize = 65_536;
@@ -26,8 +26,8 @@ const BYTES: usize = 64 << 20;
 /// The most claims that wait.
 const CLAIMS: usize = 256;
 
-/// How many changes one commit has at most, so that a claim does not wait long for it.
-const BATCH: usize = 1_000;
+/// How many changes one commit has at most, so that a claim does not wait long for it, and the log does not grow by much.
+const BATCH: usize = 256;
 
 /// How long a change waits for others, in milliseconds. A commit has as much again until its 100 ms are over.
 const DELAY: i64 = 50;
@@ -36,6 +36,8 @@ const DELAY: i64 = 50;
 #[derive(Debug)]
 pub(crate) struct Queue {
     durability: Durability,
+    /// The most bytes of a body, and of the bodies of one commit.
+    bodies: usize,
     state: Mutex<State>,
     /// Wakes the writer.
     work: Condvar,
@@ -85,15 +87,15 @@ pub(crate) enum Work {
 }
 
 impl Queue {
-    pub(crate) fn new(durability: Durability) -> Self {
-        Self { durability, state: Mutex::default(), work: Condvar::new(), changed: Notify::new() }
+    pub(crate) fn new(durability: Durability, bodies: usize) -> Self {
+        Self { durability, bodies, state: Mutex::default(), work: Condvar::new(), changed: Notify::new() }
     }
 
     /// Queues a change, merged into an earlier one of the same session.
     pub(crate) fn write(&self, id: SessionDigest, queued: Queued) {
         let mut state = self.lock();
         let was_idle = state.pending.is_empty();
-        state.write(id, queued);
+        state.write(id, queued, self.bodies);
         let is_full = state.pending.len() == BATCH;
         drop(state);
         if was_idle || is_full {
@@ -208,7 +210,7 @@ impl Queue {
         let mut rest = patience;
         loop {
             if !state.claims.is_empty() {
-                return Work::Claims(state.claims.drain(..).collect());
+                return Work::Claims(state.take_claims(self.bodies));
             }
             let due = if holds_back { None } else { state.due(self.durability, now()) };
             if due == Some(Duration::ZERO) {
@@ -231,9 +233,15 @@ impl Queue {
     pub(crate) fn take_batch(&self) -> Vec<(SessionDigest, Queued)> {
         let mut state = self.lock();
         let mut batch = Vec::with_capacity(state.pending.len().min(BATCH));
+        let mut bodies = 0;
         while batch.len() < BATCH
-            && let Some((id, waiting)) = state.pending.pop_front()
+            && let Some((_, waiting)) = state.pending.front()
         {
+            bodies += bytes(&waiting.queued.change);
+            if bodies > self.bodies {
+                break;
+            }
+            let Some((id, waiting)) = state.pending.pop_front() else { break };
             batch.push((id, waiting.queued.clone()));
             state.committing.insert(id, waiting);
         }
@@ -298,34 +306,23 @@ impl Queue {
 }
 
 impl State {
-    fn write(&mut self, id: SessionDigest, queued: Queued) {
+    /// Queues a change, or without room for its body what is left of it, or nothing.
+    fn write(&mut self, id: SessionDigest, queued: Queued, longest: usize) {
         self.next += 1;
         let number = self.next;
-        let later = Waiting { queued, first: number, last: number };
-        let size = bytes(&later.queued.change);
-        let is_end = matches!(later.queued.change, Change::Dead);
-        let is_whole = is_end || matches!(later.queued.change, Change::Parked(_));
+        let is_whole = matches!(queued.change, Change::Dead | Change::Data(_) | Change::Parked(_));
         // The next one says it too.
-        let is_repeated = matches!(later.queued.change, Change::Ready | Change::Used(_));
-        // Without it, the session would stay live at this server, which does not have it any more.
-        let is_last = is_whole || matches!(later.queued.change, Change::Released);
-        if let Some(earlier) = self.pending.get_mut(&id) {
-            let before = bytes(&earlier.queued.change);
-            if is_end || self.bytes + size <= BYTES {
-                *earlier = earlier.clone().then(later);
-                self.bytes = self.bytes + bytes(&earlier.queued.change) - before;
-                return;
+        let is_repeated = matches!(queued.change, Change::Ready | Change::Used(_));
+        let (epoch, at, rest) = (queued.epoch, queued.at, without_body(&queued.change));
+        let fits = bytes(&queued.change) <= longest;
+        if fits && self.insert(id, Waiting { queued, first: number, last: number }) {
+            if is_whole {
+                self.dropped.remove(&id);
             }
-        } else {
-            let limit = if is_last { CHANGES } else { CHANGES / 4 * 3 };
-            if self.pending.len() < limit && self.bytes + size <= BYTES {
-                if is_whole {
-                    self.dropped.remove(&id);
-                }
-                self.bytes += size;
-                self.pending.insert(id, later);
-                return;
-            }
+            return;
+        }
+        if let Some(change) = rest {
+            self.insert(id, Waiting { queued: Queued { epoch, change, at }, first: number, last: number });
         }
         if is_repeated {
             return;
@@ -335,6 +332,46 @@ impl State {
         } else {
             self.dropped_more += 1;
         }
+    }
+
+    /// Queues a change as it is. Returns whether there was room.
+    fn insert(&mut self, id: SessionDigest, later: Waiting) -> bool {
+        let (before, merged) = match self.pending.get(&id) {
+            Some(earlier) => (bytes(&earlier.queued.change), earlier.clone().then(later)),
+            None => {
+                // Without it, the session would stay live at this server, which does not have it any more.
+                let is_last = matches!(later.queued.change, Change::Dead | Change::Parked(_) | Change::Released);
+                let limit = if is_last { CHANGES } else { CHANGES / 4 * 3 };
+                if self.pending.len() >= limit {
+                    return false;
+                }
+                (0, later)
+            }
+        };
+        let after = bytes(&merged.queued.change);
+        if after > before && self.bytes - before + after > BYTES {
+            return false;
+        }
+        self.bytes = self.bytes - before + after;
+        // In its old place, if it has one.
+        match self.pending.get_mut(&id) {
+            Some(earlier) => *earlier = merged,
+            None => drop(self.pending.insert(id, merged)),
+        }
+        true
+    }
+
+    /// Takes the next claims, with no more bytes of what waits of their sessions than one commit may have.
+    fn take_claims(&mut self, most: usize) -> Vec<ClaimRequest> {
+        let (mut claims, mut bodies) = (Vec::new(), 0);
+        while let Some(claim) = self.claims.front() {
+            bodies += self.pending.get(&claim.id).map_or(0, |waiting| bytes(&waiting.queued.change));
+            if bodies > most && !claims.is_empty() {
+                break;
+            }
+            claims.extend(self.claims.pop_front());
+        }
+        claims
     }
 
     const fn hurry(&mut self, last: u64) {
@@ -387,10 +424,13 @@ impl Waiting {
     }
 }
 
-fn bytes(change: &Change) -> usize {
+/// What a change says without its body. `None` if that is nothing, or as much.
+fn without_body(change: &Change) -> Option<Change> {
     match change {
-        Change::Opened(session) | Change::Parked(session) => session.body.as_bytes().len(),
-        _ => 0,
+        // As it was stored before, another server can claim it.
+        Change::Parked(_) => Some(Change::Released),
+        Change::Data(session) => Some(Change::Used(session.usage)),
+        _ => None,
     }
 }
 
@@ -409,17 +449,28 @@ mod tests {
     }
 
     fn opened() -> Change {
-        let body = StoredBody::from_bytes([]);
-        Change::Opened(StoredSession::new(None, Duration::ZERO, Usage::default(), body))
+        opened_with(0)
+    }
+
+    fn session(uses: u64, bytes: usize) -> StoredSession {
+        let usage = Usage::default().with_uses(uses);
+        StoredSession::new(None, Duration::ZERO, usage, StoredBody::from_bytes(vec![7; bytes]))
+    }
+
+    fn opened_with(bytes: usize) -> Change {
+        Change::Opened(session(0, bytes))
+    }
+
+    fn data(uses: u64, bytes: usize) -> Change {
+        Change::Data(session(uses, bytes))
     }
 
     fn parked(bytes: usize) -> Change {
-        Change::Parked(StoredSession::new(
-            None,
-            Duration::ZERO,
-            Usage::default(),
-            StoredBody::from_bytes(vec![7; bytes]),
-        ))
+        Change::Parked(session(0, bytes))
+    }
+
+    fn queue() -> Queue {
+        Queue::new(Durability::Behind, BYTES)
     }
 
     fn write(queue: &Queue, number: usize, change: Change) {
@@ -439,7 +490,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_drops_changes_and_says_so_and_has_room_for_ends() {
-        let (queue, room) = (Queue::new(Durability::Behind), CHANGES / 4 * 3);
+        let (queue, room) = (queue(), CHANGES / 4 * 3);
         (0..=room).for_each(|number| write(&queue, number, opened()));
         assert_eq!(queue.lengths(), (room, 1));
         write(&queue, 2 * CHANGES, used(1));
@@ -464,9 +515,9 @@ mod tests {
     #[tokio::test]
     async fn bodies_in_the_queue_are_bounded_in_bytes() {
         const BODY: usize = 1 << 20;
-        let queue = Queue::new(Durability::Behind);
+        let queue = queue();
         (0..=BYTES / BODY).for_each(|number| write(&queue, number, parked(BODY)));
-        assert_eq!(queue.lengths(), (BYTES / BODY, 1));
+        assert_eq!(queue.lengths(), (BYTES / BODY + 1, 1));
         commit_all(&queue);
         assert_eq!(queue.lock().bytes, 0);
         write(&queue, 1_000, parked(BODY));
@@ -474,9 +525,39 @@ mod tests {
         assert_eq!((queue.lengths(), queue.lock().bytes), ((1, 1), 0));
     }
 
+    #[tokio::test]
+    async fn a_change_without_room_for_its_body_says_what_it_can_and_is_not_written() {
+        const BODY: usize = 1 << 20;
+        let queue = queue();
+        (0..BYTES / BODY - 1).for_each(|number| write(&queue, number, parked(BODY)));
+        write(&queue, 100, data(1, BODY / 2));
+        write(&queue, 101, data(1, BODY / 2));
+        // There is no room left, but for bodies that take the place of others.
+        write(&queue, 100, data(2, BODY / 2));
+        write(&queue, 101, data(2, BODY / 2 + 1));
+        write(&queue, 102, parked(1));
+        write(&queue, 103, data(3, 1));
+        write(&queue, 104, opened_with(1));
+        assert_eq!((queue.lengths(), queue.lock().bytes), ((BYTES / BODY - 1 + 4, 4), BYTES));
+        let change = |number| queue.waiting(&id(number))[1].clone().map(|queued| queued.change);
+        assert_eq!(change(100), Some(data(2, BODY / 2)));
+        let Some(Change::Data(first)) = change(101) else { panic!("its first data is kept") };
+        assert_eq!((first.usage.uses, first.body.as_bytes().len()), (2, BODY / 2));
+        assert_eq!((change(102), change(103), change(104)), (Some(Change::Released), Some(used(3)), None));
+        commit_all(&queue);
+        assert!(is_written(&queue, 100).await);
+        for number in [101, 102, 103, 104] {
+            assert!(!is_written(&queue, number).await, "{number}");
+        }
+        // What is whole makes up for it.
+        write(&queue, 101, data(3, 1));
+        commit_all(&queue);
+        assert!(is_written(&queue, 101).await);
+    }
+
     #[test]
     fn changes_of_one_session_are_merged_and_one_that_failed_comes_before_later_ones() {
-        let queue = Queue::new(Durability::Behind);
+        let queue = queue();
         write(&queue, 1, used(1));
         write(&queue, 2, used(2));
         assert_eq!(queue.take_batch().len(), 2);
@@ -490,7 +571,7 @@ mod tests {
 
     #[test]
     fn a_write_under_an_old_epoch_does_not_replace_a_newer_one() {
-        let queue = Queue::new(Durability::Behind);
+        let queue = queue();
         let next = Epoch::FIRST.next();
         queue.write(id(1), Queued { epoch: next, change: used(2), at: 0 });
         write(&queue, 1, Change::Dead);
@@ -501,13 +582,13 @@ mod tests {
     #[test]
     fn changes_wait_for_others_behind_and_not_before_nor_if_a_task_waits() {
         let work = |queue: &Queue, now| queue.next(Duration::ZERO, false, || now);
-        let queue = Queue::new(Durability::Behind);
+        let queue = queue();
         write(&queue, 1, used(1));
         assert!(matches!(work(&queue, DELAY - 1), Work::Rest));
         assert!(matches!(work(&queue, DELAY), Work::Changes));
         queue.lock().hurry(1);
         assert!(matches!(work(&queue, 0), Work::Changes));
-        let queue = Queue::new(Durability::Before);
+        let queue = Queue::new(Durability::Before, BYTES);
         write(&queue, 1, used(1));
         assert!(matches!(work(&queue, 0), Work::Changes));
     }

@@ -8,6 +8,7 @@ use rmcp_session_policy::directory::{Away, Found, ServerId, SessionDigest};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use crate::builder::Bounds;
 use crate::clock::Clock;
 use crate::connection;
 use crate::health::Health;
@@ -27,6 +28,7 @@ pub(crate) struct LookUp {
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(crate) path: PathBuf,
+    pub(crate) bounds: Bounds,
     pub(crate) connection: Option<Connection>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) health: Arc<Health>,
@@ -61,7 +63,7 @@ impl Reader {
         let waiting = self.queue.waiting(id);
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connection::to_read(&self.path)?,
+            None => connection::to_read(&self.path, &self.bounds)?,
         };
         let connection = self.connection.insert(connection);
         let mut entry = store::find(connection, id)?;

@@ -72,9 +72,10 @@ pub(crate) fn effect<'a>(before: Option<&Entry>, server: ServerId, queued: &'a Q
         _ if !row.live => Effect::Nothing,
         Change::Ready => Effect::Update(Row { ready: true, ..changed }, None),
         Change::Used(usage) => Effect::Update(Row { ready: true, ..changed }.used(usage, *at), None),
-        Change::Parked(session) => {
-            let parked = Row::new(server, *epoch, false, session, *at);
-            Effect::Update(Row { owner: row.owner, changed_at: changed.changed_at, ..parked }, Some(&session.body))
+        Change::Data(session) | Change::Parked(session) => {
+            let is_live = matches!(change, Change::Data(_));
+            let stored = Row::new(server, *epoch, is_live, session, *at);
+            Effect::Update(Row { owner: row.owner, changed_at: changed.changed_at, ..stored }, Some(&session.body))
         }
         Change::Released => Effect::Update(Row { live: false, ..changed }, None),
         _ => Effect::Nothing,
@@ -85,7 +86,7 @@ pub(crate) fn effect<'a>(before: Option<&Entry>, server: ServerId, queued: &'a Q
 fn first_effect(server: ServerId, epoch: Epoch, change: &Change, at: Moment) -> Effect<'_> {
     match change {
         Change::Dead => Effect::End,
-        Change::Opened(session) if epoch == Epoch::FIRST => {
+        Change::Opened(session) | Change::Data(session) if epoch == Epoch::FIRST => {
             Effect::Insert(Row::new(server, epoch, true, session, at), &session.body)
         }
         Change::Parked(session) if epoch == Epoch::FIRST => {
@@ -159,6 +160,14 @@ impl Entry {
     }
 }
 
+/// The bytes of the body of a change.
+pub(crate) fn bytes(change: &Change) -> usize {
+    match change {
+        Change::Opened(session) | Change::Data(session) | Change::Parked(session) => session.body.as_bytes().len(),
+        _ => 0,
+    }
+}
+
 /// The length of a duration, in milliseconds.
 pub(crate) fn millis(duration: Duration) -> i64 {
     // A quarter of the range, so that sums of a few do not overflow.
@@ -202,11 +211,29 @@ mod tests {
 
     #[test]
     fn a_change_that_was_written_has_no_effect_once_more() {
-        for change in [Change::Opened(session(1)), Change::Parked(session(2)), Change::Dead] {
+        for change in [Change::Opened(session(1)), Change::Data(session(2)), Change::Parked(session(2)), Change::Dead] {
             let change = queued(change, 5);
             let once = after(None, SERVER, &change);
             assert_eq!(after(once.clone(), SERVER, &change), once);
         }
+    }
+
+    #[test]
+    fn data_replaces_what_is_stored_but_the_owner_and_only_of_a_session_that_is_live_here() {
+        let owner = OwnerDigest::from_bytes([3; 16]);
+        let opened = StoredSession::new(Some(owner), Duration::ZERO, Usage::default(), StoredBody::from_bytes([]));
+        let before = after(None, SERVER, &queued(Change::Opened(opened), 100_000));
+        let body = StoredBody::from_bytes(b"data".as_slice());
+        let mut changed = session(5).with_ready(true);
+        changed.body = body.clone();
+        let data = queued(Change::Data(changed), 101_000);
+        let Effect::Update(row, written) = effect(before.as_ref(), SERVER, &data) else { panic!("it is live here") };
+        assert_eq!((row.owner, row.live, row.ready, row.uses), (Some(owner), true, true, 5));
+        assert_eq!((row.opened_at, row.used_at, row.changed_at), (41_000, 100_000, 101_000));
+        assert_eq!(written, Some(&body));
+        assert_eq!(effect(before.as_ref(), ServerId::from_bytes([2; 16]), &data), Effect::Nothing);
+        let parked = after(before, SERVER, &queued(Change::Released, 100_500));
+        assert_eq!(effect(parked.as_ref(), SERVER, &data), Effect::Nothing, "it is parked");
     }
 
     #[test]

@@ -11,9 +11,10 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior, ffi};
 use crate::clock::{Clock, Machine, Saved};
 use crate::connection;
 use crate::error::OpenError;
+use crate::journal;
 
 /// `rmsp`.
-const APPLICATION: i64 = 0x726d_7370;
+const APPLICATION: u32 = 0x726d_7370;
 
 /// The version of the schema that this release writes.
 const SCHEMA: i64 = 1;
@@ -59,24 +60,37 @@ enum Kind {
     Sessions,
 }
 
-/// Checks that a file is a directory of sessions that this release can read, or empty. Changes nothing.
+/// Checks that a file is a directory of sessions that this release can read, or empty. Changes nothing, but takes a commit
+/// of its first process back that was left unfinished.
 pub(crate) fn check(path: &Path) -> Result<(), OpenError> {
-    let kind = connection::to_check(path).and_then(|connection| {
-        let kind = kind(&connection)?;
-        Ok((kind, connection))
-    });
-    let (kind, connection) = kind.map_err(|error| open_error(path, error))?;
+    let failed = |error| open_error(path, error);
+    let opened = match open_to_check(path) {
+        Err(error) if journal::is_left(&error) => {
+            if !journal::is_ours(path, APPLICATION) {
+                return Err(OpenError::NotADirectoryOfSessions { path: path.to_owned() });
+            }
+            journal::roll_back(path).map_err(failed)?;
+            open_to_check(path)
+        }
+        opened => opened,
+    };
+    let (kind, connection) = opened.map_err(failed)?;
     match kind {
         Some(Kind::Empty) => Ok(()),
         None => Err(OpenError::NotADirectoryOfSessions { path: path.to_owned() }),
         Some(Kind::Sessions) => {
-            let versions = versions(&connection).map_err(|error| open_error(path, error))?;
+            let versions = versions(&connection).map_err(failed)?;
             if versions.0 > SCHEMA && versions.1 > SCHEMA {
                 return Err(OpenError::Newer { path: path.to_owned(), schema: versions.0 });
             }
             Ok(())
         }
     }
+}
+
+fn open_to_check(path: &Path) -> rusqlite::Result<(Option<Kind>, Connection)> {
+    let connection = connection::to_check(path)?;
+    Ok((kind(&connection)?, connection))
 }
 
 /// Makes the tables if the file is empty, switches it to a write-ahead log, and sets its clock going.
@@ -139,7 +153,7 @@ pub(crate) fn open_error(path: &Path, error: rusqlite::Error) -> OpenError {
 
 /// What a file is. `None` if it belongs to another program.
 fn kind(connection: &Connection) -> rusqlite::Result<Option<Kind>> {
-    let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let application: u32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if application == APPLICATION {
         return Ok(Some(Kind::Sessions));
     }

@@ -6,16 +6,12 @@ use rmcp_session_policy::directory::{Claim, Epoch, OwnerDigest, ServerId, Sessio
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow};
 
 use crate::builder::Bounds;
+use crate::room::{self, AT_ONCE};
 use crate::row::{self, Effect, Entry, Moment, Queued, Row};
 use crate::server::Servers;
 
-/// How many rows one transaction removes at most because of their age, or because the file is too large.
-const AT_ONCE: u32 = 200;
-/// How many sessions are removed at most for one that is inserted.
-const MOST_AT_INSERT: u64 = 4;
-
-/// The size of a page, in bytes: SQLite's default.
-const PAGE: u64 = 4_096;
+/// How many rows are removed at most for one that is inserted. More than one, so that a limit that was lowered is reached.
+const MOST_AT_INSERT: u64 = 2;
 
 const COLUMNS: &str = "server, epoch, live, owner, ready, opened_at, used_at, changed_at, uses, calls, last_gap";
 
@@ -59,7 +55,8 @@ pub(crate) fn claim(
     let Some(Entry::Session(before)) = find(connection, id)? else { return Ok(Claim::Gone) };
     let is_mine = before.server == me;
     let is_gone = !is_mine && servers.is_gone(before.server);
-    if before.epoch != seen || before.live && !is_gone {
+    // What is live at this server itself, it has lost: its queue had no room for what became of it.
+    if before.epoch != seen || before.live && !is_mine && !is_gone {
         return Ok(Claim::Elsewhere(before.server));
     }
     if !is_mine && !is_gone {
@@ -102,17 +99,9 @@ pub(crate) fn forget(
     for rank in 0..=2 {
         removed += forget_rank(connection, servers, me, rank, oldest, now)?;
     }
-    removed += make_room(connection, bounds, AT_ONCE as usize)?;
+    room::make(connection, bounds, room::needed([].iter()), 0)?;
     removed += forget_lost(connection, servers)?;
     Ok(removed >= AT_ONCE as usize)
-}
-
-/// Removes this many sessions if the file is too large. Returns how many it removed.
-pub(crate) fn make_room(connection: &Connection, bounds: &Bounds, count: usize) -> rusqlite::Result<usize> {
-    if used_pages(connection)? <= bounds.bytes / PAGE {
-        return Ok(0);
-    }
-    forget_first(connection, u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// Removes what servers that are gone would have been told. Returns how many they were.
@@ -153,19 +142,6 @@ fn forget_rank(
     Ok(old.len())
 }
 
-/// Removes the sessions that are to be forgotten first.
-fn forget_first(connection: &Connection, count: u32) -> rusqlite::Result<usize> {
-    let first = "DELETE FROM sessions WHERE key IN (SELECT key FROM sessions ORDER BY rank, changed_at LIMIT ?1)";
-    connection.prepare_cached(first)?.execute([count])
-}
-
-/// How many pages of the file hold something.
-fn used_pages(connection: &Connection) -> rusqlite::Result<u64> {
-    let value = |pragma: &str| connection.prepare_cached(pragma)?.query_row([], |row| row.get::<_, i64>(0));
-    let used = value("PRAGMA page_count")?.saturating_sub(value("PRAGMA freelist_count")?);
-    Ok(u64::try_from(used).unwrap_or(0))
-}
-
 fn insert(
     connection: &Connection,
     bounds: &Bounds,
@@ -174,8 +150,7 @@ fn insert(
     body: &StoredBody,
 ) -> rusqlite::Result<()> {
     let over = (total(connection, "SELECT sessions FROM totals")? + 1).saturating_sub(bounds.sessions);
-    // If the limit was lowered there are many: a few go at each insert, so that no commit takes long.
-    forget_first(connection, u32::try_from(over.min(MOST_AT_INSERT)).unwrap_or(1))?;
+    room::forget_first(connection, u32::try_from(over.min(MOST_AT_INSERT)).unwrap_or(1))?;
     let query = format!(
         "INSERT INTO sessions ({COLUMNS}, rank, id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
     );
@@ -227,9 +202,10 @@ fn end(
     queued: &Queued,
 ) -> rusqlite::Result<()> {
     connection.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id.as_bytes()])?;
-    if total(connection, "SELECT ended FROM totals")? >= bounds.tombstones {
-        let oldest = "DELETE FROM ended WHERE id = (SELECT id FROM ended ORDER BY at LIMIT 1)";
-        connection.prepare_cached(oldest)?.execute([])?;
+    let over = (total(connection, "SELECT ended FROM totals")? + 1).saturating_sub(bounds.ends());
+    if over > 0 {
+        let oldest = "DELETE FROM ended WHERE id IN (SELECT id FROM ended ORDER BY at LIMIT ?1)";
+        connection.prepare_cached(oldest)?.execute([u32::try_from(over.min(MOST_AT_INSERT)).unwrap_or(1)])?;
     }
     let query = "INSERT INTO ended (id, server, epoch, at) VALUES (?1, ?2, ?3, ?4)";
     let ended = (id.as_bytes(), me.as_bytes(), number(queued.epoch.get()), queued.at);

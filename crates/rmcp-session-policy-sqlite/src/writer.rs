@@ -10,7 +10,9 @@ use crate::builder::Bounds;
 use crate::claiming::ClaimRequest;
 use crate::clock::{Clock, Machine};
 use crate::health::Health;
+use crate::log;
 use crate::queue::{Queue, Work};
+use crate::room;
 use crate::row::Queued;
 use crate::schema;
 use crate::server::{ServerLock, Servers};
@@ -24,6 +26,10 @@ const TIDY: Duration = Duration::from_secs(60);
 
 /// How long it waits after a commit that failed, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How long it waits after a commit that met the lock of another process. SQLite has waited before that, and gives the lock
+/// to any that comes in time: with a longer wait, a process that commits all the time would keep others from it.
+const LOCKED_AGAIN: Duration = Duration::from_millis(5);
 
 /// How long the lock of another process may last until the file counts as away. Each process commits for some milliseconds.
 const LOCKED: Duration = Duration::from_millis(200);
@@ -103,28 +109,47 @@ impl Writer {
         self.times.tries >= LAST_TRIES
     }
 
-    /// Commits the next changes.
+    /// Commits the next changes, or what was forgotten to make room for them.
     fn commit(&mut self) {
         let batch = self.queue.take_batch();
-        let written = self.write(&batch);
-        if self.came_out(written).is_some() {
+        let needed = room::needed_by(&batch);
+        let written = self.write(&batch, needed).or_else(|error| self.make_more_room(error, needed));
+        let is_written = self.came_out(written);
+        if is_written == Some(true) {
             self.queue.committed();
             return;
         }
         self.queue.put_back();
-        if self.queue.stops() {
+        if is_written.is_none() && self.queue.stops() {
             self.times.tries += 1;
         }
     }
 
-    fn write(&mut self, batch: &[(SessionDigest, Queued)]) -> rusqlite::Result<()> {
+    /// Writes changes. `false` if there was no room for them, but some was made.
+    fn write(&mut self, batch: &[(SessionDigest, Queued)], needed: u64) -> rusqlite::Result<bool> {
+        log::shorten(&self.connection, &self.bounds)?;
         let me = self.me();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        store::make_room(&transaction, &self.bounds, batch.len())?;
-        for (id, queued) in batch {
-            store::apply(&transaction, &self.bounds, me, id, queued)?;
+        let fits = room::make(&transaction, &self.bounds, needed, batch.len())?;
+        if fits {
+            for (id, queued) in batch {
+                store::apply(&transaction, &self.bounds, me, id, queued)?;
+            }
         }
-        transaction.commit()
+        transaction.commit()?;
+        Ok(fits)
+    }
+
+    /// Forgets some sessions if a commit failed because the file is at its limit. Gives the error back if it did not.
+    fn make_more_room(&mut self, error: rusqlite::Error, needed: u64) -> rusqlite::Result<bool> {
+        let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+        if !is_full || !room::is_scarce(&self.connection, &self.bounds, needed)? {
+            return Err(error);
+        }
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let forgotten = room::forget_first(&transaction, room::AT_ONCE)?;
+        transaction.commit()?;
+        if forgotten > 0 { Ok(false) } else { Err(error) }
     }
 
     /// Answers claims, after one commit for all.
@@ -159,8 +184,12 @@ impl Writer {
 
     /// Writes what this server has queued of the sessions, and claims them.
     fn write_claims(&mut self, claims: &[ClaimRequest]) -> rusqlite::Result<Vec<Option<Claim>>> {
+        log::shorten(&self.connection, &self.bounds)?;
         let (me, now) = (self.me(), self.clock.now());
+        let waiting: Vec<_> = claims.iter().filter_map(|claim| self.queue.waiting(&claim.id)[1].take()).collect();
+        let needed = room::needed(waiting.iter().map(|queued| &queued.change));
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        room::make(&transaction, &self.bounds, needed, claims.len())?;
         let mut won = Vec::with_capacity(claims.len());
         for claim in claims {
             if !claim.begin() {
@@ -182,7 +211,11 @@ impl Writer {
             return;
         }
         let lost = self.take_lost();
-        if let Some(lost) = self.came_out(lost).filter(|lost| !lost.is_empty()) {
+        // Only a commit shows that the file can be written.
+        if lost.as_ref().is_ok_and(Vec::is_empty) {
+            return;
+        }
+        if let Some(lost) = self.came_out(lost) {
             self.queue.tell_lost(lost);
         }
     }
@@ -237,9 +270,10 @@ impl Writer {
                 Some(value)
             }
             Err(error) => {
-                let wait = self.times.failed.map_or(BACK_OFF.0, |(_, wait)| (wait * 2).min(BACK_OFF.1));
-                self.times.failed = Some((Instant::now(), wait));
                 let is_locked = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+                let longer = |(_, wait): (_, Duration)| (wait * 2).clamp(BACK_OFF.0, BACK_OFF.1);
+                let wait = if is_locked { LOCKED_AGAIN } else { self.times.failed.map_or(BACK_OFF.0, longer) };
+                self.times.failed = Some((Instant::now(), wait));
                 let since = self.times.locked.get_or_insert_with(Instant::now);
                 if !is_locked || since.elapsed() >= LOCKED {
                     self.health.failed(&error);

@@ -112,15 +112,31 @@ async fn claim_all(directory: &SqliteDirectory, sessions: u64) {
     std::future::pending::<()>().await;
 }
 
-/// Opens, uses, parks, claims and ends sessions, as fast as it can. Says `try NAME VERSION` before each write of a version
-/// (zero for an end) and `ack NAME VERSION` once it is durable.
+/// After how many writes a load stops that says when all of it is written.
+const WRITES: u64 = 60;
+
+/// Opens, uses, changes, parks, claims and ends sessions, as fast as it can. Says `try NAME VERSION BODY` before each write
+/// of a version (zero for an end), with a one if it has a body, and `ack NAME VERSION` once it is durable.
+///
+/// In each fourth round it waits for no write. It stops after some, and says `all MICROSECONDS` once they are written by
+/// themselves, and how long that took.
 async fn load(directory: &SqliteDirectory, round: u64) {
     let mut random = fastrand::Rng::with_seed(round);
     let mut names: Vec<u64> = (0..20).collect();
     let mut next = round * 1_000_000;
     let mut mine: HashMap<u64, (Epoch, bool)> = HashMap::new();
+    let stops = round % 4 == 2;
     say("ready".to_owned());
     loop {
+        if stops && next > round * 1_000_000 + WRITES {
+            let began = std::time::Instant::now();
+            while directory.stats().queued > 0 {
+                assert!(began.elapsed() < PATIENCE, "nothing is written by itself");
+                tokio::task::yield_now().await;
+            }
+            say(format!("all {}", began.elapsed().as_micros()));
+            return std::future::pending().await;
+        }
         let place = random.usize(..names.len());
         let name = names[place];
         let id = id(name);
@@ -142,12 +158,13 @@ async fn load(directory: &SqliteDirectory, round: u64) {
         let is_end = change == Change::Dead;
         let version = if is_end { 0 } else { next };
         mine.insert(name, (epoch, !matches!(change, Change::Parked(_) | Change::Dead)));
-        say(format!("try {name} {version}"));
+        let has_body = matches!(change, Change::Opened(_) | Change::Data(_) | Change::Parked(_));
+        say(format!("try {name} {version} {}", u8::from(has_body)));
         directory.write(&id, epoch, change);
         if is_end {
             names[place] = next;
         }
-        if is_end || random.bool() {
+        if !stops && (is_end || random.bool()) {
             assert!(directory.written(&id, later()).await);
             say(format!("ack {name} {version}"));
         }
@@ -158,6 +175,7 @@ fn some_change(random: &mut fastrand::Rng, version: u64) -> Change {
     match random.u8(..10) {
         0 => Change::Dead,
         1..=3 => Change::Parked(session(version)),
+        4..=6 => Change::Data(session(version)),
         _ => Change::Used(Usage::default().with_uses(version)),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! 20 kills; the variable `SQLITE_KILLS` sets another number.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rmcp_session_policy::directory::{Change, Claim, FoundState, SessionDirectory};
@@ -16,8 +16,10 @@ use crate::support::{Place, id, is_whole, later};
 struct Model {
     /// The version that is known to be durable. Zero for none.
     acknowledged: u64,
-    /// Versions that were tried.
-    tried: HashSet<u64>,
+    /// Versions that were tried since, and whether each had a body.
+    tried: BTreeMap<u64, bool>,
+    /// The one that was tried last. Zero for an end.
+    latest: u64,
     is_end_tried: bool,
     is_end_acknowledged: bool,
 }
@@ -28,19 +30,25 @@ async fn what_was_acknowledged_outlives_kills_and_ends_stay_ends() {
     let place = Place::new();
     let mut models: HashMap<u64, Model> = HashMap::new();
     let mut random = fastrand::Rng::with_seed(11);
-    let mut said = 0;
+    let (mut said, mut behind) = (0, Duration::ZERO);
     for round in 1..=kills {
         let mut process = Process::start("load", place.path(), round);
         assert_eq!(process.hear().as_deref(), Some("ready"));
         let mut lines = Vec::new();
-        // A number of writes, and then a moment within the next ones.
-        for _ in 0..random.usize(..60) {
-            lines.push(process.hear().unwrap());
+        if round % 4 == 2 {
+            while !lines.last().is_some_and(|line: &String| line.starts_with("all ")) {
+                lines.push(process.hear().unwrap());
+            }
+        } else {
+            // A number of writes, and then a moment within the next ones.
+            for _ in 0..random.usize(..60) {
+                lines.push(process.hear().unwrap());
+            }
+            spin(Duration::from_micros(random.u64(..3_000)));
         }
-        spin(Duration::from_micros(random.u64(..3_000)));
         lines.extend(process.kill());
         said += lines.len();
-        lines.iter().for_each(|line| note(&mut models, line));
+        lines.iter().for_each(|line| behind = behind.max(note(&mut models, line)));
         is_whole(&place.sqlite());
         let directory = place.open();
         for (name, model) in &mut models {
@@ -49,7 +57,7 @@ async fn what_was_acknowledged_outlives_kills_and_ends_stay_ends() {
         assert_eq!(directory.flush(later()).await, 0);
     }
     let ends = models.values().filter(|model| model.is_end_acknowledged).count();
-    eprintln!("{kills} kills, {said} lines, {} sessions, {ends} ends", models.len());
+    eprintln!("{kills} kills, {said} lines, {} sessions, {ends} ends, at most {behind:?} behind", models.len());
     assert!(ends > 0, "no session ended");
 }
 
@@ -61,16 +69,42 @@ fn spin(time: Duration) {
     }
 }
 
-fn note(models: &mut HashMap<u64, Model>, line: &str) {
+/// Notes what a process has said. Returns how far behind the latest write the file was, if it says so.
+fn note(models: &mut HashMap<u64, Model>, line: &str) -> Duration {
     let words: Vec<_> = line.split(' ').collect();
-    let (name, version): (u64, u64) = (words[1].parse().unwrap(), words[2].parse().unwrap());
-    let model = models.entry(name).or_default();
-    match (words[0], version) {
-        ("try", 0) => model.is_end_tried = true,
-        ("try", version) => drop(model.tried.insert(version)),
-        ("ack", 0) => model.is_end_acknowledged = true,
-        ("ack", version) => model.acknowledged = version,
+    let number = |word: usize| words[word].parse::<u64>().unwrap();
+    if words[0] == "all" {
+        models.values_mut().for_each(|model| model.acknowledge(model.latest));
+        return Duration::from_micros(number(1));
+    }
+    let (version, model) = (number(2), models.entry(number(1)).or_default());
+    match words[0] {
+        "try" => {
+            model.latest = version;
+            model.is_end_tried |= version == 0;
+            if version > 0 {
+                model.tried.insert(version, number(3) == 1);
+            }
+        }
+        "ack" => model.acknowledge(version),
         _ => panic!("not a line of a child: {line}"),
+    }
+    Duration::ZERO
+}
+
+impl Model {
+    /// A version is durable. Zero is an end, if one was tried.
+    fn acknowledge(&mut self, version: u64) {
+        if version == 0 {
+            self.is_end_acknowledged |= self.is_end_tried;
+        } else {
+            self.acknowledged = version;
+        }
+    }
+
+    /// The body that a session of this version has: that of the latest write with one.
+    fn body(&self, version: u64) -> u64 {
+        *self.tried.range(..=version).rfind(|(_, has_body)| **has_body).unwrap().0
     }
 }
 
@@ -82,7 +116,10 @@ async fn compare(directory: &SqliteDirectory, name: u64, model: &mut Model) {
         assert_eq!(state, Some(FoundState::Dead), "{name} has ended: {model:?}");
     }
     match (found, state) {
-        (None, _) => assert_eq!(model.acknowledged, 0, "{name} is lost: {model:?}"),
+        (None, _) => {
+            assert_eq!(model.acknowledged, 0, "{name} is lost: {model:?}");
+            *model = Model::default();
+        }
         (_, Some(FoundState::Dead)) => {
             assert!(model.is_end_tried, "{name} ended by itself: {model:?}");
             model.is_end_acknowledged = true;
@@ -92,8 +129,13 @@ async fn compare(directory: &SqliteDirectory, name: u64, model: &mut Model) {
                 panic!("{name} is not free though its process is gone: {model:?}");
             };
             let version = session.usage.uses;
-            assert!(version >= model.acknowledged && model.tried.contains(&version), "{name} is {version}: {model:?}");
-            model.acknowledged = version;
+            let is_tried = model.tried.contains_key(&version);
+            assert!(version >= model.acknowledged && is_tried, "{name} is {version}: {model:?}");
+            let body = model.body(version);
+            assert_eq!(session.body.as_bytes(), body.to_be_bytes(), "the body of {name}, {version}: {model:?}");
+            // What was tried since then is lost.
+            model.tried = BTreeMap::from([(body, true), (version, version == body)]);
+            (model.acknowledged, model.latest) = (version, version);
             directory.write(&id(name), epoch, Change::Released);
         }
     }

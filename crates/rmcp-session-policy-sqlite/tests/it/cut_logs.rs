@@ -34,7 +34,8 @@ async fn a_log_that_is_cut_is_the_state_of_an_earlier_commit() {
         let name = id(step % 12);
         let change = match step {
             0..12 => Change::Opened(session_of(step, &vec![7; random.usize(..9_000)])),
-            12..36 => Change::Used(Usage::default().with_uses(step)),
+            12..36 if step % 2 == 0 => Change::Used(Usage::default().with_uses(step)),
+            12..36 => Change::Data(session_of(step, &vec![9; random.usize(..9_000)])),
             36..48 => Change::Parked(session_of(step, &vec![8; random.usize(..9_000)])),
             _ if step % 3 == 0 => Change::Dead,
             _ => Change::Released,

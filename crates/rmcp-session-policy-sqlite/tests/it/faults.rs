@@ -16,12 +16,12 @@ use tokio::time::Instant;
 use crate::support::{Logs, PATIENCE, Place, id, is_whole, later, park, see, session_of, sqlite};
 
 /// A file system of one megabyte in memory.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    fn mount() -> Self {
+    pub(crate) fn mount() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let size = CString::new("size=1m").unwrap();
         let mounted = mount("tmpfs", folder.path(), "tmpfs", MountFlags::empty(), size.as_c_str());
@@ -29,12 +29,12 @@ impl SmallDisk {
         Self { folder }
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.path().join("sessions.db")
     }
 
     /// Fills the disk with another file, which it returns.
-    fn fill(&self) -> PathBuf {
+    pub(crate) fn fill(&self) -> PathBuf {
         let path = self.folder.path().join("other");
         let mut other = fs::File::create(&path).unwrap();
         while other.write_all(&[7; 1_024]).is_ok() {}
@@ -53,7 +53,7 @@ fn open(path: &Path) -> SqliteDirectory {
 }
 
 /// Waits until the directory notices that it cannot be written, or that it can.
-async fn until_written(directory: &SqliteDirectory, id: &SessionDigest, is_written: bool) {
+pub(crate) async fn until_written(directory: &SqliteDirectory, id: &SessionDigest, is_written: bool) {
     let until = later();
     while directory.stats().is_written != is_written {
         assert!(Instant::now() < until, "it does not notice");
@@ -62,7 +62,7 @@ async fn until_written(directory: &SqliteDirectory, id: &SessionDigest, is_writt
 }
 
 /// What the logs say, in order, of what changed.
-fn changes(logs: &Logs) -> Vec<&'static str> {
+pub(crate) fn changes(logs: &Logs) -> Vec<&'static str> {
     let known = [
         "cannot be written: the disk is full",
         "cannot be written: another process holds it locked",
@@ -94,6 +94,8 @@ async fn a_full_disk_costs_durability_and_nothing_else() {
     let away = directory.claim(&id("before"), &found).await.expect_err("nothing can be claimed");
     assert_eq!(away.to_string(), "the session directory is away");
     assert_eq!(changes(&logs), ["cannot be written: the disk is full"]);
+
+    assert!(directory.stats().failures > 0);
 
     fs::remove_file(other).unwrap();
     assert_eq!(directory.flush(later()).await, 0);
@@ -148,6 +150,7 @@ async fn a_process_that_locks_the_file_costs_durability_for_that_time_and_nothin
     let parked = looked("parked").await;
     assert_eq!(parked.state, FoundState::Parked);
     assert!(directory.claim(&id("parked"), &parked).await.is_err(), "nothing can be claimed");
+    assert!(directory.stats().failures > 0);
 
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(directory.flush(later()).await, 0);

@@ -104,3 +104,47 @@ async fn a_damaged_file_is_refused() {
     fs::write(place.path(), &bytes[..bytes.len() / 2]).unwrap();
     is_refused(&place, TEXT);
 }
+
+/// Copies a file in the middle of a commit without a write-ahead log, as a process that is killed leaves it.
+fn killed_within_a_commit(before: &Place) -> Place {
+    let connection = before.sqlite();
+    // With so small a cache, pages are written before the commit.
+    connection.execute_batch("PRAGMA journal_mode = DELETE; PRAGMA cache_size = 2; BEGIN EXCLUSIVE").unwrap();
+    connection.execute_batch("CREATE TABLE later (text)").unwrap();
+    for _ in 0..200 {
+        connection.execute("INSERT INTO later VALUES (zeroblob(4000))", []).unwrap();
+    }
+    let place = Place::new();
+    for suffix in ["", "-journal"] {
+        let from = before.folder().join(format!("sessions.db{suffix}"));
+        fs::copy(from, place.folder().join(format!("sessions.db{suffix}"))).unwrap();
+    }
+    connection.execute_batch("ROLLBACK").unwrap();
+    assert!(fs::metadata(place.path()).unwrap().len() > 100_000, "the commit had begun");
+    place
+}
+
+#[tokio::test]
+async fn a_process_that_was_killed_within_its_first_commit_leaves_a_file_that_opens() {
+    let place = killed_within_a_commit(&Place::new());
+    let directory = place.open();
+    park(&directory, &id("parked"), 1);
+    assert_eq!(directory.flush(later()).await, 0);
+    crate::support::is_whole(&place.sqlite());
+    // The same before the switch to a log, which is a commit too.
+    let place = killed_within_a_commit(&written().await);
+    let directory = place.open();
+    assert_eq!(see(&directory, &id("parked")).await.state, FoundState::Parked);
+    crate::support::is_whole(&place.sqlite());
+}
+
+#[tokio::test]
+async fn a_commit_that_another_program_left_is_untouched() {
+    let other = Place::new();
+    other.sqlite().execute_batch("PRAGMA application_id = 7; CREATE TABLE notes (text)").unwrap();
+    let place = killed_within_a_commit(&other);
+    let journal = place.folder().join("sessions.db-journal");
+    let before = fs::read(&journal).unwrap();
+    is_refused(&place, "is not a session directory: choose another path");
+    assert_eq!(fs::read(&journal).unwrap(), before);
+}

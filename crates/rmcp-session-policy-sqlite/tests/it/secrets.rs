@@ -19,6 +19,10 @@ async fn no_session_id_is_in_the_files() {
         let session = StoredSession::new(None, Duration::ZERO, Usage::default(), body);
         let digest = SessionDigest::of(id);
         directory.write(&digest, Epoch::FIRST, Change::Opened(session));
+        assert!(directory.written(&digest, later()).await);
+        let data = StoredBody::from_bytes(b"data that changed".as_slice());
+        let session = StoredSession::new(None, Duration::ZERO, Usage::default(), data);
+        directory.write(&digest, Epoch::FIRST, Change::Data(session));
         if number % 3 == 0 {
             directory.write(&digest, Epoch::FIRST, Change::Dead);
         }
@@ -29,7 +33,8 @@ async fn no_session_id_is_in_the_files() {
         bytes.extend(fs::read(place.folder().join(name)).unwrap());
     }
     let holds = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
-    assert!(holds(b"a body that is kept") && holds(SessionDigest::of(&ids[1]).as_bytes()), "these are the files");
+    assert!(holds(b"a body that is kept") && holds(b"data that changed"), "these are the files");
+    assert!(holds(SessionDigest::of(&ids[1]).as_bytes()));
     for id in &ids {
         assert!(!holds(id.as_bytes()) && !holds(id.replace('-', "").as_bytes()));
         assert!(!holds(&id.as_bytes()[..13]), "not even a part of it");

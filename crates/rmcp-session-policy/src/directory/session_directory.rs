@@ -38,7 +38,8 @@ pub(crate) const DIRECTORY_WAIT: Duration = Duration::from_millis(50);
 ///
 /// - **One owner.** Of all claims with the same epoch, at most one is won: it raises the epoch by one, and the server that
 ///   made it has the session ([`Claim::Yours`]). A session that is live at another server is not won
-///   ([`Claim::Elsewhere`]), unless that server is gone. When a server is gone is for the backend to say; it must be sure,
+///   ([`Claim::Elsewhere`]), unless that server is gone. One that is live at the server that claims is won: it has lost the
+///   session, since its queue had no room for a change. When a server is gone is for the backend to say; it must be sure,
 ///   or be ready to report what it took away by [`lost`](Self::lost).
 /// - **Fencing.** A write under an epoch that is not that of the directory has no effect, nor has one that does not apply
 ///   (the table of [`Change`]).

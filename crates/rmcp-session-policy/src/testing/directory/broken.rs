@@ -20,6 +20,7 @@ enum Fault {
     None,
     EveryClaimWins,
     TakesLiveSessions,
+    KeepsItsOwn,
     WritesWhatIsStale,
     EndsAreReleases,
     LooksClaim,
@@ -104,6 +105,11 @@ impl SessionDirectory for Broken {
                 server.write(id, seen.epoch, Change::Released);
             }
         }
+        if self.fault == Fault::KeepsItsOwn
+            && let Some(found) = self.now(id).filter(|found| found.state == FoundState::Live)
+        {
+            return Ok(Claim::Elsewhere(found.server));
+        }
         Ok(match self.inner.claim(id, seen).await? {
             Claim::Elsewhere(_) if self.fault == Fault::EveryClaimWins => {
                 Claim::Yours(seen.epoch.next(), self.stored.lock().unwrap()[id].clone())
@@ -179,6 +185,7 @@ fn each_fault_is_found_by_the_law_that_it_breaks() {
     let laws = [
         (Fault::EveryClaimWins, "16 of 16 claims with one epoch were won"),
         (Fault::TakesLiveSessions, "a session that is live at another server was won"),
+        (Fault::KeepsItsOwn, "a server cannot claim a session that is live at itself"),
         (Fault::WritesWhatIsStale, "a stale end took a session from the server that had claimed it"),
         (Fault::EndsAreReleases, "a session that has ended is still there"),
         (Fault::LooksClaim, "a look-up changed a session"),

@@ -64,6 +64,8 @@ struct Row {
     epoch: Epoch,
     state: FoundState,
     uses: u64,
+    /// The number that its body holds.
+    body: u64,
     ready: bool,
 }
 
@@ -170,7 +172,7 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
         directory.write(&id(session_number), epoch, change);
         flush(directory).await?;
         if is_new {
-            let row = Row { server: *number, epoch, state: FoundState::Live, uses, ready: false };
+            let row = Row { server: *number, epoch, state: FoundState::Live, uses, body: uses, ready: false };
             self.rows.insert(session_number, row);
             return Ok(());
         }
@@ -182,8 +184,12 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
             (Kind::Dead, _) => row.state = FoundState::Dead,
             (Kind::Ready, FoundState::Live) => row.ready = true,
             (Kind::Used, FoundState::Live) => (row.ready, row.uses) = (true, uses),
-            (Kind::Data, FoundState::Live) => (row.ready, row.uses) = (false, uses),
-            (Kind::Parked, FoundState::Live) => (row.state, row.ready, row.uses) = (FoundState::Parked, false, uses),
+            (Kind::Data | Kind::Parked, FoundState::Live) => {
+                (row.ready, row.uses, row.body) = (false, uses, uses);
+                if matches!(kind, Kind::Parked) {
+                    row.state = FoundState::Parked;
+                }
+            }
             (Kind::Released, FoundState::Live) => row.state = FoundState::Parked,
             _ => {}
         }
@@ -198,7 +204,8 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
             _ if row.state == FoundState::Dead => must(claimed == Claim::Gone, "a session that has ended was claimed"),
             Claim::Yours(epoch, stored) => {
                 must(row.epoch == seen.epoch, "a claim with an old epoch was won")?;
-                must(row.state == FoundState::Parked, "a session that a server has was won by another")?;
+                let is_free = row.state == FoundState::Parked || row.server == *number;
+                must(is_free, "a session that a server has was won by another")?;
                 must(epoch > row.epoch, "the epoch of a claim is not higher than the one before")?;
                 must(is_stored(row, &stored), "a claim gave what was not stored")?;
                 (row.server, row.epoch, row.state) = (*number, epoch, FoundState::Live);
@@ -206,8 +213,8 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
                 Ok(())
             }
             Claim::Elsewhere(_) => must(
-                row.epoch != seen.epoch || row.state == FoundState::Live,
-                "the claim of a parked session was not won",
+                row.epoch != seen.epoch || row.state == FoundState::Live && row.server != *number,
+                "the claim of a session that was parked, or live at the same server, was not won",
             ),
             Claim::Gone => Err("a claim was answered Gone, but the session is there".into()),
         }
@@ -235,7 +242,8 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
 }
 
 fn is_stored(row: &Row, stored: &StoredSession) -> bool {
-    (stored.usage.uses, stored.ready) == (row.uses, row.ready)
+    let body = row.body.to_be_bytes();
+    (stored.usage.uses, stored.ready, stored.body.as_bytes()) == (row.uses, row.ready, &body)
 }
 
 /// What is in the directory, and what should be.

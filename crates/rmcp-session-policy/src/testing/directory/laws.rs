@@ -28,7 +28,8 @@ pub(super) type Checked = Result<(), String>;
 /// opened is dropped, as its process would be. The clock is the real one, and the checks take as long as some thousand
 /// writes and look-ups do.
 ///
-/// - A claim is won once, of many at a time, and not from a server that has the session and is there.
+/// - A claim is won once, of many at a time, and not from another server that has the session and is there.
+/// - A server wins the claim of a session that is live at itself.
 /// - Writes that are stale or late have no effect, over random histories of three servers beside a model.
 /// - A session that has ended for good does not come back, also when its end meets a claim.
 /// - A server sees its own writes at once, and others see them once they are durable.
@@ -63,6 +64,7 @@ where
         own_writes_are_seen(&make().await).await?;
         a_claim_is_won_once(&make().await).await?;
         a_live_session_is_not_won(&make().await).await?;
+        a_server_wins_what_it_has_itself(&make().await).await?;
         a_server_that_is_gone_has_none(&make().await).await?;
         an_end_is_an_end(&make().await).await?;
         an_end_meets_a_claim(&make().await).await?;
@@ -265,6 +267,24 @@ async fn a_live_session_is_not_won<D: SessionDirectory>(open: &impl AsyncFn() ->
     };
     must((epoch, back.usage.uses) == (Epoch::FIRST.next(), 3), "a claim gave what was stored before it was parked")?;
     must(see(&first, &id).await?.server != found.server, "the server of a session is not the one that claimed it")
+}
+
+/// A server that lost a session without a word, because its queue was full, claims it anew. It wins once under each epoch.
+async fn a_server_wins_what_it_has_itself<D: SessionDirectory>(open: &impl AsyncFn() -> D) -> Checked {
+    let (first, second) = (open().await, open().await);
+    let id = id("its own");
+    first.write(&id, Epoch::FIRST, Change::Opened(session(1)));
+    flush(&first).await?;
+    let found = see(&first, &id).await?;
+    must(found.state == FoundState::Live, "a live session is not found as live")?;
+    let Claim::Yours(epoch, back) = claim(&first, &id, &found).await? else {
+        return Err("a server cannot claim a session that is live at itself".into());
+    };
+    must((epoch, back.usage.uses) == (Epoch::FIRST.next(), 1), "a claim of an own session gave what was not stored")?;
+    let again = claim(&first, &id, &found).await?;
+    must(again == Claim::Elsewhere(found.server), "a claim with an old epoch was won")?;
+    let others = claim(&second, &id, &see(&second, &id).await?).await?;
+    must(others == Claim::Elsewhere(found.server), "a session that was claimed anew was won by another server")
 }
 
 async fn a_server_that_is_gone_has_none<D: SessionDirectory>(open: &impl AsyncFn() -> D) -> Checked {

@@ -77,7 +77,8 @@ impl Rows {
         is_alive: impl Fn(&ServerId) -> bool,
     ) -> (Claim, Option<(ServerId, Epoch)>) {
         let Some(row) = self.rows.get_mut(id) else { return (Claim::Gone, None) };
-        if row.epoch != seen || row.live && is_alive(&row.server) {
+        let is_elsewhere = row.live && row.server != server && is_alive(&row.server);
+        if row.epoch != seen || is_elsewhere {
             return (Claim::Elsewhere(row.server), None);
         }
         let before = (row.server, row.epoch);
