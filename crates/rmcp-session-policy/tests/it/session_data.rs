@@ -361,7 +361,6 @@ async fn with_a_directory_that_says_so_the_answer_to_a_change_waits_until_it_is_
     let recorder = Recorder::new(directory.clone()).before_answers();
     let (server, _) = serve(local().directory(recorder)).await;
     let id = server.open_as("alice").await;
-    directory.delay(Duration::from_millis(20));
     assert_eq!(tell(&server, &id, "count").await, "1");
     // Killed right after the answer.
     let (server, _, _) = next(server, &directory, local()).await;
@@ -371,7 +370,6 @@ async fn with_a_directory_that_says_so_the_answer_to_a_change_waits_until_it_is_
 #[tokio::test]
 async fn with_a_directory_that_says_so_initialize_waits_until_its_session_is_durable() {
     let directory = MemoryDirectory::new();
-    directory.delay(Duration::from_millis(20));
     let recorder = Recorder::new(directory.clone()).before_answers();
     let (server, _) = serve(local().directory(recorder)).await;
     let response =
@@ -494,6 +492,11 @@ async fn with_a_directory_a_session_that_is_parked_or_moves_has_no_final_end_unt
     }
     assert_eq!(tell(&server, &ids[2], "browse").await, "opened");
     assert_eq!(server.sessions.stats().parked, 1, "the first one is in the directory alone");
+    let moves = server.open_as("alice").await;
+    assert_eq!(tell(&server, &moves, "count").await, "1");
+    assert_eq!(server.sessions.give_up(&SessionDigest::of(&moves)).await, GivenUp::Given);
+    ids.push(moves);
+    assert_eq!(tell(&server, &ids[2], "count").await, "2", "restored");
     server.sessions.drain(SECOND).await;
     assert_eq!(ends.try_recv().ok(), None);
     assert_eq!(keeper.browsers_closed.load(SeqCst), 0);
@@ -501,9 +504,9 @@ async fn with_a_directory_a_session_that_is_parked_or_moves_has_no_final_end_unt
     drop(server);
     let (builder, mut ends) = hooked(local().directory(directory.another_server()));
     let (server, _) = serve(builder).await;
-    for id in &ids {
+    for (id, count) in ids.iter().zip([1, 1, 2, 1]) {
         assert_eq!(delete(&server, id).await, 202);
-        assert_eq!(ends.recv().await, Some((FinalEndReason::Closed(CloseReason::Client), Some(1), false)));
+        assert_eq!(ends.recv().await, Some((FinalEndReason::Closed(CloseReason::Client), Some(count), false)));
     }
     assert_eq!(ends.try_recv().ok(), None);
 }

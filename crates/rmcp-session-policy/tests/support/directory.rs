@@ -33,6 +33,8 @@ struct Notes {
     lost: Vec<(SessionDigest, Epoch)>,
     claims_take: Duration,
     is_awaited: bool,
+    /// What is written only when an answer waits for it.
+    unwritten: Vec<(SessionDigest, Epoch, Change)>,
     keeps_losses: bool,
 }
 
@@ -65,10 +67,15 @@ impl Recorder {
         self.notes.lock().expect("no panic").keeps_losses = true;
     }
 
-    /// Answers wait for what they acknowledge.
+    /// Answers wait for what they acknowledge, and nothing is written before one waits, or a request asks.
     pub fn before_answers(self) -> Self {
         self.notes.lock().expect("no panic").is_awaited = true;
         self
+    }
+
+    fn write_all(&self) {
+        let unwritten = std::mem::take(&mut self.notes.lock().expect("no panic").unwritten);
+        unwritten.into_iter().for_each(|(id, epoch, change)| self.memory.write(&id, epoch, change));
     }
 
     /// Delays claims, and not look-ups.
@@ -93,21 +100,29 @@ fn name(change: &Change) -> &'static str {
 #[async_trait]
 impl SessionDirectory for Recorder {
     async fn look(&self, id: &SessionDigest) -> Result<Option<Found>, Away> {
+        self.write_all();
         self.memory.look(id).await
     }
 
     async fn claim(&self, id: &SessionDigest, seen: &Found) -> Result<Claim, Away> {
         let delay = self.notes.lock().expect("no panic").claims_take;
         sleep(delay).await;
+        self.write_all();
         self.memory.claim(id, seen).await
     }
 
     fn write(&self, id: &SessionDigest, epoch: Epoch, change: Change) {
-        self.notes.lock().expect("no panic").writes.push((*id, epoch, change.clone()));
-        self.memory.write(id, epoch, change);
+        let mut notes = self.notes.lock().expect("no panic");
+        notes.writes.push((*id, epoch, change.clone()));
+        if notes.is_awaited {
+            notes.unwritten.push((*id, epoch, change));
+        } else {
+            self.memory.write(id, epoch, change);
+        }
     }
 
     async fn written(&self, id: &SessionDigest, until: Instant) -> bool {
+        self.write_all();
         self.memory.written(id, until).await
     }
 
@@ -133,6 +148,7 @@ impl SessionDirectory for Recorder {
     }
 
     async fn flush(&self, until: Instant) -> usize {
+        self.write_all();
         self.memory.flush(until).await
     }
 }
