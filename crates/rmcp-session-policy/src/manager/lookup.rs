@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::durable_sessions::LookedUp;
 use super::manager_inner::{ManagerInner, not_found};
-use super::restore::PendingRestore;
+use super::restore_right::PendingRestore;
 use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::error::PolicyError;
@@ -123,17 +123,11 @@ impl<I: SessionManager> ManagerInner<I> {
                     LookedUp::Unknown => return Ok(false),
                 },
             };
-            match self.reserve_found(id) {
+            match self.begin_restore(id) {
                 // It may have come between the two.
                 Ok(restoring) if self.live.contains(id) || self.parking.contains(id) => restoring.done(),
                 Ok(restoring) => return self.admit_found(id, restoring, found).await,
-                Err(other) => {
-                    let deadline = Instant::now() + self.settings.close_deadline;
-                    if timeout_at(deadline, other.landed()).await.is_err() {
-                        // The session is there, so this is no 404, which clients take as final.
-                        return Err(self.refuse_restore());
-                    }
-                }
+                Err(other) => self.wait_for(&other, Instant::now() + self.settings.close_deadline).await?,
             }
         }
     }
@@ -160,7 +154,9 @@ impl<I: SessionManager> ManagerInner<I> {
                     None => true,
                 },
                 None => match self.reserve_restore(id) {
-                    Err(other) => timeout_at(deadline, other.landed()).await.is_ok(),
+                    // Without a directory the session is parked meanwhile, so the layer tells its client to come back.
+                    Err(other) if self.durable.is_none() => timeout_at(deadline, other.landed()).await.is_ok(),
+                    Err(other) => self.wait_for(&other, deadline).await.map(|()| true)?,
                     // Another request may have restored it just before this one took the right.
                     Ok(reserved) if self.find(id).is_some() => {
                         reserved.into_iter().for_each(PendingRestore::done);
