@@ -13,6 +13,7 @@ use super::PolicySessionManager;
 use super::durable::{Claimed, Durable};
 use super::final_end::FinalEndReason;
 use super::look_queue::TooManyMisses;
+use super::lookup::Owner;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Parked;
 use crate::admission::{ClientKey, Rejection, RejectionClass, Retry};
@@ -51,7 +52,7 @@ pub enum GivenUp {
 
 /// What a look-up in the directory found for a client.
 pub(crate) enum LookedUp {
-    /// The session is live or parked here by now, or in the directory and the client's.
+    /// The session is the client's, and live or parked here by now, or in the directory.
     Known(Option<Found>),
     /// The session does not exist, has ended, or belongs to another client.
     Unknown,
@@ -278,7 +279,11 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Looks for a session that is neither live nor parked here, for a client. The caller reports the error.
+    /// Looks for a session that is neither live nor parked here, or is another client's, for a client. The caller reports the
+    /// error.
+    ///
+    /// What is another client's is looked up as what is unknown, so that the two are answered alike: with the same waits, the
+    /// same misses, and the same error while the directory is away.
     pub(crate) async fn look_up(&self, id: &str, client: Option<&ClientContext>) -> Result<LookedUp, Failed<I>> {
         let Some(durable) = &self.durable else { return Ok(LookedUp::Unknown) };
         let (digest, key) = (SessionDigest::of(id), ClientKey::of_context(client));
@@ -290,13 +295,13 @@ impl<I: SessionManager> ManagerInner<I> {
                 Err(other) => other.over().await,
             }
         };
-        if self.live.contains(id) || self.parking.contains(id) {
+        if matches!(self.owner(id, client), Owner::Same(_)) {
             return Ok(LookedUp::Known(None));
         }
         let turn = durable.looks.turn(&key).await;
         let turn = turn.map_err(too_many_misses)?;
         let Ok(found) = durable.look(&digest).await else {
-            turn.hit();
+            turn.unanswered();
             return Err(PolicyError::Away);
         };
         let owner = client.and_then(OwnerDigest::of);

@@ -71,9 +71,9 @@ impl InTurn {
         }
     }
 
-    /// How many permits are given out, and how many tasks wait.
+    /// How many tasks wait.
     #[cfg(test)]
-    pub(super) fn waiting(&self) -> usize {
+    fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }
 }

@@ -22,7 +22,6 @@ const REPLAY_BEGINS: Duration = Duration::from_millis(100);
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 
 /// The owner of a session, compared with the client that asks.
-#[cfg(feature = "http")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     /// The session is neither live nor parked.
@@ -33,7 +32,6 @@ pub(crate) enum Owner {
     Same(SessionId),
 }
 
-#[cfg(feature = "http")]
 fn owner_of(context: Option<&ClientContext>) -> Option<(Option<&str>, Option<&str>)> {
     context.and_then(ClientContext::owner)
 }
@@ -65,7 +63,6 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Compares the owner of a session with the client that asks and the service that it asks. Allocates only if the
     /// session is parked.
-    #[cfg(feature = "http")]
     pub(crate) fn owner(&self, id: &str, asking: Option<&ClientContext>) -> Owner {
         let is_same = |opened: Option<&ClientContext>| owner_of(opened) == owner_of(asking);
         // The session may be parked or restored between the two checks, so both are repeated once.

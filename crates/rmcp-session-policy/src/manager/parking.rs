@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::ended_for_good::{Ends, Gone};
 use super::final_ends::FinalEnds;
 use super::parking_state::{Came, Limits, Parked, ParkingState};
-#[cfg(feature = "http")]
 use crate::context::ClientContext;
 use crate::data::Values;
 use crate::directory::Ownership;
@@ -175,7 +174,6 @@ impl Parking {
     }
 
     /// Reads the context of the client that opened a parked session.
-    #[cfg(feature = "http")]
     pub(super) fn look<R>(&self, id: &str, look: impl FnOnce(Option<&ClientContext>) -> R) -> Option<R> {
         self.look_at(|state| state.get(id).map(|parked| look(parked.context())))
     }
