@@ -105,7 +105,8 @@ impl LookQueue {
         let waits = Waits(self);
         self.tell(begun);
         let Ok(mut under_way) = entered.await else {
-            return Err(TooManyMisses(self.lock().wait(client, Instant::now())));
+            let wait = self.lock().wait(client, Instant::now());
+            return Err(TooManyMisses(wait));
         };
         let permit = self.running.permit(client).await;
         drop(waits);
@@ -328,20 +329,20 @@ mod tests {
         let queue = Arc::<LookQueue>::default();
         // As clients behind one address do after a restart, of which one in ten comes back to a session that has ended.
         for number in 0..1_000 {
-            let turn = begin(&queue, 1).expect("at once").expect("is not refused");
+            let turn = queue.turn(&client(1)).await.unwrap();
             if number % 10 == 0 { drop(turn) } else { turn.hit() }
         }
         for _ in 0..10 {
-            drop(begin(&queue, 1).unwrap().unwrap());
+            drop(queue.turn(&client(1)).await.unwrap());
         }
-        assert!(begin(&queue, 1).unwrap().is_err(), "hits are not saved up");
+        assert!(queue.turn(&client(1)).await.is_err(), "hits are not saved up");
         advance(Duration::from_secs(1)).await;
         for _ in 0..9 {
-            drop(begin(&queue, 1).unwrap().unwrap());
+            drop(queue.turn(&client(1)).await.unwrap());
         }
-        begin(&queue, 1).unwrap().unwrap().unanswered();
-        drop(begin(&queue, 1).unwrap().unwrap());
-        assert!(begin(&queue, 1).unwrap().is_err());
+        queue.turn(&client(1)).await.unwrap().unanswered();
+        drop(queue.turn(&client(1)).await.unwrap());
+        assert!(queue.turn(&client(1)).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
