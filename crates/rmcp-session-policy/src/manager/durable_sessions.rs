@@ -13,7 +13,6 @@ use super::PolicySessionManager;
 use super::durable::{Claimed, Durable};
 use super::final_end::FinalEndReason;
 use super::look_queue::TooManyMisses;
-use super::lookup::Owner;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Parked;
 use crate::admission::{ClientKey, Rejection, RejectionClass, Retry};
@@ -295,7 +294,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 Err(other) => other.over().await,
             }
         };
-        if matches!(self.owner(id, client), Owner::Same(_)) {
+        if self.is_here_for(id, client) {
             return Ok(LookedUp::Known(None));
         }
         let turn = durable.looks.turn(&key).await;

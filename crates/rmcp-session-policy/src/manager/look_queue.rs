@@ -160,11 +160,7 @@ impl Drop for Waits<'_> {
 
 impl State {
     /// Lets a look-up wait.
-    fn enter(
-        &mut self,
-        key: &ClientKey,
-        now: Instant,
-    ) -> Result<(oneshot::Receiver<UnderWay>, Begun), TooManyMisses> {
+    fn enter(&mut self, key: &ClientKey, now: Instant) -> Result<(oneshot::Receiver<UnderWay>, Begun), TooManyMisses> {
         if self.waiting >= WAITING {
             return Err(TooManyMisses(super::misses::PERIOD));
         }

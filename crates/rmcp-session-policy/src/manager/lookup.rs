@@ -78,6 +78,11 @@ impl<I: SessionManager> ManagerInner<I> {
         Owner::Unknown
     }
 
+    /// Whether a session is live or parked here, and belongs to a client.
+    pub(super) fn is_here_for(&self, id: &str, client: Option<&ClientContext>) -> bool {
+        matches!(self.owner(id, client), Owner::Same(_))
+    }
+
     /// Finds the session of a request. The scope has it if rmcp asked for the session in this scope.
     pub(super) fn enter(&self, id: &str) -> Result<Entered<I::Transport>, PolicyError<I::Error>> {
         let held = take_held::<Activity<Session<I::Transport>>>();

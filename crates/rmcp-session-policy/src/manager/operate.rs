@@ -98,8 +98,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         (stats.parked, stats.parked_bytes) = shared.parking.size(now);
         stats.parked_streams = shared.held.len();
         if let Some(durable) = &shared.durable {
-            (stats.directory_away, stats.directory_late) =
-                (durable.availability.is_away(), durable.late.load(Relaxed));
+            (stats.directory_away, stats.directory_late) = (durable.availability.is_away(), durable.late.load(Relaxed));
         }
         stats.draining = self.is_draining();
         stats.listeners = shared.tracker.listeners();
@@ -249,11 +248,7 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     /// Closes the selected sessions, and removes the selected ones from the parking.
-    fn close_selected(
-        self: &Arc<Self>,
-        select: &impl SessionSelector,
-        reason: CloseReason,
-    ) -> Selected<I::Transport> {
+    fn close_selected(self: &Arc<Self>, select: &impl SessionSelector, reason: CloseReason) -> Selected<I::Transport> {
         let selects = |session: &Arc<Session<I::Transport>>| select.selects(&SessionInfo::of(&session.record));
         let close = |session: &Arc<Session<I::Transport>>| match reason.is_restorable() {
             true => self.close(session, reason),

@@ -265,3 +265,69 @@ impl<I: SessionManager> Drop for PendingRestore<I> {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "testing")]
+mod tests {
+    use super::*;
+    use crate::PolicySessionManager;
+    use crate::directory::{Body, Epoch, FoundState, SessionDigest, SessionDirectory, Usage};
+    use crate::testing::directory::MemoryDirectory;
+    use crate::testing::inner::Scripted;
+
+    const ID: &str = "one";
+
+    /// A manager, with a session in its directory that another server has parked.
+    fn with_a_session_in_the_directory() -> (PolicySessionManager<Scripted>, MemoryDirectory, SessionDigest) {
+        let (directory, digest) = (MemoryDirectory::new(), SessionDigest::of(ID));
+        let initialize_params = b"{}".to_vec().into();
+        let body = Body { initialize_params, protocol_version: None, context: None, data: Vec::new() };
+        let stored = StoredSession::new(None, Duration::ZERO, Usage::default(), body.encode().unwrap());
+        directory.another_server().write(&digest, Epoch::FIRST, Change::Parked(stored));
+        let builder = PolicySessionManager::builder(Scripted::new()).directory(directory.clone());
+        (builder.build().unwrap(), directory, digest)
+    }
+
+    async fn state(directory: &MemoryDirectory, digest: &SessionDigest) -> Option<FoundState> {
+        directory.look(digest).await.unwrap().map(|found| found.state)
+    }
+
+    /// A request that asks for the session and goes no further; at the end of its scope the session is given back.
+    async fn ask(sessions: &PolicySessionManager<Scripted>, and: impl FnOnce()) {
+        let request = async {
+            assert!(!sessions.has_session(&ID.into()).await.unwrap());
+            and();
+        };
+        ClientContext::new().scope(request).await;
+        sleep(2 * RMCP_FORGETS).await;
+    }
+
+    /// A DELETE bars the restore, and finds nothing parked to take; then what was claimed is pinned.
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_is_deleted_between_its_claim_and_its_pin_is_dead() {
+        let (sessions, directory, digest) = with_a_session_in_the_directory();
+        ask(&sessions, || assert!(sessions.shared.restores.bar(ID, CloseReason::Client).is_some())).await;
+        assert_eq!(state(&directory, &digest).await, Some(FoundState::Dead));
+        assert_eq!((sessions.stats().parked, sessions.stats().reserved), (0, 0));
+        assert!(sessions.shared.durable.as_ref().unwrap().id(&digest).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_left_here_of_a_session_that_the_parking_forgets_while_it_is_claimed() {
+        let (sessions, directory, digest) = with_a_session_in_the_directory();
+        let shared = &sessions.shared;
+        let is_here = || shared.durable.as_ref().unwrap().id(&digest).is_some();
+        ask(&sessions, || {}).await;
+        assert_eq!((sessions.stats().parked, is_here()), (1, true));
+        directory.delay(Duration::from_millis(20));
+        let forget = async {
+            sleep(Duration::from_millis(10)).await;
+            let pinned = shared.parking.get(ID, Instant::now()).unwrap();
+            drop(shared.parking.lose_pinned(ID, &pinned));
+        };
+        tokio::join!(ask(&sessions, || {}), forget);
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(state(&directory, &digest).await, Some(FoundState::Parked));
+        assert_eq!((sessions.stats().parked, is_here()), (0, false));
+    }
+}

@@ -222,7 +222,8 @@ async fn a_service_that_is_cancelled_leaves_its_session_in_the_directory() {
 #[test]
 fn a_runtime_that_is_dropped_leaves_its_sessions_in_the_directory() {
     let recorder = Recorder::new(MemoryDirectory::new());
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("builds");
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("builds");
     let stopped = runtime();
     let (edge, ids) = stopped.block_on(async {
         let edge = Edge::new(PolicySessionManager::local().directory(recorder.clone()));
