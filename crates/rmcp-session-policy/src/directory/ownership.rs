@@ -1,6 +1,6 @@
 //! [`Ownership`], under which a server has a session, and [`InDirectory`], what a live session keeps of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 
 use super::digest::SessionDigest;
 use super::epoch::Epoch;
@@ -18,13 +18,20 @@ pub(crate) struct InDirectory {
     pub(crate) ownership: Ownership,
     /// Whether the directory knows that the handshake is finished.
     ready: AtomicBool,
-    /// Whether nothing more may be written: the end was written, or another server has claimed the session.
-    over: AtomicBool,
+    /// How far the session is here: [`OURS`], [`OVER`] or [`DEAD`]. It only goes up.
+    stage: AtomicU8,
     /// How often session data was written that answers wait for.
     data_changes: AtomicU64,
     /// How many of these changes are durable.
     data_written: AtomicU64,
 }
+
+/// The session is this server's.
+const OURS: u8 = 0;
+/// It is parked or released, or another server has claimed it. Nothing but its end may be written.
+const OVER: u8 = 1;
+/// Its end is written. Nothing more may be.
+const DEAD: u8 = 2;
 
 impl InDirectory {
     /// `ready`: whether the directory knows that the handshake is finished.
@@ -32,7 +39,7 @@ impl InDirectory {
         Self {
             ownership,
             ready: AtomicBool::new(ready),
-            over: AtomicBool::new(false),
+            stage: AtomicU8::new(OURS),
             data_changes: AtomicU64::new(0),
             data_written: AtomicU64::new(0),
         }
@@ -40,12 +47,19 @@ impl InDirectory {
 
     /// Whether the session is this server's.
     pub(crate) fn is_ours(&self) -> bool {
-        !self.over.load(SeqCst)
+        self.stage.load(SeqCst) == OURS
     }
 
-    /// Notes that the end is written, or that the session is lost. Returns true for the one caller that did.
+    /// Notes that the session is parked, released or lost, or that its end is written with its last step. Returns true for
+    /// the one caller that did.
     pub(crate) fn end(&self) -> bool {
-        !self.over.swap(true, SeqCst)
+        self.stage.fetch_max(OVER, SeqCst) == OURS
+    }
+
+    /// Notes that the end for good is written. Returns true for the one caller that did. The session may be parked already:
+    /// its end counts all the same.
+    pub(crate) fn end_for_good(&self) -> bool {
+        self.stage.swap(DEAD, SeqCst) != DEAD
     }
 
     /// Notes that the handshake is finished. Returns true for the one caller that did.

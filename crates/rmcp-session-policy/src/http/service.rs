@@ -195,8 +195,8 @@ impl<S, I: SessionManager> PolicyService<S, I> {
     /// is answered like one that does not exist. Only then is the request asked about as a newcomer, without consuming
     /// anything of a quota.
     ///
-    /// Costs a look-up of the session, and for a newcomer one `peek` of the admission policy. If the session is neither live
-    /// nor parked here and there is a directory, the visit says that it is still to be looked for there.
+    /// Costs a look-up of the session, and for a newcomer one `peek` of the admission policy. If there is a directory, and the
+    /// session is not one of this client that is live or parked here, the visit says that it is still to be looked for there.
     fn enter(&self, parts: &Parts) -> Result<Visit<I>, TurnedAway<I>> {
         let named = session_named_by(parts);
         let head = Head::of(parts, named.is_some(), self.settings.without_sessions);
@@ -215,7 +215,9 @@ impl<S, I: SessionManager> PolicyService<S, I> {
             // One look-up tells whether the id is known and belongs to this client. To other clients it does not exist.
             Some(id) => match self.shared.owner(id, Some(&context)) {
                 Owner::Same(id) => Some(id),
-                Owner::Unknown if self.shared.has_directory() => {
+                // Another client's is looked for as well, or it would be told from an unknown one by what it costs, and by
+                // the answer when it may not be looked for.
+                Owner::Unknown | Owner::Other if self.shared.has_directory() => {
                     looks = true;
                     Some(id.into())
                 }

@@ -16,10 +16,10 @@ use super::final_end::FinalEndReason;
 use super::goes_on::GoesOn;
 use super::manager_inner::{ManagerInner, ManagerState};
 use crate::call_rejection::CallRejection;
-use crate::directory::Change;
+use crate::context::ClientContext;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
-use crate::scope::detached;
+use crate::scope::{detached, is_detached};
 use crate::session::{Phase, SessionKey, StateSnapshot};
 use crate::timestamp::Timestamp;
 use crate::transport::{Flag, InFlight, Session, TransportEvents};
@@ -61,12 +61,18 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Closes a session that must not be restored, whatever closes it. Returns false if its close had begun before.
     pub(super) fn close_for_good(self: &Arc<Self>, session: &Arc<Session<I::Transport>>, reason: CloseReason) -> bool {
         let begun = self.begin_close(session, reason);
-        // Raised before the close runs, whose last steps read it.
-        session.raise(Flag::NoRestore);
+        // Before the close runs, whose last steps read it.
+        self.forbid_restore(session);
         if begun {
             self.spawn_close(Arc::clone(session));
         }
         begun
+    }
+
+    /// Has a session whose close has begun end for good, whatever closes it.
+    pub(super) fn forbid_restore(&self, session: &Session<I::Transport>) {
+        session.raise(Flag::NoRestore);
+        self.end_for_good_in_directory(session);
     }
 
     /// Closes a session, unless an activity has begun or ended in it since its state was `seen`. Returns whether it did.
@@ -99,6 +105,10 @@ impl<I: SessionManager> ManagerInner<I> {
             session.record.left_opening();
         }
         self.lock().mark_closing(session, reason, Instant::now());
+        // A session that the parking lost during its restore has not ended for the directory.
+        if session.has_ended_for_good() && !session.has(Flag::EndTold) {
+            self.end_for_good_in_directory(session);
+        }
         self.report_closed(session);
     }
 
@@ -210,6 +220,11 @@ impl<I: SessionManager> ManagerInner<I> {
             Some(reason) if reason.is_restorable() => true,
             // The client has the id, and may have stopped its handshake after the answer.
             Some(CloseReason::InitTimeout) => session.has(Flag::Initialized) && !session.has(Flag::Unheard),
+            // A service also ends because its server stops, and the two cannot be told apart. Then the session stays in the
+            // directory; if the service ended by itself, the next request gets a new handler.
+            Some(CloseReason::Ended) if session.in_directory().is_some() => {
+                !session.has(Flag::InitFailed) && !session.has(Flag::Unheard)
+            }
             // The request that restored the session was dropped before the replay ended: the session is parked as
             // before.
             Some(CloseReason::Ended | CloseReason::InitFailed) => {
@@ -278,15 +293,10 @@ impl<I: SessionManager> ManagerInner<I> {
             durable.is_not_here(session.ownership);
         }
         if session.has(Flag::NoRestore) {
-            // `NoRestore` may have been raised after `is_parked_after` read it.
+            // It may have been raised after `is_parked_after` read it.
             let reason = session.close_reason().map(|(reason, _)| reason).filter(|reason| !reason.is_restorable());
-            let taken = self.parking.take(&record.id, reason.unwrap_or(CloseReason::Client));
-            if let (true, false, Some(durable), Some(session)) =
-                (comes_back, taken, &self.durable, session.in_directory())
-            {
-                durable.write(session.ownership, Change::Dead);
-                goes_on = false;
-            }
+            self.parking.take(&record.id, reason.unwrap_or(CloseReason::Client));
+            goes_on = goes_on && !comes_back;
         }
         drop(slot);
         session.drop_lease();
@@ -332,6 +342,14 @@ impl<I: SessionManager> TransportEvents<I::Transport> for ManagerInner<I> {
 
     fn on_serving(&self, session: &Session<I::Transport>) {
         self.serving_tasks.expect(&session.record);
+    }
+
+    fn on_never_served(&self, session: &Session<I::Transport>) {
+        // A service that is cancelled before its first message closes the session all the same. In a scope, the request of
+        // a client drops the transport, and its task may bring the DELETE of that client next.
+        if self.durable.is_some() && !ClientContext::is_in_scope() && !is_detached() {
+            self.serving_tasks.expect(&session.record);
+        }
     }
 
     fn on_task_panicked(&self, session: &Session<I::Transport>) {

@@ -2,21 +2,22 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use rmcp::transport::streamable_http_server::session::SessionId;
-use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::goes_on::GoesOn;
+use super::availability::Availability;
+use super::in_turn::{InTurn, Permit};
 use super::look_queue::LookQueue;
-use super::single_flight::SingleFlight;
+use super::single_flight::{Flight, SingleFlight};
+use super::unservable::Unservable;
+use crate::admission::ClientKey;
 pub(super) use crate::directory::DIRECTORY_WAIT;
-use crate::directory::{Away, Change, Claim, Epoch, Found, Ownership, SessionDigest, SessionDirectory, StoredSession};
+use crate::directory::{Away, Change, Epoch, Found, Ownership, SessionDigest, SessionDirectory, StoredSession};
 
 /// How long a request waits until one more session may be restored.
 const RESTORE_WAIT: Duration = Duration::from_secs(1);
@@ -32,9 +33,12 @@ pub(super) struct Durable {
     pub(super) looks: Arc<LookQueue>,
     /// The look-ups under way, of which there is one for each digest.
     pub(super) flights: Arc<SingleFlight<SessionDigest>>,
-    restores: Arc<Semaphore>,
-    /// Whether the latest answer was that it is away.
-    pub(super) is_away: AtomicBool,
+    /// The right to restore one more session, for clients in turn.
+    restores: Arc<InTurn>,
+    /// Whether it answers.
+    pub(super) availability: Availability,
+    /// Sessions that only another release can serve.
+    pub(super) unservable: Unservable,
     /// Answers that left before what they acknowledge was durable.
     pub(super) late: AtomicU64,
 }
@@ -46,13 +50,6 @@ pub(super) struct Claimed {
     ownership: Option<Ownership>,
 }
 
-/// The answer to a claim, as in [`Claim`].
-pub(super) enum Answer {
-    Won(Claimed, StoredSession),
-    Elsewhere,
-    Gone,
-}
-
 impl Durable {
     pub(super) fn new(directory: Arc<dyn SessionDirectory>, places: usize) -> Self {
         Self {
@@ -60,15 +57,17 @@ impl Durable {
             ids: DashMap::default(),
             looks: Arc::default(),
             flights: Arc::default(),
-            restores: Arc::new(Semaphore::new(RESTORES.min(places))),
-            is_away: AtomicBool::new(false),
+            restores: Arc::new(InTurn::new(RESTORES.min(places))),
+            availability: Availability::default(),
+            unservable: Unservable::default(),
             late: AtomicU64::new(0),
         }
     }
 
-    /// Waits until one more session may be restored, for as long as a restore waits for a place. `None` if none may.
-    pub(super) async fn may_restore(&self) -> Option<OwnedSemaphorePermit> {
-        timeout(RESTORE_WAIT, Arc::clone(&self.restores).acquire_owned()).await.ok()?.ok()
+    /// Waits until this client may restore one more session, for as long as a restore waits for a place. `None` if it may
+    /// not.
+    pub(super) async fn may_restore(&self, client: &ClientKey) -> Option<Permit> {
+        timeout(RESTORE_WAIT, self.restores.permit(client)).await.ok()
     }
 
     /// Records that a session of the directory is here.
@@ -98,10 +97,16 @@ impl Durable {
         self.directory.write(&ownership.digest, ownership.epoch, change);
     }
 
-    /// Waits until all that was written is durable, until a deadline or for as long as an answer may wait. What is not is
-    /// counted as late.
-    pub(super) async fn all_written(&self, deadline: Instant) {
-        let left = self.directory.flush(deadline.max(Instant::now() + DIRECTORY_WAIT)).await;
+    /// Waits until all that was written is durable, and what these restores write when they land, until a deadline or for as
+    /// long as an answer may wait. What is not is counted as late.
+    pub(super) async fn all_written(&self, restores: &[Arc<Flight>], deadline: Instant) {
+        let deadline = deadline.max(Instant::now() + DIRECTORY_WAIT);
+        let mut left = 0;
+        for restore in restores {
+            // Also if its claim is late: an operator waits as long as it takes.
+            left += usize::from(timeout_at(deadline, restore.over()).await.is_err());
+        }
+        left += self.directory.flush(deadline).await;
         self.late.fetch_add(left as u64, Relaxed);
     }
 
@@ -112,7 +117,17 @@ impl Durable {
 
     /// Waits until the end of a session is written. If that takes longer than an answer may wait, it is counted as late.
     pub(super) async fn end_written(&self, digest: &SessionDigest) {
-        if !self.directory.written(digest, Instant::now() + DIRECTORY_WAIT).await {
+        self.end_written_after(None, digest).await;
+    }
+
+    /// The same for an end that a restore writes when it lands.
+    pub(super) async fn end_written_after(&self, restore: Option<Arc<Flight>>, digest: &SessionDigest) {
+        let until = Instant::now() + DIRECTORY_WAIT;
+        let has_landed = match restore {
+            Some(restore) => timeout_at(until, restore.landed()).await.unwrap_or(false),
+            None => true,
+        };
+        if !has_landed || !self.directory.written(digest, until).await {
             self.note_late();
         }
     }
@@ -123,49 +138,18 @@ impl Durable {
         self.note(looked.unwrap_or_else(|_| Err(Away::because("a look-up took too long"))))
     }
 
-    /// Claims a session.
-    ///
-    /// If the request is dropped, or has waited long enough, the claim goes on on a task of its own, and what it wins is
-    /// given back by its guard. The permit goes with it, so that there are not more of such tasks.
-    pub(super) async fn claim(
-        self: &Arc<Self>,
-        digest: SessionDigest,
-        seen: Found,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<(Answer, Option<OwnedSemaphorePermit>), Away> {
-        let durable = Arc::clone(self);
-        let claim = async move {
-            let answer = match durable.directory.claim(&digest, &seen).await? {
-                Claim::Yours(epoch, session) => {
-                    let ownership = Some(Ownership { digest, epoch });
-                    Answer::Won(Claimed { durable, ownership }, session)
-                }
-                Claim::Elsewhere(_) => Answer::Elsewhere,
-                Claim::Gone => Answer::Gone,
-            };
-            Ok((answer, permit))
-        };
-        let claim = timeout(DIRECTORY_WAIT, GoesOn::new(claim, || Handle::try_current().ok()));
-        self.note(claim.await.unwrap_or_else(|_| Err(Away::because("a claim took too long"))))
-    }
-
-    /// Logs once that the directory is away, and once that it is back.
-    fn note<T>(&self, answer: Result<T, Away>) -> Result<T, Away> {
-        match &answer {
-            Err(away) if !self.is_away.swap(true, Relaxed) => {
-                let why = std::error::Error::source(away).map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(why, "the session directory is away");
-            }
-            Ok(_) if self.is_away.load(Relaxed) && self.is_away.swap(false, Relaxed) => {
-                tracing::info!("the session directory is back");
-            }
-            _ => {}
-        }
+    /// Notes whether the directory answers.
+    pub(super) fn note<T>(&self, answer: Result<T, Away>) -> Result<T, Away> {
+        self.availability.note(answer.as_ref().err());
         answer
     }
 }
 
 impl Claimed {
+    pub(super) const fn new(durable: Arc<Durable>, ownership: Ownership) -> Self {
+        Self { durable, ownership: Some(ownership) }
+    }
+
     /// Under what this server has the session.
     pub(super) const fn ownership(&self) -> Option<Ownership> {
         self.ownership

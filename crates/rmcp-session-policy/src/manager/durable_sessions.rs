@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use rmcp::model::{ServerJsonRpcMessage, ServerResult};
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, timeout_at};
 
 use super::PolicySessionManager;
-use super::durable::{Answer, Claimed, DIRECTORY_WAIT, Durable};
+use super::durable::{Claimed, Durable};
 use super::final_end::FinalEndReason;
 use super::look_queue::TooManyMisses;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Parked;
-use crate::admission::{ArrivalKind, ClientKey, Rejection, RejectionClass, Retry};
+use crate::admission::{ClientKey, Rejection, RejectionClass, Retry};
 use crate::context::ClientContext;
 use crate::data::Values;
 use crate::directory::{
@@ -44,7 +43,7 @@ type Here<I> = Arc<Session<<I as SessionManager>::Transport>>;
 pub enum GivenUp {
     /// The session is parked in the directory, or has ended, so that another server may claim it.
     Given,
-    /// A request of the session is in flight, or its close takes longer than the close deadline.
+    /// A request of the session is in flight or restores it, or its close takes longer than the close deadline.
     Busy,
     /// The session is neither live nor parked here.
     NotHere,
@@ -52,7 +51,7 @@ pub enum GivenUp {
 
 /// What a look-up in the directory found for a client.
 pub(crate) enum LookedUp {
-    /// The session is live or parked here by now, or in the directory and the client's.
+    /// The session is the client's, and live or parked here by now, or in the directory.
     Known(Option<Found>),
     /// The session does not exist, has ended, or belongs to another client.
     Unknown,
@@ -82,10 +81,10 @@ impl<I: SessionManager> PolicySessionManager<I> {
         let Some(live) = shared.find(&id) else {
             // It is parked in the directory already.
             return match shared.parking.ownership(&id) {
-                Some(ownership) => {
-                    shared.parking.lose(&id, ownership);
-                    if durable.directory.written(session, deadline).await { GivenUp::Given } else { GivenUp::Busy }
-                }
+                // A restore may have it, which is a request of it.
+                Some(ownership) if !shared.parking.lose(&id, ownership) => GivenUp::Busy,
+                Some(_) if durable.directory.written(session, deadline).await => GivenUp::Given,
+                Some(_) => GivenUp::Busy,
                 None => GivenUp::NotHere,
             };
         };
@@ -165,6 +164,8 @@ impl<I: SessionManager> ManagerInner<I> {
         if session.has(Flag::Gone) {
             self.end_in_directory(session, None, None, false);
             durable.is_not_here(ownership);
+        } else if session.has_ended_for_good() {
+            self.end_for_good_in_directory(session);
         }
     }
 
@@ -201,6 +202,30 @@ impl<I: SessionManager> ManagerInner<I> {
         durable.write(in_directory.ownership, change);
     }
 
+    /// Writes that a session has ended for good. Does so once, at the moment at which that is decided: its close may take
+    /// long, and the directory may have it as parked already.
+    pub(super) fn end_for_good_in_directory(&self, session: &Session<I::Transport>) {
+        if let (Some(durable), Some(in_directory)) = (&self.durable, session.in_directory())
+            && in_directory.end_for_good()
+        {
+            durable.write(in_directory.ownership, Change::Dead);
+        }
+    }
+
+    /// Gives a session back that this release cannot serve.
+    pub(super) fn release_unservable(&self, session: &Session<I::Transport>) {
+        let (Some(durable), Some(in_directory)) = (&self.durable, session.in_directory()) else { return };
+        durable.unservable.add(in_directory.ownership.digest);
+        if in_directory.end() {
+            durable.write(in_directory.ownership, Change::Released);
+        }
+    }
+
+    /// Whether sessions are handed over to other servers of the directory.
+    pub(super) fn hands_over(&self) -> bool {
+        self.durable.is_some() && self.signals.draining.load(SeqCst)
+    }
+
     /// Whether the answer to an `initialize`, or to its replay, is in the protocol version that the client speaks. It is not
     /// if another release of the server, which supports other versions, has answered the client. Costs nothing without a
     /// directory.
@@ -234,17 +259,11 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Waits until the close of a session that its client has deleted is written, for as long as an answer may wait.
+    /// Waits until the end of a session that its client has deleted is written, for as long as an answer may wait.
     pub(super) async fn deletion_written(&self, session: &Session<I::Transport>) {
-        let (Some(durable), Some(in_directory)) = (&self.durable, session.in_directory()) else { return };
-        if !session.has(Flag::Left) {
-            timeout(DIRECTORY_WAIT, session.until(|session| session.has(Flag::Left))).await.ok();
+        if let (Some(durable), Some(in_directory)) = (&self.durable, session.in_directory()) {
+            durable.end_written(&in_directory.ownership.digest).await;
         }
-        if session.has(Flag::NoRestore) {
-            // The close may have written that the session is parked, a moment before it was deleted.
-            durable.write(in_directory.ownership, Change::Dead);
-        }
-        durable.end_written(&in_directory.ownership.digest).await;
     }
 
     /// Closes a session that another server has claimed, without a write.
@@ -259,7 +278,11 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Looks for a session that is neither live nor parked here, for a client. The caller reports the error.
+    /// Looks for a session that is neither live nor parked here, or is another client's, for a client. The caller reports the
+    /// error.
+    ///
+    /// What is another client's is looked up as what is unknown, so that the two are answered alike: with the same waits, the
+    /// same misses, and the same error while the directory is away.
     pub(crate) async fn look_up(&self, id: &str, client: Option<&ClientContext>) -> Result<LookedUp, Failed<I>> {
         let Some(durable) = &self.durable else { return Ok(LookedUp::Unknown) };
         let (digest, key) = (SessionDigest::of(id), ClientKey::of_context(client));
@@ -268,16 +291,16 @@ impl<I: SessionManager> ManagerInner<I> {
             durable.looks.may(&key).map_err(too_many_misses)?;
             match durable.flights.begin(&digest) {
                 Ok(flight) => break flight,
-                Err(other) => other.landed().await,
+                Err(other) => other.over().await,
             }
         };
-        if self.live.contains(id) || self.parking.contains(id) {
+        if self.is_here_for(id, client) {
             return Ok(LookedUp::Known(None));
         }
         let turn = durable.looks.turn(&key).await;
         let turn = turn.map_err(too_many_misses)?;
         let Ok(found) = durable.look(&digest).await else {
-            turn.hit();
+            turn.unanswered();
             return Err(PolicyError::Away);
         };
         let owner = client.and_then(OwnerDigest::of);
@@ -285,6 +308,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let is_here =
             |found: &Found| found.state != FoundState::Dead && found.owner == owner && !is_over_age(found.age);
         match found.filter(is_here) {
+            Some(_) if durable.unservable.contains(&digest) => Ok(LookedUp::Unknown),
             Some(found) => {
                 turn.hit();
                 Ok(LookedUp::Known(Some(found)))
@@ -293,29 +317,12 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
-    /// Claims a session for a restore that has its place. `None` if it has ended.
-    pub(super) async fn claim(
-        &self,
-        durable: &Arc<Durable>,
-        ownership: Ownership,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Option<(Claimed, StoredSession, Option<OwnedSemaphorePermit>)>, Failed<I>> {
-        let seen = Found::parked_here(ownership.epoch);
-        let failed = |error| self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), error);
-        match durable.claim(ownership.digest, seen, permit).await {
-            Ok((Answer::Won(claimed, stored), permit)) => Ok(Some((claimed, stored, permit))),
-            Ok((Answer::Gone, _)) => Ok(None),
-            Ok((Answer::Elsewhere, _)) => Err(failed(PolicyError::Elsewhere)),
-            Err(_) => Err(failed(PolicyError::Away)),
-        }
-    }
-
     /// Returns what to restore from what was claimed. `None` if it cannot be decoded, or is over age; then it is ended, or
     /// given back if a newer release can decode it.
     pub(super) fn decode(&self, claimed: Claimed, stored: &StoredSession) -> Option<(Claimed, Parked)> {
         if self.settings.max_lifetime.is_some_and(|lifetime| stored.age >= lifetime) {
             claimed.end();
-            self.tell_final_end(CloseReason::Lifetime, None, stored);
+            self.tell_final_end(CloseReason::Lifetime, None, Some(stored));
             return None;
         }
         match Body::decode(&stored.body) {
@@ -325,6 +332,8 @@ impl<I: SessionManager> ManagerInner<I> {
             }
             Err(BodyError::Newer) => {
                 tracing::warn!("a newer release has written a session to the directory; it is left there");
+                let durable = self.durable.as_ref().zip(claimed.ownership());
+                durable.into_iter().for_each(|(durable, ownership)| durable.unservable.add(ownership.digest));
                 None
             }
             Err(BodyError::Damaged) => {
@@ -336,50 +345,81 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     /// Calls the hook for the final end of a session that was claimed for it, with the data that was parked here, or stored.
-    fn tell_final_end(&self, reason: CloseReason, parked: Option<Parked>, stored: &StoredSession) {
+    pub(super) fn tell_final_end(&self, reason: CloseReason, parked: Option<Parked>, stored: Option<&StoredSession>) {
         let finals = self.parking.final_ends();
         if !finals.has_hook() {
             return;
         }
-        let decode = || Some(Parked::stored(stored, Body::decode(&stored.body).ok()?, None, Instant::now()));
-        if let Some(parked) = parked.or_else(decode) {
+        let decode = |stored: &StoredSession| {
+            Some(Parked::stored(stored, Body::decode(&stored.body).ok()?, None, Instant::now()))
+        };
+        if let Some(parked) = parked.or_else(|| stored.and_then(decode)) {
             let (context, data) = (parked.shared_context().cloned(), parked.data().cloned());
             finals.tell(FinalEndReason::Closed(reason), context, data);
         }
     }
 
-    /// Ends a session that a client deletes and that is not live here: in the directory first, then in the parking.
-    pub(super) async fn end_parked(&self, id: &SessionId, found: Option<Found>) -> Result<(), Failed<I>> {
-        if self.restores.get(id).is_some() {
-            // It was told, and ends the session in both.
+    /// Ends a session that a client deletes and that is not live here, in the parking and in the directory, and waits until
+    /// that is written, for as long as an answer may wait. Returns the session if it is live by now.
+    pub(super) async fn end_parked(
+        self: &Arc<Self>,
+        id: &SessionId,
+        found: Option<Found>,
+    ) -> Result<Option<Here<I>>, Failed<I>> {
+        let Some(durable) = &self.durable else {
             self.parking.take(id, CloseReason::Client);
-            return Ok(());
-        }
-        let parked = self.parking.ownership(id);
-        let found = match (parked, found, &self.durable) {
-            // It has just left this server, or no layer has looked for it.
-            (None, None, Some(durable)) if ClientContext::is_in_scope() => {
-                let found = durable.look(&SessionDigest::of(id)).await.map_err(|_| PolicyError::Away)?;
-                found.filter(|found| found.state != FoundState::Dead)
+            return Ok(None);
+        };
+        let digest = SessionDigest::of(id);
+        let mut restoring = loop {
+            match self.begin_restore(id) {
+                Ok(restoring) => break restoring,
+                Err(_) => {
+                    if let Some(restore) = self.restores.bar(id, CloseReason::Client) {
+                        // It ends the session in both.
+                        self.parking.take(id, CloseReason::Client);
+                        durable.end_written_after(Some(restore), &digest).await;
+                        return Ok(None);
+                    }
+                }
             }
-            (_, found, _) => found,
         };
-        let ownership = parked.or(found.map(|found| Ownership { digest: SessionDigest::of(id), epoch: found.epoch }));
-        let (Some(durable), Some(ownership)) = (&self.durable, ownership) else {
-            self.parking.take(id, CloseReason::Client);
-            return Ok(());
+        if let Some(session) = self.find(id) {
+            restoring.done();
+            return Ok(Some(session));
+        }
+        let parked = restoring.pin();
+        // The drop of the right ends what is pinned, and what is claimed from here on, also if that comes late.
+        let restore = self.restores.bar(id, CloseReason::Client);
+        self.parking.take(id, CloseReason::Client);
+        let epoch = match (&parked, found) {
+            (Some(parked), _) => parked.ownership.map(|ownership| ownership.epoch),
+            (None, Some(found)) => Some(found.epoch),
+            (None, None) => self.look_for_end(durable, &digest).await?,
         };
-        let parked = self.parking.get(id, Instant::now());
-        let claimed = self.claim(durable, ownership, None).await;
-        if !matches!(claimed, Err(PolicyError::Away)) {
-            self.parking.lose(id, ownership);
+        let ended = match epoch {
+            Some(epoch) if restoring.wait_for_permit().await => restoring.claim(Ownership { digest, epoch }).await,
+            Some(_) => Err(self.at_capacity()),
+            None => Ok(false),
+        };
+        restoring.done();
+        match ended {
+            // This server has parked it, so its end counts unless another one has claimed it meanwhile.
+            Err(PolicyError::Away | PolicyError::ServerFull(_)) if parked.is_some() => {}
+            Err(refused) => return Err(self.refuse_here(refused)),
+            Ok(_) => {}
         }
-        if let Some((claimed, stored, _)) = claimed? {
-            claimed.end();
-            self.tell_final_end(CloseReason::Client, parked, &stored);
-            durable.end_written(&ownership.digest).await;
+        durable.end_written_after(restore, &digest).await;
+        Ok(None)
+    }
+
+    /// Looks up the epoch of a session that is to be ended: it has just left this server, or no layer has looked for it.
+    async fn look_for_end(&self, durable: &Durable, digest: &SessionDigest) -> Result<Option<Epoch>, Failed<I>> {
+        if !ClientContext::is_in_scope() {
+            return Ok(None);
         }
-        Ok(())
+        let found = durable.look(digest).await.map_err(|_| PolicyError::Away)?;
+        Ok(found.filter(|found| found.state != FoundState::Dead).map(|found| found.epoch))
     }
 }
 

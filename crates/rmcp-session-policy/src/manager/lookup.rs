@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::durable_sessions::LookedUp;
 use super::manager_inner::{ManagerInner, not_found};
-use super::restore::PendingRestore;
+use super::restore_right::PendingRestore;
 use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::error::PolicyError;
@@ -22,7 +22,6 @@ const REPLAY_BEGINS: Duration = Duration::from_millis(100);
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 
 /// The owner of a session, compared with the client that asks.
-#[cfg(feature = "http")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     /// The session is neither live nor parked.
@@ -33,7 +32,6 @@ pub(crate) enum Owner {
     Same(SessionId),
 }
 
-#[cfg(feature = "http")]
 fn owner_of(context: Option<&ClientContext>) -> Option<(Option<&str>, Option<&str>)> {
     context.and_then(ClientContext::owner)
 }
@@ -65,7 +63,6 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Compares the owner of a session with the client that asks and the service that it asks. Allocates only if the
     /// session is parked.
-    #[cfg(feature = "http")]
     pub(crate) fn owner(&self, id: &str, asking: Option<&ClientContext>) -> Owner {
         let is_same = |opened: Option<&ClientContext>| owner_of(opened) == owner_of(asking);
         // The session may be parked or restored between the two checks, so both are repeated once.
@@ -79,6 +76,11 @@ impl<I: SessionManager> ManagerInner<I> {
             }
         }
         Owner::Unknown
+    }
+
+    /// Whether a session is live or parked here, and belongs to a client.
+    pub(super) fn is_here_for(&self, id: &str, client: Option<&ClientContext>) -> bool {
+        matches!(self.owner(id, client), Owner::Same(_))
     }
 
     /// Finds the session of a request. The scope has it if rmcp asked for the session in this scope.
@@ -123,17 +125,11 @@ impl<I: SessionManager> ManagerInner<I> {
                     LookedUp::Unknown => return Ok(false),
                 },
             };
-            match self.reserve_found(id) {
+            match self.begin_restore(id) {
                 // It may have come between the two.
                 Ok(restoring) if self.live.contains(id) || self.parking.contains(id) => restoring.done(),
                 Ok(restoring) => return self.admit_found(id, restoring, found).await,
-                Err(other) => {
-                    let deadline = Instant::now() + self.settings.close_deadline;
-                    if timeout_at(deadline, other.landed()).await.is_err() {
-                        // The session is there, so this is no 404, which clients take as final.
-                        return Err(self.refuse_restore());
-                    }
-                }
+                Err(other) => self.wait_for(&other, Instant::now() + self.settings.close_deadline).await?,
             }
         }
     }
@@ -160,7 +156,9 @@ impl<I: SessionManager> ManagerInner<I> {
                     None => true,
                 },
                 None => match self.reserve_restore(id) {
-                    Err(other) => timeout_at(deadline, other.landed()).await.is_ok(),
+                    // Without a directory the session is parked meanwhile, so the layer tells its client to come back.
+                    Err(other) if self.durable.is_none() => timeout_at(deadline, other.landed()).await.is_ok(),
+                    Err(other) => self.wait_for(&other, deadline).await.map(|()| true)?,
                     // Another request may have restored it just before this one took the right.
                     Ok(reserved) if self.find(id).is_some() => {
                         reserved.into_iter().for_each(PendingRestore::done);

@@ -19,6 +19,11 @@ impl Misses {
         self.0.push_back(now);
     }
 
+    /// Takes the oldest back, if there is one.
+    pub(super) fn forgive(&mut self) {
+        self.0.pop_front();
+    }
+
     /// How many more there may be now.
     pub(super) fn left(&mut self, now: Instant) -> usize {
         while self.0.front().is_some_and(|at| *at + PERIOD <= now) {

@@ -2,6 +2,7 @@
 
 mod allowance;
 mod asking;
+mod availability;
 mod builder;
 mod client_limits;
 mod close;
@@ -18,6 +19,7 @@ mod final_ends;
 mod goes_on;
 mod handlers;
 mod idle_timeout;
+mod in_turn;
 mod leases;
 mod lifecycle;
 mod listen;
@@ -32,6 +34,7 @@ mod parking_state;
 mod place_queue;
 mod place_search;
 mod restore;
+mod restore_right;
 mod resume;
 mod serving_tasks;
 mod session_data;
@@ -39,6 +42,7 @@ mod session_manager;
 mod session_store;
 mod settings;
 mod single_flight;
+mod unservable;
 
 pub use builder::PolicySessionManagerBuilder;
 #[cfg(feature = "simulation")]

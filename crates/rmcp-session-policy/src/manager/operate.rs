@@ -12,6 +12,7 @@ use super::close::CLOSE_GRACE;
 use super::durable::DIRECTORY_WAIT;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Parked;
+use super::single_flight::Flight;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, DrainReport, SessionSnapshot, Stats};
 use crate::session::{Phase, Record, SessionKey};
@@ -97,7 +98,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         (stats.parked, stats.parked_bytes) = shared.parking.size(now);
         stats.parked_streams = shared.held.len();
         if let Some(durable) = &shared.durable {
-            (stats.directory_away, stats.directory_late) = (durable.is_away.load(Relaxed), durable.late.load(Relaxed));
+            (stats.directory_away, stats.directory_late) = (durable.availability.is_away(), durable.late.load(Relaxed));
         }
         stats.draining = self.is_draining();
         stats.listeners = shared.tracker.listeners();
@@ -131,10 +132,10 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// ```
     pub async fn terminate(&self, select: impl SessionSelector, reason: CloseReason) -> usize {
         let deadline = Instant::now() + self.shared.settings.close_deadline;
-        let (ended, parked) = self.shared.close_selected(&select, reason);
+        let Selected { ended, parked, restores } = self.shared.close_selected(&select, reason);
         ManagerInner::<I>::wait_until_gone(&ended, deadline).await;
         if let Some(durable) = self.shared.durable.as_ref().filter(|_| !reason.is_restorable()) {
-            durable.all_written(deadline).await;
+            durable.all_written(&restores, deadline).await;
         }
         ended.len() + parked
     }
@@ -231,18 +232,23 @@ impl<I: SessionManager> PolicySessionManager<I> {
     }
 }
 
+/// What a selector has selected.
+struct Selected<T> {
+    /// The live sessions whose close this has begun.
+    ended: Vec<Arc<Session<T>>>,
+    /// How many were parked.
+    parked: usize,
+    /// The restores of those, each of which writes the end of its session when it lands.
+    restores: Vec<Arc<Flight>>,
+}
+
 impl<I: SessionManager> ManagerInner<I> {
     pub(super) fn sessions(&self) -> Vec<Arc<Session<I::Transport>>> {
         self.lock().registry.iter().cloned().collect()
     }
 
-    /// Closes the selected sessions, and removes the selected ones from the parking. Returns those that it closed, and
-    /// how many were parked.
-    fn close_selected(
-        self: &Arc<Self>,
-        select: &impl SessionSelector,
-        reason: CloseReason,
-    ) -> (Vec<Arc<Session<I::Transport>>>, usize) {
+    /// Closes the selected sessions, and removes the selected ones from the parking.
+    fn close_selected(self: &Arc<Self>, select: &impl SessionSelector, reason: CloseReason) -> Selected<I::Transport> {
         let selects = |session: &Arc<Session<I::Transport>>| select.selects(&SessionInfo::of(&session.record));
         let close = |session: &Arc<Session<I::Transport>>| match reason.is_restorable() {
             true => self.close(session, reason),
@@ -251,6 +257,7 @@ impl<I: SessionManager> ManagerInner<I> {
         // All are selected before the first is closed: the selector may look at the manager, or panic.
         let selected: Vec<_> = self.sessions().into_iter().filter(selects).collect();
         let mut ended: Vec<_> = selected.into_iter().filter(close).collect();
+        let mut restores = Vec::new();
         let parked = if reason.is_restorable() {
             0
         } else {
@@ -264,7 +271,7 @@ impl<I: SessionManager> ManagerInner<I> {
             self.parking.take_all(reason, |id, parked| {
                 let selected = selects_parked(id, parked);
                 if selected {
-                    self.restores.bar(id, reason);
+                    restores.extend(self.restores.bar(id, reason));
                 }
                 selected
             })
@@ -275,7 +282,7 @@ impl<I: SessionManager> ManagerInner<I> {
             let restored = self.sessions().into_iter().filter(|session| selects(session) && close(session));
             ended.extend(restored);
         }
-        (ended, parked)
+        Selected { ended, parked, restores }
     }
 
     /// Ends a session with nothing in flight. `Some(false)` if it is busy, `None` if it is closing.

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::ended_for_good::{Ends, Gone};
 use super::final_ends::FinalEnds;
 use super::parking_state::{Came, Limits, Parked, ParkingState};
-#[cfg(feature = "http")]
 use crate::context::ClientContext;
 use crate::data::Values;
 use crate::directory::Ownership;
@@ -128,14 +127,14 @@ impl Parking {
         self.change(|state, gone| state.claimed(id, parked, &self.limits, places, gone))
     }
 
-    /// Sets under what this server has a pinned session in the directory.
-    pub(super) fn set_ownership(&self, id: &str, pin: &Parked, ownership: Option<Ownership>) {
-        drop(self.change(|state, _| state.set_ownership(id, pin, ownership)));
+    /// Sets under what this server has a pinned session in the directory. Returns false if that has left the parking.
+    pub(super) fn set_ownership(&self, id: &str, pin: &Parked, ownership: Ownership) -> bool {
+        self.change(|state, _| state.set_ownership(id, pin, ownership)).0
     }
 
-    /// Removes a session that another server has claimed.
-    pub(super) fn lose(&self, id: &str, ownership: Ownership) {
-        drop(self.change(|state, gone| state.lose(id, ownership, gone)));
+    /// Removes a session that another server has claimed, or may claim, unless a restore has it. Returns whether it did.
+    pub(super) fn lose(&self, id: &str, ownership: Ownership) -> bool {
+        self.change(|state, gone| state.lose(id, ownership, gone)).0
     }
 
     /// Removes a pinned session that another server has claimed.
@@ -150,12 +149,7 @@ impl Parking {
 
     /// Remembers an id that ended for good, if another store might restore it.
     pub(super) fn remember_ended<T>(&self, session: &Session<T>) {
-        let for_good = session.has(Flag::NoRestore)
-            || matches!(
-                session.close_reason(),
-                Some((CloseReason::Client | CloseReason::Lifetime | CloseReason::Revoked, _))
-            );
-        if for_good && self.limits.entries > 0 && !self.ours.load(Relaxed) {
+        if session.has_ended_for_good() && self.limits.entries > 0 && !self.ours.load(Relaxed) {
             let mut tombstones = self.tombstones.lock().unwrap_or_else(PoisonError::into_inner);
             tombstones.insert(SessionId::clone(&session.record.id), ());
             while tombstones.len() > self.limits.entries {
@@ -180,7 +174,6 @@ impl Parking {
     }
 
     /// Reads the context of the client that opened a parked session.
-    #[cfg(feature = "http")]
     pub(super) fn look<R>(&self, id: &str, look: impl FnOnce(Option<&ClientContext>) -> R) -> Option<R> {
         self.look_at(|state| state.get(id).map(|parked| look(parked.context())))
     }
@@ -206,7 +199,11 @@ impl Parking {
     }
 
     /// Removes every parked session for which `predicate`, called outside the lock, holds. Returns how many.
-    pub(super) fn take_all(&self, reason: CloseReason, predicate: impl Fn(&SessionId, &Parked) -> bool) -> usize {
+    pub(super) fn take_all(
+        &self,
+        reason: CloseReason,
+        mut predicate: impl FnMut(&SessionId, &Parked) -> bool,
+    ) -> usize {
         let copy = |(id, parked): (&SessionId, &Parked)| (SessionId::clone(id), parked.clone());
         let all: Vec<_> = self.look_at(|state| state.iter().map(copy).collect());
         all.iter().filter(|(id, parked)| predicate(id, parked) && self.take(id, reason)).count()

@@ -298,25 +298,27 @@ impl ParkingState {
         parked
     }
 
-    /// Sets under what this server has a pinned session in the directory.
-    pub(super) fn set_ownership(&mut self, id: &str, pin: &Parked, ownership: Option<Ownership>) {
+    /// Sets under what this server has a pinned session in the directory. Returns false if that has left the parking.
+    pub(super) fn set_ownership(&mut self, id: &str, pin: &Parked, ownership: Ownership) -> bool {
         let pinned = self.pinned.get_mut(id).or_else(|| self.transit.get_mut(id));
-        if let Some(parked) = pinned.filter(|parked| parked.stay == pin.stay) {
-            parked.ownership = ownership;
-        }
+        let parked = pinned.filter(|parked| parked.stay == pin.stay);
+        parked.map(|parked| parked.ownership = Some(ownership)).is_some()
     }
 
-    /// Removes a session that another server has claimed, unless it is pinned: then its restore hears of that.
-    pub(super) fn lose(&mut self, id: &str, ownership: Ownership, gone: &mut Vec<Parked>) {
+    /// Removes a session that another server has claimed, unless it is pinned: then its restore hears of that. Returns
+    /// whether it did.
+    pub(super) fn lose(&mut self, id: &str, ownership: Ownership, gone: &mut Vec<Parked>) -> bool {
         let is_this = |queue: &Queue| queue.get(id).is_some_and(|parked| parked.ownership == Some(ownership));
-        if [&self.called, &self.uncalled, &self.over].into_iter().any(is_this) {
+        let is_here = [&self.called, &self.uncalled, &self.over].into_iter().any(is_this);
+        if is_here {
             gone.extend(self.remove_unpinned(id));
         }
+        is_here
     }
 
-    /// Removes a pinned session that another server has claimed.
+    /// Removes a pinned session that another server has claimed: it has not ended, whatever was decided here.
     pub(super) fn lose_pinned(&mut self, id: &str, pin: &Parked, gone: &mut Vec<Parked>) {
-        gone.extend(self.remove_pinned(id, pin));
+        gone.extend(self.remove_pinned(id, pin).map(|parked| Parked { ended: None, ..parked }));
     }
 
     /// Makes what counts against the places count against the limits, as far as another session has its place, and the

@@ -1,138 +1,24 @@
 //! The restore of parked sessions.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager};
-use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::create::{Admitted, Luggage};
-use super::durable::Claimed;
 use super::manager_inner::ManagerInner;
 use super::parking_state::{Came, Parked};
-use super::single_flight::{Flight, FlightGuard};
+use super::restore_right::PendingRestore;
+use super::single_flight::Flight;
 use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
-use crate::directory::{Change, Found, FoundState, Ownership, SessionDigest};
+use crate::directory::{Found, FoundState, Ownership, SessionDigest};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
-use crate::scope::{detached, hold_in_scope, is_passive, take_held};
+use crate::scope::{detached, hold_in_scope, is_listening, is_passive, take_held};
 use crate::session::Origin;
 use crate::timestamp::Timestamp;
 use crate::transport::{Flag, PolicyTransport};
-
-/// How long rmcp takes, at most, to forget a restore that failed.
-const RMCP_FORGETS: Duration = Duration::from_millis(10);
-
-/// The right to restore an id. One request has it at a time; its drop wakes the requests that wait for it.
-struct Right<I: SessionManager> {
-    shared: Arc<ManagerInner<I>>,
-    /// The parked session, once it is pinned. Until the drop, the pin keeps its room in the parking.
-    pin: Option<Parked>,
-    /// What is claimed from the directory, until the session has it. The drop gives it back, after the pin has ended.
-    claimed: Option<Claimed>,
-    /// Whether the pinned session belongs to another server now.
-    is_lost: bool,
-    /// Dropped after the pin has ended.
-    flight: FlightGuard<SessionId>,
-    /// Counts the restore among those at a time, if it needs the directory.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl<I: SessionManager> Drop for Right<I> {
-    fn drop(&mut self) {
-        let Some(pin) = &self.pin else { return };
-        let id = self.flight.key();
-        if self.is_lost {
-            drop(self.shared.parking.lose_pinned(id, pin));
-            return;
-        }
-        let gone = {
-            // Under the lock, so that no session comes into a place that is counted as free.
-            let core = self.shared.lock();
-            let places = self.shared.settings.max_sessions.saturating_sub(core.registry.len());
-            self.shared.parking.unpin(id, pin, places)
-        };
-        // The bar may have come between the claim and the pin, which then does not know of it.
-        let ended = self.flight.barred().filter(|_| self.claimed.is_some());
-        if let Some(reason) = ended {
-            self.shared.parking.take(id, reason);
-        }
-        let is_barred = ended.is_some() || gone.has_barred(pin.serial());
-        match (is_barred, self.claimed.take(), pin.ownership.zip(self.shared.durable.as_ref())) {
-            (true, Some(claimed), _) => claimed.end(),
-            (true, None, Some((ownership, durable))) => durable.write(ownership, Change::Dead),
-            (_, claimed, _) => drop(claimed),
-        }
-        drop(gone);
-        if self.shared.find(id).is_none() {
-            self.shared.held.stays(pin.serial());
-        }
-    }
-}
-
-/// The restore of one request, which holds that right. If it ends without a session, the right passes on a little
-/// later.
-pub(super) struct PendingRestore<I: SessionManager> {
-    right: Option<Right<I>>,
-    /// What the session needs, once it has it.
-    admitted: Option<Admitted>,
-}
-
-impl<I: SessionManager> PendingRestore<I> {
-    fn is_of(&self, shared: &Arc<ManagerInner<I>>, id: &SessionId) -> bool {
-        self.right.as_ref().is_some_and(|right| right.flight.key() == id && Arc::ptr_eq(&right.shared, shared))
-    }
-
-    /// Why the session has ended for good meanwhile. `None` if it has not.
-    fn barred(&self) -> Option<CloseReason> {
-        self.right.as_ref().and_then(|right| right.flight.barred())
-    }
-
-    /// Pins the session, if it is parked and may be restored. Returns what is parked.
-    fn pin(&mut self) -> Option<Parked> {
-        let right = self.right.as_mut()?;
-        let id = right.flight.key();
-        if right.pin.is_none() && !right.is_lost && right.shared.may_come_back(id) {
-            right.pin = right.shared.parking.pin(id);
-            right.pin.iter().for_each(|pin| right.shared.held.comes_back(pin.serial()));
-        }
-        right.pin.clone()
-    }
-
-    /// Waits until one more session may be restored, if this one is in the directory. Returns false if none may.
-    async fn wait_for_permit(&mut self, parked: Option<&Parked>) -> bool {
-        if let Some(right) = &mut self.right
-            && parked.is_some_and(|parked| parked.ownership.is_some())
-            && let Some(durable) = &right.shared.durable
-        {
-            right.permit = durable.may_restore().await;
-            return right.permit.is_some();
-        }
-        true
-    }
-
-    /// Passes the right on at once. Called when the session is restored, or when rmcp knows nothing of this restore.
-    pub(super) fn done(mut self) {
-        self.right.take();
-    }
-}
-
-impl<I: SessionManager> Drop for PendingRestore<I> {
-    fn drop(&mut self) {
-        // rmcp forgets a failed restore on a task of its own. Until then it answers 404 to every request for that id.
-        if let Some(right) = self.right.take()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            drop(runtime.spawn(async move {
-                sleep(RMCP_FORGETS).await;
-                drop(right);
-            }));
-        }
-    }
-}
 
 type Restored<I> = RestoreOutcome<PolicyTransport<<I as SessionManager>::Transport>>;
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
@@ -164,9 +50,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 None => match self.begin_restore(id) {
                     Ok(restoring) => restoring,
                     Err(other) => {
-                        if timeout_at(deadline, other.landed()).await.is_err() {
-                            return Err(self.refuse_restore());
-                        }
+                        self.wait_for(&other, deadline).await?;
                         continue;
                     }
                 },
@@ -202,7 +86,7 @@ impl<I: SessionManager> ManagerInner<I> {
             None => return Ok(RestoreOutcome::NotSupported),
         };
         let now = Instant::now();
-        let claimed = restoring.right.as_mut().and_then(|right| right.claimed.take());
+        let claimed = restoring.take_claimed();
         let luggage = match parked {
             Some(parked) => {
                 let initialize_params = Some(Arc::clone(&parked.initialize_params));
@@ -218,9 +102,11 @@ impl<I: SessionManager> ManagerInner<I> {
         let (transport, came) = self.register(luggage, transport, admitted, now)?;
         // `NoRestore` does not tell: what revokes the session now may have raised it, and closes the session for a reason of
         // its own.
-        let ended = restoring.barred().or_else(|| (came != Came::ToStay).then_some(CloseReason::Client));
-        if let Some(reason) = ended {
-            self.close(transport.session(), reason);
+        let barred = restoring.barred().or_else(|| (came == Came::Barred).then_some(CloseReason::Client));
+        if let Some(reason) = barred {
+            self.close_for_good(transport.session(), reason);
+        } else if came == Came::Lost {
+            self.close(transport.session(), CloseReason::Client);
         }
         if transport.session().is_closing() {
             return Ok(RestoreOutcome::NotSupported);
@@ -246,6 +132,11 @@ impl<I: SessionManager> ManagerInner<I> {
     /// needs. `None` if there is no place. The session counts as one of the client that opened it.
     async fn admit_restore(self: &Arc<Self>, parked: Option<&Parked>) -> Result<Option<Admitted>, Failed<I>> {
         let context = ClientContext::current();
+        if is_listening() && self.hands_over() {
+            // A stream keeps no session busy: it would be parked again at once, and its client would come back with the
+            // next stream.
+            return Err(self.refuse(ArrivalKind::Restore, context.as_deref(), PolicyError::Draining));
+        }
         let owner = match parked {
             Some(parked) => parked.context(),
             None => context.as_deref(),
@@ -255,14 +146,27 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Rejects a restore that found no place, or waited too long.
     pub(super) fn refuse_restore(&self) -> Failed<I> {
-        self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), self.at_capacity())
+        self.refuse_here(self.at_capacity())
     }
 
     /// Takes the right to restore an id, or returns the restore to wait for.
-    fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<PendingRestore<I>, Arc<Flight>> {
-        let flight = self.restores.begin(id)?;
-        let right = Right { flight, shared: Arc::clone(self), pin: None, claimed: None, is_lost: false, permit: None };
-        Ok(PendingRestore { right: Some(right), admitted: None })
+    pub(super) fn begin_restore(self: &Arc<Self>, id: &SessionId) -> Result<PendingRestore<I>, Arc<Flight>> {
+        Ok(PendingRestore::new(self, self.restores.begin(id)?))
+    }
+
+    /// Waits for the restore of another request. Returns an error if that takes too long, or waits for a claim that is
+    /// late: the session is there, so it is no 404, which clients take as final.
+    pub(super) async fn wait_for(&self, other: &Flight, deadline: Instant) -> Result<(), Failed<I>> {
+        match timeout_at(deadline, other.landed()).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.refuse_here(PolicyError::Away)),
+            Err(_) => Err(self.refuse_restore()),
+        }
+    }
+
+    /// Rejects the restore of the request of the current scope.
+    pub(super) fn refuse_here(&self, error: Failed<I>) -> Failed<I> {
+        self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), error)
     }
 
     /// Takes the right to restore a parked session for a request in a scope. The scope is needed because rmcp asks in
@@ -290,7 +194,7 @@ impl<I: SessionManager> ManagerInner<I> {
         mut restoring: PendingRestore<I>,
     ) -> Result<bool, Failed<I>> {
         let parked = restoring.pin();
-        if !restoring.wait_for_permit(parked.as_ref()).await {
+        if parked.as_ref().is_some_and(|parked| parked.ownership.is_some()) && !restoring.wait_for_permit().await {
             restoring.done();
             return Err(self.refuse_restore());
         }
@@ -324,13 +228,11 @@ impl<I: SessionManager> ManagerInner<I> {
         mut restoring: PendingRestore<I>,
         found: Found,
     ) -> Result<bool, Failed<I>> {
-        let Some(durable) = &self.durable else { return Ok(false) };
         if found.state == FoundState::Live {
             restoring.done();
-            return Err(self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), PolicyError::Elsewhere));
+            return Err(self.refuse_here(PolicyError::Elsewhere));
         }
-        let permit = durable.may_restore().await;
-        if permit.is_none() {
+        if !restoring.wait_for_permit().await {
             restoring.done();
             return Err(self.refuse_restore());
         }
@@ -342,70 +244,26 @@ impl<I: SessionManager> ManagerInner<I> {
             }
         };
         let ownership = Ownership { digest: SessionDigest::of(id), epoch: found.epoch };
-        let claimed = match self.claim(durable, ownership, permit).await {
-            Ok(claimed) => claimed,
+        let is_won = match restoring.claim(ownership).await {
+            Ok(is_won) => is_won,
             Err(refused) => {
                 restoring.done();
-                return Err(refused);
+                return Err(self.refuse_here(refused));
             }
         };
-        let restored = claimed.and_then(|(claimed, stored, permit)| Some((self.decode(claimed, &stored)?, permit)));
-        match restored.zip(restoring.right.as_mut()) {
-            None => restoring.done(),
-            Some((((claimed, _), _), right)) if right.flight.barred().is_some() => {
-                claimed.end();
-                restoring.done();
-            }
-            Some((((claimed, parked), permit), right)) => {
-                claimed.ownership().iter().for_each(|ownership| durable.is_here(*ownership, id));
-                right.pin = Some(self.pin_claimed(id, parked));
-                (right.claimed, right.permit) = (Some(claimed), permit);
-                restoring.admitted = Some(admitted);
-                hold_in_scope(|| Some(restoring));
-            }
+        if is_won && restoring.pin_claimed() {
+            restoring.admitted = Some(admitted);
+            hold_in_scope(|| Some(restoring));
+        } else {
+            restoring.done();
         }
         Ok(false)
     }
 
-    /// Puts a session that was claimed into the parking, pinned.
-    fn pin_claimed(&self, id: &SessionId, parked: Parked) -> Parked {
-        let (pin, gone) = {
-            // Under the lock, so that no session comes into a place that is counted as free.
-            let core = self.lock();
-            let places = self.settings.max_sessions.saturating_sub(core.registry.len());
-            self.parking.claimed(id, parked, places)
-        };
-        drop(gone);
-        pin
-    }
-
     /// Claims a session that is parked here and in the directory, once. Returns false if it has ended there.
     async fn claim_pinned(&self, restoring: &mut PendingRestore<I>) -> Result<bool, Failed<I>> {
-        let Some(right) = restoring.right.as_mut().filter(|right| right.claimed.is_none()) else { return Ok(true) };
-        let Some(pin) = &mut right.pin else { return Ok(true) };
-        let (Some(durable), Some(ownership)) = (&self.durable, pin.ownership) else { return Ok(true) };
-        match self.claim(durable, ownership, right.permit.take()).await {
-            Ok(Some((claimed, _, permit))) => {
-                pin.ownership = claimed.ownership();
-                pin.ownership.iter().for_each(|ownership| durable.is_here(*ownership, right.flight.key()));
-                self.parking.set_ownership(right.flight.key(), pin, pin.ownership);
-                (right.claimed, right.permit) = (Some(claimed), permit);
-                Ok(true)
-            }
-            Ok(None) => {
-                right.is_lost = true;
-                Ok(false)
-            }
-            Err(refused) => {
-                right.is_lost = matches!(refused, PolicyError::Elsewhere);
-                Err(refused)
-            }
-        }
-    }
-
-    /// Takes the right to restore a session that was found in the directory, or returns the restore to wait for.
-    pub(super) fn reserve_found(self: &Arc<Self>, id: &SessionId) -> Result<PendingRestore<I>, Arc<Flight>> {
-        self.begin_restore(id)
+        let Some(ownership) = restoring.to_claim() else { return Ok(true) };
+        restoring.claim(ownership).await.map_err(|refused| self.refuse_here(refused))
     }
 
     async fn inner_restore(&self, id: &SessionId) -> Result<Option<I::Transport>, Failed<I>> {

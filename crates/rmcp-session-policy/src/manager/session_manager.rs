@@ -60,7 +60,15 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         abandoned.session = None;
         let is_other = answer.as_ref().is_ok_and(|answer| !self.shared.speaks_the_same(&session, answer));
         let failed = is_other || !matches!(answer, Ok(ServerJsonRpcMessage::Response(_)));
-        session.raise(if failed { Flag::InitFailed } else { Flag::Initialized });
+        if is_other {
+            self.shared.release_unservable(&session);
+        }
+        match failed {
+            false => drop(session.raise(Flag::Initialized)),
+            // No answer of its handler, or the farewell of the closing session: the server may be stopping.
+            true if session.in_directory().is_some() && (answer.is_err() || session.is_closing()) => {}
+            true => drop(session.raise(Flag::InitFailed)),
+        }
         let answer = match (answer, session.close_reason()) {
             // The error may be the farewell of the closing session.
             (Ok(ServerJsonRpcMessage::Error(_)), Some((reason, _))) if !is_of_service(reason) => Err(cut_off()),
@@ -88,11 +96,13 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         if for_good {
             self.shared.restores.bar(id, CloseReason::Client);
         }
-        let Some(session) = self.shared.find(id) else {
-            return match for_good {
-                true => self.shared.end_parked(id, found).await,
-                false => Ok(()),
-            };
+        let session = match self.shared.find(id) {
+            Some(session) => session,
+            None if !for_good => return Ok(()),
+            None => match self.shared.end_parked(id, found).await? {
+                Some(session) => session,
+                None => return Ok(()),
+            },
         };
         if served.is_some_and(|served| served != session.record.entry.key) {
             return Ok(());
@@ -103,7 +113,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         }
         if !self.shared.begin_close(&session, reason) {
             if for_good {
-                session.raise(Flag::NoRestore);
+                self.shared.forbid_restore(&session);
                 self.shared.deletion_written(&session).await;
             }
             return Ok(());

@@ -10,7 +10,6 @@ use super::PolicySessionManager;
 use super::manager_inner::ManagerInner;
 use super::parking_state::entry_bytes;
 use crate::observe::CloseReason;
-use crate::transport::Flag;
 
 /// The parking, as rmcp's `SessionStore`.
 struct ParkingStore<I: SessionManager>(Arc<ManagerInner<I>>);
@@ -67,17 +66,17 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
     /// rmcp calls this when a client deletes its session, and only then.
     async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
         // Done first, so that a restore which runs beside the following steps sees it.
-        self.0.restores.bar(id, CloseReason::Client);
+        let restore = self.0.restores.bar(id, CloseReason::Client);
         if let Some(session) = self.0.find(id)
             && !self.0.close(&session, CloseReason::Client)
         {
-            session.raise(Flag::NoRestore);
+            self.0.forbid_restore(&session);
         }
         let ownership = self.0.parking.ownership(id);
         if self.0.parking.take(id, CloseReason::Client)
             && let (Some(durable), Some(ownership)) = (&self.0.durable, ownership)
         {
-            durable.end_written(&ownership.digest).await;
+            durable.end_written_after(restore, &ownership.digest).await;
         }
         Ok(())
     }

@@ -3,11 +3,12 @@
 use std::borrow::Borrow;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use dashmap::{DashMap, Entry};
 use foldhash::fast::RandomState;
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use crate::observe::CloseReason;
 
@@ -29,6 +30,9 @@ pub(super) struct Flight {
     landed: AtomicBool,
     /// Why the result is not wanted any more.
     barred: OnceLock<CloseReason>,
+    /// From when on nothing waits for the flight.
+    late_at: Mutex<Option<Instant>>,
+    /// Notified when the flight has landed, and when it is set from when on nothing waits.
     landing: Notify,
 }
 
@@ -58,25 +62,47 @@ impl<K: Clone + Eq + Hash> SingleFlight<K> {
     }
 
     /// Tells the flight that is under way for a key, if there is one, that its result is not wanted any more. The first
-    /// reason counts.
-    pub(super) fn bar<Q: Eq + Hash + ?Sized>(&self, key: &Q, reason: CloseReason)
+    /// reason counts. Returns the flight.
+    pub(super) fn bar<Q: Eq + Hash + ?Sized>(&self, key: &Q, reason: CloseReason) -> Option<Arc<Flight>>
     where
         K: Borrow<Q>,
     {
-        if let Some(flight) = self.under_way.get(key) {
-            flight.barred.get_or_init(|| reason);
-        }
+        let flight = Arc::clone(&*self.under_way.get(key)?);
+        flight.barred.get_or_init(|| reason);
+        Some(flight)
     }
 }
 
 impl Flight {
-    /// Waits until the flight is over.
-    pub(super) async fn landed(&self) {
+    /// Waits until the flight is over, late or not.
+    pub(super) async fn over(&self) {
         let mut landing = std::pin::pin!(self.landing.notified());
-        // The order matters: a flight that lands after the look wakes this task.
-        landing.as_mut().enable();
-        if !self.landed.load(SeqCst) {
-            landing.await;
+        loop {
+            landing.as_mut().enable();
+            if self.landed.load(SeqCst) {
+                return;
+            }
+            landing.as_mut().await;
+            landing.set(self.landing.notified());
+        }
+    }
+
+    /// Waits until the flight is over. Returns false once it is late: then it goes on, and nothing should wait for it.
+    pub(super) async fn landed(&self) -> bool {
+        loop {
+            let mut landing = std::pin::pin!(self.landing.notified());
+            // The order matters: a flight that lands after the look wakes this task.
+            landing.as_mut().enable();
+            if self.landed.load(SeqCst) {
+                return true;
+            }
+            let late_at = *self.late_at.lock().unwrap_or_else(PoisonError::into_inner);
+            match late_at {
+                Some(late_at) if late_at <= Instant::now() => return false,
+                // After that moment it looks again: the flight may be on time by then.
+                Some(late_at) => drop(timeout_at(late_at, landing).await),
+                None => landing.await,
+            }
         }
     }
 }
@@ -89,6 +115,12 @@ impl<K: Eq + Hash> FlightGuard<K> {
     /// Why the result is not wanted any more. `None` if it is.
     pub(super) fn barred(&self) -> Option<CloseReason> {
         self.flight.barred.get().copied()
+    }
+
+    /// Sets the moment from which on nothing waits for this flight. `None` takes that back.
+    pub(super) fn is_late_at(&self, moment: Option<Instant>) {
+        *self.flight.late_at.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+        self.flight.landing.notify_waiters();
     }
 }
 
@@ -159,14 +191,37 @@ mod tests {
         assert!(flights.begin(&"alice").is_ok());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn nothing_waits_for_a_flight_that_is_late_unless_it_is_on_time_again() {
+        let flights = flights();
+        let flight = flights.begin(&"alice").expect("the first");
+        let other = flights.begin(&"alice").expect_err("is under way");
+        let began = Instant::now();
+        let after = |millis| began + std::time::Duration::from_millis(millis);
+        let mut waits = Box::pin(other.landed());
+        assert!(poll!(&mut waits).is_pending());
+        flight.is_late_at(Some(after(50)));
+        assert!(!waits.await);
+        assert_eq!(began.elapsed().as_millis(), 50, "though it waited before that was said");
+        assert!(!other.landed().await);
+        flight.is_late_at(Some(after(60)));
+        let mut waits = Box::pin(other.landed());
+        assert!(poll!(&mut waits).is_pending());
+        flight.is_late_at(None);
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        assert!(poll!(&mut waits).is_pending());
+        drop(flight);
+        assert!(waits.await);
+    }
+
     #[test]
     fn only_the_flight_under_way_is_barred() {
         let flights = flights();
-        flights.bar("alice", CloseReason::Client);
+        assert!(flights.bar("alice", CloseReason::Client).is_none());
         let [alice, bob] = ["alice", "bob"].map(|key| flights.begin(&key).expect("the first"));
         assert_eq!(alice.barred(), None, "it has begun since");
-        flights.bar("alice", CloseReason::Revoked);
-        flights.bar("alice", CloseReason::Client);
+        assert!(flights.bar("alice", CloseReason::Revoked).is_some());
+        assert!(flights.bar("alice", CloseReason::Client).is_some());
         assert_eq!((alice.barred(), bob.barred()), (Some(CloseReason::Revoked), None));
         drop(alice);
         assert_eq!(flights.begin(&"alice").expect("the next").barred(), None);

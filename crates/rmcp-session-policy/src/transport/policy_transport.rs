@@ -308,6 +308,8 @@ impl<T> Drop for PolicyTransport<T> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.host.on_task_panicked(&self.session);
+        } else if self.session.raise(Flag::Served) {
+            self.host.on_never_served(&self.session);
         }
         self.session.ids.clear();
         self.farewells = None;

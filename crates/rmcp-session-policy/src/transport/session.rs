@@ -33,7 +33,8 @@ use crate::timestamp::Timestamp;
 #[derive(Clone, Copy, Debug)]
 #[repr(u32)]
 pub(crate) enum Flag {
-    /// The service has asked for its first message. The manager then knows the task that serves the session.
+    /// The service has asked for its first message, or was dropped before. The manager then knows the task that serves the
+    /// session.
     Served = 1,
     /// The transport is to be dropped: the inner close has returned, or its deadline has passed.
     HangUp = 2,
@@ -218,6 +219,13 @@ impl<T> Session<T> {
         let place = (self.flags.load(SeqCst) >> REASON).checked_sub(1)?;
         let reason = CloseReason::ALL.get(place as usize)?;
         Some((*reason, Timestamp(self.ended.load(Relaxed))))
+    }
+
+    /// Whether it was decided that the session ends for good: by its client, by an operator, or by its lifetime.
+    pub(crate) fn has_ended_for_good(&self) -> bool {
+        let reason = self.close_reason().map(|(reason, _)| reason);
+        self.has(Flag::NoRestore)
+            || matches!(reason, Some(CloseReason::Client | CloseReason::Lifetime | CloseReason::Revoked))
     }
 
     /// The reason of the end, for what it cuts off. In the moment before the reason is set this is
@@ -462,6 +470,9 @@ pub(crate) trait TransportEvents<T>: Send + Sync {
     ///
     /// Called once per incarnation, on that task.
     fn on_serving(&self, session: &Session<T>);
+    /// The transport is dropped before a service has asked for its first message. The current task may close the session
+    /// once more.
+    fn on_never_served(&self, session: &Session<T>);
     /// The current task panics, so it will not close the session.
     fn on_task_panicked(&self, session: &Session<T>);
     /// One more step of the end is done.

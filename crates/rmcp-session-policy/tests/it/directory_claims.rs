@@ -241,6 +241,43 @@ async fn at_most_256_sessions_are_restored_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn restores_are_permitted_to_clients_in_turn() {
+    let directory = MemoryDirectory::new();
+    let other = directory.another_server();
+    let first = Edge::new(PolicySessionManager::local().directory(other.clone()));
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(first.open().await);
+    }
+    other.crash();
+    let (recorder, inner) = (Recorder::new(directory), Scripted::new());
+    inner.set(Call::Restore, Act::Never);
+    let builder = PolicySessionManager::builder(inner).max_sessions(2).directory(recorder.clone());
+    let sessions = std::sync::Arc::new(builder.build().expect("valid"));
+    // Two may be restored at a time, as there are two places. The last one is of another client.
+    let mut restores = Vec::new();
+    for (id, client) in ids.iter().zip([1, 1, 1, 1, 2]) {
+        let (sessions, id) = (std::sync::Arc::clone(&sessions), id.as_str().into());
+        let client = ClientContext::new().with_peer([192, 0, 2, client].into());
+        restores.push(tokio::spawn(client.scope(async move {
+            assert!(!sessions.has_session(&id).await?);
+            sessions.restore_session(id).await.map(drop)
+        })));
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(recorder.memory.claims(), 2);
+    restores[0].abort();
+    restores[1].abort();
+    sleep(Duration::from_millis(50)).await;
+    let mut claimed = Vec::new();
+    for id in &ids[2..] {
+        claimed.push(state(&recorder.memory, id).await == Some(FoundState::Live));
+    }
+    assert_eq!(claimed, [true, false, true], "the other client did not wait for all of the first one");
+    restores.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_damaged_is_ended_and_what_is_newer_is_left() {
     let directory = MemoryDirectory::new();
     let (edge, recorder) = edge(&directory, 10);
@@ -254,8 +291,10 @@ async fn what_is_damaged_is_ended_and_what_is_newer_is_left() {
             body,
         );
         other.write(&SessionDigest::of(id), Epoch::FIRST, Change::Parked(stored));
-        assert_eq!(edge.say_raw(id, "hello").await.0, StatusCode::NOT_FOUND);
-        assert_eq!(recorder.of(id), [writes]);
+        for _ in 0..2 {
+            assert_eq!(edge.say_raw(id, "hello").await.0, StatusCode::NOT_FOUND);
+        }
+        assert_eq!(recorder.of(id), [writes], "it is not tried again");
     }
     let stats = edge.sessions.stats();
     assert_eq!((stats.restored, stats.parked, stats.reserved), (0, 0, 0));

@@ -163,3 +163,56 @@ async fn a_flood_for_one_unknown_id_costs_ten_look_ups() {
     let refused = join_all(asked).await.into_iter().filter(Result::is_err).count();
     assert_eq!((refused, directory.looks(), began.elapsed()), (190, 10, Duration::from_millis(100)));
 }
+
+/// To a client that must not know of a session, its id is as any other, also when no look-up is made.
+#[tokio::test]
+async fn a_stranger_cannot_tell_a_session_that_is_here_from_an_unknown_one() {
+    let directory = MemoryDirectory::new();
+    let server = Server::start(PolicySessionManager::local().max_sessions(1).directory(directory.clone())).await;
+    let [parked, live] = [server.open_as("alice").await, server.open_as("alice").await];
+    let ask = async |user: &str, id: &str| {
+        let request = server.post(Some(id), &call(7, "echo", &json!({"text": "hello"}))).header("x-user", user);
+        let answer = request.send().await.expect("answers");
+        let (status, mut headers) = (answer.status().as_u16(), answer.headers().clone());
+        headers.remove("date");
+        let body = answer.text().await.expect("a body");
+        // The clock goes on from one request to the next.
+        (status, headers, body.split("retryAfterMs").next().map(str::to_owned))
+    };
+    let alike = async |user: &str, status: u16| {
+        let unknown = ask(user, "unknown").await;
+        assert_eq!(unknown.0, status);
+        for id in [&parked, &live] {
+            assert_eq!(ask(user, id).await, unknown);
+        }
+    };
+    for _ in 0..3 {
+        alike("mallory", 404).await;
+    }
+    assert_eq!((ask("mallory", &live).await.0, directory.looks()), (404, 10), "each is a look-up and a miss");
+    alike("mallory", 503).await;
+    assert_eq!(directory.looks(), 10);
+    directory.be_away(true);
+    alike("eve", 503).await;
+    assert_eq!(ask("alice", &live).await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_of_one_address_come_back_though_one_in_ten_is_too_late() {
+    let directory = MemoryDirectory::new();
+    let first = edge(&directory);
+    let mut ids = Vec::new();
+    for _ in 0..200 {
+        ids.push(first.open().await);
+    }
+    directory.crash();
+    let directory = directory.another_server();
+    let second = edge(&directory);
+    for (number, id) in ids.iter().enumerate() {
+        assert!(second.say(id, "hello").await, "{number}");
+        if number % 10 == 9 {
+            assert_eq!(second.say_raw(&format!("ended {number}"), "hello").await.0, StatusCode::NOT_FOUND);
+        }
+    }
+    assert_eq!(directory.looks(), 220);
+}

@@ -30,6 +30,7 @@ mod client_limits;
 mod closes_are_bounded_and_real;
 mod current_session;
 mod directory_claims;
+mod directory_ends;
 mod directory_look_ups;
 mod directory_writes;
 mod drains;

@@ -9,11 +9,13 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use reqwest::Method;
-use rmcp::model::{InitializeResult, ProtocolVersion};
+use rmcp::model::{InitializeRequestParams, InitializeResult, ProtocolVersion};
+use rmcp::service::RequestContext;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpClientTransport, StreamableHttpServerConfig, StreamableHttpService};
-use rmcp::{ServerHandler, ServiceExt};
+use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
 use rmcp_session_policy::eviction::SessionInfo;
+use rmcp_session_policy::http::PolicyService;
 use rmcp_session_policy::testing::directory::MemoryDirectory;
 use rmcp_session_policy::{CloseReason, PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::json;
@@ -260,47 +262,101 @@ impl ServerHandler for Speaks {
     }
 }
 
-#[tokio::test]
-async fn a_release_that_speaks_another_version_does_not_take_a_session_over() {
-    let directory = MemoryDirectory::new();
-    let mut opened = None;
-    let same = ProtocolVersion::V_2025_06_18;
-    for (version, goes_on) in [(same.clone(), true), (same, true), (ProtocolVersion::V_2025_03_26, false)] {
-        let server = directory.another_server();
-        let sessions = Arc::new(local(&server).build().expect("valid"));
+/// Answers each `initialize` with an error.
+#[derive(Clone)]
+struct Refuses;
+
+impl ServerHandler for Refuses {
+    async fn initialize(
+        &self,
+        _: InitializeRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        Err(ErrorData::invalid_request("no longer served", None))
+    }
+}
+
+/// A release of the server, called in process.
+struct Release<S> {
+    sessions: Arc<PolicySessionManager<LocalSessionManager>>,
+    http: PolicyService<StreamableHttpService<S, PolicySessionManager<LocalSessionManager>>, LocalSessionManager>,
+}
+
+impl<S: ServerHandler + Clone> Release<S> {
+    fn new(handler: S, directory: &MemoryDirectory) -> Self {
+        let sessions = Arc::new(local(directory).build().expect("valid"));
         let mut config = StreamableHttpServerConfig::default();
         config.session_store = Some(sessions.parking());
-        let speaks = Speaks(version.clone());
-        let mcp = StreamableHttpService::new(move || Ok(speaks.clone()), Arc::clone(&sessions), config);
+        let mcp = StreamableHttpService::new(move || Ok(handler.clone()), Arc::clone(&sessions), config);
         let http = sessions.layer().layer(mcp);
-        let send = async |id: Option<&str>, message: serde_json::Value| {
-            let mut request = Request::post("/").header("host", "localhost").header("content-type", "application/json");
-            request = request.header("accept", "application/json, text/event-stream");
-            if let Some(id) = id {
-                request = request.header("mcp-session-id", id);
-            }
-            let request = request.body(Body::from(message.to_string())).expect("a request");
-            http.clone().oneshot(request).await.expect("answers")
-        };
-        if opened.is_none() {
-            let answer = send(None, initialize(1)).await;
-            opened = Some(answer.headers()["mcp-session-id"].to_str().expect("text").to_owned());
-            axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await.expect("a body");
+        Self { sessions, http }
+    }
+
+    async fn send(&self, id: Option<&str>, message: serde_json::Value) -> (StatusCode, Option<String>, String) {
+        let mut request = Request::post("/").header("host", "localhost").header("content-type", "application/json");
+        request = request.header("accept", "application/json, text/event-stream");
+        if let Some(id) = id {
+            request = request.header("mcp-session-id", id);
         }
-        let list = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/list"});
+        let request = request.body(Body::from(message.to_string())).expect("a request");
+        let answer = self.http.clone().oneshot(request).await.expect("answers");
+        let id = answer.headers().get("mcp-session-id").map(|id| id.to_str().expect("text").to_owned());
+        let status = answer.status();
+        let body = axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await.expect("a body");
+        (status, id, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn open(&self) -> String {
+        self.send(None, initialize(1)).await.1.expect("opens")
+    }
+
+    /// Whether the handler answers within a session. If not, that is unknown here.
+    async fn serves(&self, id: &str) -> bool {
         loop {
-            let answer = send(opened.as_deref(), list.clone()).await;
-            let status = answer.status();
-            let body = axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await.expect("a body");
-            let body = String::from_utf8_lossy(&body);
+            let list = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/list"});
+            let (status, _, body) = self.send(Some(id), list).await;
             // The handler has no tools: to older releases of rmcp that is an empty list, to newer ones no method.
-            let is_served = body.contains("-32601") || body.contains("\"tools\":[]");
-            assert_eq!(is_served, goes_on, "{version:?}: {status} {body}");
-            // The session that was not taken over is closing for a moment.
-            if goes_on || status == StatusCode::NOT_FOUND {
-                break;
+            if body.contains("-32601") || body.contains("\"tools\":[]") {
+                return true;
             }
+            // The session that was not taken over is closing for a moment.
+            if status == StatusCode::NOT_FOUND {
+                return false;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_release_that_speaks_another_version_leaves_a_session_to_those_that_speak_its_own() {
+    let directory = MemoryDirectory::new();
+    let [old, new] = [ProtocolVersion::V_2025_06_18, ProtocolVersion::V_2025_03_26];
+    let mut opened = None;
+    for (version, goes_on) in [(&old, true), (&old, true), (&new, false), (&old, true)] {
+        let server = directory.another_server();
+        let release = Release::new(Speaks(version.clone()), &server);
+        let id = match &opened {
+            None => opened.insert(release.open().await),
+            Some(id) => id,
+        };
+        for _ in 0..3 {
+            assert_eq!(release.serves(id).await, goes_on, "{version:?}");
+        }
+        if !goes_on {
+            assert_eq!(release.sessions.stats().restored, 1, "it does not try again");
+            // No crash: the release is still there, and has given the session back.
+            continue;
         }
         server.crash();
     }
+}
+
+#[tokio::test]
+async fn a_handler_that_refuses_the_replay_ends_the_session() {
+    let directory = MemoryDirectory::new();
+    let id = Release::new(Speaks(ProtocolVersion::V_2025_06_18), &directory).open().await;
+    directory.crash();
+    let another = directory.another_server();
+    assert!(!Release::new(Refuses, &another).serves(&id).await);
+    assert!(another.is_empty(), "its client is to open a new one");
 }
