@@ -30,6 +30,8 @@ mod tag {
     pub(super) const HEADER: u8 = 6;
     /// There is a context, even if nothing of it is known.
     pub(super) const CONTEXT: u8 = 7;
+    /// The 32 bytes of the key that seals the event ids of the session.
+    pub(super) const SEAL_KEY: u8 = 8;
     /// The version in four bytes, the length of the name in one, the name, the value.
     pub(super) const DATA: u8 = 9;
 }
@@ -43,8 +45,20 @@ pub(crate) struct Body {
     pub(crate) protocol_version: Option<Arc<str>>,
     /// The client that opened the session.
     pub(crate) context: Option<Arc<ClientContext>>,
+    /// The key that seals its event ids. `None` if a release without that field has written it.
+    pub(crate) seal_key: Option<StoredSealKey>,
     /// What handlers keep in the session, as far as its types are registered.
     pub(crate) data: Vec<StoredValue>,
+}
+
+/// The key that seals the event ids of a session.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct StoredSealKey(pub(crate) [u8; 32]);
+
+impl fmt::Debug for StoredSealKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoredSealKey(..)")
+    }
 }
 
 /// A value that handlers keep in a session.
@@ -91,6 +105,9 @@ impl Body {
         if let Some(context) = &self.context {
             encode_context(&mut bytes, context)?;
         }
+        if let Some(StoredSealKey(key)) = &self.seal_key {
+            field(&mut bytes, tag::SEAL_KEY, &[key])?;
+        }
         for value in &self.data {
             let length = [u8::try_from(value.name.len()).ok()?];
             let parts = [&value.version.to_le_bytes()[..], &length, value.name.as_bytes(), &value.bytes];
@@ -112,17 +129,21 @@ impl Body {
         let mut initialize_params = None;
         let mut protocol_version = None;
         let mut context = None::<ClientContext>;
+        let mut seal_key = None;
         let mut data = Vec::new();
         while let Some((tag, value)) = next_field(&mut rest)? {
             match tag {
                 tag::INITIALIZE_PARAMS => initialize_params = Some(value.into()),
                 tag::PROTOCOL_VERSION => protocol_version = Some(text(value)?.into()),
+                tag::SEAL_KEY => {
+                    seal_key = Some(StoredSealKey(value.try_into().map_err(|_| BodyError::Damaged)?));
+                }
                 tag::DATA => data.push(stored_value(value)?),
                 _ => decode_context(&mut context, tag, value)?,
             }
         }
         let initialize_params = initialize_params.ok_or(BodyError::Damaged)?;
-        Ok(Self { initialize_params, protocol_version, context: context.map(Arc::new), data })
+        Ok(Self { initialize_params, protocol_version, context: context.map(Arc::new), seal_key, data })
     }
 }
 
@@ -231,6 +252,7 @@ mod tests {
             initialize_params: b"{}".as_slice().into(),
             protocol_version: Some("2025-11-25".into()),
             context: Some(Arc::new(context)),
+            seal_key: Some(StoredSealKey([8; 32])),
             data: vec![data("cart", 1, b"[1,2]"), data("", u32::MAX, b"")],
         }
     }
@@ -240,7 +262,8 @@ mod tests {
     }
 
     fn empty() -> Body {
-        Body { initialize_params: [].into(), protocol_version: None, context: None, data: Vec::new() }
+        let (initialize_params, data) = ([].into(), Vec::new());
+        Body { initialize_params, protocol_version: None, context: None, seal_key: None, data }
     }
 
     #[test]
@@ -260,9 +283,17 @@ mod tests {
         let body = Body { context: Some(Arc::new(ClientContext::new().with_principal("al"))), ..empty() };
         let bytes = [1, 1, 0, 0, 0, 0, 7, 0, 0, 0, 0, 4, 2, 0, 0, 0, b'a', b'l'];
         assert_eq!(body.encode().expect("short").as_bytes(), bytes);
+        let body = Body { seal_key: Some(StoredSealKey([3; 32])), ..empty() };
+        let bytes = [&[1, 1, 0, 0, 0, 0, 8, 32, 0, 0, 0][..], &[3; 32]].concat();
+        assert_eq!(body.encode().expect("short").as_bytes(), bytes);
         let body = Body { data: vec![data("n", 2, b"7")], ..empty() };
         let bytes = [1, 1, 0, 0, 0, 0, 9, 7, 0, 0, 0, 2, 0, 0, 0, 1, b'n', b'7'];
         assert_eq!(body.encode().expect("short").as_bytes(), bytes);
+    }
+
+    #[test]
+    fn a_seal_key_shows_nothing_of_itself() {
+        assert!(format!("{:?}", full()).contains("seal_key: Some(StoredSealKey(..))"));
     }
 
     #[test]

@@ -35,7 +35,7 @@ mod session_directory;
 mod stored;
 
 pub use away::Away;
-pub(crate) use body::{Body, BodyError, StoredValue};
+pub(crate) use body::{Body, BodyError, StoredSealKey, StoredValue};
 pub use change::Change;
 pub use claim::Claim;
 pub use digest::{OwnerDigest, SessionDigest};

@@ -7,12 +7,14 @@
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode, Version};
 use rmcp::model::{RequestId, ServerJsonRpcMessage, ServerResult};
+use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 
 use super::body::PolicyBody;
 use super::request::{Envelope, RequestTarget};
 use crate::admission::{ArrivalKind, Retry};
 use crate::call_rejection::CallRejection;
 use crate::error::Rejected;
+use crate::manager::EndedStream;
 use crate::observe::RejectionReason;
 
 /// The request that an answer is for.
@@ -42,6 +44,17 @@ pub(super) fn not_found<B>(version: Version, closes: bool) -> Response<PolicyBod
 pub(super) fn stream_over<B>(version: Version) -> Response<PolicyBody<B>> {
     let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed: the stream is over", version, false);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
+    response
+}
+
+/// Answers a GET that wants to resume the stream of a request of which only this is left: an event stream of one message.
+pub(super) fn ended_stream<B>(ended: EndedStream, version: Version) -> Response<PolicyBody<B>> {
+    let EndedStream::Cut(ServerSseMessage { event_id, message, .. }) = ended else { return stream_over(version) };
+    // This cannot fail: the message holds only strings and numbers. JSON text has no line breaks, nor has an event id.
+    let data = message.and_then(|message| serde_json::to_string(&*message).ok()).unwrap_or_default();
+    let text = format!("id: {}\ndata: {data}\n\n", event_id.unwrap_or_default());
+    let mut response = Response::new(PolicyBody::own(text));
+    finish(&mut response, "text/event-stream");
     response
 }
 

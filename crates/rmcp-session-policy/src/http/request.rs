@@ -28,7 +28,7 @@ const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-versi
 /// Repeats the method of the body. The layer reads it only if the protocol version has no sessions.
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 /// Names the event after which a GET resumes a stream.
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The first revision of MCP in which requests belong to no session.
 const SESSIONLESS: &str = "2026-07-28";

@@ -25,11 +25,11 @@ use super::answer;
 use super::body::{Gate, PolicyBody, RequestBody};
 use super::discard::Discarded;
 use super::held_lease;
-use super::request::{Head, RequestTarget, SESSION_ID, expects_continue, session_named_by};
+use super::request::{Head, LAST_EVENT_ID, RequestTarget, SESSION_ID, expects_continue, session_named_by};
 use super::settings::Settings;
 use super::visit::{Progress, Visit};
 use crate::error::Rejected;
-use crate::manager::{ManagerInner, Owner};
+use crate::manager::{EndedStream, ManagerInner, Owner};
 use crate::scope::note_found;
 
 /// Serves requests through rmcp's service, under policies; made by [`PolicyLayer`](super::PolicyLayer).
@@ -155,6 +155,13 @@ where
                 return answer_early(settings, TurnedAway { expects_continue, version, why }, body).await;
             }
         };
+        let last_event_id = last_event_id_of(&visit, &parts);
+        if let Some(ended) = found.zip(last_event_id).and_then(|(found, id)| visit.shared.ended_there(&found, id)) {
+            let version = parts.version;
+            let settings = Arc::clone(&visit.settings);
+            let turned_away = TurnedAway::<I> { expects_continue: false, version, why: Why::StreamEnded(ended) };
+            return answer_early(settings, turned_away, body).await;
+        }
         let (visit, request) = admit_body(visit, parts, body);
         // Within the scope of the request, which the manager reads it from.
         let noted = async move {
@@ -165,6 +172,14 @@ where
         };
         visit.through(noted).await
     })
+}
+
+/// The id of the event after which a GET wants to listen to its session.
+fn last_event_id_of<'a, I: SessionManager>(visit: &Visit<I>, parts: &'a Parts) -> Option<&'a str> {
+    if visit.head.target != RequestTarget::Listen {
+        return None;
+    }
+    parts.headers.get(LAST_EVENT_ID)?.to_str().ok()
 }
 
 /// Holds a request that is answered before its body is read.
@@ -183,6 +198,8 @@ enum Why<I: SessionManager> {
     NotFound,
     /// The client is unknown, and the layer rejects unknown clients.
     Anonymous,
+    /// It resumes the stream of a request that has ended, of a session that is not live.
+    StreamEnded(EndedStream),
     /// The manager or its admission policy rejects it. The rejection was counted and reported. Boxed, since it is large
     /// and rare.
     Rejected(Box<(Visit<I>, Rejected)>),
@@ -235,6 +252,10 @@ impl<S, I: SessionManager> PolicyService<S, I> {
             looks,
             progress: Mutex::new(Progress::default()),
         };
+        let ended = visit.session.as_deref().zip(last_event_id_of(&visit, parts));
+        if let Some(ended) = ended.and_then(|(id, event)| visit.shared.ended_here(id, event)) {
+            return Err(turned_away(Why::StreamEnded(ended)));
+        }
         match visit.refuse_by_head() {
             Ok(()) => Ok(visit),
             Err(refusal) => Err(turned_away(Why::Rejected(Box::new((visit, refusal))))),
@@ -272,6 +293,7 @@ where
         Ok(match why {
             Why::NotFound => answer::not_found(version, !discarded.is_complete),
             Why::Anonymous => answer::anonymous(version, !discarded.is_complete),
+            Why::StreamEnded(ended) => answer::ended_stream(ended, version),
             Why::Rejected(refused) => {
                 let (visit, refusal) = *refused;
                 visit.refused(&refusal, &discarded)

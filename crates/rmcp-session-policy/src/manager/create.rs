@@ -136,9 +136,10 @@ impl<I: SessionManager> ManagerInner<I> {
                 let kind = if restored { ArrivalKind::Restore } else { ArrivalKind::Create };
                 return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::DuplicateId));
             }
-            let root = Arc::clone(&self.seal_root);
-            let session =
-                core.registry.insert(origin, now, |record| Session::new(record, transport, initialize_params, root));
+            let seal_key = self.lazy_seal_key(pin.as_ref());
+            let session = core
+                .registry
+                .insert(origin, now, |record| Session::new(record, transport, initialize_params, seal_key));
             if let Some(version) = pin.as_ref().and_then(|pin| pin.protocol_version.as_deref()) {
                 session.speaks(version);
             }

@@ -458,8 +458,8 @@ pub(super) fn stored<T>(
     let owner = context.as_deref().and_then(OwnerDigest::of);
     let history = session.record.history(now);
     let (initialize_params, protocol_version) = (Arc::clone(initialize_params), session.protocol_version());
-    let data = values.stored().cloned().collect();
-    let body = Body { initialize_params, protocol_version, context, data }.encode()?;
+    let (seal_key, data) = (Some(session.seal_key().to_stored()), values.stored().cloned().collect());
+    let body = Body { initialize_params, protocol_version, context, seal_key, data }.encode()?;
     let age = Timestamp::at(now).since(history.opened);
     Some(StoredSession::new(owner, age, usage(&history, now), body).with_ready(ready || history.uses > 0))
 }

@@ -67,6 +67,8 @@ pub(crate) use lookup::Owner;
 pub(crate) use manager_inner::ManagerInner;
 #[cfg(feature = "http")]
 pub(crate) use manager_inner::rejected;
+#[cfg(feature = "http")]
+pub(crate) use resume::EndedStream;
 
 /// A session manager that applies policies to any inner session manager.
 ///

@@ -85,6 +85,7 @@ impl Parking {
             let mut parked = Parked::of(&session.record, initialize_params, data, is_back, now);
             parked.protocol_version = session.protocol_version();
             parked.ownership = session.in_directory().map(|session| session.ownership);
+            parked.seal_key = session.given_seal_key().cloned().map(Box::new);
             parked
         })
     }

@@ -13,6 +13,7 @@ use crate::directory::{Body, Ownership, StoredSession};
 use crate::observe::CloseReason;
 use crate::session::{Gap, History, Origin, Record, SessionOrigin};
 use crate::timestamp::Timestamp;
+use crate::transport::SealKey;
 
 /// The limits of the parking.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub(super) struct Parked {
     stay: u64,
     /// Under what this server has it in the directory that outlives the process. `None` if it is in none.
     pub(super) ownership: Option<Ownership>,
+    /// What seals its event ids, if another server has made that key. Boxed, because few sessions have one.
+    pub(super) seal_key: Option<Box<SealKey>>,
     /// Whether it is parked again after a restore that was given up.
     is_back: bool,
     /// Why it has ended for good. While it is being restored, it is removed after that.
@@ -66,6 +69,7 @@ impl Parked {
             since: Timestamp::at(now),
             stay: 0,
             ownership: None,
+            seal_key: None,
             is_back,
             ended: None,
         }
@@ -93,6 +97,7 @@ impl Parked {
             since: Timestamp::at(now),
             stay: 0,
             ownership,
+            seal_key: body.seal_key.map(|key| Box::new(SealKey::of_stored(&key))),
             is_back: false,
             ended: None,
         }
@@ -518,6 +523,7 @@ mod tests {
             since: now,
             stay: 0,
             ownership: None,
+            seal_key: None,
             is_back: false,
             ended: None,
         }

@@ -6,18 +6,39 @@ use std::task::Poll;
 
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
-use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
+use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId, SessionManager};
+use tokio::time::Instant;
 
 use super::manager_inner::{ManagerInner, not_found};
+use super::parking_state::Parked;
 use super::session_manager::begin_listening;
+#[cfg(feature = "http")]
+use crate::directory::{Found, FoundState};
 use crate::error::PolicyError;
 use crate::scope::{Outcome, record_outcome};
-use crate::transport::{EventId, EventSource, LiveStream, PolicyStream, Resumption, Session};
+use crate::transport::{
+    EventId, EventSource, LazySealKey, LiveStream, PolicyStream, Resumption, SealKey, Session, cut_answer,
+};
 
 impl<I: SessionManager> ManagerInner<I> {
     /// The number of this incarnation in event ids.
     pub(super) fn incarnation(&self, session: &Session<I::Transport>) -> u32 {
         self.incarnations.number(session.record.entry.key)
+    }
+
+    /// The key of a session's event ids: that of what is parked, if another server has made it, or one of this manager.
+    pub(super) fn lazy_seal_key(&self, parked: Option<&Parked>) -> LazySealKey {
+        let root = Arc::clone(&self.seal_root);
+        match parked.and_then(|parked| parked.seal_key.as_deref()) {
+            Some(key) => LazySealKey::given(root, key.clone()),
+            None => LazySealKey::new(root),
+        }
+    }
+
+    /// The key of the event ids of a parked session.
+    fn parked_seal_key(&self, id: &str) -> SealKey {
+        let parked = self.parking.get(id, Instant::now());
+        self.lazy_seal_key(parked.as_ref()).get(|root| root.of_session(id)).clone()
     }
 
     /// Opens the stream that a client asks for by a `Last-Event-ID`.
@@ -33,8 +54,9 @@ impl<I: SessionManager> ManagerInner<I> {
         last_event_id: &str,
     ) -> Result<PolicyStream<I::Transport>, PolicyError<I::Error>> {
         if let Some(reserved) = self.take_reserved(id) {
-            return match Resumption::of(last_event_id, &self.seal_root.of_session(id), None) {
+            return match Resumption::of(last_event_id, &self.parked_seal_key(id), None) {
                 Resumption::Listen => self.listen(id, Some(reserved)).await,
+                Resumption::Cut(EventId { source, .. }) => Ok(PolicyStream::Over(cut(&source))),
                 Resumption::After(_) | Resumption::Over => Err(over()),
                 Resumption::Unknown => Err(PolicyError::UnknownEvent),
             };
@@ -44,7 +66,9 @@ impl<I: SessionManager> ManagerInner<I> {
         let stream = match Resumption::of(last_event_id, session.seal_key(), Some(self.incarnation(&session))) {
             Resumption::Listen => self.open_stream(session).await,
             Resumption::After(event) => self.resume_after(session, event).await,
-            Resumption::Over => Err(over()),
+            // Not if the client uses the id again: it would take the answer for that of the request in flight.
+            Resumption::Cut(EventId { source, .. }) if !session.ids.has(&source) => Ok(PolicyStream::Over(cut(&source))),
+            Resumption::Cut(_) | Resumption::Over => Err(over()),
             Resumption::Unknown => Err(PolicyError::UnknownEvent),
         };
         drop(listening);
@@ -82,6 +106,55 @@ impl<I: SessionManager> ManagerInner<I> {
         let stream = LiveStream::new(Arc::clone(&session), stream::iter(first).chain(stream), true, source);
         Ok(if is_listening { self.listening(stream) } else { PolicyStream::Live(stream) })
     }
+}
+
+/// What is left of the stream of a request whose incarnation has ended, where the session is not restored for it.
+#[cfg(feature = "http")]
+#[derive(Debug)]
+pub(crate) enum EndedStream {
+    /// One message. It is the answer to the request.
+    Cut(ServerSseMessage),
+    /// Nothing, and the client should not ask again.
+    Over,
+}
+
+#[cfg(feature = "http")]
+impl EndedStream {
+    fn of(resumption: Resumption<'_>) -> Option<Self> {
+        match resumption {
+            Resumption::Cut(EventId { source, .. }) => Some(cut(&source).map_or(Self::Over, Self::Cut)),
+            Resumption::Over => Some(Self::Over),
+            Resumption::After(_) | Resumption::Listen | Resumption::Unknown => None,
+        }
+    }
+}
+
+#[cfg(feature = "http")]
+impl<I: SessionManager> ManagerInner<I> {
+    /// Whether a client that resumes the stream of a request asks for one that has ended, of a session that is parked
+    /// here. `None` if it asks for something else, or the session is live.
+    ///
+    /// Costs a keyed hash. The session is not restored for it.
+    pub(crate) fn ended_here(&self, id: &str, last_event_id: &str) -> Option<EndedStream> {
+        if self.live.contains(id) || !self.parking.contains(id) {
+            return None;
+        }
+        EndedStream::of(Resumption::of(last_event_id, &self.parked_seal_key(id), None))
+    }
+
+    /// The same for a session that was found in the directory, of its client. The seal of the id cannot be checked, since
+    /// the key of the session comes with a claim: the client may have made the id up, and then hears of a request that
+    /// it made up too.
+    pub(crate) fn ended_there(&self, found: &Found, last_event_id: &str) -> Option<EndedStream> {
+        let is_parked = found.state == FoundState::Parked;
+        is_parked.then(|| EndedStream::of(Resumption::unsealed(last_event_id))).flatten()
+    }
+}
+
+/// Makes the answer to a request that its incarnation's end has cut off, and the end of its stream. `None` if the id of the
+/// request is not known.
+fn cut(source: &EventSource) -> Option<ServerSseMessage> {
+    Some(ServerSseMessage::new(source.over_id(), cut_answer(source.request_id()?)))
 }
 
 /// Whether a request was answered and the answer is delivered. Other requests of the session may be in flight.

@@ -17,6 +17,10 @@ use crate::session::SessionKey;
 /// when to reconnect. It has no seal. To resume after it means to start at the beginning of the stream.
 const PRIMING: &str = "0";
 
+/// What the id of an event begins with that says that its stream is over. It has no seal: whichever client makes such an
+/// id up learns nothing.
+const OVER: &str = "over";
+
 /// The longest request id that is written in full. Clients choose their ids, and each event id contains one.
 const LONGEST_REQUEST_ID: usize = 64;
 
@@ -72,7 +76,22 @@ impl Name {
         })
     }
 
-    /// Reads a name from an event id. The text stays encoded: names are compared, and never turned into ids again.
+    /// Returns the id of the request. `None` for a listening stream, for a long text, of which there is only the hash, and
+    /// for a text that no [`of`](Self::of) has made.
+    ///
+    /// The id is no longer than those that are written in full, whatever the name is.
+    fn request_id(&self) -> Option<RequestId> {
+        let text = match self {
+            Self::None => return None,
+            Self::Number(number) => return Some(RequestId::Number(*number)),
+            Self::Text(text) => text,
+        };
+        let text = URL_SAFE_NO_PAD.decode(&**text).ok().filter(|text| text.len() <= LONGEST_REQUEST_ID)?;
+        let text = std::str::from_utf8(&text).ok()?.strip_prefix('"')?;
+        Some(RequestId::String(text.into()))
+    }
+
+    /// Reads a name from an event id. The text stays encoded.
     fn read(name: &str) -> Self {
         match name.parse() {
             _ if name.is_empty() => Self::None,
@@ -91,6 +110,23 @@ impl EventSource {
     /// The stream of a request.
     pub(crate) fn request(incarnation: u32, id: &RequestId) -> Self {
         Self { incarnation, of: Name::of(id) }
+    }
+
+    /// The request of the stream, unless it is a listening stream, or the id of the request was too long to be written.
+    pub(crate) fn request_id(&self) -> Option<RequestId> {
+        self.of.request_id()
+    }
+
+    /// Makes the id of the last event of a stream that is over: `over.<incarnation>.<request id>`. No sealed id looks like
+    /// it, since the incarnation is a number.
+    pub(crate) fn over_id(&self) -> String {
+        let mut number = itoa::Buffer::new();
+        let name = match &self.of {
+            Name::None => "",
+            Name::Number(id) => number.format(*id),
+            Name::Text(name) => name,
+        };
+        format!("{OVER}.{}.{name}", self.incarnation)
     }
 
     pub(crate) const fn is_listening(&self) -> bool {
@@ -137,11 +173,22 @@ impl<'a> EventId<'a> {
     ///
     /// Costs one keyed hash. The parts are parsed after the seal is checked, so they are parts that this manager wrote.
     pub(crate) fn open(id: &'a str, key: &SealKey) -> Option<Self> {
-        let (text, request) = key.open(id)?.rsplit_once('.')?;
+        Self::read(key.open(id)?)
+    }
+
+    /// Parses what is sealed.
+    fn read(text: &'a str) -> Option<Self> {
+        let (text, request) = text.rsplit_once('.')?;
         let (inner, incarnation) = text.rsplit_once('.')?;
         let source = EventSource { incarnation: incarnation.parse().ok()?, of: Name::read(request) };
         Some(Self { inner, source })
     }
+}
+
+/// Whether it is the id of the last event of a stream that is over.
+fn is_over_id(id: &str) -> bool {
+    let parts = id.strip_prefix(OVER).and_then(|rest| rest.strip_prefix('.')).and_then(|rest| rest.split_once('.'));
+    parts.is_some_and(|(incarnation, name)| incarnation.parse::<u32>().is_ok() && !name.contains('.'))
 }
 
 /// What a `Last-Event-ID` asks for.
@@ -151,7 +198,9 @@ pub(crate) enum Resumption<'a> {
     After(EventId<'a>),
     /// A new listening stream: the event is rmcp's own, or belongs to a listening stream of an earlier incarnation.
     Listen,
-    /// The rest of a request's stream of an earlier incarnation, of which nothing is left. The layer answers 405.
+    /// The rest of a request's stream of an earlier incarnation, which has cut it off, or had answered it.
+    Cut(EventId<'a>),
+    /// The rest of such a stream, which was told that before, or of a request whose id is not known. The layer answers 405.
     Over,
     /// The session has no such event: the id has no seal, or not that of this session. rmcp answers with an empty
     /// stream.
@@ -168,7 +217,25 @@ impl<'a> Resumption<'a> {
         match EventId::open(last_event_id, key) {
             Some(event) if Some(event.source.incarnation) == incarnation => Self::After(event),
             Some(event) if event.source.is_listening() => Self::Listen,
+            Some(event) if event.source.request_id().is_some() => Self::Cut(event),
             Some(_) => Self::Over,
+            None if is_over_id(last_event_id) => Self::Over,
+            None => Self::Unknown,
+        }
+    }
+
+    /// Parses a `Last-Event-ID` of which the seal cannot be checked, for a session that has no incarnation now. What the
+    /// id says is then what a client says: it may name any request, as long as the client alone hears of that.
+    pub(crate) fn unsealed(last_event_id: &'a str) -> Self {
+        if last_event_id == PRIMING {
+            return Self::Listen;
+        }
+        let sealed = last_event_id.rsplit_once('.').filter(|(_, seal)| seal.len() == SEAL_CHARS);
+        match sealed.and_then(|(text, _)| EventId::read(text)) {
+            Some(event) if event.source.is_listening() => Self::Listen,
+            Some(event) if event.source.request_id().is_some() => Self::Cut(event),
+            Some(_) => Self::Over,
+            None if is_over_id(last_event_id) => Self::Over,
             None => Self::Unknown,
         }
     }
@@ -217,6 +284,27 @@ mod tests {
         #[test]
         fn no_text_from_a_stranger_is_read_or_panics(text: String) {
             prop_assert_eq!(EventId::open(&text, &key()), None);
+            prop_assert!(matches!(Resumption::of(&text, &key(), None), Resumption::Unknown));
+        }
+
+        #[test]
+        fn a_name_is_turned_back_into_the_request_id_unless_it_is_a_hash(request in request_id()) {
+            let is_long = matches!(&request, RequestId::String(text) if text.len() >= LONGEST_REQUEST_ID);
+            let source = EventSource::request(1, &request);
+            prop_assert_eq!(source.request_id(), (!is_long).then_some(request));
+            prop_assert!(is_over_id(&source.over_id()));
+            prop_assert!(matches!(Resumption::unsealed(&source.over_id()), Resumption::Over));
+        }
+
+        /// Without a seal a client may say what it likes; what is made of that is short.
+        #[test]
+        fn an_id_without_a_checked_seal_names_a_short_request_or_none(name in "[A-Za-z0-9_.~-]{0,300}") {
+            let id = format!("0/3.17.{name}.AAAAAAAAAAAAAAAAAAAAAA");
+            if let Resumption::Cut(event) = Resumption::unsealed(&id)
+                && let Some(RequestId::String(text)) = event.source.request_id()
+            {
+                prop_assert!(text.len() < LONGEST_REQUEST_ID);
+            }
         }
 
         #[test]
@@ -267,7 +355,17 @@ mod tests {
         let listening = EventSource::listening(1).seal("4", &key());
         let ask = |id| [Some(1), Some(2), None].map(|now| Resumption::of(id, &key(), now));
         let after = |id| Resumption::After(EventId::open(id, &key()).expect("ours"));
-        assert_eq!(ask(&request), [after(&request), Resumption::Over, Resumption::Over]);
+        let cut = |id| Resumption::Cut(EventId::open(id, &key()).expect("ours"));
+        assert_eq!(ask(&request), [after(&request), cut(&request), cut(&request)]);
+        let long = RequestId::String("1".repeat(100).into());
+        let long = EventSource::request(1, &long).seal("0/3", &key());
+        assert_eq!(ask(&long), [after(&long), Resumption::Over, Resumption::Over]);
+        let over = EventSource::request(1, &RequestId::Number(7)).over_id();
+        assert_eq!((&*over, ask(&over)), ("over.1.7", [Resumption::Over, Resumption::Over, Resumption::Over]));
+        let unsealed = [&*request, &listening, &long, &over, "0", "4", ""].map(Resumption::unsealed);
+        let (listen, unknown) = (Resumption::Listen, Resumption::Unknown);
+        let same = [cut(&request), listen.clone(), Resumption::Over, Resumption::Over, listen, unknown.clone(), unknown];
+        assert_eq!(unsealed, same);
         assert_eq!(ask(&listening), [after(&listening), Resumption::Listen, Resumption::Listen]);
         assert_eq!(ask("0"), [Resumption::Listen, Resumption::Listen, Resumption::Listen]);
         assert_eq!(ask("4"), [Resumption::Unknown, Resumption::Unknown, Resumption::Unknown]);

@@ -1,9 +1,9 @@
-//! The answer to a request that its session's end has cut off.
+//! The answers to a request that its session's end has cut off.
 
 use rmcp::model::{ErrorCode, ErrorData, RequestId, ServerJsonRpcMessage};
 
 use crate::call_rejection::CallRejection;
-use crate::observe::CloseReason;
+use crate::observe::{CloseReason, RejectionReason};
 
 /// Makes the answer to a request that was in flight when its session ended.
 ///
@@ -31,4 +31,14 @@ pub(super) fn farewell(
         )
     };
     rejection.answer(is_call, id, error, told)
+}
+
+/// Makes the answer to a request of an incarnation that has ended, for a client that asks for the rest of its stream.
+///
+/// The incarnation may have answered it, or said farewell, to a client that did not hear it; its process may have died
+/// before. Whether the request is a `tools/call` is not known, so the answer is an error.
+pub(crate) fn cut_answer(id: RequestId) -> ServerJsonRpcMessage {
+    let text = "the session was closed, or its server restarted, while this request was in flight: its outcome is unknown";
+    let data = serde_json::json!({ "reason": RejectionReason::CutOff.as_str() });
+    ServerJsonRpcMessage::error(ErrorData::new(ErrorCode(503), text, Some(data)), Some(id))
 }

@@ -32,6 +32,7 @@ mod stream;
 mod transport_slot;
 
 pub(crate) use event_id::{EventId, EventSource, Incarnations, Resumption};
+pub(crate) use farewell::cut_answer;
 pub(crate) use held::{HeldStreams, ParkedSession};
 pub(crate) use ids::{IdRefused, MAX_IN_FLIGHT, Seat, is_call};
 pub(crate) use in_flight::{InFlight, Leased, RequestOwner};

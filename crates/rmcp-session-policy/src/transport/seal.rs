@@ -10,6 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use blake3::{Hash, Hasher};
 
+use crate::directory::StoredSealKey;
+
 /// How many bytes of the keyed hash a seal keeps. A client cannot guess that many, and each event id is shorter for it.
 const SEAL_BYTES: usize = 16;
 
@@ -38,7 +40,18 @@ impl SealKey {
         Ok(Self(bytes))
     }
 
-    /// Derives the key of a session, which is the same in each incarnation.
+    /// The key of a session that was stored in a directory, by this manager or one before it.
+    pub(crate) const fn of_stored(stored: &StoredSealKey) -> Self {
+        Self(stored.0)
+    }
+
+    /// What a directory stores of the key of a session.
+    pub(crate) const fn to_stored(&self) -> StoredSealKey {
+        StoredSealKey(self.0)
+    }
+
+    /// Derives the key of a session, which is the same in each incarnation. With a directory it is stored there, and each
+    /// later server uses that one.
     pub(crate) fn of_session(&self, id: &str) -> Self {
         self.derive("session", id)
     }
@@ -107,12 +120,24 @@ impl fmt::Debug for SealKey {
 pub(crate) struct LazySealKey {
     root: Arc<SealKey>,
     key: OnceLock<SealKey>,
+    /// Whether the key was given, and cannot be derived from the root.
+    is_given: bool,
 }
 
 impl LazySealKey {
     /// Creates a key that will be derived from this root.
     pub(crate) const fn new(root: Arc<SealKey>) -> Self {
-        Self { root, key: OnceLock::new() }
+        Self { root, key: OnceLock::new(), is_given: false }
+    }
+
+    /// Creates a key that another root has made.
+    pub(crate) fn given(root: Arc<SealKey>, key: SealKey) -> Self {
+        Self { root, key: key.into(), is_given: true }
+    }
+
+    /// The key, if it cannot be derived from the root.
+    pub(crate) fn as_given(&self) -> Option<&SealKey> {
+        self.key.get().filter(|_| self.is_given)
     }
 
     /// Returns the key, and derives it from the root at the first call. `make` must always derive the same key.

@@ -154,9 +154,13 @@ impl<T> Drop for OnItsWay<T> {
 }
 
 impl<T> Session<T> {
-    /// Makes the object of an incarnation around its record. `root` is the manager's key; `initialize_params` are those
-    /// of a parked session.
-    pub(crate) fn new(record: Record, transport: T, initialize_params: Option<Arc<[u8]>>, root: Arc<SealKey>) -> Self {
+    /// Makes the object of an incarnation around its record. `initialize_params` are those of a parked session.
+    pub(crate) fn new(
+        record: Record,
+        transport: T,
+        initialize_params: Option<Arc<[u8]>>,
+        seal_key: LazySealKey,
+    ) -> Self {
         Self {
             record,
             flags: AtomicU32::new(0),
@@ -173,7 +177,7 @@ impl<T> Session<T> {
             protocol_version: OnceLock::new(),
             in_directory: OnceLock::new(),
             data: Mutex::default(),
-            seal_key: LazySealKey::new(root),
+            seal_key,
             slot: TransportSlot::new(transport),
             on_their_way: AtomicU32::new(0),
         }
@@ -353,6 +357,11 @@ impl<T> Session<T> {
     /// What the ids of its events are sealed with.
     pub(crate) fn seal_key(&self) -> &SealKey {
         self.seal_key.get(|root| root.of_session(&self.record.id))
+    }
+
+    /// That key, if it came from a directory, so that this manager cannot derive it.
+    pub(crate) fn given_seal_key(&self) -> Option<&SealKey> {
+        self.seal_key.as_given()
     }
 
     /// Whether the inner transport has all messages of the service. Their clients may not have read them yet.

@@ -26,6 +26,8 @@ pub(crate) enum PolicyStream<T> {
     Live(LiveStream<T>),
     /// A listening stream, which may outlive the incarnation of its session.
     Listening(Listening),
+    /// One message about a stream that is over. Its event id is not sealed.
+    Over(Option<ServerSseMessage>),
 }
 
 /// A stream of the inner manager, or of one message of this crate.
@@ -172,6 +174,7 @@ impl<T> Stream for PolicyStream<T> {
         match self.get_mut() {
             Self::Live(stream) => Pin::new(stream).poll_next(cx),
             Self::Listening(stream) => Pin::new(stream).poll_next(cx),
+            Self::Over(message) => Poll::Ready(message.take()),
         }
     }
 }

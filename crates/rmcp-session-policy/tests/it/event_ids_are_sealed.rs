@@ -432,7 +432,7 @@ async fn a_listening_stream_goes_on_after_what_was_heard() {
 }
 
 #[tokio::test]
-async fn after_a_restore_an_old_listening_id_opens_a_new_stream_and_an_old_request_s_is_over() {
+async fn after_a_restore_an_old_listening_id_opens_a_new_stream_and_an_old_request_s_has_one_answer() {
     let server = Server::start(local(false).max_sessions(1)).await;
     let alice = server.open("alice").await;
     let mut listening = alice.listen("0").await;
@@ -443,6 +443,7 @@ async fn after_a_restore_an_old_listening_id_opens_a_new_stream_and_an_old_reque
     }
     let last = last.expect("three");
     let request = alice.call(4, "echo", "old").await.pop().expect("an answer");
+    let other = alice.call(5, "echo", "old").await.pop().expect("an answer");
     drop(listening);
     // Bob's session evicts alice's, and hers evicts his.
     let bob = server.open("bob").await;
@@ -456,6 +457,9 @@ async fn after_a_restore_an_old_listening_id_opens_a_new_stream_and_an_old_reque
     let mut waiting = alice.begin(4, "wait", "new").await;
     waiting.next().await;
     alice.assert_over(&request.id).await;
+    let told = alice.resume(&other.id).await.pop().expect("an answer");
+    assert!(told.data.contains("\"id\":5") && told.data.contains("its outcome is unknown"), "{told:?}");
+    alice.assert_over(&told.id).await;
     let mut listening = alice.listen(&last.id).await;
     let heard = listening.next().await;
     assert!(heard.data.contains("test:///new"), "{heard:?}");

@@ -29,6 +29,7 @@ mod client_context;
 mod client_limits;
 mod closes_are_bounded_and_real;
 mod current_session;
+mod cut_calls;
 mod directory_claims;
 mod directory_ends;
 mod directory_look_ups;
