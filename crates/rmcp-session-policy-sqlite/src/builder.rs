@@ -15,8 +15,9 @@ pub enum Durability {
     /// the process, also one that is killed, and may be lost when the power fails.
     #[default]
     Behind,
-    /// A write is committed at once, with all that wait beside it, and each commit waits for the disk (`synchronous=FULL`).
-    /// What is committed outlives a power failure.
+    /// Answers wait until what they acknowledge is committed: a new session, or a change of its data. It is committed at once,
+    /// with all that wait beside it, the rest within 100 ms. Each commit waits for the disk (`synchronous=FULL`). What is
+    /// committed outlives a power failure.
     Before,
 }
 

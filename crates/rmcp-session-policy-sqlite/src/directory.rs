@@ -148,7 +148,7 @@ impl SqliteDirectory {
         servers.tidy().map_err(io)?;
         let lock = Arc::new(servers.enter().map_err(io)?);
         let server = lock.id();
-        let queue = Arc::new(Queue::new(durability, bounds.bodies()));
+        let queue = Arc::new(Queue::new(bounds.bodies()));
         let (reads, writes) = (Health::new(path.clone(), "read"), Health::new(path.clone(), "written"));
         let (reads, writes) = (Arc::new(reads), Arc::new(writes));
         let reader = Reader {
