@@ -121,8 +121,8 @@ impl SqliteDirectoryBuilder {
         self
     }
 
-    /// Opens the file, or makes it, readable to this user alone (mode 0600), and starts two threads: one that reads, and one
-    /// that writes.
+    /// Opens the file, or makes it, readable to this user alone (mode 0600), and starts three threads: one reads, one
+    /// writes, and one copies the write-ahead log into the file.
     ///
     /// Blocks while it reads and writes some pages, and up to some seconds if another process holds the file locked.
     ///
