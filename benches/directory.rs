@@ -2,17 +2,20 @@
 //!
 //! ```sh
 //! cargo run --release -p rmcp-session-policy-benches --bin directory -- handshakes
+//! cargo run --release -p rmcp-session-policy-benches --bin directory -- handshakes --sockets
 //! cargo run --release -p rmcp-session-policy-benches --bin directory -- restores
 //! cargo run --release -p rmcp-session-policy-benches --bin directory -- fill /var/tmp/many.db
 //! cargo run --release -p rmcp-session-policy-benches --bin directory -- open /var/tmp/many.db
 //! ```
 //!
-//! The service is called in process, without sockets, on as many threads as there are cores. What is compared takes turns, and
+//! The service is called in process, without sockets unless they are asked for, on as many threads as there are cores. What is compared takes turns, and
 //! the medians of all turns are shown.
 
 use std::convert::Infallible;
 use std::fs;
+use std::future::IntoFuture;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,12 +29,18 @@ use rmcp_session_policy::eviction::Lru;
 use rmcp_session_policy::{PolicySessionManager, SECOND};
 use rmcp_session_policy_benches::service::{call, open, parking};
 use rmcp_session_policy_sqlite::{Durability, SqliteDirectory};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tower_service::Service;
 
 type Sessions = Arc<PolicySessionManager<LocalSessionManager>>;
 
 /// What `fill` opens at a time, so that the memory does not grow with the file.
 const LIVE: usize = 1_000;
+
+const INITIALIZE: &str = r#"{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+    "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}}"#;
+const INITIALIZED: &str = r#"{"jsonrpc": "2.0", "method": "notifications/initialized"}"#;
 
 #[derive(Parser)]
 struct Args {
@@ -54,6 +63,9 @@ enum What {
         /// How many at a time; several numbers may be given
         #[arg(long, default_values_t = [1, 64])]
         at_once: Vec<usize>,
+        /// Through sockets of this machine, a connection for each that is at a time
+        #[arg(long)]
+        sockets: bool,
     },
     /// A call that restores its session: from the parking, and from a file that another server left
     Restores {
@@ -128,6 +140,58 @@ async fn open_all(sessions: &Sessions, count: usize, at_once: usize) -> Vec<Stri
     ids
 }
 
+/// Serves sessions on a port of this machine, until the program ends.
+async fn serve(sessions: &Sessions) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let app = axum::Router::new().fallback_service(sessions.layer().layer(parking(sessions)));
+    drop(tokio::spawn(axum::serve(listener, app).into_future()));
+    Ok(address)
+}
+
+/// Opens sessions through connections that are kept.
+async fn connect_all(address: SocketAddr, count: usize, connections: usize) {
+    let tasks = (0..connections).map(|task| {
+        let mine = count / connections + usize::from(task < count % connections);
+        tokio::spawn(async move {
+            let mut stream = TcpStream::connect(address).await.expect("a connection");
+            stream.set_nodelay(true).expect("a socket");
+            let mut buffer = Vec::new();
+            for _ in 0..mine {
+                let head = post(&mut stream, &mut buffer, "", INITIALIZE).await.expect("an answer");
+                let id = head.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).expect("a session");
+                let id = format!("mcp-session-id: {id}\r\n");
+                post(&mut stream, &mut buffer, &id, INITIALIZED).await.expect("an answer");
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.expect("opens");
+    }
+}
+
+/// Sends a message, reads the whole answer, and returns its head.
+async fn post(stream: &mut TcpStream, buffer: &mut Vec<u8>, session: &str, message: &str) -> io::Result<String> {
+    let length = message.len();
+    let request = format!(
+        "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         accept: application/json, text/event-stream\r\n{session}content-length: {length}\r\n\r\n{message}"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    buffer.clear();
+    loop {
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&buffer[..end]).to_ascii_lowercase();
+        let is_chunked = head.contains("transfer-encoding: chunked");
+        if !is_chunked || buffer.ends_with(b"\r\n0\r\n\r\n") {
+            return Ok(head);
+        }
+    }
+}
+
 /// Calls a tool in each session, some at a time.
 async fn call_all(sessions: &Sessions, ids: &[String], at_once: usize) {
     let chunks: Vec<_> = ids.chunks(ids.len().div_ceil(at_once)).map(<[_]>::to_vec).collect();
@@ -160,7 +224,7 @@ fn show(what: &str, each: usize, all: Vec<(&str, Vec<Duration>)>) -> io::Result<
     Ok(())
 }
 
-async fn handshakes(args: &Args, count: usize, at_once: usize) -> io::Result<()> {
+async fn handshakes(args: &Args, count: usize, at_once: usize, sockets: bool) -> io::Result<()> {
     let mut times = Kept::ALL.map(|(_, name)| (name, Vec::new()));
     for turn in 0..args.turns {
         for place in 0..Kept::ALL.len() {
@@ -169,13 +233,19 @@ async fn handshakes(args: &Args, count: usize, at_once: usize) -> io::Result<()>
             let (kept, (_, times)) = (Kept::ALL[place].0, &mut times[place]);
             let folder = folder(args)?;
             let sessions = kept.sessions(&folder.path().join("sessions.db"), count + 1);
+            let through = if sockets { Some(serve(&sessions).await?) } else { None };
             let began = Instant::now();
-            open_all(&sessions, count, at_once).await;
+            match through {
+                Some(address) => connect_all(address, count, at_once).await,
+                None => drop(open_all(&sessions, count, at_once).await),
+            }
             times.push(began.elapsed());
+            assert_eq!(sessions.stats().opened, count as u64, "each is opened");
             sessions.drain(60 * SECOND).await;
         }
     }
-    show(&format!("a handshake, {at_once} at a time"), count, times.into())
+    let how = if sockets { "a handshake through sockets" } else { "a handshake" };
+    show(&format!("{how}, {at_once} at a time"), count, times.into())
 }
 
 /// What a restore begins with.
@@ -289,9 +359,9 @@ fn folder(args: &Args) -> io::Result<tempfile::TempDir> {
 async fn main() -> io::Result<()> {
     let args = Args::parse();
     match &args.what {
-        What::Handshakes { sessions, at_once } => {
+        What::Handshakes { sessions, at_once, sockets } => {
             for at_once in at_once {
-                handshakes(&args, *sessions, *at_once).await?;
+                handshakes(&args, *sessions, *at_once, *sockets).await?;
             }
             Ok(())
         }
