@@ -15,8 +15,9 @@ pub enum Durability {
     /// the process, also one that is killed, and may be lost when the power fails.
     #[default]
     Behind,
-    /// A write is committed at once, with all that wait beside it, and each commit waits for the disk (`synchronous=FULL`).
-    /// What is committed outlives a power failure.
+    /// Answers wait until what they acknowledge is committed: a new session, or a change of its data. It is committed at once,
+    /// with all that wait beside it, the rest within 100 ms. Each commit waits for the disk (`synchronous=FULL`). What is
+    /// committed outlives a power failure.
     Before,
 }
 
@@ -120,8 +121,8 @@ impl SqliteDirectoryBuilder {
         self
     }
 
-    /// Opens the file, or makes it, readable to this user alone (mode 0600), and starts two threads: one that reads, and one
-    /// that writes.
+    /// Opens the file, or makes it, readable to this user alone (mode 0600), and starts three threads: one reads, one
+    /// writes, and one copies the write-ahead log into the file.
     ///
     /// Blocks while it reads and writes some pages, and up to some seconds if another process holds the file locked.
     ///

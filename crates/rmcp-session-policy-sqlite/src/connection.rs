@@ -11,9 +11,6 @@ use crate::builder::{Bounds, Durability};
 /// How long a statement waits for the lock of another process. A claim waits 50 ms in all.
 const BUSY: Duration = Duration::from_millis(20);
 
-/// After how many pages of the write-ahead log SQLite copies them into the file, at most: its default.
-const CHECKPOINT: u32 = 1_000;
-
 /// How much each connection caches, in KiB.
 const CACHE_KIB: i64 = 4 << 10;
 
@@ -41,8 +38,8 @@ pub(crate) fn to_write(path: &Path, durability: Durability, bounds: &Bounds) -> 
     connection.pragma_update_and_check(None, "max_page_count", i64::try_from(bounds.pages()).ok(), |_| Ok(()))?;
     // What stays of the log on disk once it is emptied.
     connection.pragma_update_and_check(None, "journal_size_limit", bounds.log_bytes(), |_| Ok(()))?;
-    let checkpoint = CHECKPOINT.min(bounds.log_frames() / 2);
-    connection.pragma_update_and_check(None, "wal_autocheckpoint", checkpoint, |_| Ok(()))?;
+    // Else each commit that makes the log long would copy it into the file.
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
@@ -55,6 +52,11 @@ pub(crate) fn to_read(path: &Path, bounds: &Bounds) -> rusqlite::Result<Connecti
     connection.pragma_update(None, "query_only", true)?;
     be_quick(&connection)?;
     Ok(connection)
+}
+
+/// Opens a connection that copies the log into the file, beside the one that writes.
+pub(crate) fn to_copy(path: &Path, bounds: &Bounds) -> rusqlite::Result<Connection> {
+    to_write(path, Durability::Behind, bounds)
 }
 
 /// Shortens the wait for locks, from the opening on.

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::builder::{Bounds, Durability, SqliteDirectoryBuilder};
+use crate::checkpoints::Checkpoints;
 use crate::claiming::claim_request;
 use crate::clock::{Clock, Machine};
 use crate::connection;
@@ -148,7 +149,7 @@ impl SqliteDirectory {
         servers.tidy().map_err(io)?;
         let lock = Arc::new(servers.enter().map_err(io)?);
         let server = lock.id();
-        let queue = Arc::new(Queue::new(durability, bounds.bodies()));
+        let queue = Arc::new(Queue::new(bounds.bodies()));
         let (reads, writes) = (Health::new(path.clone(), "read"), Health::new(path.clone(), "written"));
         let (reads, writes) = (Arc::new(reads), Arc::new(writes));
         let reader = Reader {
@@ -163,9 +164,14 @@ impl SqliteDirectory {
         };
         let held = Arc::clone(&lock);
         let (queued, health, times) = (Arc::clone(&queue), Arc::clone(&writes), Times::default());
-        let writer = Writer { connection, queue: queued, health, servers, bounds, clock, machine, times, lock };
+        let copying = connection::to_copy(&path, &bounds).map_err(sqlite)?;
+        let copies = Checkpoints { path: path.clone(), bounds: bounds.clone(), connection: Some(copying) };
+        let (checkpoints, checkpoints_asked) = sync_channel(1);
+        let writer =
+            Writer { connection, queue: queued, health, servers, bounds, clock, machine, times, checkpoints, lock };
         let (look_ups, asked) = sync_channel(LOOK_UPS);
         spawn("sessions-reader", move || reader.run(&asked)).map_err(io)?;
+        spawn("sessions-copier", move || copies.run(&checkpoints_asked)).map_err(io)?;
         spawn("sessions-writer", move || writer.run()).map_err(io)?;
         let is_awaited = durability == Durability::Before;
         Ok(Self { path, server, clock, max_wait, is_awaited, queue, look_ups, reads, writes, _lock: held })

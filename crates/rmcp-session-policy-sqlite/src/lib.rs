@@ -8,7 +8,7 @@
 //! | `builder`, `error`, `stats` | settings, why a file is not opened, and counters |
 //! | `queue` | what waits to be written, one change for each session, and the tasks that wait for that |
 //! | `claiming` | a claim on its way to the writer and back |
-//! | `writer`, `reader` | the two threads |
+//! | `writer`, `reader`, `checkpoints` | the three threads |
 //! | `health` | whether the file can be read and written, with a log line for each change |
 //! | `room`, `log` | what is forgotten so that the file stays within its bytes, and the length of the write-ahead log |
 //! | `store` | reads and writes of rows |
@@ -22,6 +22,7 @@
 compile_error!("rmcp-session-policy-sqlite needs Linux: its clock is CLOCK_BOOTTIME");
 
 mod builder;
+mod checkpoints;
 mod claiming;
 mod clock;
 mod connection;

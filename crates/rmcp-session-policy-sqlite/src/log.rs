@@ -1,33 +1,53 @@
-//! The write-ahead log, which is emptied before it becomes longer than its limit.
+//! The write-ahead log, which is copied into the file by a thread of its own, and emptied before it is longer than its limit.
 
 use rusqlite::{Connection, ErrorCode, ffi};
 
 use crate::builder::Bounds;
 
-/// Prepares for a commit: empties the log if it is longer than its limit.
+/// From how many pages on, which are not in the file yet, the log is copied into it: SQLite's default.
+const CHECKPOINT: u32 = 1_000;
+
+/// What is in the log, in pages.
+#[derive(Clone, Copy, Debug)]
+struct Log {
+    /// Whether a checkpoint was kept from its work.
+    busy: bool,
+    all: i64,
+    copied: i64,
+}
+
+/// Prepares for a commit: empties the log if it is longer than its limit. Returns whether it should be copied into the file.
 ///
-/// SQLite does that itself, as soon as no connection reads what the log holds. So there is something to do only if another
-/// program reads for long.
+/// A log that is copied whole is begun anew by SQLite itself, as soon as no connection reads what it holds. So there is
+/// something to empty only if the server writes all the time, or another program reads for long.
 ///
 /// # Errors
 ///
 /// `SQLITE_BUSY` if the log cannot be emptied now.
-pub(crate) fn shorten(connection: &Connection, bounds: &Bounds) -> rusqlite::Result<()> {
-    let (_, frames) = checkpoint(connection, "PRAGMA wal_checkpoint(NOOP)")?;
-    if frames <= i64::from(bounds.log_frames()) {
-        return Ok(());
+pub(crate) fn shorten(connection: &Connection, bounds: &Bounds) -> rusqlite::Result<bool> {
+    let log = Log::after(connection, "PRAGMA wal_checkpoint(NOOP)")?;
+    let limit = bounds.log_frames();
+    if log.all <= i64::from(limit) {
+        return Ok(log.all - log.copied >= i64::from(CHECKPOINT.min(limit / 2)));
     }
-    match checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)") {
-        Ok((false, _)) => Ok(()),
-        Ok((true, _)) => Err(is_full()),
+    match Log::after(connection, "PRAGMA wal_checkpoint(RESTART)") {
+        Ok(Log { busy: false, .. }) => Ok(false),
+        Ok(_) => Err(is_full()),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Err(is_full()),
         Err(error) => Err(error),
     }
 }
 
-/// Whether a checkpoint was kept from its work, and how many frames are in the log.
-fn checkpoint(connection: &Connection, pragma: &str) -> rusqlite::Result<(bool, i64)> {
-    connection.prepare_cached(pragma)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+/// Copies the log into the file, as far as no connection reads what is there. Keeps none from its work.
+pub(crate) fn copy(connection: &Connection) -> rusqlite::Result<()> {
+    Log::after(connection, "PRAGMA wal_checkpoint(PASSIVE)").map(drop)
+}
+
+impl Log {
+    fn after(connection: &Connection, pragma: &str) -> rusqlite::Result<Self> {
+        let mut checkpoint = connection.prepare_cached(pragma)?;
+        checkpoint.query_row([], |row| Ok(Self { busy: row.get(0)?, all: row.get(1)?, copied: row.get(2)? }))
+    }
 }
 
 fn is_full() -> rusqlite::Error {

@@ -13,7 +13,6 @@ use rmcp_session_policy::directory::{Change, Epoch, SessionDigest};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::builder::Durability;
 use crate::claiming::ClaimRequest;
 use crate::row::{Moment, Queued, bytes};
 
@@ -35,7 +34,6 @@ const DELAY: i64 = 50;
 /// The queue of one server.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    durability: Durability,
     /// The most bytes of a body, and of the bodies of one commit.
     bodies: usize,
     state: Mutex<State>,
@@ -87,8 +85,8 @@ pub(crate) enum Work {
 }
 
 impl Queue {
-    pub(crate) fn new(durability: Durability, bodies: usize) -> Self {
-        Self { durability, bodies, state: Mutex::default(), work: Condvar::new(), changed: Notify::new() }
+    pub(crate) fn new(bodies: usize) -> Self {
+        Self { bodies, state: Mutex::default(), work: Condvar::new(), changed: Notify::new() }
     }
 
     /// Queues a change, merged into an earlier one of the same session.
@@ -212,7 +210,7 @@ impl Queue {
             if !state.claims.is_empty() {
                 return Work::Claims(state.take_claims(self.bodies));
             }
-            let due = if holds_back { None } else { state.due(self.durability, now()) };
+            let due = if holds_back { None } else { state.due(now()) };
             if due == Some(Duration::ZERO) {
                 return Work::Changes;
             }
@@ -395,9 +393,9 @@ impl State {
     }
 
     /// In how long changes should be written. `None` if there are none.
-    fn due(&self, durability: Durability, now: Moment) -> Option<Duration> {
+    fn due(&self, now: Moment) -> Option<Duration> {
         let (_, oldest) = self.pending.front()?;
-        let at_once = durability == Durability::Before || oldest.first <= self.urgent || self.pending.len() >= BATCH;
+        let at_once = oldest.first <= self.urgent || self.pending.len() >= BATCH;
         if at_once || self.stops {
             return Some(Duration::ZERO);
         }
@@ -470,7 +468,7 @@ mod tests {
     }
 
     fn queue() -> Queue {
-        Queue::new(Durability::Behind, BYTES)
+        Queue::new(BYTES)
     }
 
     fn write(queue: &Queue, number: usize, change: Change) {
@@ -580,16 +578,13 @@ mod tests {
     }
 
     #[test]
-    fn changes_wait_for_others_behind_and_not_before_nor_if_a_task_waits() {
+    fn changes_wait_for_others_unless_a_task_waits_for_them() {
         let work = |queue: &Queue, now| queue.next(Duration::ZERO, false, || now);
         let queue = queue();
         write(&queue, 1, used(1));
         assert!(matches!(work(&queue, DELAY - 1), Work::Rest));
         assert!(matches!(work(&queue, DELAY), Work::Changes));
         queue.lock().hurry(1);
-        assert!(matches!(work(&queue, 0), Work::Changes));
-        let queue = Queue::new(Durability::Before, BYTES);
-        write(&queue, 1, used(1));
         assert!(matches!(work(&queue, 0), Work::Changes));
     }
 }

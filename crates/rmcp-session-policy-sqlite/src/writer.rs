@@ -1,6 +1,7 @@
 //! The thread that writes: commits changes in groups, claims sessions, removes what is too old, and finds what is lost.
 
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use rmcp_session_policy::directory::{Away, Change, Claim, Epoch, ServerId, SessionDigest};
@@ -48,6 +49,8 @@ pub(crate) struct Writer {
     pub(crate) clock: Clock,
     pub(crate) machine: Machine,
     pub(crate) times: Times,
+    /// Asks for the log to be copied into the file.
+    pub(crate) checkpoints: SyncSender<()>,
     /// Freed at the end, after the last write. The directory holds it too: if this thread should panic, the sessions that
     /// its process has are still its own.
     pub(crate) lock: Arc<ServerLock>,
@@ -127,7 +130,7 @@ impl Writer {
 
     /// Writes changes. `false` if there was no room for them, but some was made.
     fn write(&mut self, batch: &[(SessionDigest, Queued)], needed: u64) -> rusqlite::Result<bool> {
-        log::shorten(&self.connection, &self.bounds)?;
+        self.shorten_log()?;
         let me = self.me();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let fits = room::make(&transaction, &self.bounds, needed, batch.len())?;
@@ -138,6 +141,14 @@ impl Writer {
         }
         transaction.commit()?;
         Ok(fits)
+    }
+
+    fn shorten_log(&self) -> rusqlite::Result<()> {
+        if log::shorten(&self.connection, &self.bounds)? {
+            // One that runs will be enough.
+            self.checkpoints.try_send(()).ok();
+        }
+        Ok(())
     }
 
     /// Forgets some sessions if a commit failed because the file is at its limit. Gives the error back if it did not.
@@ -184,7 +195,7 @@ impl Writer {
 
     /// Writes what this server has queued of the sessions, and claims them.
     fn write_claims(&mut self, claims: &[ClaimRequest]) -> rusqlite::Result<Vec<Option<Claim>>> {
-        log::shorten(&self.connection, &self.bounds)?;
+        self.shorten_log()?;
         let (me, now) = (self.me(), self.clock.now());
         let waiting: Vec<_> = claims.iter().filter_map(|claim| self.queue.waiting(&claim.id)[1].take()).collect();
         let needed = room::needed(waiting.iter().map(|queued| &queued.change));

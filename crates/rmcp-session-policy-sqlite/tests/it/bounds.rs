@@ -201,3 +201,25 @@ async fn a_log_that_another_program_keeps_from_being_emptied_is_bounded_and_goes
     assert!(lines[0].contains("the session directory cannot be written: ") && lines[0].contains("its log is full"));
     assert!(lines[1].contains("the session directory can be written again"));
 }
+
+/// Copying is not the writer's work, so that neither commits nor claims wait for the disk.
+#[tokio::test]
+async fn the_log_is_copied_into_the_file_by_a_thread_of_its_own() {
+    let place = Place::new();
+    let directory = place.open();
+    let reads = place.sqlite();
+    let log =
+        |pragma: &str| -> (i64, i64) { reads.query_row(pragma, [], |row| Ok((row.get(1)?, row.get(2)?))).unwrap() };
+    let until = std::time::Instant::now() + PATIENCE;
+    let mut number = 0;
+    // Each commit adds ten pages and more.
+    while log("PRAGMA wal_checkpoint(NOOP)").1 < 1_000 {
+        assert!(std::time::Instant::now() < until, "nothing is copied");
+        directory.write(&id(number), Epoch::FIRST, Change::Opened(session_of(number, &[7; 40_000])));
+        assert_eq!(directory.flush(later()).await, 0);
+        number += 1;
+    }
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let names = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).ok());
+    assert!(names.map(|name| name.trim().to_owned()).any(|name| name == "sessions-copier"));
+}
