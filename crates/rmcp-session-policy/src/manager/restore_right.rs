@@ -281,7 +281,7 @@ mod tests {
     fn with_a_session_in_the_directory() -> (PolicySessionManager<Scripted>, MemoryDirectory, SessionDigest) {
         let (directory, digest) = (MemoryDirectory::new(), SessionDigest::of(ID));
         let initialize_params = b"{}".to_vec().into();
-        let body = Body { initialize_params, protocol_version: None, context: None, data: Vec::new() };
+        let body = Body { initialize_params, protocol_version: None, context: None, data: Vec::new(), seal_key: None };
         let stored = StoredSession::new(None, Duration::ZERO, Usage::default(), body.encode().unwrap());
         directory.another_server().write(&digest, Epoch::FIRST, Change::Parked(stored));
         let builder = PolicySessionManager::builder(Scripted::new()).directory(directory.clone());
