@@ -89,7 +89,7 @@ pub struct SqliteDirectory {
     look_ups: SyncSender<LookUp>,
     reads: Arc<Health>,
     writes: Arc<Health>,
-    _lock: Arc<ServerLock>,
+    lock: Arc<ServerLock>,
 }
 
 impl SqliteDirectory {
@@ -174,7 +174,7 @@ impl SqliteDirectory {
         spawn("sessions-copier", move || copies.run(&checkpoints_asked)).map_err(io)?;
         spawn("sessions-writer", move || writer.run()).map_err(io)?;
         let is_awaited = durability == Durability::Before;
-        Ok(Self { path, server, clock, max_wait, is_awaited, queue, look_ups, reads, writes, _lock: held })
+        Ok(Self { path, server, clock, max_wait, is_awaited, queue, look_ups, reads, writes, lock: held })
     }
 }
 
@@ -215,6 +215,12 @@ impl SessionDirectory for SqliteDirectory {
 
     fn is_awaited(&self) -> bool {
         self.is_awaited
+    }
+
+    fn leave(&self) {
+        if let Err(error) = self.lock.leave() {
+            tracing::warn!(%error, "other servers cannot be told that this one is about to stop");
+        }
     }
 
     async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {

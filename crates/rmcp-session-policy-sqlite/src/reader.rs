@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use rmcp_session_policy::directory::{Away, Found, ServerId, SessionDigest};
+use rmcp_session_policy::directory::{Away, Found, FoundState, ServerId, SessionDigest};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -71,6 +71,10 @@ impl Reader {
             entry = row::after(entry, self.me, queued);
         }
         let is_live = |row: &Row| row.live && (row.server == self.me || !self.servers.is_gone(row.server));
-        Ok(entry.map(|entry| entry.found(self.clock.now(), is_live)))
+        let found = entry.map(|entry| entry.found(self.clock.now(), is_live));
+        Ok(found.map(|found| match found.state {
+            FoundState::Live if found.server != self.me => found.with_leaving(self.servers.is_leaving(found.server)),
+            _ => found,
+        }))
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! A lock file is called as the database, with the id of its server and `.lock` appended. Its server holds it by `flock`
 //! from before the id is written anywhere. A server is gone if its file is not there, or if the lock on it is free.
-//! Descriptors are closed in programs that the process starts, so those do not hold the lock on.
+//! A lock file is empty until its server is about to stop. Descriptors are closed in programs that the process starts, so those do not hold the lock on.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions, read_dir, remove_file};
+use std::fs::{File, OpenOptions, metadata, read_dir, remove_file};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rmcp_session_policy::directory::ServerId;
@@ -25,8 +25,11 @@ pub(crate) struct Servers {
 pub(crate) struct ServerLock {
     id: ServerId,
     path: PathBuf,
-    _locked: File,
+    locked: File,
 }
+
+/// What the lock file of a server says that is about to stop.
+const LEAVING: &[u8] = b"leaving\n";
 
 impl Servers {
     pub(crate) fn of(database: &Path) -> Self {
@@ -46,7 +49,7 @@ impl Servers {
                 Err(Errno::WOULDBLOCK) => {}
                 Err(error) => return Err(error.into()),
                 Ok(()) if file.metadata()?.nlink() == 0 => {}
-                Ok(()) => return Ok(ServerLock { id, path, _locked: file }),
+                Ok(()) => return Ok(ServerLock { id, path, locked: file }),
             }
         }
     }
@@ -57,6 +60,11 @@ impl Servers {
             Ok(locked) => locked.is_some(),
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }
+    }
+
+    /// Whether a server is about to stop. `false` if that cannot be told.
+    pub(crate) fn is_leaving(&self, id: ServerId) -> bool {
+        metadata(self.path(id)).is_ok_and(|file| file.len() > 0)
     }
 
     /// Removes the lock files of servers that are gone. What cannot be removed stays, for the next one that tidies up.
@@ -84,6 +92,11 @@ impl Servers {
 impl ServerLock {
     pub(crate) const fn id(&self) -> ServerId {
         self.id
+    }
+
+    /// Writes into the lock file that this server is about to stop.
+    pub(crate) fn leave(&self) -> io::Result<()> {
+        self.locked.write_all_at(LEAVING, 0)
     }
 }
 
@@ -125,7 +138,9 @@ mod tests {
         let lock = servers.enter().expect("a lock");
         let mode = fs::metadata(&lock.path).expect("is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(!servers.is_gone(lock.id()));
+        assert!(!servers.is_gone(lock.id()) && !servers.is_leaving(lock.id()));
+        lock.leave().expect("written");
+        assert!(!servers.is_gone(lock.id()) && servers.is_leaving(lock.id()));
         let (id, path) = (lock.id(), lock.path.clone());
         drop(lock);
         assert!(!path.exists());

@@ -42,13 +42,15 @@ pub struct Found {
     pub epoch: Epoch,
     /// How long ago the session was opened, its earlier incarnations included.
     pub age: Duration,
+    /// Whether the server that has it is about to stop, and parks it once it is idle ([`leave`](super::SessionDirectory::leave)).
+    pub leaving: bool,
 }
 
 impl Found {
     /// Describes a session without an owner that was opened just now.
     #[must_use]
     pub const fn new(state: FoundState, server: ServerId, epoch: Epoch) -> Self {
-        Self { owner: None, state, server, epoch, age: Duration::ZERO }
+        Self { owner: None, state, server, epoch, age: Duration::ZERO, leaving: false }
     }
 
     /// Describes a session that this server has parked: it knows the epoch, and its owner was compared.
@@ -60,6 +62,13 @@ impl Found {
     #[must_use]
     pub const fn with_owner(mut self, owner: Option<OwnerDigest>) -> Self {
         self.owner = owner;
+        self
+    }
+
+    /// Sets whether the server that has it is about to stop. Defaults to no.
+    #[must_use]
+    pub const fn with_leaving(mut self, leaving: bool) -> Self {
+        self.leaving = leaving;
         self
     }
 

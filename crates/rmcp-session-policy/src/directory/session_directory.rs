@@ -99,6 +99,11 @@ pub trait SessionDirectory: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Notes that this server is about to stop: it parks each session once that is idle. Look-ups of other servers should
+    /// say so of the sessions that it has ([`Found::leaving`]); requests for them then wait for a time, and are refused
+    /// otherwise. Cannot be taken back. Does not wait. By default it does nothing.
+    fn leave(&self) {}
+
     /// Waits until other servers have claimed sessions that this server had or parked, and returns them with the epochs
     /// under which this server had them. Each is reported once, at least if this server had it live. May wait for ever.
     ///
@@ -130,6 +135,10 @@ impl<T: SessionDirectory + ?Sized> SessionDirectory for Arc<T> {
 
     fn is_awaited(&self) -> bool {
         (**self).is_awaited()
+    }
+
+    fn leave(&self) {
+        (**self).leave();
     }
 
     async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {

@@ -19,8 +19,9 @@ use crate::admission::ClientKey;
 pub(super) use crate::directory::DIRECTORY_WAIT;
 use crate::directory::{Away, Change, Epoch, Found, Ownership, SessionDigest, SessionDirectory, StoredSession};
 
-/// How long a request waits until one more session may be restored.
-const RESTORE_WAIT: Duration = Duration::from_secs(1);
+/// How long a request waits until one more session may be restored. When all clients come back after a restart, each waits
+/// for the restores before its own; a client waits about a minute for an answer.
+const RESTORE_WAIT: Duration = Duration::from_secs(30);
 /// How many sessions are restored at a time, unless there are fewer places: each restore waits for one, and only for a
 /// second, so those that come back all at once must not all wait for a place.
 const RESTORES: usize = 256;
@@ -64,8 +65,7 @@ impl Durable {
         }
     }
 
-    /// Waits until this client may restore one more session, for as long as a restore waits for a place. `None` if it may
-    /// not.
+    /// Waits until this client may restore one more session. `None` if it took too long.
     pub(super) async fn may_restore(&self, client: &ClientKey) -> Option<Permit> {
         timeout(RESTORE_WAIT, self.restores.permit(client)).await.ok()
     }

@@ -124,6 +124,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// Panics outside a tokio runtime if there is a directory.
     pub fn hand_over(&self) {
         self.refuse_newcomers();
+        self.shared.durable.iter().for_each(|durable| durable.directory.leave());
         if self.shared.durable.is_some() && !self.shared.signals.draining.swap(true, SeqCst) {
             drop(tokio::spawn(hand_over(Arc::downgrade(&self.shared))));
         }

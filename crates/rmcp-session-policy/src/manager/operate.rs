@@ -171,6 +171,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         let shared = &self.shared;
         let deadline = Instant::now() + deadline.min(LONGEST_DRAIN);
         self.refuse_newcomers();
+        shared.durable.iter().for_each(|durable| durable.directory.leave());
         shared.signals.draining.store(true, SeqCst);
         shared.draining.store(true, SeqCst);
         shared.held.close();

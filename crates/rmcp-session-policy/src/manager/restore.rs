@@ -1,16 +1,17 @@
 //! The restore of parked sessions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::create::{Admitted, Luggage};
 use super::manager_inner::ManagerInner;
 use super::parking_state::{Came, Parked};
 use super::restore_right::PendingRestore;
 use super::single_flight::Flight;
-use crate::admission::ArrivalKind;
+use crate::admission::{ArrivalKind, ClientKey};
 use crate::context::ClientContext;
 use crate::directory::{Found, FoundState, Ownership, SessionDigest};
 use crate::error::PolicyError;
@@ -21,6 +22,10 @@ use crate::timestamp::Timestamp;
 use crate::transport::{Flag, PolicyTransport};
 
 type Restored<I> = RestoreOutcome<PolicyTransport<<I as SessionManager>::Transport>>;
+/// How long a request waits at first, and at most, before it looks again whether another server has parked a session.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
 type Failed<I> = PolicyError<<I as SessionManager>::Error>;
 
 impl<I: SessionManager> ManagerInner<I> {
@@ -220,6 +225,26 @@ impl<I: SessionManager> ManagerInner<I> {
         Ok(false)
     }
 
+    /// Waits until a session that another server has is parked, if that server is about to stop: for the close deadline at
+    /// most. Its client waits meanwhile, and each look-up waits for its turn.
+    async fn until_left(&self, id: &SessionId, mut found: Found) -> Result<Found, Failed<I>> {
+        let deadline = Instant::now() + self.settings.close_deadline;
+        let (digest, client) = (SessionDigest::of(id), ClientKey::of_context(ClientContext::current().as_deref()));
+        let mut pause = FIRST_PAUSE;
+        while found.state == FoundState::Live {
+            let Some(durable) = self.durable.as_ref().filter(|_| found.leaving && Instant::now() < deadline) else {
+                return Err(PolicyError::Elsewhere);
+            };
+            sleep(pause).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+            let turn = durable.looks.turn(&client).await.map_err(|_| PolicyError::Elsewhere)?;
+            let looked = durable.look(&digest).await;
+            turn.hit();
+            found = looked.map_err(|_| PolicyError::Away)?.ok_or(PolicyError::Elsewhere)?;
+        }
+        Ok(found)
+    }
+
     /// Restores a session that was found in the directory, as [`admit_reserved`](Self::admit_reserved) does one that is
     /// parked here: when the restore has its place, it claims the session, and the session is pinned here.
     pub(super) async fn admit_found(
@@ -228,10 +253,13 @@ impl<I: SessionManager> ManagerInner<I> {
         mut restoring: PendingRestore<I>,
         found: Found,
     ) -> Result<bool, Failed<I>> {
-        if found.state == FoundState::Live {
-            restoring.done();
-            return Err(self.refuse_here(PolicyError::Elsewhere));
-        }
+        let found = match self.until_left(id, found).await {
+            Ok(found) => found,
+            Err(refused) => {
+                restoring.done();
+                return Err(self.refuse_here(refused));
+            }
+        };
         if !restoring.wait_for_permit().await {
             restoring.done();
             return Err(self.refuse_restore());

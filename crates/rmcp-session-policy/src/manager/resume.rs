@@ -67,7 +67,9 @@ impl<I: SessionManager> ManagerInner<I> {
             Resumption::Listen => self.open_stream(session).await,
             Resumption::After(event) => self.resume_after(session, event).await,
             // Not if the client uses the id again: it would take the answer for that of the request in flight.
-            Resumption::Cut(EventId { source, .. }) if !session.ids.has(&source) => Ok(PolicyStream::Over(cut(&source))),
+            Resumption::Cut(EventId { source, .. }) if !session.ids.has(&source) => {
+                Ok(PolicyStream::Over(cut(&source)))
+            }
             Resumption::Cut(_) | Resumption::Over => Err(over()),
             Resumption::Unknown => Err(PolicyError::UnknownEvent),
         };

@@ -364,7 +364,8 @@ mod tests {
         assert_eq!((&*over, ask(&over)), ("over.1.7", [Resumption::Over, Resumption::Over, Resumption::Over]));
         let unsealed = [&*request, &listening, &long, &over, "0", "4", ""].map(Resumption::unsealed);
         let (listen, unknown) = (Resumption::Listen, Resumption::Unknown);
-        let same = [cut(&request), listen.clone(), Resumption::Over, Resumption::Over, listen, unknown.clone(), unknown];
+        let same =
+            [cut(&request), listen.clone(), Resumption::Over, Resumption::Over, listen, unknown.clone(), unknown];
         assert_eq!(unsealed, same);
         assert_eq!(ask(&listening), [after(&listening), Resumption::Listen, Resumption::Listen]);
         assert_eq!(ask("0"), [Resumption::Listen, Resumption::Listen, Resumption::Listen]);

@@ -229,18 +229,9 @@ async fn a_server_hands_its_sessions_over_as_they_become_idle_and_serves_on() {
         tokio::task::yield_now().await;
     }
     server.sessions.hand_over();
-    let answered = async |id: &str| loop {
-        let request = next.post(Some(id), &call(8, "echo", &json!({"text": "hello"})));
-        let text = request.send().await.expect("answers").text().await.expect("a body");
-        if text.contains("hello") {
-            return;
-        }
-        assert!(text.contains("another server has the session"), "{text}");
-        tokio::task::yield_now().await;
-    };
-    answered(&idle).await;
+    assert_eq!(echo(&next, "", &idle).await, (200, true), "waits until it is parked");
     assert!(!working.is_finished());
-    answered(&busy).await;
+    assert_eq!(echo(&next, "", &busy).await, (200, true), "waits for the call");
     assert!(working.await.expect("no panic").contains("slept 300"), "the call was not cut off");
     assert_eq!((server.sessions.stats().live, server.sessions.stats().parked), (0, 0));
     assert_eq!(server.initialize().await.status(), 503);

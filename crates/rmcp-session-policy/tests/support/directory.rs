@@ -126,6 +126,10 @@ impl SessionDirectory for Recorder {
         self.memory.written(id, until).await
     }
 
+    fn leave(&self) {
+        self.memory.leave();
+    }
+
     fn is_awaited(&self) -> bool {
         self.notes.lock().expect("no panic").is_awaited
     }

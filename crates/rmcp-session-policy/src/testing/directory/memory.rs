@@ -86,6 +86,8 @@ struct Queue {
     unwritten: HashSet<SessionDigest>,
     /// Sessions that others have claimed.
     lost: LinkedHashMap<SessionDigest, Epoch>,
+    /// Whether the server is about to stop.
+    leaving: bool,
 }
 
 impl MemoryDirectory {
@@ -244,6 +246,11 @@ impl Shared {
 }
 
 impl State {
+    /// Whether a server is about to stop.
+    fn leaves(&self, server: &ServerId) -> bool {
+        self.servers.get(server).is_some_and(|queue| queue.leaving)
+    }
+
     /// Writes what is due by now, of all servers.
     fn write_due(&mut self, now: Instant) {
         let Self { rows, servers, delay, away: false, .. } = self else { return };
@@ -297,7 +304,8 @@ impl SessionDirectory for MemoryDirectory {
     async fn look(&self, id: &SessionDigest) -> Result<Option<Found>, Away> {
         let mut state = self.answer(|state| state.looks += 1).await?;
         state.write_own(&self.server.id, id);
-        Ok(state.rows.find(id, Instant::now(), |server| state.servers.contains_key(server)))
+        let found = state.rows.find(id, Instant::now(), |server| state.servers.contains_key(server));
+        Ok(found.map(|found| found.with_leaving(state.leaves(&found.server))))
     }
 
     async fn claim(&self, id: &SessionDigest, seen: &Found) -> Result<Claim, Away> {
@@ -331,6 +339,14 @@ impl SessionDirectory for MemoryDirectory {
     async fn written(&self, id: &SessionDigest, until: Instant) -> bool {
         let waits = |queue: &Queue| usize::from(queue.writes.contains_key(id) || queue.unwritten.contains(id));
         self.until_written(until, waits).await == 0
+    }
+
+    fn leave(&self) {
+        self.set(|state| {
+            if let Some(queue) = state.servers.get_mut(&self.server.id) {
+                queue.leaving = true;
+            }
+        });
     }
 
     async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {
