@@ -132,7 +132,8 @@ mod tests {
             drop(given.remove(0));
             for (place, wait) in waits.iter_mut().enumerate() {
                 if let Some(permit) = wait.as_mut().and_then(|wait| wait.now_or_never()) {
-                    (given.push(permit), order.push(place));
+                    given.push(permit);
+                    order.push(place);
                     *wait = None;
                 }
             }
