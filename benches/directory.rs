@@ -35,7 +35,7 @@ use tower_service::Service;
 
 type Sessions = Arc<PolicySessionManager<LocalSessionManager>>;
 
-/// What `fill` opens at a time, so that the memory does not grow with the file.
+/// How many sessions one manager of `fill` has, so that the memory does not grow with the file.
 const LIVE: usize = 1_000;
 
 const INITIALIZE: &str = r#"{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
@@ -291,20 +291,30 @@ async fn restores(args: &Args, count: usize, at_once: usize) -> io::Result<()> {
     show(&format!("a call that restores, {at_once} at a time"), count, times.into())
 }
 
+/// One manager after another fills the file, and parks its sessions.
 async fn fill(file: &Path, count: usize) -> io::Result<()> {
-    let directory = SqliteDirectory::open(file).map_err(io::Error::other)?;
-    let builder = PolicySessionManager::local().max_sessions(LIVE).max_opening(LIVE).max_parked(LIVE);
-    let sessions = Arc::new(builder.eviction(Lru::new()).directory(directory).build().expect("valid"));
-    let names = fs::File::create(names(file))?;
-    let mut names = io::BufWriter::new(names);
-    for _ in 0..count / LIVE {
-        for id in open_all(&sessions, LIVE, 16).await {
+    let directory = Arc::new(SqliteDirectory::open(file).map_err(io::Error::other)?);
+    let mut names = io::BufWriter::new(fs::File::create(names(file))?);
+    let mut opened = 0;
+    while opened < count {
+        let builder = PolicySessionManager::local().max_sessions(LIVE + 1).max_opening(LIVE + 1);
+        let sessions = Arc::new(builder.directory(Arc::clone(&directory)).build().expect("valid"));
+        for id in open_all(&sessions, LIVE.min(count - opened), 16).await {
             writeln!(names, "{id}")?;
+            opened += 1;
         }
+        sessions.drain(60 * SECOND).await;
     }
-    sessions.drain(60 * SECOND).await;
-    let bytes = fs::metadata(file)?.len() as usize / count;
-    writeln!(io::stdout(), "{bytes} bytes for each of {count} sessions, with what `initialize` said")
+    names.flush()?;
+    drop(directory);
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    // The last connection copies it into the file, and removes it.
+    while Path::new(&log).exists() {
+        tokio::task::yield_now().await;
+    }
+    let bytes = fs::metadata(file)?.len() as usize / opened;
+    writeln!(io::stdout(), "{bytes} bytes for each of {opened} sessions, with what `initialize` said")
 }
 
 async fn look(file: &Path) -> io::Result<()> {
@@ -313,7 +323,8 @@ async fn look(file: &Path) -> io::Result<()> {
     let digests: Vec<_> = ids.lines().step_by(count.div_ceil(1_000)).map(SessionDigest::of).collect();
     drop(ids);
     let began = Instant::now();
-    let directory = SqliteDirectory::open(file).map_err(io::Error::other)?;
+    // On a busy machine a claim may take longer than the 50 ms.
+    let directory = SqliteDirectory::builder(file).max_wait(20 * SECOND).open().map_err(io::Error::other)?;
     let (opened, after) = (began.elapsed(), resident()?);
     let began = Instant::now();
     for digest in &digests {

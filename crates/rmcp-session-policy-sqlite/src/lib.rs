@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `directory` | [`SqliteDirectory`]: opens the file, starts the threads, and passes calls to them |
 //! | `builder`, `error`, `stats` | settings, why a file is not opened, and counters |
-//! | `queue` | what waits to be written, one change for each session, and the tasks that wait for that |
+//! | `queue`, `changes` | what waits for the writer, one change for each session, and the tasks that wait for it |
 //! | `claiming` | a claim on its way to the writer and back |
 //! | `writer`, `reader`, `checkpoints` | the three threads |
 //! | `health` | whether the file can be read and written, with a log line for each change |
@@ -22,6 +22,7 @@
 compile_error!("rmcp-session-policy-sqlite needs Linux: its clock is CLOCK_BOOTTIME");
 
 mod builder;
+mod changes;
 mod checkpoints;
 mod claiming;
 mod clock;

@@ -1,35 +1,23 @@
-//! What waits for the writer: changes of this server, one for each session, and its claims. And what waits for it: the
-//! tasks that want to know when a change is written, or which sessions are lost.
+//! What waits for the writer: changes of this server, and its claims. And what waits for it: the tasks that want to know
+//! when a change is written, or which sessions are lost.
 //!
 //! All is behind one lock, which is held for O(1) steps, and never over a read or a write of the file, with two exceptions:
 //! a batch is moved in one go, and a flush counts what is left at its end.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hashlink::LinkedHashMap;
-use rmcp_session_policy::directory::{Change, Epoch, SessionDigest};
+use rmcp_session_policy::directory::{Epoch, SessionDigest};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use crate::changes::{BATCH, Changes};
 use crate::claiming::ClaimRequest;
-use crate::row::{Moment, Queued, bytes};
-
-/// The most changes that wait. Only ends may take the last quarter.
-const CHANGES: usize = 65_536;
-
-/// The most bytes of bodies that wait.
-const BYTES: usize = 64 << 20;
+use crate::row::{Moment, Queued};
 
 /// The most claims that wait.
 const CLAIMS: usize = 256;
-
-/// How many changes one commit has at most, so that a claim does not wait long for it, and the log does not grow by much.
-const BATCH: usize = 256;
-
-/// How long a change waits for others, in milliseconds. A commit has as much again until its 100 ms are over.
-const DELAY: i64 = 50;
 
 /// The queue of one server.
 #[derive(Debug)]
@@ -45,32 +33,12 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Oldest first.
-    pending: LinkedHashMap<SessionDigest, Waiting>,
-    /// What the writer is committing.
-    committing: HashMap<SessionDigest, Waiting>,
-    /// Bytes of bodies in both.
-    bytes: usize,
-    /// The number of the next change.
-    next: u64,
-    /// Changes before this number are to be written at once.
-    urgent: u64,
+    changes: Changes,
     claims: VecDeque<ClaimRequest>,
-    /// Sessions of which a change had no room, at most [`CHANGES`], and how many more there were.
-    dropped: HashSet<SessionDigest>,
-    dropped_more: usize,
     lost: Vec<(SessionDigest, Epoch)>,
     /// Whether a task ever waited for losses.
     wants_lost: bool,
     stops: bool,
-}
-
-/// A change, with the numbers of the first and of the last one that are merged in it.
-#[derive(Clone, Debug)]
-struct Waiting {
-    queued: Queued,
-    first: u64,
-    last: u64,
 }
 
 /// What the writer should do next.
@@ -92,9 +60,9 @@ impl Queue {
     /// Queues a change, merged into an earlier one of the same session.
     pub(crate) fn write(&self, id: SessionDigest, queued: Queued) {
         let mut state = self.lock();
-        let was_idle = state.pending.is_empty();
-        state.write(id, queued, self.bodies);
-        let is_full = state.pending.len() == BATCH;
+        let was_idle = state.changes.pending() == 0;
+        state.changes.write(id, queued, self.bodies);
+        let is_full = state.changes.pending() == BATCH;
         drop(state);
         if was_idle || is_full {
             self.work.notify_one();
@@ -124,41 +92,27 @@ impl Queue {
     /// What waits to be written of a session, oldest first.
     pub(crate) fn waiting(&self, id: &SessionDigest) -> [Option<Queued>; 2] {
         let state = self.lock();
-        [state.committing.get(id), state.pending.get(id)].map(|waiting| waiting.map(|waiting| waiting.queued.clone()))
+        state.changes.of(id).map(|waiting| waiting.cloned())
     }
 
     /// Waits until what was queued of a session is written. Returns whether it is.
     pub(crate) async fn written(&self, id: &SessionDigest, until: Instant) -> bool {
         let last = {
             let mut state = self.lock();
-            let [committing, pending] = [state.committing.get(id), state.pending.get(id)];
-            let Some(last) = pending.or(committing).map(|waiting| waiting.last) else {
-                return !state.dropped.contains(id) && state.dropped_more == 0;
-            };
-            state.hurry(last);
+            let Some(last) = state.changes.hurry(id) else { return !state.changes.has_dropped(id) };
             last
         };
         self.work.notify_one();
-        self.until(until, |state| {
-            let waits = |waiting: Option<&Waiting>| waiting.is_some_and(|waiting| waiting.first <= last);
-            !waits(state.committing.get(id)) && !waits(state.pending.get(id))
-        })
-        .await
+        self.until(until, |state| state.changes.is_done(id, last)).await
     }
 
     /// Waits until all that was queued is written. Returns of how many sessions something is not.
     pub(crate) async fn flush(&self, until: Instant) -> usize {
-        let last = {
-            let mut state = self.lock();
-            let last = state.next;
-            state.hurry(last);
-            last
-        };
+        let last = self.lock().changes.hurry_all();
         self.work.notify_one();
-        self.until(until, |state| state.first() > last).await;
+        self.until(until, |state| state.changes.first() > last).await;
         let state = self.lock();
-        let (left, dropped) = (state.left(last), state.dropped.len() + state.dropped_more);
-        left + dropped
+        state.changes.left(last) + state.changes.dropped()
     }
 
     /// Waits until sessions are lost.
@@ -190,7 +144,7 @@ impl Queue {
     /// How many changes wait, and how many had no room.
     pub(crate) fn lengths(&self) -> (usize, usize) {
         let state = self.lock();
-        (state.pending.len() + state.committing.len(), state.dropped.len() + state.dropped_more)
+        (state.changes.len(), state.changes.dropped())
     }
 
     pub(crate) fn stop(&self) {
@@ -210,12 +164,12 @@ impl Queue {
             if !state.claims.is_empty() {
                 return Work::Claims(state.take_claims(self.bodies));
             }
-            let due = if holds_back { None } else { state.due(now()) };
+            let due = if holds_back { None } else { state.changes.due(now()) };
             if due == Some(Duration::ZERO) {
                 return Work::Changes;
             }
             if state.stops && !holds_back {
-                return if state.pending.is_empty() { Work::Stop } else { Work::Changes };
+                return if state.changes.pending() == 0 { Work::Stop } else { Work::Changes };
             }
             if rest.is_zero() {
                 return Work::Rest;
@@ -229,59 +183,23 @@ impl Queue {
 
     /// Moves the next changes to those that are being committed, and returns them.
     pub(crate) fn take_batch(&self) -> Vec<(SessionDigest, Queued)> {
-        let mut state = self.lock();
-        let mut batch = Vec::with_capacity(state.pending.len().min(BATCH));
-        let mut bodies = 0;
-        while batch.len() < BATCH
-            && let Some((_, waiting)) = state.pending.front()
-        {
-            bodies += bytes(&waiting.queued.change);
-            if bodies > self.bodies {
-                break;
-            }
-            let Some((id, waiting)) = state.pending.pop_front() else { break };
-            batch.push((id, waiting.queued.clone()));
-            state.committing.insert(id, waiting);
-        }
-        batch
+        self.lock().changes.take_batch(self.bodies)
     }
 
     /// Moves what waits of one session, as [`take_batch`](Self::take_batch) does.
     pub(crate) fn take_one(&self, id: &SessionDigest) -> Option<Queued> {
-        let mut state = self.lock();
-        let waiting = state.pending.remove(id)?;
-        let queued = waiting.queued.clone();
-        state.committing.insert(*id, waiting);
-        Some(queued)
+        self.lock().changes.take_one(id)
     }
 
     /// What was taken is written.
     pub(crate) fn committed(&self) {
-        let mut state = self.lock();
-        let committed = std::mem::take(&mut state.committing);
-        state.bytes -= committed.values().map(|waiting| bytes(&waiting.queued.change)).sum::<usize>();
-        drop(state);
+        self.lock().changes.committed();
         self.changed.notify_waiters();
     }
 
     /// What was taken could not be written: it waits again, before what came since.
     pub(crate) fn put_back(&self) {
-        let mut state = self.lock();
-        let mut failed: Vec<_> = std::mem::take(&mut state.committing).into_iter().collect();
-        failed.sort_unstable_by_key(|(_, waiting)| std::cmp::Reverse(waiting.first));
-        for (id, failed) in failed {
-            state.bytes -= bytes(&failed.queued.change);
-            let waiting = match state.pending.remove(&id) {
-                Some(later) => {
-                    state.bytes -= bytes(&later.queued.change);
-                    failed.then(later)
-                }
-                None => failed,
-            };
-            state.bytes += bytes(&waiting.queued.change);
-            state.pending.insert(id, waiting);
-            state.pending.to_front(&id);
-        }
+        self.lock().changes.put_back();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -304,66 +222,11 @@ impl Queue {
 }
 
 impl State {
-    /// Queues a change, or without room for its body what is left of it, or nothing.
-    fn write(&mut self, id: SessionDigest, queued: Queued, longest: usize) {
-        self.next += 1;
-        let number = self.next;
-        let is_whole = matches!(queued.change, Change::Dead | Change::Data(_) | Change::Parked(_));
-        // The next one says it too.
-        let is_repeated = matches!(queued.change, Change::Ready | Change::Used(_));
-        let (epoch, at, rest) = (queued.epoch, queued.at, without_body(&queued.change));
-        let fits = bytes(&queued.change) <= longest;
-        if fits && self.insert(id, Waiting { queued, first: number, last: number }) {
-            if is_whole {
-                self.dropped.remove(&id);
-            }
-            return;
-        }
-        if let Some(change) = rest {
-            self.insert(id, Waiting { queued: Queued { epoch, change, at }, first: number, last: number });
-        }
-        if is_repeated {
-            return;
-        }
-        if self.dropped.len() < CHANGES {
-            self.dropped.insert(id);
-        } else {
-            self.dropped_more += 1;
-        }
-    }
-
-    /// Queues a change as it is. Returns whether there was room.
-    fn insert(&mut self, id: SessionDigest, later: Waiting) -> bool {
-        let (before, merged) = match self.pending.get(&id) {
-            Some(earlier) => (bytes(&earlier.queued.change), earlier.clone().then(later)),
-            None => {
-                // Without it, the session would stay live at this server, which does not have it any more.
-                let is_last = matches!(later.queued.change, Change::Dead | Change::Parked(_) | Change::Released);
-                let limit = if is_last { CHANGES } else { CHANGES / 4 * 3 };
-                if self.pending.len() >= limit {
-                    return false;
-                }
-                (0, later)
-            }
-        };
-        let after = bytes(&merged.queued.change);
-        if after > before && self.bytes - before + after > BYTES {
-            return false;
-        }
-        self.bytes = self.bytes - before + after;
-        // In its old place, if it has one.
-        match self.pending.get_mut(&id) {
-            Some(earlier) => *earlier = merged,
-            None => drop(self.pending.insert(id, merged)),
-        }
-        true
-    }
-
     /// Takes the next claims, with no more bytes of what waits of their sessions than one commit may have.
     fn take_claims(&mut self, most: usize) -> Vec<ClaimRequest> {
         let (mut claims, mut bodies) = (Vec::new(), 0);
         while let Some(claim) = self.claims.front() {
-            bodies += self.pending.get(&claim.id).map_or(0, |waiting| bytes(&waiting.queued.change));
+            bodies += self.changes.bytes_of(&claim.id);
             if bodies > most && !claims.is_empty() {
                 break;
             }
@@ -371,72 +234,14 @@ impl State {
         }
         claims
     }
-
-    const fn hurry(&mut self, last: u64) {
-        if self.urgent < last {
-            self.urgent = last;
-        }
-    }
-
-    /// The number of the oldest change that waits.
-    fn first(&self) -> u64 {
-        let pending = self.pending.front().map(|(_, waiting)| waiting.first);
-        let committing = self.committing.values().map(|waiting| waiting.first).min();
-        pending.into_iter().chain(committing).min().unwrap_or(u64::MAX)
-    }
-
-    /// Of how many sessions something up to this number waits.
-    fn left(&self, last: u64) -> usize {
-        let pending = self.pending.iter().filter(|(_, waiting)| waiting.first <= last);
-        let again = |id: &&SessionDigest| !self.committing.contains_key(*id);
-        pending.map(|(id, _)| id).filter(again).count() + self.committing.len()
-    }
-
-    /// In how long changes should be written. `None` if there are none.
-    fn due(&self, now: Moment) -> Option<Duration> {
-        let (_, oldest) = self.pending.front()?;
-        let at_once = oldest.first <= self.urgent || self.pending.len() >= BATCH;
-        if at_once || self.stops {
-            return Some(Duration::ZERO);
-        }
-        let left = oldest.queued.at.saturating_add(DELAY).saturating_sub(now).min(DELAY);
-        Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
-    }
-}
-
-impl Waiting {
-    /// Merges a later change into this one. Of two epochs the higher one counts: the other server has lost the session.
-    fn then(self, later: Self) -> Self {
-        let (first, last) = (self.first, later.last);
-        let (before, after) = (self.queued, later.queued);
-        let queued = match before.epoch.cmp(&after.epoch) {
-            std::cmp::Ordering::Greater => before,
-            std::cmp::Ordering::Less => after,
-            std::cmp::Ordering::Equal => {
-                let passed = u64::try_from(after.at.saturating_sub(before.at)).unwrap_or(0);
-                let change = after.change.after(before.change, Duration::from_millis(passed));
-                Queued { epoch: after.epoch, change, at: after.at }
-            }
-        };
-        Self { queued, first, last }
-    }
-}
-
-/// What a change says without its body. `None` if that is nothing, or as much.
-fn without_body(change: &Change) -> Option<Change> {
-    match change {
-        // As it was stored before, another server can claim it.
-        Change::Parked(_) => Some(Change::Released),
-        Change::Data(session) => Some(Change::Used(session.usage)),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use rmcp_session_policy::directory::{StoredBody, StoredSession, Usage};
+    use rmcp_session_policy::directory::{Change, StoredBody, StoredSession, Usage};
 
     use super::*;
+    use crate::changes::{BYTES, CHANGES, DELAY};
 
     fn id(number: usize) -> SessionDigest {
         SessionDigest::of(&number.to_string())
@@ -517,10 +322,10 @@ mod tests {
         (0..=BYTES / BODY).for_each(|number| write(&queue, number, parked(BODY)));
         assert_eq!(queue.lengths(), (BYTES / BODY + 1, 1));
         commit_all(&queue);
-        assert_eq!(queue.lock().bytes, 0);
+        assert_eq!(queue.lock().changes.bytes(), 0);
         write(&queue, 1_000, parked(BODY));
         write(&queue, 1_000, Change::Dead);
-        assert_eq!((queue.lengths(), queue.lock().bytes), ((1, 1), 0));
+        assert_eq!((queue.lengths(), queue.lock().changes.bytes()), ((1, 1), 0));
     }
 
     #[tokio::test]
@@ -536,7 +341,7 @@ mod tests {
         write(&queue, 102, parked(1));
         write(&queue, 103, data(3, 1));
         write(&queue, 104, opened_with(1));
-        assert_eq!((queue.lengths(), queue.lock().bytes), ((BYTES / BODY - 1 + 4, 4), BYTES));
+        assert_eq!((queue.lengths(), queue.lock().changes.bytes()), ((BYTES / BODY - 1 + 4, 4), BYTES));
         let change = |number| queue.waiting(&id(number))[1].clone().map(|queued| queued.change);
         assert_eq!(change(100), Some(data(2, BODY / 2)));
         let Some(Change::Data(first)) = change(101) else { panic!("its first data is kept") };
@@ -584,7 +389,7 @@ mod tests {
         write(&queue, 1, used(1));
         assert!(matches!(work(&queue, DELAY - 1), Work::Rest));
         assert!(matches!(work(&queue, DELAY), Work::Changes));
-        queue.lock().hurry(1);
+        queue.lock().changes.hurry_all();
         assert!(matches!(work(&queue, 0), Work::Changes));
     }
 }

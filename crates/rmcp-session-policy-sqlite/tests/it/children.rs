@@ -76,7 +76,9 @@ async fn child() {
     let path = env::var_os("CHILD_PATH").unwrap();
     let number = env::var("CHILD_NUMBER").unwrap().parse().unwrap();
     let durability = if number % 2 == 0 { Durability::Behind } else { Durability::Before };
-    let directory = SqliteDirectory::builder(path).durability(durability).max_wait(PATIENCE).open().unwrap();
+    // The log of so small a file is copied into it each 127 pages, so kills come within that too.
+    let builder = SqliteDirectory::builder(path).durability(durability).max_bytes(2 << 20);
+    let directory = builder.max_wait(PATIENCE).open().unwrap();
     match role.as_str() {
         "hold" => hold(&directory).await,
         "load" => load(&directory, number).await,
