@@ -111,6 +111,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
                 data_types: Arc::default(),
                 final_end: None,
                 final_end_deadline: 10 * SECOND,
+                expected_downtime: 3 * SECOND,
             },
             max_opening: None,
             max_parked_streams: None,
@@ -556,6 +557,15 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
+    /// Sets after how long clients should open their listening streams again when the server has been
+    /// [drained](PolicySessionManager::drain): how long the next process needs to start. A drain ends each listening stream
+    /// with this time as its SSE `retry`, in whole milliseconds. Clients try a few times and then give the stream up, but not
+    /// the session, so it should not be too short. Defaults to 3 seconds, as rmcp's `sse_retry`.
+    pub const fn expected_downtime(mut self, downtime: Duration) -> Self {
+        self.settings.expected_downtime = downtime;
+        self
+    }
+
     /// Sets the observer that receives the events of sessions and rejections. Defaults to no observer.
     ///
     /// ```
@@ -647,6 +657,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             ("max_busy", Some(settings.max_busy), "allow more than zero"),
             ("close_deadline", Some(settings.close_deadline), "allow more than zero"),
             ("final_end_deadline", Some(settings.final_end_deadline), "allow more than zero"),
+            ("expected_downtime", Some(settings.expected_downtime), "allow more than zero"),
             ("max_parked_age", Some(self.limits.age), "allow more than zero; max_parked(0) parks no session"),
             ("min_idle", Some(self.min_idle).filter(|idle| !idle.is_zero()), ""),
         ];
