@@ -6,7 +6,8 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::streamable_http_server::session::{EventStore, SessionManager};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +25,7 @@ use crate::config_error::ConfigError;
 use crate::context::ClientContext;
 use crate::data::DataTypes;
 use crate::directory::SessionDirectory;
+use crate::event_store::BestEffort;
 use crate::eviction::{EvictionPolicy, Prospects, SessionInfo};
 use crate::observe::SessionObserver;
 use crate::registry::{ClientOf, Predicate, Rules};
@@ -88,6 +90,26 @@ pub struct PolicySessionManagerBuilder<I> {
     observer: Option<Arc<dyn SessionObserver>>,
     data_types: DataTypes,
     max_data_bytes: Option<usize>,
+}
+
+impl PolicySessionManagerBuilder<LocalSessionManager> {
+    /// Sets the event store from which clients get what they have missed when they resume a stream. It is wrapped in
+    /// [`BestEffort`], so that no client loses an answer because the store is in trouble. Defaults to none: then rmcp keeps
+    /// the last 16 messages of each stream while its session lives.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use rmcp::transport::streamable_http_server::session::EventStore;
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// # fn serve(store: Arc<dyn EventStore>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let sessions = PolicySessionManager::local().events(store).build()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn events(mut self, store: Arc<dyn EventStore>) -> Self {
+        self.inner = self.inner.with_event_store(Arc::new(BestEffort::new(store)));
+        self
+    }
 }
 
 impl<I: SessionManager> PolicySessionManagerBuilder<I> {

@@ -3,11 +3,15 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
-use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId, SessionManager};
-use tokio::time::Instant;
+use rmcp::model::ServerJsonRpcMessage;
+use rmcp::transport::streamable_http_server::session::{
+    EventStream, ServerSseMessage, SessionId, SessionManager,
+};
+use tokio::time::{Instant, timeout};
 
 use super::manager_inner::{ManagerInner, not_found};
 use super::parking_state::Parked;
@@ -15,10 +19,14 @@ use super::session_manager::begin_listening;
 #[cfg(feature = "http")]
 use crate::directory::{Found, FoundState};
 use crate::error::PolicyError;
-use crate::scope::{Outcome, record_outcome};
+use crate::scope::{Outcome, detached, record_outcome};
 use crate::transport::{
-    EventId, EventSource, LazySealKey, LiveStream, PolicyStream, Resumption, SealKey, Session, cut_answer,
+    EventId, EventSource, LazySealKey, LiveStream, PolicyStream, Replayed, Resumption, SealKey, Session, cut_answer,
 };
+
+/// How long the stream of a request that has ended waits for the next stored event. A store may keep its stream open for
+/// events that no one will write.
+const STORED_WITHIN: Duration = Duration::from_millis(50);
 
 impl<I: SessionManager> ManagerInner<I> {
     /// The number of this incarnation in event ids.
@@ -54,25 +62,67 @@ impl<I: SessionManager> ManagerInner<I> {
         last_event_id: &str,
     ) -> Result<PolicyStream<I::Transport>, PolicyError<I::Error>> {
         if let Some(reserved) = self.take_reserved(id) {
-            return match Resumption::of(last_event_id, &self.parked_seal_key(id), None) {
-                Resumption::Listen => self.listen(id, Some(reserved)).await,
-                Resumption::Cut(EventId { source, .. }) => Ok(PolicyStream::Over(cut(&source))),
+            let key = self.parked_seal_key(id);
+            return match Resumption::of(last_event_id, &key, None) {
+                Resumption::Listen | Resumption::ListenAfter(_) => self.listen(id, Some(reserved)).await,
+                Resumption::Cut(event) => Ok(PolicyStream::Ended(self.rest_of_cut(id, event, key).await)),
                 Resumption::After(_) | Resumption::Over => Err(over()),
                 Resumption::Unknown => Err(PolicyError::UnknownEvent),
             };
         }
         let session = self.find_live(id)?;
         let listening = begin_listening::<I>(&session)?;
+        let has_store = self.inner.event_store().is_some();
         let stream = match Resumption::of(last_event_id, session.seal_key(), Some(self.incarnation(&session))) {
             Resumption::Listen => self.open_stream(session).await,
+            Resumption::ListenAfter(event) if has_store => self.listen_after(session, event.inner).await,
+            Resumption::ListenAfter(_) => self.open_stream(session).await,
+            Resumption::After(event) if has_store && event.source.is_listening() => {
+                self.listen_after(session, event.inner).await
+            }
             Resumption::After(event) => self.resume_after(session, event).await,
             // Not if the client uses the id again: it would take the answer for that of the request in flight.
-            Resumption::Cut(EventId { source, .. }) if !session.ids.has(&source) => Ok(PolicyStream::Over(cut(&source))),
+            Resumption::Cut(event) if !session.ids.has(&event.source) => {
+                let key = session.seal_key().clone();
+                Ok(PolicyStream::Ended(self.rest_of_cut(id, event, key).await))
+            }
             Resumption::Cut(_) | Resumption::Over => Err(over()),
             Resumption::Unknown => Err(PolicyError::UnknownEvent),
         };
         drop(listening);
         stream
+    }
+
+    /// Opens a listening stream that begins with what an event store has after an event. If the store fails, it begins with
+    /// what comes next.
+    async fn listen_after(
+        &self,
+        session: Arc<Session<I::Transport>>,
+        event: &str,
+    ) -> Result<PolicyStream<I::Transport>, PolicyError<I::Error>> {
+        // The stream of the same client ends first, so that the inner manager continues with this one.
+        drop(self.take_over(&session));
+        let live = self.inner.create_standalone_stream(&session.record.id).await;
+        let live = live.map_err(|error| self.failed_within(&session, error))?;
+        let stored: EventStream = match self.inner.resume(&session.record.id, event.to_owned()).await {
+            Ok(stored) => Box::pin(stored),
+            Err(_) => Box::pin(stream::empty()),
+        };
+        session.record.ready();
+        let source = EventSource::listening(self.incarnation(&session));
+        Ok(self.listening(LiveStream::new(session, Replayed::new(stored, live), true, source)))
+    }
+
+    /// What is left of the stream of a request whose incarnation has ended: what an event store has after an event, and the
+    /// answer that the request was cut off, unless the store has another one.
+    async fn rest_of_cut(&self, id: &SessionId, event: EventId<'_>, key: SealKey) -> EventStream {
+        let mut stored = None;
+        if self.inner.event_store().is_some() {
+            // An inner manager of this crate does not know the session while it is parked. That is not the answer.
+            let resumed = detached(self.inner.resume(id, event.inner.to_owned())).await;
+            stored = resumed.ok().map(|stored| Box::pin(stored) as EventStream);
+        }
+        rest_of_cut(stored, event.source, key)
     }
 
     async fn resume_after(
@@ -82,9 +132,8 @@ impl<I: SessionManager> ManagerInner<I> {
     ) -> Result<PolicyStream<I::Transport>, PolicyError<I::Error>> {
         // Read before the inner manager is asked, so that an answer that comes meanwhile is not missed.
         let answered = !source.is_listening() && is_answered(&session, &source);
-        if source.is_listening() && self.inner.event_store().is_none() {
-            // The old stream ends first, so that the inner manager continues with the resumed one. With an event store,
-            // the resumed stream has only stored events.
+        if source.is_listening() {
+            // The old stream ends first, so that the inner manager continues with the resumed one.
             drop(self.take_over(&session));
         }
         let stream = match self.inner.resume(&session.record.id, inner.to_owned()).await {
@@ -124,7 +173,7 @@ impl EndedStream {
         match resumption {
             Resumption::Cut(EventId { source, .. }) => Some(cut(&source).map_or(Self::Over, Self::Cut)),
             Resumption::Over => Some(Self::Over),
-            Resumption::After(_) | Resumption::Listen | Resumption::Unknown => None,
+            _ => None,
         }
     }
 }
@@ -134,9 +183,10 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Whether a client that resumes the stream of a request asks for one that has ended, of a session that is parked
     /// here. `None` if it asks for something else, or the session is live.
     ///
-    /// Costs a keyed hash. The session is not restored for it.
+    /// Costs a keyed hash. The session is not restored for it. With an event store, which may have the answer, the manager
+    /// has to be asked.
     pub(crate) fn ended_here(&self, id: &str, last_event_id: &str) -> Option<EndedStream> {
-        if self.live.contains(id) || !self.parking.contains(id) {
+        if self.live.contains(id) || !self.parking.contains(id) || self.has_event_store() {
             return None;
         }
         EndedStream::of(Resumption::of(last_event_id, &self.parked_seal_key(id), None))
@@ -146,7 +196,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// the key of the session comes with a claim: the client may have made the id up, and then hears of a request that
     /// it made up too.
     pub(crate) fn ended_there(&self, found: &Found, last_event_id: &str) -> Option<EndedStream> {
-        let is_parked = found.state == FoundState::Parked;
+        let is_parked = found.state == FoundState::Parked && !self.has_event_store();
         is_parked.then(|| EndedStream::of(Resumption::unsealed(last_event_id))).flatten()
     }
 }
@@ -155,6 +205,32 @@ impl<I: SessionManager> ManagerInner<I> {
 /// request is not known.
 fn cut(source: &EventSource) -> Option<ServerSseMessage> {
     Some(ServerSseMessage::new(source.over_id(), cut_answer(source.request_id()?)))
+}
+
+/// The events of a request's stream that are stored, sealed as before, and then the answer that the request was cut off,
+/// unless they end with another one. A store that goes on without an event has no more of them.
+fn rest_of_cut(stored: Option<EventStream>, source: EventSource, key: SealKey) -> EventStream {
+    let rest = (stored, cut(&source));
+    Box::pin(stream::unfold(rest, move |(mut stored, mut cut)| {
+        let (source, key) = (source.clone(), key.clone());
+        async move {
+            if let Some(events) = &mut stored
+                && let Ok(Some(mut event)) = timeout(STORED_WITHIN, events.next()).await
+            {
+                event.event_id = event.event_id.map(|id| source.seal(&id, &key));
+                if event.message.as_deref().is_some_and(is_answer) {
+                    (stored, cut) = (None, None);
+                }
+                return Some((event, (stored, cut)));
+            }
+            cut.take().map(|cut| (cut, (None, None)))
+        }
+    }))
+}
+
+/// Whether it is the last message on the stream of a request.
+const fn is_answer(message: &ServerJsonRpcMessage) -> bool {
+    matches!(message, ServerJsonRpcMessage::Response(_) | ServerJsonRpcMessage::Error(_))
 }
 
 /// Whether a request was answered and the answer is delivered. Other requests of the session may be in flight.

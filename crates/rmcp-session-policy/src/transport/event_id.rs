@@ -196,8 +196,11 @@ fn is_over_id(id: &str) -> bool {
 pub(crate) enum Resumption<'a> {
     /// The events after this one, from the inner manager. The event is of the present incarnation.
     After(EventId<'a>),
-    /// A new listening stream: the event is rmcp's own, or belongs to a listening stream of an earlier incarnation.
+    /// A new listening stream: the event is rmcp's own.
     Listen,
+    /// A new listening stream: the event belongs to one of an earlier incarnation. An event store may have what came after
+    /// it.
+    ListenAfter(EventId<'a>),
     /// The rest of a request's stream of an earlier incarnation, which has cut it off, or had answered it.
     Cut(EventId<'a>),
     /// The rest of such a stream, which was told that before, or of a request whose id is not known. The layer answers 405.
@@ -216,7 +219,14 @@ impl<'a> Resumption<'a> {
         }
         match EventId::open(last_event_id, key) {
             Some(event) if Some(event.source.incarnation) == incarnation => Self::After(event),
-            Some(event) if event.source.is_listening() => Self::Listen,
+            event => Self::of_earlier(event, last_event_id),
+        }
+    }
+
+    /// The event, if the id is one, is of an earlier incarnation.
+    fn of_earlier(event: Option<EventId<'a>>, last_event_id: &str) -> Self {
+        match event {
+            Some(event) if event.source.is_listening() => Self::ListenAfter(event),
             Some(event) if event.source.request_id().is_some() => Self::Cut(event),
             Some(_) => Self::Over,
             None if is_over_id(last_event_id) => Self::Over,
@@ -231,13 +241,7 @@ impl<'a> Resumption<'a> {
             return Self::Listen;
         }
         let sealed = last_event_id.rsplit_once('.').filter(|(_, seal)| seal.len() == SEAL_CHARS);
-        match sealed.and_then(|(text, _)| EventId::read(text)) {
-            Some(event) if event.source.is_listening() => Self::Listen,
-            Some(event) if event.source.request_id().is_some() => Self::Cut(event),
-            Some(_) => Self::Over,
-            None if is_over_id(last_event_id) => Self::Over,
-            None => Self::Unknown,
-        }
+        Self::of_earlier(sealed.and_then(|(text, _)| EventId::read(text)), last_event_id)
     }
 }
 
@@ -363,10 +367,12 @@ mod tests {
         let over = EventSource::request(1, &RequestId::Number(7)).over_id();
         assert_eq!((&*over, ask(&over)), ("over.1.7", [Resumption::Over, Resumption::Over, Resumption::Over]));
         let unsealed = [&*request, &listening, &long, &over, "0", "4", ""].map(Resumption::unsealed);
-        let (listen, unknown) = (Resumption::Listen, Resumption::Unknown);
-        let same = [cut(&request), listen.clone(), Resumption::Over, Resumption::Over, listen, unknown.clone(), unknown];
+        let (over, unknown) = (Resumption::Over, Resumption::Unknown);
+        let listening = listen(&listening);
+        let same = [cut(&request), listening, over.clone(), over, Resumption::Listen, unknown.clone(), unknown];
         assert_eq!(unsealed, same);
-        assert_eq!(ask(&listening), [after(&listening), Resumption::Listen, Resumption::Listen]);
+        let listen = |id| Resumption::ListenAfter(EventId::open(id, &key()).expect("ours"));
+        assert_eq!(ask(&listening), [after(&listening), listen(&listening), listen(&listening)]);
         assert_eq!(ask("0"), [Resumption::Listen, Resumption::Listen, Resumption::Listen]);
         assert_eq!(ask("4"), [Resumption::Unknown, Resumption::Unknown, Resumption::Unknown]);
         assert_eq!(ask(""), [Resumption::Unknown, Resumption::Unknown, Resumption::Unknown]);
