@@ -24,7 +24,7 @@ use crate::transport::{
     EventId, EventSource, LazySealKey, LiveStream, PolicyStream, Replayed, Resumption, SealKey, Session, cut_answer,
 };
 
-/// How long the stream of a request that has ended waits for the next stored event. A store may keep its stream open for
+/// How long the rest of a stream of an incarnation that has ended waits for the next stored event. A store may keep its stream open for
 /// events that no one will write.
 const STORED_WITHIN: Duration = Duration::from_millis(50);
 
@@ -64,8 +64,19 @@ impl<I: SessionManager> ManagerInner<I> {
         if let Some(reserved) = self.take_reserved(id) {
             let key = self.parked_seal_key(id);
             return match Resumption::of(last_event_id, &key, None) {
-                Resumption::Listen | Resumption::ListenAfter(_) => self.listen(id, Some(reserved)).await,
-                Resumption::Cut(event) => Ok(PolicyStream::Ended(self.rest_of_cut(id, event, key).await)),
+                Resumption::Listen => self.listen(id, Some(reserved)).await,
+                Resumption::ListenAfter(event) => {
+                    let source = event.source.clone();
+                    let stored = self.stored_after(id, &event).await;
+                    Ok(match self.listen(id, Some(reserved)).await? {
+                        PolicyStream::Listening(live) if stored.is_some() => {
+                            PolicyStream::Rest(Box::pin(rest(stored, source, key, None).chain(live)))
+                        }
+                        // It is not parked any more.
+                        stream => stream,
+                    })
+                }
+                Resumption::Cut(event) => Ok(PolicyStream::Rest(self.rest_of_cut(id, event, key).await)),
                 Resumption::After(_) | Resumption::Over => Err(over()),
                 Resumption::Unknown => Err(PolicyError::UnknownEvent),
             };
@@ -84,7 +95,7 @@ impl<I: SessionManager> ManagerInner<I> {
             // Not if the client uses the id again: it would take the answer for that of the request in flight.
             Resumption::Cut(event) if !session.ids.has(&event.source) => {
                 let key = session.seal_key().clone();
-                Ok(PolicyStream::Ended(self.rest_of_cut(id, event, key).await))
+                Ok(PolicyStream::Rest(self.rest_of_cut(id, event, key).await))
             }
             Resumption::Cut(_) | Resumption::Over => Err(over()),
             Resumption::Unknown => Err(PolicyError::UnknownEvent),
@@ -116,13 +127,16 @@ impl<I: SessionManager> ManagerInner<I> {
     /// What is left of the stream of a request whose incarnation has ended: what an event store has after an event, and the
     /// answer that the request was cut off, unless the store has another one.
     async fn rest_of_cut(&self, id: &SessionId, event: EventId<'_>, key: SealKey) -> EventStream {
-        let mut stored = None;
-        if self.inner.event_store().is_some() {
-            // An inner manager of this crate does not know the session while it is parked. That is not the answer.
-            let resumed = detached(self.inner.resume(id, event.inner.to_owned())).await;
-            stored = resumed.ok().map(|stored| Box::pin(stored) as EventStream);
-        }
-        rest_of_cut(stored, event.source, key)
+        let (stored, last) = (self.stored_after(id, &event).await, cut(&event.source));
+        rest(stored, event.source, key, last)
+    }
+
+    /// What an event store has after an event of an incarnation that has ended. `None` without one.
+    async fn stored_after(&self, id: &SessionId, event: &EventId<'_>) -> Option<EventStream> {
+        self.inner.event_store()?;
+        // An inner manager of this crate does not know the session while it is parked. That is not the answer.
+        let stored = detached(self.inner.resume(id, event.inner.to_owned())).await.ok()?;
+        Some(Box::pin(stored))
     }
 
     async fn resume_after(
@@ -207,11 +221,15 @@ fn cut(source: &EventSource) -> Option<ServerSseMessage> {
     Some(ServerSseMessage::new(source.over_id(), cut_answer(source.request_id()?)))
 }
 
-/// The events of a request's stream that are stored, sealed as before, and then the answer that the request was cut off,
-/// unless they end with another one. A store that goes on without an event has no more of them.
-fn rest_of_cut(stored: Option<EventStream>, source: EventSource, key: SealKey) -> EventStream {
-    let rest = (stored, cut(&source));
-    Box::pin(stream::unfold(rest, move |(mut stored, mut cut)| {
+/// The events of a stream that are stored, sealed as before, and then `last`, unless they end with the answer to a request. A
+/// store that goes on without an event has no more of them.
+fn rest(
+    stored: Option<EventStream>,
+    source: EventSource,
+    key: SealKey,
+    last: Option<ServerSseMessage>,
+) -> EventStream {
+    Box::pin(stream::unfold((stored, last), move |(mut stored, mut last)| {
         let (source, key) = (source.clone(), key.clone());
         async move {
             if let Some(events) = &mut stored
@@ -219,11 +237,11 @@ fn rest_of_cut(stored: Option<EventStream>, source: EventSource, key: SealKey) -
             {
                 event.event_id = event.event_id.map(|id| source.seal(&id, &key));
                 if event.message.as_deref().is_some_and(is_answer) {
-                    (stored, cut) = (None, None);
+                    (stored, last) = (None, None);
                 }
-                return Some((event, (stored, cut)));
+                return Some((event, (stored, last)));
             }
-            cut.take().map(|cut| (cut, (None, None)))
+            last.take().map(|last| (last, (None, None)))
         }
     }))
 }

@@ -26,8 +26,8 @@ pub(crate) enum PolicyStream<T> {
     Live(LiveStream<T>),
     /// A listening stream, which may outlive the incarnation of its session.
     Listening(Listening),
-    /// What is left of the stream of a request whose incarnation has ended.
-    Ended(EventStream),
+    /// What is left of a stream of an incarnation that has ended, and what comes after it.
+    Rest(EventStream),
 }
 
 /// A stream of the inner manager, or of one message of this crate.
@@ -174,7 +174,7 @@ impl<T> Stream for PolicyStream<T> {
         match self.get_mut() {
             Self::Live(stream) => Pin::new(stream).poll_next(cx),
             Self::Listening(stream) => Pin::new(stream).poll_next(cx),
-            Self::Ended(stream) => stream.as_mut().poll_next(cx),
+            Self::Rest(stream) => stream.as_mut().poll_next(cx),
         }
     }
 }

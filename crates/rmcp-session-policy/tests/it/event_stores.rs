@@ -270,6 +270,31 @@ async fn after_a_restart_a_listening_stream_is_replayed_from_a_store_that_outliv
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_listening_stream_is_replayed_and_held_where_no_place_is_free() {
+    for mood in [Mood::Well, Mood::Open] {
+        let (directory, events) = (MemoryDirectory::new(), Arc::<Events>::default());
+        events.is_in(mood);
+        let first = server(&directory, &events, wrapped);
+        let [id, other] = [first.open().await, first.open().await];
+        let mut ear = first.listen(&id).await;
+        assert!(first.say(&id, "1").await);
+        let one = ids(&ear.hear_raw().await).pop().expect("an id");
+        drop(ear);
+        assert!(first.say(&id, "2").await);
+        directory.crash();
+        drop(first);
+        let second = Edge::new(wrapped(&events).directory(directory.another_server()).max_sessions(1));
+        assert!(second.say(&other, "").await, "it has the place");
+        let mut ear = second.get_after(&id, Some(&one)).await.expect("held");
+        assert_eq!((ear.hear().await, second.parked_streams()), (heard("2"), 1), "{mood:?}");
+        assert!(second.say(&id, "3").await);
+        assert_eq!(ear.hear().await, heard("hello 3"), "{mood:?}");
+        drop(ear);
+        assert_eq!(second.parked_streams(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_restart_a_call_whose_answer_is_stored_has_that_answer() {
     for mood in [Mood::Well, Mood::Open] {
         let (directory, events) = (MemoryDirectory::new(), Arc::<Events>::default());
