@@ -360,6 +360,7 @@ mod tests {
         let ask = |id| [Some(1), Some(2), None].map(|now| Resumption::of(id, &key(), now));
         let after = |id| Resumption::After(EventId::open(id, &key()).expect("ours"));
         let cut = |id| Resumption::Cut(EventId::open(id, &key()).expect("ours"));
+        let listen = |id| Resumption::ListenAfter(EventId::open(id, &key()).expect("ours"));
         assert_eq!(ask(&request), [after(&request), cut(&request), cut(&request)]);
         let long = RequestId::String("1".repeat(100).into());
         let long = EventSource::request(1, &long).seal("0/3", &key());
@@ -368,10 +369,9 @@ mod tests {
         assert_eq!((&*over, ask(&over)), ("over.1.7", [Resumption::Over, Resumption::Over, Resumption::Over]));
         let unsealed = [&*request, &listening, &long, &over, "0", "4", ""].map(Resumption::unsealed);
         let (over, unknown) = (Resumption::Over, Resumption::Unknown);
-        let listening = listen(&listening);
-        let same = [cut(&request), listening, over.clone(), over, Resumption::Listen, unknown.clone(), unknown];
+        let again = listen(&listening);
+        let same = [cut(&request), again, over.clone(), over, Resumption::Listen, unknown.clone(), unknown];
         assert_eq!(unsealed, same);
-        let listen = |id| Resumption::ListenAfter(EventId::open(id, &key()).expect("ours"));
         assert_eq!(ask(&listening), [after(&listening), listen(&listening), listen(&listening)]);
         assert_eq!(ask("0"), [Resumption::Listen, Resumption::Listen, Resumption::Listen]);
         assert_eq!(ask("4"), [Resumption::Unknown, Resumption::Unknown, Resumption::Unknown]);

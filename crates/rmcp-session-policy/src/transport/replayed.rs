@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     fn events(ids: &[usize]) -> Vec<ServerSseMessage> {
-        let event = |id: &usize| ServerSseMessage { event_id: Some(id.to_string()), ..ServerSseMessage::default() };
+        let event = |id: &usize| ServerSseMessage::priming(id.to_string(), std::time::Duration::ZERO);
         ids.iter().map(event).collect()
     }
 
