@@ -218,12 +218,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
             // Past the deadline this does not wait. Each close has waited for its streams already.
             timeout_at(deadline, session.until(|session| !session.has_due_streams())).await.ok();
         }
-        if let Some(durable) = &shared.durable {
-            let left = durable.directory.flush(deadline.max(Instant::now() + DIRECTORY_WAIT)).await;
-            if left > 0 {
-                tracing::warn!(left, "sessions are not in the directory as they are");
-            }
-        }
+        shared.flush_directory(deadline).await;
         if shared.durable.is_none() && shared.parking.final_ends().has_hook() {
             // Parked sessions come back no more.
             shared.parking.take_all(CloseReason::Drained, |_, parked| parked.data().is_some());
@@ -305,6 +300,15 @@ impl<I: SessionManager> ManagerInner<I> {
             if self.close_if(session, seen, reason) {
                 return Some(true);
             }
+        }
+    }
+
+    /// Waits until the directory has written all, within a deadline.
+    async fn flush_directory(&self, deadline: Instant) {
+        let Some(durable) = &self.durable else { return };
+        let left = durable.directory.flush(deadline.max(Instant::now() + DIRECTORY_WAIT)).await;
+        if left > 0 {
+            tracing::warn!(left, "sessions are not in the directory as they are");
         }
     }
 

@@ -8,9 +8,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use rmcp::model::ServerJsonRpcMessage;
-use rmcp::transport::streamable_http_server::session::{
-    EventStream, ServerSseMessage, SessionId, SessionManager,
-};
+use rmcp::transport::streamable_http_server::session::{EventStream, ServerSseMessage, SessionId, SessionManager};
 use tokio::time::{Instant, timeout};
 
 use super::manager_inner::{ManagerInner, not_found};
@@ -223,12 +221,7 @@ fn cut(source: &EventSource) -> Option<ServerSseMessage> {
 
 /// The events of a stream that are stored, sealed as before, and then `last`, unless they end with the answer to a request. A
 /// store that goes on without an event has no more of them.
-fn rest(
-    stored: Option<EventStream>,
-    source: EventSource,
-    key: SealKey,
-    last: Option<ServerSseMessage>,
-) -> EventStream {
+fn rest(stored: Option<EventStream>, source: EventSource, key: SealKey, last: Option<ServerSseMessage>) -> EventStream {
     Box::pin(stream::unfold((stored, last), move |(mut stored, mut last)| {
         let (source, key) = (source.clone(), key.clone());
         async move {

@@ -38,7 +38,8 @@ pub(super) fn farewell(
 /// The incarnation may have answered it, or said farewell, to a client that did not hear it; its process may have died
 /// before. Whether the request is a `tools/call` is not known, so the answer is an error.
 pub(crate) fn cut_answer(id: RequestId) -> ServerJsonRpcMessage {
-    let text = "the session was closed, or its server restarted, while this request was in flight: its outcome is unknown";
+    let text =
+        "the session was closed, or its server restarted, while this request was in flight: its outcome is unknown";
     let data = serde_json::json!({ "reason": RejectionReason::CutOff.as_str() });
     ServerJsonRpcMessage::error(ErrorData::new(ErrorCode(503), text, Some(data)), Some(id))
 }

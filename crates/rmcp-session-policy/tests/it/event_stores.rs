@@ -205,7 +205,9 @@ async fn after_an_event_that_is_not_stored_a_stream_goes_on_with_the_next_that_i
 
 #[tokio::test(start_paused = true)]
 async fn a_listening_stream_is_replayed_and_goes_on() {
-    for (mood, build) in [(Mood::Well, wrapped as fn(&_) -> _), (Mood::Open, wrapped), (Mood::Well, bare), (Mood::Open, bare)] {
+    for (mood, build) in
+        [(Mood::Well, wrapped as fn(&_) -> _), (Mood::Open, wrapped), (Mood::Well, bare), (Mood::Open, bare)]
+    {
         let events = Arc::<Events>::default();
         events.is_in(mood);
         let edge = Edge::new(build(&events));
