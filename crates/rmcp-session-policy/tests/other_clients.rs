@@ -336,9 +336,8 @@ async fn cut_off_by_a_kill_it_is_told_after_the_restart(sdk: Sdk) {
     let seen = alice.answer().await;
     println!("{sdk:?}: told of the kill {:.1} s after the restart", restarted.elapsed().as_secs_f64());
     assert!(restarted.elapsed() < Duration::from_secs(10), "{seen}");
-    let error = &seen["error"];
-    assert_eq!((&error["code"], &error["data"]), (&json!(503), &json!({ "reason": "cut_off" })), "{seen}");
-    assert!(error["message"].as_str().expect("text").ends_with("its outcome is unknown"), "{seen}");
+    let text = "This call was cut off and may or may not have had its effect: the session was closed, or its server restarted.";
+    assert_eq!(seen, json!({ "told": text }));
     assert_eq!(alice.echo("after").await, json!({ "ok": "after" }));
     let stats = server.sessions.stats();
     assert_eq!((stats.opened, stats.restored), (0, 1), "the session of before");

@@ -125,8 +125,15 @@ impl<I: SessionManager> ManagerInner<I> {
     /// What is left of the stream of a request whose incarnation has ended: what an event store has after an event, and the
     /// answer that the request was cut off, unless the store has another one.
     async fn rest_of_cut(&self, id: &SessionId, event: EventId<'_>, key: SealKey) -> EventStream {
-        let (stored, last) = (self.stored_after(id, &event).await, cut(&event.source));
+        let (stored, last) = (self.stored_after(id, &event).await, self.cut(&event.source));
         rest(stored, event.source, key, last)
+    }
+
+    /// Makes the answer to a request that its incarnation's end has cut off, and the end of its stream. `None` if the id of
+    /// the request is not known.
+    fn cut(&self, source: &EventSource) -> Option<ServerSseMessage> {
+        let answer = cut_answer(source.request_id()?, source.is_call(), self.settings.call_rejection);
+        Some(ServerSseMessage::new(source.over_id(), answer))
     }
 
     /// What an event store has after an event of an incarnation that has ended. `None` without one.
@@ -180,17 +187,6 @@ pub(crate) enum EndedStream {
 }
 
 #[cfg(feature = "http")]
-impl EndedStream {
-    fn of(resumption: Resumption<'_>) -> Option<Self> {
-        match resumption {
-            Resumption::Cut(EventId { source, .. }) => Some(cut(&source).map_or(Self::Over, Self::Cut)),
-            Resumption::Over => Some(Self::Over),
-            _ => None,
-        }
-    }
-}
-
-#[cfg(feature = "http")]
 impl<I: SessionManager> ManagerInner<I> {
     /// Whether a client that resumes the stream of a request asks for one that has ended, of a session that is parked
     /// here. `None` if it asks for something else, or the session is live.
@@ -201,7 +197,7 @@ impl<I: SessionManager> ManagerInner<I> {
         if self.live.contains(id) || !self.parking.contains(id) || self.has_event_store() {
             return None;
         }
-        EndedStream::of(Resumption::of(last_event_id, &self.parked_seal_key(id), None))
+        self.ended(Resumption::of(last_event_id, &self.parked_seal_key(id), None))
     }
 
     /// The same for a session that was found in the directory, of its client. The seal of the id cannot be checked, since
@@ -209,14 +205,16 @@ impl<I: SessionManager> ManagerInner<I> {
     /// it made up too.
     pub(crate) fn ended_there(&self, found: &Found, last_event_id: &str) -> Option<EndedStream> {
         let is_parked = found.state == FoundState::Parked && !self.has_event_store();
-        is_parked.then(|| EndedStream::of(Resumption::unsealed(last_event_id))).flatten()
+        is_parked.then(|| self.ended(Resumption::unsealed(last_event_id))).flatten()
     }
-}
 
-/// Makes the answer to a request that its incarnation's end has cut off, and the end of its stream. `None` if the id of the
-/// request is not known.
-fn cut(source: &EventSource) -> Option<ServerSseMessage> {
-    Some(ServerSseMessage::new(source.over_id(), cut_answer(source.request_id()?)))
+    fn ended(&self, resumption: Resumption<'_>) -> Option<EndedStream> {
+        match resumption {
+            Resumption::Cut(event) => Some(self.cut(&event.source).map_or(EndedStream::Over, EndedStream::Cut)),
+            Resumption::Over => Some(EndedStream::Over),
+            _ => None,
+        }
+    }
 }
 
 /// The events of a stream that are stored, sealed as before, and then `last`, unless they end with the answer to a request. A
