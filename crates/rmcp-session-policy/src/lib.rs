@@ -32,6 +32,7 @@
 //! | the session of a request, in its handler | [`CurrentSession`], [`BusyGuard`] |
 //! | what handlers keep in a session | [`SessionData`], [`FinalEnd`], [`SessionDataError`] |
 //! | sessions that outlive their process | [`directory`] |
+//! | an event store that costs no client its answer | [`event_store`] |
 //! | counts, lists and events | [`Stats`], [`SessionSnapshot`], [`SessionObserver`], [`SessionEvent`], [`CloseReason`], [`RejectionReason`] |
 //! | stopping | [`refuse_newcomers`](PolicySessionManager::refuse_newcomers), [`drain`](PolicySessionManager::drain), [`terminate`](PolicySessionManager::terminate) |
 //! | a preset with the API of the crate `mcp-session` | [`bounded`] |
@@ -53,6 +54,7 @@ mod context;
 mod data;
 pub mod directory;
 mod error;
+pub mod event_store;
 pub mod eviction;
 #[cfg(feature = "http")]
 pub mod http;

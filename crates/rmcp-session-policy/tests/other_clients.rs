@@ -16,11 +16,13 @@ use rmcp::model::CallToolRequestParams;
 use rmcp::service::ServiceError;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::admission::{AdmissionPolicy, Permit, Rejection, Retry, admit_fn};
+use rmcp_session_policy::testing::directory::MemoryDirectory;
 use rmcp_session_policy::{CloseReason, HOUR, MINUTE, PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 use server::Server;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 /// How long to wait for what must happen. Only a failure waits that long.
@@ -283,6 +285,64 @@ async fn closed_amid_a_call_it_is_told_at_once(sdk: Sdk) {
     assert_gone(sdk, &alice.echo("again").await);
 }
 
+/// A server on a runtime of its own, which is killed with all its connections, and the directory of its sessions.
+struct Mortal {
+    server: Server,
+    sessions: Sessions,
+    directory: MemoryDirectory,
+    /// Taken when it is killed.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        // A runtime must not be dropped in a task.
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
+
+impl Mortal {
+    async fn start(address: &str, directory: MemoryDirectory) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let sessions = sessions(|builder| builder.directory(directory.clone()));
+        let (address, here) = (address.to_owned(), Arc::clone(&sessions));
+        let server = runtime.spawn(async move {
+            let parking = here.parking();
+            Server::with_layer_at(&address, here, Some(parking)).await
+        });
+        Self { server: server.await.expect("starts"), sessions, directory, runtime: Some(runtime) }
+    }
+
+    /// Kills the server, and starts the next one at its address.
+    async fn restart(self) -> Self {
+        self.directory.crash();
+        let directory = self.directory.another_server();
+        let address = self.server.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+        drop(self);
+        Self::start(&address, directory).await
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a figure for docs/clients.md, which no test can hold")]
+async fn cut_off_by_a_kill_it_is_told_after_the_restart(sdk: Sdk) {
+    let server = Mortal::start("127.0.0.1:0", MemoryDirectory::new()).await;
+    let mut alice = sdk.connect(&server.server).await;
+    assert_eq!(alice.echo("before").await, json!({ "ok": "before" }));
+    alice.begin("sleep", json!({ "millis": 600_000 })).await;
+    at_work(&server.server).await;
+    let server = server.restart().await;
+    let restarted = Instant::now();
+    let seen = alice.answer().await;
+    println!("{sdk:?}: told of the kill {:.1} s after the restart", restarted.elapsed().as_secs_f64());
+    assert!(restarted.elapsed() < Duration::from_secs(10), "{seen}");
+    let text = "This call was cut off and may or may not have had its effect: the session was closed, or its server restarted.";
+    assert_eq!(seen, json!({ "told": text }));
+    assert_eq!(alice.echo("after").await, json!({ "ok": "after" }));
+    let stats = server.sessions.stats();
+    assert_eq!((stats.opened, stats.restored), (0, 1), "the session of before");
+}
+
 async fn too_many_newcomers(sdk: Sdk) {
     let (shut, gate) = gate();
     let sessions = sessions(|builder| builder.max_sessions(10).admission(gate));
@@ -369,6 +429,7 @@ with_each_sdk! {
     a_call_after_an_eviction_works
     evicted_without_parking_it_is_told
     closed_amid_a_call_it_is_told_at_once
+    cut_off_by_a_kill_it_is_told_after_the_restart
     too_many_newcomers
     no_room
     too_many_calls

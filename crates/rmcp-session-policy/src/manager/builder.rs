@@ -6,7 +6,8 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::streamable_http_server::session::{EventStore, SessionManager};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +25,7 @@ use crate::config_error::ConfigError;
 use crate::context::ClientContext;
 use crate::data::DataTypes;
 use crate::directory::SessionDirectory;
+use crate::event_store::BestEffort;
 use crate::eviction::{EvictionPolicy, Prospects, SessionInfo};
 use crate::observe::SessionObserver;
 use crate::registry::{ClientOf, Predicate, Rules};
@@ -90,6 +92,26 @@ pub struct PolicySessionManagerBuilder<I> {
     max_data_bytes: Option<usize>,
 }
 
+impl PolicySessionManagerBuilder<LocalSessionManager> {
+    /// Sets the event store from which clients get what they have missed when they resume a stream. It is wrapped in
+    /// [`BestEffort`], so that no client loses an answer because the store is in trouble. Defaults to none: then rmcp keeps
+    /// the last 16 messages of each stream while its session lives.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use rmcp::transport::streamable_http_server::session::EventStore;
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// # fn serve(store: Arc<dyn EventStore>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let sessions = PolicySessionManager::local().events(store).build()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn events(mut self, store: Arc<dyn EventStore>) -> Self {
+        self.inner = self.inner.with_event_store(Arc::new(BestEffort::new(store)));
+        self
+    }
+}
+
 impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     pub(super) fn new(inner: I) -> Self {
         Self {
@@ -111,6 +133,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
                 data_types: Arc::default(),
                 final_end: None,
                 final_end_deadline: 10 * SECOND,
+                expected_downtime: 3 * SECOND,
             },
             max_opening: None,
             max_parked_streams: None,
@@ -556,6 +579,15 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
+    /// Sets after how long clients should open their listening streams again when the server has been
+    /// [drained](PolicySessionManager::drain): how long the next process needs to start. A drain ends each listening stream
+    /// with this time as its SSE `retry`, in whole milliseconds. Clients try a few times and then give the stream up, but not
+    /// the session, so it should not be too short. Defaults to 3 seconds, as rmcp's `sse_retry`.
+    pub const fn expected_downtime(mut self, downtime: Duration) -> Self {
+        self.settings.expected_downtime = downtime;
+        self
+    }
+
     /// Sets the observer that receives the events of sessions and rejections. Defaults to no observer.
     ///
     /// ```
@@ -647,6 +679,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             ("max_busy", Some(settings.max_busy), "allow more than zero"),
             ("close_deadline", Some(settings.close_deadline), "allow more than zero"),
             ("final_end_deadline", Some(settings.final_end_deadline), "allow more than zero"),
+            ("expected_downtime", Some(settings.expected_downtime), "allow more than zero"),
             ("max_parked_age", Some(self.limits.age), "allow more than zero; max_parked(0) parks no session"),
             ("min_idle", Some(self.min_idle).filter(|idle| !idle.is_zero()), ""),
         ];

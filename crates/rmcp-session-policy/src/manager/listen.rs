@@ -30,12 +30,17 @@ impl<I: SessionManager> ManagerInner<I> {
         id: &SessionId,
         reserved: Option<Reserved>,
     ) -> Result<Opened<I>, Failed<I>> {
+        let was_parked = reserved.is_some();
         if let Some(reserved) = reserved
             && let Some(stream) = self.listen_parked(id, reserved).await?
         {
             return Ok(PolicyStream::Listening(stream));
         }
-        let session = self.find_live(id)?;
+        let session = match self.find_live(id) {
+            // The parking has forgotten it since, and the directory has not.
+            Err(_) if was_parked && self.durable.is_some() => return Err(self.refuse_restore()),
+            found => found?,
+        };
         let listening = begin_listening::<I>(&session)?;
         let stream = self.open_stream(session).await;
         drop(listening);
@@ -92,6 +97,12 @@ impl<I: SessionManager> ManagerInner<I> {
         let is_reserved = reserved.is_some();
         hold_in_scope(|| reserved);
         is_reserved
+    }
+
+    /// Whether the request of the current scope is a GET, and there may be room to hold its stream for a session that is
+    /// about to be parked here.
+    pub(super) fn may_hold_streams(&self) -> bool {
+        is_listening() && self.parking.limits.entries > 0 && self.held.has_room()
     }
 
     fn lifetime_ends(&self, opened: Timestamp) -> Option<Instant> {
@@ -151,7 +162,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let listeners = session.take_listeners();
         let record = &session.record;
         if !is_parked {
-            Listening::end_all(&listeners);
+            self.held.end_all(&listeners);
         } else if listeners.is_empty() {
             // The session may have been restored without reaching the join.
             self.held.stays(record.entry.serial);

@@ -311,7 +311,7 @@ pub(super) fn not_found<E: std::error::Error>() -> PolicyError<E> {
 
 impl<I: SessionManager> Drop for ManagerInner<I> {
     fn drop(&mut self) {
-        self.held.close();
+        drop(self.held.close());
         for task in [&self.lifecycle, &self.durable_task].into_iter().filter_map(OnceLock::get) {
             task.abort();
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PolicySessionManager;
 use super::close::CLOSE_GRACE;
@@ -160,7 +160,9 @@ impl<I: SessionManager> PolicySessionManager<I> {
 
     /// Stops in order. The manager rejects newcomers and closes idle sessions. It lets calls in flight finish until
     /// `deadline` has passed, and answers calls that come meanwhile with an error. Then it closes the remaining
-    /// sessions and ends the listening streams.
+    /// sessions. The listening streams end last, after a hint when to reconnect
+    /// ([`expected_downtime`](crate::PolicySessionManagerBuilder::expected_downtime)), so call this just before the process
+    /// exits.
     ///
     /// Within the deadline it waits until the server has taken each answer from its stream, but not for a client that
     /// has stopped reading. It covers the requests without a session that come through the layer: it waits for calls,
@@ -174,7 +176,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         shared.durable.iter().for_each(|durable| durable.directory.leave());
         shared.signals.draining.store(true, SeqCst);
         shared.draining.store(true, SeqCst);
-        shared.held.close();
+        shared.held.end_last(shared.settings.expected_downtime);
         tracing::info!("draining");
         let mut report = DrainReport::default();
         // The list includes sessions that were closing already.
@@ -217,17 +219,13 @@ impl<I: SessionManager> PolicySessionManager<I> {
             // Past the deadline this does not wait. Each close has waited for its streams already.
             timeout_at(deadline, session.until(|session| !session.has_due_streams())).await.ok();
         }
-        if let Some(durable) = &shared.durable {
-            let left = durable.directory.flush(deadline.max(Instant::now() + DIRECTORY_WAIT)).await;
-            if left > 0 {
-                tracing::warn!(left, "sessions are not in the directory as they are");
-            }
-        }
+        shared.flush_directory(deadline).await;
         if shared.durable.is_none() && shared.parking.final_ends().has_hook() {
             // Parked sessions come back no more.
             shared.parking.take_all(CloseReason::Drained, |_, parked| parked.data().is_some());
         }
         shared.parking.final_ends().done(deadline.max(Instant::now() + CLOSE_GRACE)).await;
+        timeout(CLOSE_GRACE, shared.held.close().read()).await.ok();
         tracing::info!(?report, "drained");
         report
     }
@@ -303,6 +301,15 @@ impl<I: SessionManager> ManagerInner<I> {
             if self.close_if(session, seen, reason) {
                 return Some(true);
             }
+        }
+    }
+
+    /// Waits until the directory has written all, within a deadline.
+    async fn flush_directory(&self, deadline: Instant) {
+        let Some(durable) = &self.durable else { return };
+        let left = durable.directory.flush(deadline.max(Instant::now() + DIRECTORY_WAIT)).await;
+        if left > 0 {
+            tracing::warn!(left, "sessions are not in the directory as they are");
         }
     }
 

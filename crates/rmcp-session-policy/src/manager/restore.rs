@@ -265,7 +265,9 @@ impl<I: SessionManager> ManagerInner<I> {
             return Err(self.refuse_restore());
         }
         let admitted = match self.admit_restore(None).await {
-            Ok(Some(admitted)) => admitted,
+            // Without a place, a stream is held for a session that is parked here, so it is claimed all the same.
+            Ok(None) if self.may_hold_streams() => None,
+            Ok(Some(admitted)) => Some(admitted),
             refused => {
                 restoring.done();
                 return Err(refused.err().unwrap_or_else(|| self.refuse_restore()));
@@ -279,12 +281,19 @@ impl<I: SessionManager> ManagerInner<I> {
                 return Err(self.refuse_here(refused));
             }
         };
-        if is_won && restoring.pin_claimed() {
-            restoring.admitted = Some(admitted);
-            hold_in_scope(|| Some(restoring));
-        } else {
+        if !is_won || !restoring.pin_claimed() {
             restoring.done();
+            return Ok(false);
         }
+        if admitted.is_none() {
+            // Given back and unpinned first: then it is known whether the parking has room for it.
+            let parked = restoring.pin().filter(|_| restoring.barred().is_none());
+            restoring.done();
+            let holds = |parked: Parked| self.parking.contains(id) && self.reserve_stream(id, &parked);
+            return if parked.is_some_and(holds) { Ok(true) } else { Err(self.refuse_restore()) };
+        }
+        restoring.admitted = admitted;
+        hold_in_scope(|| Some(restoring));
         Ok(false)
     }
 

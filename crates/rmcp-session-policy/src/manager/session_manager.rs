@@ -164,7 +164,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             ClientJsonRpcMessage::Request(request) => {
                 let (id, is_call) = (request.id.clone(), is_call(&request.request));
                 let rejection = self.shared.settings.call_rejection;
-                (EventSource::request(incarnation, &id), Some(StreamRequest { id, is_call, rejection }))
+                (EventSource::request(incarnation, &id, is_call), Some(StreamRequest { id, is_call, rejection }))
             }
             _ => (EventSource::listening(incarnation), None),
         };

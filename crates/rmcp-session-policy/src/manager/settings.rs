@@ -35,4 +35,6 @@ pub(crate) struct Settings {
     /// What is done at the final end of a session with data.
     pub(crate) final_end: Option<Hook>,
     pub(crate) final_end_deadline: Duration,
+    /// What a drain says to clients that listen.
+    pub(crate) expected_downtime: Duration,
 }

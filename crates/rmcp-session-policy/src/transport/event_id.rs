@@ -21,6 +21,10 @@ const PRIMING: &str = "0";
 /// id up learns nothing.
 const OVER: &str = "over";
 
+/// What the name of a request begins with if the request is a `tools/call`. No name begins with it by itself: names are
+/// numbers, begin with an `I`, or with a `~`.
+const CALL: char = 'c';
+
 /// The longest request id that is written in full. Clients choose their ids, and each event id contains one.
 const LONGEST_REQUEST_ID: usize = 64;
 
@@ -48,6 +52,8 @@ pub(crate) struct EventSource {
     incarnation: u32,
     /// The request of the stream, or none.
     of: Name,
+    /// Whether the request is a `tools/call`. A later incarnation, which answers that it was cut off, must know.
+    is_call: bool,
 }
 
 /// The request that a stream belongs to.
@@ -104,12 +110,26 @@ impl Name {
 impl EventSource {
     /// A listening stream. All listening streams of an incarnation have one source.
     pub(crate) const fn listening(incarnation: u32) -> Self {
-        Self { incarnation, of: Name::None }
+        Self { incarnation, of: Name::None, is_call: false }
     }
 
     /// The stream of a request.
-    pub(crate) fn request(incarnation: u32, id: &RequestId) -> Self {
-        Self { incarnation, of: Name::of(id) }
+    pub(crate) fn request(incarnation: u32, id: &RequestId, is_call: bool) -> Self {
+        Self { incarnation, of: Name::of(id), is_call }
+    }
+
+    /// Whether it is the stream of a `tools/call`.
+    pub(crate) const fn is_call(&self) -> bool {
+        self.is_call
+    }
+
+    /// Parses the last two parts of what is sealed.
+    fn read(incarnation: &str, name: &str) -> Option<Self> {
+        let (name, is_call) = match name.strip_prefix(CALL) {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
+        Some(Self { incarnation: incarnation.parse().ok()?, of: Name::read(name), is_call })
     }
 
     /// The request of the stream, unless it is a listening stream, or the id of the request was too long to be written.
@@ -138,7 +158,8 @@ impl EventSource {
         self.of == Name::of(id)
     }
 
-    /// Makes the id that the client sees from the inner manager's id: `<inner id>.<incarnation>.<request id>.<seal>`.
+    /// Makes the id that the client sees from the inner manager's id: `<inner id>.<incarnation>.<request id>.<seal>`, with a
+    /// `c` before the request id of a `tools/call`.
     /// It is parsed from the right, because the inner id may contain dots. It may be a sealed id itself, of an inner
     /// manager of this crate.
     pub(crate) fn seal(&self, inner: &str, key: &SealKey) -> String {
@@ -149,11 +170,15 @@ impl EventSource {
             Name::Number(id) => number.format(*id),
             Name::Text(name) => name,
         };
-        // Two dots, and the seal, which includes its own dot.
-        let mut text = String::with_capacity(inner.len() + incarnation.len() + name.len() + SEAL_CHARS + 3);
-        for part in [inner, ".", incarnation, ".", name] {
+        // Two dots, perhaps the mark of a call, and the seal, which includes its own dot.
+        let mut text = String::with_capacity(inner.len() + incarnation.len() + name.len() + SEAL_CHARS + 4);
+        for part in [inner, ".", incarnation, "."] {
             text.push_str(part);
         }
+        if self.is_call {
+            text.push(CALL);
+        }
+        text.push_str(name);
         key.seal(&mut text);
         text
     }
@@ -180,8 +205,7 @@ impl<'a> EventId<'a> {
     fn read(text: &'a str) -> Option<Self> {
         let (text, request) = text.rsplit_once('.')?;
         let (inner, incarnation) = text.rsplit_once('.')?;
-        let source = EventSource { incarnation: incarnation.parse().ok()?, of: Name::read(request) };
-        Some(Self { inner, source })
+        Some(Self { inner, source: EventSource::read(incarnation, request)? })
     }
 }
 
@@ -196,8 +220,11 @@ fn is_over_id(id: &str) -> bool {
 pub(crate) enum Resumption<'a> {
     /// The events after this one, from the inner manager. The event is of the present incarnation.
     After(EventId<'a>),
-    /// A new listening stream: the event is rmcp's own, or belongs to a listening stream of an earlier incarnation.
+    /// A new listening stream: the event is rmcp's own.
     Listen,
+    /// A new listening stream: the event belongs to one of an earlier incarnation. An event store may have what came after
+    /// it.
+    ListenAfter(EventId<'a>),
     /// The rest of a request's stream of an earlier incarnation, which has cut it off, or had answered it.
     Cut(EventId<'a>),
     /// The rest of such a stream, which was told that before, or of a request whose id is not known. The layer answers 405.
@@ -216,7 +243,14 @@ impl<'a> Resumption<'a> {
         }
         match EventId::open(last_event_id, key) {
             Some(event) if Some(event.source.incarnation) == incarnation => Self::After(event),
-            Some(event) if event.source.is_listening() => Self::Listen,
+            event => Self::of_earlier(event, last_event_id),
+        }
+    }
+
+    /// The event, if the id is one, is of an earlier incarnation.
+    fn of_earlier(event: Option<EventId<'a>>, last_event_id: &str) -> Self {
+        match event {
+            Some(event) if event.source.is_listening() => Self::ListenAfter(event),
             Some(event) if event.source.request_id().is_some() => Self::Cut(event),
             Some(_) => Self::Over,
             None if is_over_id(last_event_id) => Self::Over,
@@ -226,18 +260,13 @@ impl<'a> Resumption<'a> {
 
     /// Parses a `Last-Event-ID` of which the seal cannot be checked, for a session that has no incarnation now. What the
     /// id says is then what a client says: it may name any request, as long as the client alone hears of that.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "asked by the HTTP layer"))]
     pub(crate) fn unsealed(last_event_id: &'a str) -> Self {
         if last_event_id == PRIMING {
             return Self::Listen;
         }
         let sealed = last_event_id.rsplit_once('.').filter(|(_, seal)| seal.len() == SEAL_CHARS);
-        match sealed.and_then(|(text, _)| EventId::read(text)) {
-            Some(event) if event.source.is_listening() => Self::Listen,
-            Some(event) if event.source.request_id().is_some() => Self::Cut(event),
-            Some(_) => Self::Over,
-            None if is_over_id(last_event_id) => Self::Over,
-            None => Self::Unknown,
-        }
+        Self::of_earlier(sealed.and_then(|(text, _)| EventId::read(text)), last_event_id)
     }
 }
 
@@ -265,9 +294,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_comes_back_as_it_was(inner: String, incarnation: u32, request in proptest::option::of(request_id())) {
+        fn an_id_comes_back_as_it_was(
+            inner: String,
+            incarnation: u32,
+            request in proptest::option::of(request_id()),
+            is_call: bool,
+        ) {
             let source = match &request {
-                Some(id) => EventSource::request(incarnation, id),
+                Some(id) => EventSource::request(incarnation, id, is_call),
                 None => EventSource::listening(incarnation),
             };
             prop_assert_eq!(source.is_listening(), request.is_none());
@@ -290,7 +324,7 @@ mod tests {
         #[test]
         fn a_name_is_turned_back_into_the_request_id_unless_it_is_a_hash(request in request_id()) {
             let is_long = matches!(&request, RequestId::String(text) if text.len() >= LONGEST_REQUEST_ID);
-            let source = EventSource::request(1, &request);
+            let source = EventSource::request(1, &request, true);
             prop_assert_eq!(source.request_id(), (!is_long).then_some(request));
             prop_assert!(is_over_id(&source.over_id()));
             prop_assert!(matches!(Resumption::unsealed(&source.over_id()), Resumption::Over));
@@ -316,7 +350,7 @@ mod tests {
     #[test]
     fn an_id_with_any_byte_changed_added_or_missing_is_not_ours() {
         for inner in ["0/3", "", "a.b.c", "0/3.17.Nw.AAAAAAAAAAAAAAAAAAAAAA"] {
-            let sealed = EventSource::request(17, &RequestId::Number(7)).seal(inner, &key());
+            let sealed = EventSource::request(17, &RequestId::Number(7), true).seal(inner, &key());
             for place in 0..sealed.len() {
                 for byte in 0..=0x7F_u8 {
                     let mut changed = sealed.clone().into_bytes();
@@ -351,23 +385,24 @@ mod tests {
 
     #[test]
     fn what_an_id_asks_for_depends_on_its_incarnation() {
-        let request = EventSource::request(1, &RequestId::Number(7)).seal("0/3", &key());
+        let request = EventSource::request(1, &RequestId::Number(7), true).seal("0/3", &key());
         let listening = EventSource::listening(1).seal("4", &key());
         let ask = |id| [Some(1), Some(2), None].map(|now| Resumption::of(id, &key(), now));
         let after = |id| Resumption::After(EventId::open(id, &key()).expect("ours"));
         let cut = |id| Resumption::Cut(EventId::open(id, &key()).expect("ours"));
+        let listen = |id| Resumption::ListenAfter(EventId::open(id, &key()).expect("ours"));
         assert_eq!(ask(&request), [after(&request), cut(&request), cut(&request)]);
         let long = RequestId::String("1".repeat(100).into());
-        let long = EventSource::request(1, &long).seal("0/3", &key());
+        let long = EventSource::request(1, &long, false).seal("0/3", &key());
         assert_eq!(ask(&long), [after(&long), Resumption::Over, Resumption::Over]);
-        let over = EventSource::request(1, &RequestId::Number(7)).over_id();
+        let over = EventSource::request(1, &RequestId::Number(7), true).over_id();
         assert_eq!((&*over, ask(&over)), ("over.1.7", [Resumption::Over, Resumption::Over, Resumption::Over]));
         let unsealed = [&*request, &listening, &long, &over, "0", "4", ""].map(Resumption::unsealed);
-        let (listen, unknown) = (Resumption::Listen, Resumption::Unknown);
-        let same =
-            [cut(&request), listen.clone(), Resumption::Over, Resumption::Over, listen, unknown.clone(), unknown];
+        let (over, unknown) = (Resumption::Over, Resumption::Unknown);
+        let again = listen(&listening);
+        let same = [cut(&request), again, over.clone(), over, Resumption::Listen, unknown.clone(), unknown];
         assert_eq!(unsealed, same);
-        assert_eq!(ask(&listening), [after(&listening), Resumption::Listen, Resumption::Listen]);
+        assert_eq!(ask(&listening), [after(&listening), listen(&listening), listen(&listening)]);
         assert_eq!(ask("0"), [Resumption::Listen, Resumption::Listen, Resumption::Listen]);
         assert_eq!(ask("4"), [Resumption::Unknown, Resumption::Unknown, Resumption::Unknown]);
         assert_eq!(ask(""), [Resumption::Unknown, Resumption::Unknown, Resumption::Unknown]);

@@ -36,10 +36,12 @@ pub(super) fn farewell(
 /// Makes the answer to a request of an incarnation that has ended, for a client that asks for the rest of its stream.
 ///
 /// The incarnation may have answered it, or said farewell, to a client that did not hear it; its process may have died
-/// before. Whether the request is a `tools/call` is not known, so the answer is an error.
-pub(crate) fn cut_answer(id: RequestId) -> ServerJsonRpcMessage {
+/// before. The form is that of [`farewell`].
+pub(crate) fn cut_answer(id: RequestId, is_call: bool, rejection: CallRejection) -> ServerJsonRpcMessage {
     let text =
         "the session was closed, or its server restarted, while this request was in flight: its outcome is unknown";
     let data = serde_json::json!({ "reason": RejectionReason::CutOff.as_str() });
-    ServerJsonRpcMessage::error(ErrorData::new(ErrorCode(503), text, Some(data)), Some(id))
+    let error = ErrorData::new(ErrorCode(503), text, Some(data));
+    let told = "This call was cut off and may or may not have had its effect: the session was closed, or its server restarted.";
+    rejection.answer(is_call, id, error, || told.to_owned())
 }

@@ -1,11 +1,13 @@
 //! The listening streams of parked sessions: at most one per session, and a bounded number of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
-use rmcp::transport::streamable_http_server::session::SessionId;
-use tokio::sync::Notify;
+use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::listener::{IncarnationStream, Listener, Rest};
@@ -37,6 +39,17 @@ pub(crate) struct HeldStreams {
     sooner: Arc<Notify>,
 }
 
+/// The streams that a list has ended, of which the clients have not read the end.
+#[derive(Debug)]
+pub(crate) struct Unread(mpsc::Receiver<Infallible>);
+
+impl Unread {
+    /// Waits until each client has read the end, or has hung up.
+    pub(crate) async fn read(mut self) {
+        self.0.recv().await;
+    }
+}
+
 /// What the lock guards.
 struct List {
     /// The streams by their session, in transit or not.
@@ -51,6 +64,9 @@ struct List {
     reserved: usize,
     /// The sessions with a lifetime, by the end of it, earliest first.
     deadlines: BTreeMap<(Instant, SessionOrigin), SessionId>,
+    /// How long clients should wait before they reconnect, once a drain has begun. From then on the list takes the stream of
+    /// each session that is parked, so there are as many as sessions, and no new ones.
+    ending: Option<Duration>,
     /// Whether the list is closed and holds no stream any more. A drain closes it, and so does the end of the manager.
     closed: bool,
 }
@@ -81,7 +97,12 @@ pub(crate) struct ParkedSession {
 impl List {
     /// Whether a slot is free that is not reserved.
     fn has_room(&self, most: usize) -> bool {
-        !self.closed && self.len() + self.reserved < most
+        !self.closed && self.ending.is_none() && self.len() + self.reserved < most
+    }
+
+    /// What clients hear before the end of a stream.
+    fn last_word(&self) -> Option<ServerSseMessage> {
+        self.ending.map(ServerSseMessage::retry)
     }
 
     /// How many streams have a slot.
@@ -110,7 +131,8 @@ impl List {
     /// the end.
     fn end_uncalled(&mut self) -> Option<Rest> {
         let session = self.uncalled.pop_first()?;
-        self.remove(session).map(|listener| listener.release())
+        let last = self.last_word();
+        self.remove(session).map(|listener| listener.release(last))
     }
 
     /// Takes a stream out of the list and all that the list notes of it. Returns its listener, unless the client has
@@ -141,6 +163,7 @@ impl HeldStreams {
             uncalled: BTreeSet::new(),
             reserved: 0,
             deadlines: BTreeMap::new(),
+            ending: None,
             closed: false,
         };
         Self { most, places, list: Mutex::new(list), sooner }
@@ -153,6 +176,11 @@ impl HeldStreams {
     /// How many slots are taken by streams. Reserved slots do not count.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Whether a slot is free now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.lock().has_room(self.most)
     }
 
     /// Whether the session has a stream in the list. Its client may have hung up just now.
@@ -170,7 +198,7 @@ impl HeldStreams {
             listener.sever();
             let rest = if is_held { None } else { self.insert(session, &listener, self.places) };
             is_held |= rest.is_some();
-            drop(rest.unwrap_or_else(|| (listener.release(), None)));
+            drop(rest.unwrap_or_else(|| (listener.release(self.lock().last_word()), None)));
         }
     }
 
@@ -191,10 +219,10 @@ impl HeldStreams {
         let mut _ended = None;
         let mut list = self.lock();
         // Its slot would be taken from another session for nothing.
-        if listener.is_over() {
+        if listener.is_over() || list.closed {
             return None;
         }
-        let has_slot = list.streams.get(origin).is_some_and(|held| !held.in_transit);
+        let has_slot = list.ending.is_some() || list.streams.get(origin).is_some_and(|held| !held.in_transit);
         if !has_slot && !list.has_room(self.most) {
             list.make_room(places);
             if *called && !list.has_room(self.most) {
@@ -205,7 +233,8 @@ impl HeldStreams {
             }
         }
         let rest = listener.hold()?;
-        let older = list.remove(*origin).map(|older| older.release());
+        let last = list.last_word();
+        let older = list.remove(*origin).map(|older| older.release(last));
         let held = Held { listener: Arc::downgrade(listener), until: *until, called: *called, in_transit: false };
         list.streams.insert(*origin, held);
         if !called {
@@ -225,16 +254,35 @@ impl HeldStreams {
     ///
     /// Each way out of the parking comes here. A session without a stream in the list costs one look-up.
     pub(crate) fn end(&self, session: SessionOrigin) {
-        let ended = self.lock().remove(session);
-        drop(ended.map(|listener| listener.release()));
+        let (ended, last) = {
+            let mut list = self.lock();
+            (list.remove(session), list.last_word())
+        };
+        drop(ended.map(|listener| listener.release(last)));
     }
 
-    /// Ends all streams, and holds none from now on.
+    /// Ends the streams of a session that is not parked.
+    ///
+    /// Those that are open end when the inner manager ends them, and held ones at once.
+    pub(crate) fn end_all(&self, listeners: &[Arc<Listener>]) {
+        let last = self.lock().last_word();
+        listeners.iter().for_each(|listener| drop(listener.release(last.clone())));
+    }
+
+    /// Begins a drain: reserves no slot any more, but holds the stream of each session that is parked from now on, until
+    /// the list is [closed](Self::close). The clients of all streams that end from now on are told when to reconnect.
+    pub(crate) fn end_last(&self, reconnect_after: Duration) {
+        self.lock().ending = Some(reconnect_after);
+    }
+
+    /// Ends all streams, and holds none from now on. Returns what tells when the clients have read the end.
     ///
     /// Reserved slots are still given back later.
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(&self) -> Unread {
+        let last;
         let ended: Vec<_> = {
             let mut list = self.lock();
+            last = list.last_word();
             list.closed = true;
             list.deadlines.clear();
             list.coming_back.clear();
@@ -242,7 +290,13 @@ impl HeldStreams {
             list.in_transit = 0;
             list.streams.drain().filter_map(|(_, held)| held.listener.upgrade()).collect()
         };
-        ended.iter().for_each(|listener| drop(listener.release()));
+        // One message is never sent: the receiver hears when all senders are dropped.
+        let (sender, receiver) = mpsc::channel(1);
+        for listener in &ended {
+            listener.note_unread(&sender);
+            drop(listener.release(last.clone()));
+        }
+        Unread(receiver)
     }
 
     /// Records that a session with a stream is being restored.
@@ -268,7 +322,7 @@ impl HeldStreams {
         if *called && !list.has_room(self.most) {
             _uncalled = list.end_uncalled();
         }
-        let has_room = list.has_room(self.most);
+        let has_room = list.ending.is_some() || list.has_room(self.most);
         let List { streams, in_transit, uncalled, .. } = &mut *list;
         let Some(held) = streams.get_mut(&session) else { return };
         let ended = if has_room {
@@ -281,8 +335,9 @@ impl HeldStreams {
         } else {
             list.remove(session)
         };
+        let last = list.last_word();
         drop(list);
-        drop(ended.map(|listener| listener.release()));
+        drop(ended.map(|listener| listener.release(last)));
     }
 
     /// Joins the stream of a restored session to its new incarnation, and frees its slot.
@@ -400,6 +455,34 @@ mod tests {
             (1, true, true),
             "a stream that is open does"
         );
+    }
+
+    #[test]
+    fn the_end_of_a_drain_is_read_once_each_client_has_heard_the_last_word() {
+        use std::task::{Context, Poll, Waker};
+
+        let (held, listener) = full(0, &parked(true));
+        let another = Listener::held();
+        held.end_last(Duration::from_secs(7));
+        held.hold(&parked(false), vec![over(), Arc::clone(&another)]);
+        assert_eq!(held.len(), 2, "one slot more");
+        assert!(!held.has_room());
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut read = std::pin::pin!(held.close().read());
+        for listener in [listener, another] {
+            assert!(read.as_mut().poll(&mut cx).is_pending());
+            let Poll::Ready(Some(last)) = listener.poll_next(&mut cx) else { panic!("nothing is heard") };
+            assert!(last.message.is_none() && last.event_id.is_none());
+            assert_eq!(last.retry, Some(Duration::from_secs(7)));
+            assert!(read.as_mut().poll(&mut cx).is_pending());
+            assert!(matches!(listener.poll_next(&mut cx), Poll::Ready(None)));
+        }
+        assert!(read.as_mut().poll(&mut cx).is_ready());
+        let late = Listener::held();
+        held.hold(&parked(true), vec![Arc::clone(&late)]);
+        assert!(matches!(late.poll_next(&mut cx), Poll::Ready(Some(_))), "told as well");
+        assert!(matches!(late.poll_next(&mut cx), Poll::Ready(None)));
+        assert_eq!(held.len(), 0);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! session comes back, and from either to `Over`.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
+use tokio::sync::mpsc;
 
 /// How many messages of earlier incarnations are kept for a client that is slow to take them. More are lost with the
 /// incarnation.
@@ -47,6 +49,10 @@ struct State {
     may_be_held: bool,
     /// Whether it came over from an earlier incarnation. A newer GET takes over only such a stream.
     joined: bool,
+    /// What the client hears last, if the stream ends by itself.
+    last: Option<ServerSseMessage>,
+    /// Dropped when the client's end has read the end of the stream, or is dropped.
+    unread: Option<mpsc::Sender<Infallible>>,
 }
 
 /// What is behind the client's end.
@@ -85,7 +91,7 @@ impl State {
 
 impl Listener {
     fn new(stage: Stage, kept: VecDeque<ServerSseMessage>) -> Arc<Self> {
-        let state = State { stage, kept, waker: None, may_be_held: true, joined: false };
+        let state = State { stage, kept, waker: None, may_be_held: true, joined: false, last: None, unread: None };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
@@ -143,20 +149,29 @@ impl Listener {
     }
 
     /// Lets the stream end with its session. If the session is parked, it ends at once. A live stream ends by itself
-    /// when the inner manager ends it, and the client is woken to see that.
-    pub(super) fn release(&self) -> Rest {
+    /// when the inner manager ends it, and the client is woken to see that. The client hears `last` before the end.
+    pub(super) fn release(&self, last: Option<ServerSseMessage>) -> Rest {
         let mut state = self.lock();
         state.may_be_held = false;
+        if last.is_some() && !matches!(state.stage, Stage::Over) {
+            state.last = last;
+        }
         match state.stage {
             Stage::Held => state.change(Stage::Over),
             _ => Rest { _was: None, waker: state.waker.take() },
         }
     }
 
+    /// Keeps a sender until the client has read the end of the stream, or has hung up. Does nothing if it has.
+    pub(super) fn note_unread(&self, unread: &mpsc::Sender<Infallible>) {
+        self.lock().unread = Some(unread.clone());
+    }
+
     /// Ends the stream when the client has hung up. Returns whether it was held, so that the caller takes it off the
     /// list of held streams.
     pub(super) fn hang_up(&self) -> (bool, Rest) {
         let mut state = self.lock();
+        state.unread = None;
         (matches!(state.stage, Stage::Held), state.change(Stage::Over))
     }
 
@@ -188,7 +203,7 @@ impl Listener {
     /// or gone.
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<ServerSseMessage>> {
         let mut state = self.lock();
-        let State { stage, kept, waker, may_be_held, .. } = &mut *state;
+        let State { stage, kept, waker, may_be_held, last, unread, .. } = &mut *state;
         if let Some(message) = kept.pop_front() {
             return Poll::Ready(Some(message));
         }
@@ -207,9 +222,13 @@ impl Listener {
             },
             Poll::Ready(Some(_)) => {}
             Poll::Ready(None) => {
-                let was = mem::replace(stage, Stage::Over);
+                let (was, last) = (mem::replace(stage, Stage::Over), last.take());
+                if last.is_none() {
+                    *unread = None;
+                }
                 drop(state);
                 drop(was);
+                return Poll::Ready(last);
             }
         }
         next

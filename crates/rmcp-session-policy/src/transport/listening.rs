@@ -48,16 +48,9 @@ impl Listening {
     fn of<T>(session: &Session<T>, listener: Arc<Listener>, held: &Arc<HeldStreams>) -> Self {
         if !session.listen(&listener) {
             // The session has ended since. Its end has taken the listeners before this one was added.
-            drop(listener.release());
+            held.end_all(std::slice::from_ref(&listener));
         }
         Self::new(listener, Arc::clone(held), session.record.entry.serial)
-    }
-
-    /// Ends the streams of a session that is not parked.
-    ///
-    /// Those that are open end when the inner manager ends them, and held ones at once.
-    pub(crate) fn end_all(listeners: &[Arc<Listener>]) {
-        listeners.iter().for_each(|listener| drop(listener.release()));
     }
 
     /// Whether the stream will yield nothing more.

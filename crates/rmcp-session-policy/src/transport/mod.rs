@@ -12,6 +12,7 @@
 //!   done.
 //! - `stream` is what a client reads, `severable` the inner stream behind it, and `farewell` what it reads if its
 //!   session closes.
+//! - `replayed` is a stream of stored events and of live ones after them.
 //! - `event_id` and `seal` make and read the ids of events.
 //! - `listening`, `listener` and `held` keep a listening stream open from one incarnation to the next.
 
@@ -23,6 +24,7 @@ mod in_flight;
 mod listener;
 mod listening;
 mod policy_transport;
+mod replayed;
 mod request_kind;
 mod seal;
 mod service_id;
@@ -38,6 +40,7 @@ pub(crate) use ids::{IdRefused, MAX_IN_FLIGHT, Seat, is_call};
 pub(crate) use in_flight::{InFlight, Leased, RequestOwner};
 pub(crate) use listening::{Listening, Reserved};
 pub use policy_transport::PolicyTransport;
+pub(crate) use replayed::Replayed;
 pub(crate) use request_kind::{is_discover, kind_of};
 pub(crate) use seal::{LazySealKey, SealKey};
 pub(crate) use session::{Flag, Session, TransportEvents};

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 use rmcp::model::RequestId;
-use rmcp::transport::streamable_http_server::session::ServerSseMessage;
+use rmcp::transport::streamable_http_server::session::{EventStream, ServerSseMessage};
 use tokio::time::Instant;
 
 use super::event_id::EventSource;
@@ -26,8 +26,8 @@ pub(crate) enum PolicyStream<T> {
     Live(LiveStream<T>),
     /// A listening stream, which may outlive the incarnation of its session.
     Listening(Listening),
-    /// One message about a stream that is over. Its event id is not sealed.
-    Over(Option<ServerSseMessage>),
+    /// What is left of a stream of an incarnation that has ended, and what comes after it.
+    Rest(EventStream),
 }
 
 /// A stream of the inner manager, or of one message of this crate.
@@ -174,7 +174,7 @@ impl<T> Stream for PolicyStream<T> {
         match self.get_mut() {
             Self::Live(stream) => Pin::new(stream).poll_next(cx),
             Self::Listening(stream) => Pin::new(stream).poll_next(cx),
-            Self::Over(message) => Poll::Ready(message.take()),
+            Self::Rest(stream) => stream.as_mut().poll_next(cx),
         }
     }
 }

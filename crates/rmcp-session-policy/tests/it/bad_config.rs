@@ -35,6 +35,12 @@ fn more_sessions_than_keys_are_refused() {
 }
 
 #[test]
+fn no_down_time_is_refused() {
+    let error = refused(|b| b.expected_downtime(Duration::ZERO));
+    assert_names(&error, "expected_downtime", "0ns", "more than zero");
+}
+
+#[test]
 fn no_half_open_session_is_refused() {
     assert_names(&refused(|b| b.max_opening(0)), "max_opening", "0", "at least 1");
 }

@@ -13,7 +13,7 @@ use rmcp_session_policy::{ClientContext, CloseReason, GivenUp, PolicySessionMana
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::directory::Recorder;
-use crate::edge::Edge;
+use crate::edge::{Edge, ended, heard};
 use crate::parked::parking;
 
 fn edge(directory: &MemoryDirectory, places: usize) -> (Edge, Recorder) {
@@ -84,6 +84,51 @@ async fn the_parked_copy_and_its_stream_go_when_another_server_claims_the_sessio
     assert!(second.say(&id, "hello").await);
     ear.rest().await;
     assert_eq!((first.sessions.stats().parked, first.parked_streams()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_of_a_session_in_the_directory_is_held_where_no_place_is_free() {
+    let directory = MemoryDirectory::new();
+    let (first, _) = edge(&directory, 10);
+    let [id, other, third] = [first.open().await, first.open().await, first.open().await];
+    directory.crash();
+    let directory = directory.another_server();
+    let recorder = Recorder::new(directory.clone());
+    let builder = PolicySessionManager::local().max_sessions(1).max_parked_streams(1).max_parked(2);
+    let second = Edge::new(builder.directory(recorder.clone()));
+    assert!(second.say(&other, "hello").await, "it has the place");
+    let mut ear = second.listen(&id).await;
+    assert_eq!(ear.hear().await, heard(""), "held");
+    let stats = second.sessions.stats();
+    assert_eq!((stats.restored, stats.parked, stats.parked_streams), (1, 1, 1));
+    assert_eq!(recorder.of(&id), [("released", 2)], "claimed, and given back");
+    assert_eq!(state(&directory, &id).await, Some(FoundState::Parked));
+    let claims = directory.claims();
+    assert_eq!(second.get(&third).await.err(), Some(StatusCode::SERVICE_UNAVAILABLE), "all slots are taken");
+    assert_eq!(directory.claims(), claims, "which costs no claim");
+    assert!(second.say(&id, "1").await);
+    assert_eq!(ear.hear().await, heard("hello 1"), "it goes on with the next incarnation");
+    // Another server may claim it meanwhile; then the stream ends, and its client comes again.
+    assert!(second.say(&other, "hello").await);
+    assert_eq!((ear.hear().await, second.parked_streams()), (heard(""), 1));
+    let (next, _) = edge(&directory.another_server(), 10);
+    assert!(next.say(&id, "hello").await);
+    assert_eq!(ear.hear().await, ended(""));
+    assert_eq!(second.get(&id).await.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_of_a_session_for_which_the_parking_has_no_room_is_refused_and_not_404() {
+    let directory = MemoryDirectory::new();
+    let (first, _) = edge(&directory, 10);
+    let [id, other] = [first.open().await, first.open().await];
+    directory.crash();
+    let directory = directory.another_server();
+    let builder = PolicySessionManager::local().max_sessions(1).max_parked(0).directory(directory.clone());
+    let second = Edge::new(builder.max_parked_streams(0));
+    assert!(second.say(&other, "hello").await);
+    assert_eq!(second.get(&id).await.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    assert!(second.say(&id, "hello").await, "and it is there");
 }
 
 #[tokio::test(start_paused = true)]

@@ -232,8 +232,10 @@ async fn a_get_after_an_event_of_an_earlier_incarnation_listens_if_the_event_was
         park(&edge, &id, CloseReason::Evicted).await;
         let other = if places == 1 { Some(edge.open().await) } else { None };
         for _ in 0..gets {
-            // What is left of a request's stream is nothing, and costs the client no stream of its own.
-            assert!(edge.get_after(&id, Some(&called)).await.is_err());
+            // What is left of a request's stream is that it is over, and costs the client no stream of its own.
+            let told = edge.get_after(&id, Some(&called)).await.map(Ear::rest).expect("an answer").await;
+            assert!(told.contains("may or may not have had its effect"), "{told}");
+            assert_eq!(edge.get_after(&id, Some(&last_id(&told))).await.err(), Some(StatusCode::METHOD_NOT_ALLOWED));
             let unknown = edge.get_after(&id, Some("4")).await.map(Ear::rest).expect("empty").await;
             assert_eq!((unknown.as_str(), ear.hear().await.1), ("", true));
             let mut newer = edge.get_after(&id, Some(&listened)).await.expect("listens");
@@ -329,7 +331,8 @@ async fn a_get_that_resumes_nothing_takes_no_slot_and_ends_no_stream() {
     let called = last_id(&edge.say_raw(&id, "1").await.1);
     let _other = edge.open().await;
     let resumes_nothing = async || {
-        assert_eq!(edge.get_after(&id, Some(&called)).await.err(), Some(StatusCode::METHOD_NOT_ALLOWED));
+        let told = edge.get_after(&id, Some(&called)).await.map(Ear::rest).expect("an answer").await;
+        assert_eq!(edge.get_after(&id, Some(&last_id(&told))).await.err(), Some(StatusCode::METHOD_NOT_ALLOWED));
         assert_eq!(edge.get_after(&id, Some("4")).await.expect("empty").rest().await, "");
     };
     resumes_nothing().await;
@@ -478,6 +481,68 @@ async fn a_drain_ends_the_streams_of_the_sessions_it_parks() {
     edge.sessions.drain(SECOND).await;
     assert_eq!(edge.sessions.stats().parked, 1);
     assert_eq!((ear.hear().await, edge.parked_streams()), (ended("hello"), 0));
+}
+
+/// The stream is over, and the client was told last to come back after that many milliseconds.
+async fn assert_told_to_come_back(mut ear: Ear, millis: u64) {
+    let text = ear.hear_raw().await;
+    let last = text.trim_end().rsplit_once("\n\n").map_or(text.trim_end(), |(_, last)| last);
+    let mut lines: Vec<_> = last.lines().map(|line| line.replace(' ', "")).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["data:".to_owned(), format!("retry:{millis}")], "{text}");
+    assert_eq!(ear.hear().await, ended(""));
+}
+
+/// docs/design.md, L15.
+#[tokio::test(start_paused = true)]
+async fn listening_streams_end_last_in_a_drain_with_the_expected_down_time() {
+    let edge = Edge::local(|b| b.max_sessions(3).max_parked_streams(1).expected_downtime(SECOND * 7));
+    let (parked, held) = held(&edge).await;
+    let (idle, busy, deleted) = (edge.open().await, edge.open().await, edge.open().await);
+    let [mut idle_ear, busy_ear, deleted_ear] =
+        [edge.listen(&idle).await, edge.listen(&busy).await, edge.listen(&deleted).await];
+    let (mut held, busy_ear) = (held.keep_reading(), busy_ear.keep_reading());
+    let call = tokio::spawn({
+        let (edge, busy) = (edge.clone(), busy.clone());
+        async move { edge.say(&busy, "pause").await }
+    });
+    tokio::time::sleep(SECOND / 10).await;
+    let begun = tokio::time::Instant::now();
+    let draining = tokio::spawn({
+        let edge = edge.clone();
+        async move { edge.sessions.drain(MINUTE).await }
+    });
+    // A close waits a moment for clients that do not read.
+    tokio::time::sleep(SECOND / 2).await;
+    assert_eq!(edge.sessions.stats().parked, 3, "those that are idle are parked");
+    assert_eq!(edge.parked_streams(), 3, "more than before a drain, since no session comes back any more");
+    assert_eq!(held.hear().await, heard(""));
+    assert_eq!(idle_ear.hear().await, heard("hello"));
+    assert_eq!(edge.get(&parked).await.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(edge.delete(&deleted).await, StatusCode::ACCEPTED);
+    assert_told_to_come_back(deleted_ear, 7_000).await;
+    assert!(!draining.is_finished());
+    let idle_ear = idle_ear.keep_reading();
+    assert!(call.await.expect("no panic"), "the call was finished");
+    draining.await.expect("no panic");
+    assert!(begun.elapsed() < SECOND * 5, "the clients have read the end: {:?}", begun.elapsed());
+    for ear in [held, idle_ear, busy_ear] {
+        assert_told_to_come_back(ear, 7_000).await;
+    }
+    assert_eq!(edge.parked_streams(), 0);
+    // What comes after the end of the list ends as well.
+    assert_eq!(edge.get(&idle).await.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_listener_that_has_stopped_reading() {
+    let edge = Edge::local(|b| b);
+    let id = edge.open().await;
+    let ear = edge.listen(&id).await;
+    let begun = tokio::time::Instant::now();
+    edge.sessions.drain(MINUTE).await;
+    assert!(begun.elapsed() <= SECOND / 2, "{:?}", begun.elapsed());
+    assert_told_to_come_back(ear, 3_000).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,6 +39,7 @@ mod early_answers;
 mod ended_for_good;
 mod ends_at_bad_moments;
 mod event_ids_are_sealed;
+mod event_stores;
 mod faulty_policies;
 mod held_streams;
 mod http_everywhere;

@@ -33,6 +33,7 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 /// Says to the listening stream that it is there as soon as its client is initialized, and what its one tool is told to.
+/// The word `pause` takes five seconds.
 #[derive(Clone, Debug)]
 pub struct Talker;
 
@@ -47,6 +48,10 @@ impl ServerHandler for Talker {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         for word in request.name.split_whitespace() {
+            if word == "pause" {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                continue;
+            }
             let word = ResourceUpdatedNotificationParam::new(word);
             context.peer.notify_resource_updated(word).await.expect("is there");
         }

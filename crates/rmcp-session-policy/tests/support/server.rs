@@ -116,9 +116,19 @@ impl Server {
         sessions: Arc<PolicySessionManager<I>>,
         store: Option<Arc<dyn SessionStore>>,
     ) -> Self {
+        Self::with_layer_at("127.0.0.1:0", sessions, store).await
+    }
+
+    /// The same at an address, as of a server that is started again.
+    pub async fn with_layer_at<I: SessionManager>(
+        address: &str,
+        sessions: Arc<PolicySessionManager<I>>,
+        store: Option<Arc<dyn SessionStore>>,
+    ) -> Self {
         let asleep = Arc::default();
         let mcp = Self::mcp(Arc::clone(&sessions), store, &asleep);
-        Self::serve(axum::Router::new().nest_service("/mcp", sessions.layer().layer(mcp)), asleep).await
+        let app = axum::Router::new().nest_service("/mcp", sessions.layer().layer(mcp));
+        Self::serve_at(address, app, asleep).await
     }
 
     fn mcp<M: SessionManager>(
@@ -134,7 +144,11 @@ impl Server {
     }
 
     async fn serve(app: axum::Router, asleep: Arc<Notify>) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::serve_at("127.0.0.1:0", app, asleep).await
+    }
+
+    async fn serve_at(address: &str, app: axum::Router, asleep: Arc<Notify>) -> Self {
+        let listener = tokio::net::TcpListener::bind(address).await.expect("a free port");
         let url = format!("http://{}/mcp", listener.local_addr().expect("bound"));
         let listener = axum::serve::ListenerExt::tap_io(listener, |tcp| tcp.set_nodelay(true).expect("nodelay"));
         let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("serves") });
