@@ -37,7 +37,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(crate) type Sessions = PolicySessionManager<LocalSessionManager>;
 type Builder = PolicySessionManagerBuilder<LocalSessionManager>;
 
-/// An MCP server with the tools echo, sleep, count and notify, whose sessions are bounded by policies.
+/// An MCP server with the tools echo, sleep, count, notify and close, whose sessions are bounded by policies.
 #[derive(Debug, Parser)]
 pub(crate) struct Args {
     /// Address to listen on; port 0 picks a free one

@@ -1,4 +1,4 @@
-//! The tools that the examples offer: `echo`, `sleep`, `count` and `notify`.
+//! The tools that the examples offer: `echo`, `sleep`, `count`, `notify` and `close`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -77,5 +77,11 @@ impl Tools {
         // A client that does not listen does not hear of it.
         client.notify_tool_list_changed().await.ok();
         "notified".to_owned()
+    }
+
+    #[tool(description = "Ends this session for good, once this call is answered")]
+    fn close(&self, context: RequestContext<RoleServer>) -> Result<String, ErrorData> {
+        CurrentSession::of(&context)?.close();
+        Ok("closes".to_owned())
     }
 }
