@@ -161,6 +161,15 @@ impl<H: ClientHandler> Client<H> {
     }
 }
 
+/// Passes on that the list of tools may have changed.
+struct Listening(mpsc::UnboundedSender<()>);
+
+impl ClientHandler for Listening {
+    async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {
+        self.0.send(()).expect("the test listens");
+    }
+}
+
 /// Passes on what a server reports.
 struct Watching(mpsc::UnboundedSender<ProgressNotificationParam>);
 
@@ -503,19 +512,32 @@ async fn with_a_state_file_sessions_outlive_their_process_whether_it_is_stopped_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_counts_on_whether_its_server_is_stopped_or_killed() {
+async fn a_client_counts_on_and_listens_on_whether_its_server_is_stopped_or_killed() {
     for signal in ["TERM", "KILL"] {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("sessions.db");
         let flags = ["--state", file.to_str().expect("text")];
         let mut server = Server::start(&flags).await;
         let address = server.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+        let (told, mut notified) = mpsc::unbounded_channel();
         let transport = StreamableHttpClientTransport::from_uri(server.url.clone());
-        let client = Client { service: ().serve(transport).await.expect("connects") };
+        let client = Client { service: Listening(told).serve(transport).await.expect("connects") };
         for restart in 0..3 {
             for count in 1..=2 {
                 assert_eq!(client.count().await.expect("answers"), (2 * restart + count).to_string(), "{signal}");
             }
+            // Until the client listens again, as it does by itself some seconds after it has lost its stream.
+            let heard = async {
+                loop {
+                    client.call("notify", json!({})).await.expect("answers");
+                    if tokio::time::timeout(Duration::from_millis(200), notified.recv()).await.is_ok() {
+                        return;
+                    }
+                }
+            };
+            tokio::time::timeout(PATIENCE, heard)
+                .await
+                .unwrap_or_else(|_| panic!("hears nothing after {restart} restarts by {signal}"));
             // By default, changes are committed within a tenth of a second.
             tokio::time::sleep(Duration::from_millis(150)).await;
             server.signal(signal);

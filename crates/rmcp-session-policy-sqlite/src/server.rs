@@ -5,7 +5,7 @@
 //! A lock file is empty until its server is about to stop. Descriptors are closed in programs that the process starts, so those do not hold the lock on.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions, metadata, read_dir, remove_file};
+use std::fs::{self, File, OpenOptions, read_dir, remove_file};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ impl Servers {
 
     /// Whether a server is about to stop. `false` if that cannot be told.
     pub(crate) fn is_leaving(&self, id: ServerId) -> bool {
-        metadata(self.path(id)).is_ok_and(|file| file.len() > 0)
+        fs::metadata(self.path(id)).is_ok_and(|file| file.len() > 0)
     }
 
     /// Removes the lock files of servers that are gone. What cannot be removed stays, for the next one that tidies up.
@@ -126,7 +126,6 @@ fn is_lock_of(file: &OsStr, database: &OsStr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
