@@ -1,5 +1,7 @@
 //! [`SessionDataError`]: why a value cannot be read from a session, or kept in it.
 
+use std::error::Error;
+
 use rmcp::model::ErrorData;
 
 /// Says why a value cannot be read from a session, or kept in it. The session and its other values are as before.
@@ -21,10 +23,10 @@ pub enum SessionDataError {
     },
     /// The value of a registered type cannot be turned into JSON.
     #[error("the value cannot be stored")]
-    Encode(#[source] serde_json::Error),
+    Encode(#[source] Box<dyn Error + Send + Sync>),
     /// What is stored under the name and version of the type is not a value of it.
     #[error("what is stored is not a value of the type")]
-    Decode(#[source] serde_json::Error),
+    Decode(#[source] Box<dyn Error + Send + Sync>),
 }
 
 impl From<SessionDataError> for ErrorData {

@@ -32,7 +32,7 @@ impl Value {
         let Some(this) = types.of::<T>() else {
             return Ok(Self { decoded: Some(value), stored: None, slot, bytes: size_of::<T>() });
         };
-        let bytes = this.encode(&*value).map_err(SessionDataError::Encode)?;
+        let bytes = this.encode(&*value).map_err(|error| SessionDataError::Encode(error.into()))?;
         let stored = StoredValue { name: Arc::clone(&this.name), version: this.version, bytes: bytes.into() };
         Ok(Self { decoded: Some(value), bytes: stored.size(), stored: Some(Arc::new(stored)), slot })
     }
@@ -48,7 +48,7 @@ impl Value {
         let decoded = match (&self.decoded, &self.stored, types.of::<T>()) {
             (Some(decoded), ..) => Arc::clone(decoded),
             (None, Some(stored), Some(this)) if stored.version == this.version => {
-                this.decode(&stored.bytes).map_err(SessionDataError::Decode)?
+                this.decode(&stored.bytes).map_err(|error| SessionDataError::Decode(error.into()))?
             }
             _ => return Ok(None),
         };

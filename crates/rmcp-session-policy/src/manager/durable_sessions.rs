@@ -124,7 +124,10 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// Panics outside a tokio runtime if there is a directory.
     pub fn hand_over(&self) {
         self.refuse_newcomers();
-        self.shared.durable.iter().for_each(|durable| durable.directory.leave());
+        if let Some(durable) = &self.shared.durable {
+            durable.directory.leave();
+            self.shared.held.move_away(self.shared.settings.expected_downtime);
+        }
         if self.shared.durable.is_some() && !self.shared.signals.draining.swap(true, SeqCst) {
             drop(tokio::spawn(hand_over(Arc::downgrade(&self.shared))));
         }

@@ -67,6 +67,8 @@ struct List {
     /// How long clients should wait before they reconnect, once a drain has begun. From then on the list takes the stream of
     /// each session that is parked, so there are as many as sessions, and no new ones.
     ending: Option<Duration>,
+    /// The same, of sessions that go to other servers before the drain.
+    moving: Option<Duration>,
     /// Whether the list is closed and holds no stream any more. A drain closes it, and so does the end of the manager.
     closed: bool,
 }
@@ -102,7 +104,7 @@ impl List {
 
     /// What clients hear before the end of a stream.
     fn last_word(&self) -> Option<ServerSseMessage> {
-        self.ending.map(ServerSseMessage::retry)
+        self.ending.or(self.moving).map(ServerSseMessage::retry)
     }
 
     /// How many streams have a slot.
@@ -164,6 +166,7 @@ impl HeldStreams {
             reserved: 0,
             deadlines: BTreeMap::new(),
             ending: None,
+            moving: None,
             closed: false,
         };
         Self { most, places, list: Mutex::new(list), sooner }
@@ -267,6 +270,11 @@ impl HeldStreams {
     pub(crate) fn end_all(&self, listeners: &[Arc<Listener>]) {
         let last = self.lock().last_word();
         listeners.iter().for_each(|listener| drop(listener.release(last.clone())));
+    }
+
+    /// Tells the clients of all streams that end from now on when to reconnect.
+    pub(crate) fn move_away(&self, reconnect_after: Duration) {
+        self.lock().moving = Some(reconnect_after);
     }
 
     /// Begins a drain: reserves no slot any more, but holds the stream of each session that is parked from now on, until

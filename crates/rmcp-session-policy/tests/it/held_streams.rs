@@ -14,6 +14,7 @@ use rmcp::transport::streamable_http_server::session::{
     EventId, EventStore, EventStoreError, EventStream, ServerSseMessage, SessionManager,
 };
 use rmcp_session_policy::eviction::SessionInfo;
+use rmcp_session_policy::testing::directory::MemoryDirectory;
 use rmcp_session_policy::testing::inner::{Act, Call, Scripted};
 use rmcp_session_policy::{CloseReason, HOUR, MINUTE, PolicySessionManager, PolicySessionManagerBuilder, SECOND};
 
@@ -491,6 +492,17 @@ async fn assert_told_to_come_back(mut ear: Ear, millis: u64) {
     lines.sort_unstable();
     assert_eq!(lines, ["data:".to_owned(), format!("retry:{millis}")], "{text}");
     assert_eq!(ear.hear().await, ended(""));
+}
+
+/// docs/design.md, L15.
+#[tokio::test(start_paused = true)]
+async fn the_stream_of_a_session_that_is_handed_over_ends_with_the_expected_down_time() {
+    let edge = Edge::local(|b| b.directory(MemoryDirectory::new()).expected_downtime(SECOND * 7));
+    let id = edge.open().await;
+    let ear = edge.listen(&id).await;
+    edge.sessions.hand_over();
+    assert_told_to_come_back(ear, 7_000).await;
+    assert_eq!(edge.sessions.stats().live, 0);
 }
 
 /// docs/design.md, L15.
