@@ -50,6 +50,11 @@ impl InDirectory {
         self.stage.load(SeqCst) == OURS
     }
 
+    /// Whether the session was parked, released or lost, and has not ended.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.stage.load(SeqCst) == OVER
+    }
+
     /// Notes that the session is parked, released or lost, or that its end is written with its last step. Returns true for
     /// the one caller that did.
     pub(crate) fn end(&self) -> bool {
@@ -71,7 +76,7 @@ impl InDirectory {
         self.ready.load(SeqCst)
     }
 
-    /// Notes that session data is about to be written, and that answers wait for it.
+    /// Notes that session data was queued to be written, and that answers wait for it.
     pub(crate) fn data_changed(&self) {
         self.data_changes.fetch_add(1, SeqCst);
     }

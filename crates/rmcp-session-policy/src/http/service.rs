@@ -252,7 +252,8 @@ impl<S, I: SessionManager> PolicyService<S, I> {
             looks,
             progress: Mutex::new(Progress::default()),
         };
-        let ended = visit.session.as_deref().zip(last_event_id_of(&visit, parts));
+        // One that is still to be looked for may be another client's.
+        let ended = visit.session.as_deref().filter(|_| !looks).zip(last_event_id_of(&visit, parts));
         if let Some(ended) = ended.and_then(|(id, event)| visit.shared.ended_here(id, event)) {
             return Err(turned_away(Why::StreamEnded(ended)));
         }

@@ -541,8 +541,8 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// [`drain`](PolicySessionManager::drain) waits for it within its deadline. A panic in it is logged.
     ///
     /// With a [`directory`](Self::directory), a session that was parked or handed over goes on, so it is not called; what
-    /// is only in memory is then dropped. It is not called for sessions that a directory forgets by itself, nor for those
-    /// of a process that was killed.
+    /// is only in memory is then dropped. It is not called for sessions that a directory forgets by itself, or that reach
+    /// their lifetime there, nor for those of a process that was killed.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -17,6 +17,7 @@ use super::goes_on::GoesOn;
 use super::manager_inner::{ManagerInner, ManagerState};
 use crate::call_rejection::CallRejection;
 use crate::context::ClientContext;
+use crate::directory::InDirectory;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, SessionEvent};
 use crate::scope::{detached, is_detached};
@@ -212,7 +213,7 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Whether the next request of an ended session restores it.
     fn is_parked_after(session: &Session<I::Transport>) -> bool {
-        if session.has(Flag::NoRestore) {
+        if session.has(Flag::NoRestore) || session.has(Flag::CloseAsked) {
             return false;
         }
         let reason = session.close_reason().map(|(reason, _)| reason);
@@ -266,7 +267,9 @@ impl<I: SessionManager> ManagerInner<I> {
         // In the directory first: a request that finds the session parked here claims it there.
         // A session that the parking lost during its restore has not ended for the directory.
         let stays = comes_back || session.has(Flag::NoRestore) && session.has(Flag::EndTold);
-        let mut goes_on = stays && session.in_directory().is_some();
+        // It was released, or lost to another server.
+        let is_elsewhere = session.in_directory().is_some_and(InDirectory::goes_on);
+        let mut goes_on = is_elsewhere || stays && session.in_directory().is_some();
         let data = session.take_data();
         self.end_in_directory(session, initialize_params.as_ref(), data.as_deref(), stays);
         let keep = |params| self.parking.keep(session, params, data.clone(), now);

@@ -67,7 +67,9 @@ impl Durable {
 
     /// Waits until this client may restore one more session. `None` if it took too long.
     pub(super) async fn may_restore(&self, client: &ClientKey) -> Option<Permit> {
-        timeout(RESTORE_WAIT, self.restores.permit(client)).await.ok()
+        // While the directory does not answer, restores that wait for it keep their permits.
+        let wait = if self.availability.is_away() { DIRECTORY_WAIT } else { RESTORE_WAIT };
+        timeout(wait, self.restores.permit(client)).await.ok()
     }
 
     /// Records that a session of the directory is here.

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use rmcp::model::{ServerJsonRpcMessage, ServerResult};
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, timeout_at};
 
 use super::PolicySessionManager;
-use super::durable::{Claimed, Durable};
+use super::durable::{Claimed, DIRECTORY_WAIT, Durable};
 use super::final_end::FinalEndReason;
 use super::look_queue::TooManyMisses;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Parked;
+use super::single_flight::Flight;
 use crate::admission::{ClientKey, Rejection, RejectionClass, Retry};
 use crate::context::ClientContext;
 use crate::data::Values;
@@ -363,28 +365,47 @@ impl<I: SessionManager> ManagerInner<I> {
         }
     }
 
+    /// Ends a session that its client has deleted once its restore is over, which takes longer than an answer may wait.
+    fn end_after(self: &Arc<Self>, id: &SessionId, restore: Arc<Flight>) {
+        let (shared, id) = (Arc::clone(self), SessionId::clone(id));
+        let context = ClientContext::current().as_deref().cloned().unwrap_or_default();
+        let end = context.scope(async move {
+            restore.over().await;
+            if let Ok(Some(session)) = shared.end_parked(&id, None).await {
+                shared.close_for_good(&session, CloseReason::Client);
+            }
+        });
+        if let Ok(runtime) = Handle::try_current() {
+            drop(runtime.spawn(end));
+        }
+    }
+
     /// Ends a session that a client deletes and that is not live here, in the parking and in the directory, and waits until
     /// that is written, for as long as an answer may wait. Returns the session if it is live by now.
     pub(super) async fn end_parked(
         self: &Arc<Self>,
         id: &SessionId,
-        found: Option<Found>,
+        mut found: Option<Found>,
     ) -> Result<Option<Here<I>>, Failed<I>> {
         let Some(durable) = &self.durable else {
             self.parking.take(id, CloseReason::Client);
             return Ok(None);
         };
         let digest = SessionDigest::of(id);
+        let until = Instant::now() + DIRECTORY_WAIT;
         let mut restoring = loop {
             match self.begin_restore(id) {
                 Ok(restoring) => break restoring,
                 Err(_) => {
-                    if let Some(restore) = self.restores.bar(id, CloseReason::Client) {
-                        // It ends the session in both.
-                        self.parking.take(id, CloseReason::Client);
-                        durable.end_written_after(Some(restore), &digest).await;
+                    let Some(restore) = self.restores.bar(id, CloseReason::Client) else { continue };
+                    // It ends the session, if it has claimed it. If it is refused before that, the session is ended here.
+                    self.parking.take(id, CloseReason::Client);
+                    if timeout_at(until, restore.over()).await.is_err() {
+                        durable.note_late();
+                        self.end_after(id, restore);
                         return Ok(None);
                     }
+                    found = None;
                 }
             }
         };

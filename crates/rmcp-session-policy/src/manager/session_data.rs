@@ -135,7 +135,7 @@ impl<T: Send + Sync + 'static> SessionData<T> {
         }
     }
 
-    /// Removes the value and returns it.
+    /// Removes the value and returns it. `None` if there is none, or one of another version, which stays.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl<T: Send + Sync + 'static> SessionData<T> {
     pub fn take(&self) -> Result<Option<Arc<T>>, SessionDataError> {
         loop {
             let (seen, value) = self.read()?;
-            if seen.is_none() || self.session.replace(&self.slot(), Some(seen.as_ref()), None)? {
+            if value.is_none() || self.session.replace(&self.slot(), Some(seen.as_ref()), None)? {
                 return Ok(value);
             }
         }
@@ -262,10 +262,11 @@ fn write<T>(session: &Session<T>, values: &Values) -> bool {
     let Some(stored) = stored(session, &initialize_params, in_directory.is_ready(), values, Instant::now()) else {
         return false;
     };
+    let ownership = in_directory.ownership;
+    directory.write(&ownership.digest, ownership.epoch, Change::Data(stored));
+    // Counted after the write: an answer that finds the count waits for what it counts.
     if directory.is_awaited() {
         in_directory.data_changed();
     }
-    let ownership = in_directory.ownership;
-    directory.write(&ownership.digest, ownership.epoch, Change::Data(stored));
     true
 }

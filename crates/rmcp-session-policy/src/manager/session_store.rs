@@ -18,8 +18,8 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// Returns the store to hand to rmcp as `StreamableHttpServerConfig::session_store`. With it, an evicted or idle
     /// session is parked, and its next request restores it under the same id.
     ///
-    /// A restored session has a **new handler**: the state of the old handler is gone. A server that keeps state in the
-    /// handler should keep it elsewhere, for instance by principal, or leave parking off.
+    /// A restored session has a **new handler**: the state of the old handler is gone. What must
+    /// outlive the handler is [session data](crate::CurrentSession::data).
     ///
     /// The bounds are the builder's `max_parked`, `max_parked_bytes`, `max_parked_entry_bytes` and `max_parked_age`.
     #[must_use]

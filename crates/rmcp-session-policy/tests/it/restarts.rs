@@ -127,6 +127,22 @@ async fn a_session_may_be_deleted_at_the_next_server_without_a_restore() {
     assert_eq!(echo(&server, "alice", &id).await, (404, false));
 }
 
+/// A parked session of another client, asked for after the end of a stream of it.
+#[tokio::test]
+async fn a_stranger_learns_nothing_by_the_id_of_an_event() {
+    let server = Server::start(local(&MemoryDirectory::new()).max_sessions(1)).await;
+    let parked = server.open_as("alice").await;
+    server.open_as("alice").await;
+    assert_eq!(server.sessions.stats().parked, 1);
+    let get = async |user: &str, id: &str| {
+        let request = server.request(Method::GET, Some(id)).header("x-user", user).header("last-event-id", "over.1.7");
+        request.send().await.expect("answers").status().as_u16()
+    };
+    assert_eq!(get("alice", &parked).await, 405);
+    assert_eq!(get("mallory", &parked).await, 404);
+    assert_eq!(get("mallory", "00000000-0000-4000-8000-000000000000").await, 404);
+}
+
 #[tokio::test]
 async fn what_is_over_age_does_not_come_back() {
     let directory = MemoryDirectory::new();

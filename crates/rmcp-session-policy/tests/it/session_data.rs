@@ -21,6 +21,7 @@ use rmcp_session_policy::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::directory::Recorder;
@@ -50,6 +51,7 @@ impl Drop for Browser {
 struct Keeper {
     kept: Arc<Mutex<Vec<CurrentSession>>>,
     browsers_closed: Arc<AtomicUsize>,
+    waits: Arc<Notify>,
 }
 
 #[tool_router(server_handler)]
@@ -87,6 +89,13 @@ impl Keeper {
     fn keep(&self, Extension(session): Extension<CurrentSession>) -> String {
         self.kept.lock().expect("no panic").push(session);
         "kept".to_owned()
+    }
+
+    #[tool(description = "closes its session, and never answers")]
+    async fn close_and_wait(&self, Extension(session): Extension<CurrentSession>) -> String {
+        session.close();
+        self.waits.notify_one();
+        std::future::pending().await
     }
 
     #[tool(description = "closes its session")]
@@ -272,6 +281,7 @@ async fn a_value_of_another_version_is_none_and_stays_for_the_release_that_reads
     let (server, keeper, directory) = next(server, &directory, newer()).await;
     let current = kept(&server, &keeper, &id).await;
     assert!(current.data::<Count>().get().expect("reads").is_none());
+    assert!(current.data::<Count>().take().expect("reads").is_none(), "and stays");
     drop(current);
     let (server, _, directory) = next(server, &directory, local()).await;
     assert_eq!(tell(&server, &id, "count").await, "2", "rolled back");
@@ -412,6 +422,23 @@ async fn a_tool_closes_its_session_and_is_answered() {
         tokio::task::yield_now().await;
     }
     assert_eq!(server.sessions.stats().closed(CloseReason::Revoked), 2);
+}
+
+#[tokio::test]
+async fn a_session_that_its_handler_closes_does_not_come_back_though_something_else_ends_it_first() {
+    let directory = MemoryDirectory::new();
+    let (server, keeper) = serve(local().directory(directory.clone())).await;
+    let server = Arc::new(server);
+    let id = server.open_as("alice").await;
+    let call = tokio::spawn({
+        let (server, id) = (Arc::clone(&server), id.clone());
+        async move { tell(&server, &id, "close_and_wait").await }
+    });
+    keeper.waits.notified().await;
+    server.sessions.drain(Duration::ZERO).await;
+    assert!(call.await.expect("no panic").contains("drained"));
+    let (next, _) = serve(local().directory(directory.another_server())).await;
+    assert_eq!(delete(&next, &id).await, 404);
 }
 
 #[tokio::test]
