@@ -13,7 +13,8 @@ use super::stored::{StoredSession, Usage};
 /// | `Data` | the same; or the condition of `Opened`, since that may have been lost or merged | live at this server, with what it carries |
 /// | `Parked` | as for `Data` | parked, with what it carries |
 /// | `Released` | the session is live at this server under this epoch | parked, as it was stored before |
-/// | `Dead` | the session is live at this server, or was parked by it, under this epoch | dead |
+/// | `Ending` | as for `Dead`; or the condition of `Opened`, if it carries a session | ending, with what it carries, or as it was stored before |
+/// | `Dead` | the session is live or ending at this server, or was parked by it, under this epoch | dead |
 ///
 /// In each other case it comes too late, and has no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,13 @@ pub enum Change {
     Parked(StoredSession),
     /// The session was claimed and not restored.
     Released,
+    /// The session has ended for good, and must not come back; what is stored of it is still needed, for what its end is to
+    /// do ([`on_final_end`](crate::PolicySessionManagerBuilder::on_final_end)). Look-ups say that it is dead, and no claim is
+    /// won. [`Dead`](Self::Dead) follows. If the server is gone before that,
+    /// [`take_due`](super::SessionDirectory::take_due) gives the session to another one.
+    ///
+    /// The manager writes it with `None`. It carries a session once it is [merged](Self::after) into a change that does.
+    Ending(Option<StoredSession>),
     /// The session has ended for good, and must not come back.
     Dead,
 }
@@ -58,6 +66,11 @@ impl Change {
     pub fn after(self, earlier: Self, passed: Duration) -> Self {
         match (earlier.aged(passed), self) {
             (Self::Dead, _) | (_, Self::Dead) => Self::Dead,
+            (ending @ Self::Ending(_), _) => ending,
+            (Self::Opened(session) | Self::Data(session) | Self::Parked(session), Self::Ending(None)) => {
+                Self::Ending(Some(session))
+            }
+            (_, ending @ Self::Ending(_)) => ending,
             // What is parked is not this server's to change any more.
             (parked @ (Self::Parked(_) | Self::Released), _) => parked,
             (_, parked @ Self::Parked(_)) => parked,
@@ -97,6 +110,7 @@ impl Change {
             Self::Used(usage) => Self::Used(usage.aged(passed)),
             Self::Data(session) => Self::Data(session.aged(passed)),
             Self::Parked(session) => Self::Parked(session.aged(passed)),
+            Self::Ending(session) => Self::Ending(session.map(|session| session.aged(passed))),
             other => other,
         }
     }
@@ -143,7 +157,20 @@ mod tests {
             assert_eq!(merged(parked(), late.clone()), Change::Parked(aged(session(2))), "{late:?} is late");
             assert_eq!(merged(Change::Released, late), Change::Released);
         }
-        for other in [opened(), Change::Ready, used(7), data(), parked(), Change::Released, Change::Dead] {
+        let ending = |uses| Change::Ending(Some(aged(session(uses))));
+        assert_eq!(
+            [opened(), data(), parked()].map(|before| merged(before, Change::Ending(None))),
+            [1, 4, 2].map(ending)
+        );
+        for before in [Change::Ready, used(7), Change::Released] {
+            assert_eq!(merged(before, Change::Ending(None)), Change::Ending(None), "it is as it was stored");
+        }
+        for late in [Change::Ready, used(7), data(), parked(), Change::Released, opened(), Change::Ending(None)] {
+            assert_eq!(merged(Change::Ending(None), late), Change::Ending(None));
+        }
+        for other in
+            [opened(), Change::Ready, used(7), data(), parked(), Change::Released, Change::Ending(None), Change::Dead]
+        {
             assert_eq!(merged(other.clone(), Change::Dead), Change::Dead);
             assert_eq!(merged(Change::Dead, other), Change::Dead);
         }

@@ -13,6 +13,7 @@
 //! | [`StoredSession`], [`Usage`], [`StoredBody`] | what is stored of a session |
 //! | [`Found`], [`FoundState`], [`ServerId`] | what a look-up finds |
 //! | [`Claim`] | the answer to a claim |
+//! | [`Due`] | a session that is to be ended though no request asks for that |
 //! | [`Away`] | the error of a directory that does not answer |
 //!
 //! The times in a directory are durations at the moment of the call, because the clocks of two machines, and of one machine
@@ -26,6 +27,7 @@ mod body;
 mod change;
 mod claim;
 mod digest;
+mod due;
 mod epoch;
 mod found;
 mod hash;
@@ -39,6 +41,7 @@ pub(crate) use body::{Body, BodyError, StoredSealKey, StoredValue};
 pub use change::Change;
 pub use claim::Claim;
 pub use digest::{OwnerDigest, SessionDigest};
+pub use due::Due;
 pub use epoch::Epoch;
 pub use found::{Found, FoundState};
 pub(crate) use ownership::{InDirectory, Ownership};

@@ -11,6 +11,7 @@ use super::away::Away;
 use super::change::Change;
 use super::claim::Claim;
 use super::digest::SessionDigest;
+use super::due::Due;
 use super::epoch::Epoch;
 use super::found::Found;
 
@@ -28,8 +29,9 @@ pub(crate) const DIRECTORY_WAIT: Duration = Duration::from_millis(50);
 /// What the manager guarantees:
 ///
 /// - It writes a change only of a session that it has, under the epoch of that: [`Epoch::FIRST`] for one that was opened
-///   here, else the epoch of the claim. The changes of one session are in order, and no change but [`Change::Dead`] follows
-///   [`Change::Parked`] or [`Change::Released`] under the same epoch.
+///   here, else the epoch of the claim, or the one with which it took the session as [due](Self::take_due). The changes of
+///   one session are in order. No change but [`Change::Ending`] and [`Change::Dead`] follows [`Change::Parked`] or
+///   [`Change::Released`] under the same epoch, and none but [`Change::Dead`] follows [`Change::Ending`].
 /// - It makes few look-ups at a time, one for each digest, and waits 50 ms for each at most. It drops the future then.
 /// - It never drops the future of a claim. It waits 50 ms for it, and releases later what it won later.
 /// - It gives no method a session id.
@@ -43,8 +45,8 @@ pub(crate) const DIRECTORY_WAIT: Duration = Duration::from_millis(50);
 ///   or be ready to report what it took away by [`lost`](Self::lost).
 /// - **Fencing.** A write under an epoch that is not that of the directory has no effect, nor has one that does not apply
 ///   (the table of [`Change`]).
-/// - **An end is an end.** After [`Change::Dead`] no claim is won and no write has an effect. The backend remembers it at
-///   least as long as a session may live or stay parked.
+/// - **An end is an end.** After [`Change::Ending`] or [`Change::Dead`] no claim is won, and no write but that of
+///   [`Change::Dead`] has an effect. The backend remembers it at least as long as a session may live or stay parked.
 /// - **Own writes are seen.** A look-up or claim of this server sees what it wrote before, whether that is durable or not.
 /// - **Look-ups change nothing.** Nor do they wait for writes of other servers.
 /// - **Time.** Ages and idle times go on while a session is stored; see [`StoredSession`](super::StoredSession).
@@ -110,6 +112,24 @@ pub trait SessionDirectory: fmt::Debug + Send + Sync + 'static {
     /// One task of the manager calls it. Cancel safe: what a dropped future would have returned, a later one returns.
     async fn lost(&self) -> Vec<(SessionDigest, Epoch)>;
 
+    /// Takes some sessions, 100 at most, that are to be ended though no request asks for that:
+    ///
+    /// - those that no server has, and that are past the age up to which this directory keeps sessions, or were opened at
+    ///   least `lifetime` ago;
+    /// - those that a server has left [ending](Change::Ending) which is gone by now.
+    ///
+    /// In one step each of them is set to ending at this server, under the next epoch; so of all servers one gets it. The
+    /// manager does what the end is to do, and writes [`Change::Dead`]. A backend that is asked once leaves the sessions that
+    /// are past their age to this method as long as its bounds allow it.
+    ///
+    /// A manager with a hook for [final ends](crate::PolicySessionManagerBuilder::on_final_end) calls it, every 30 seconds.
+    /// No request waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if the directory cannot tell now. Then none is taken.
+    async fn take_due(&self, lifetime: Option<Duration>) -> Result<Vec<Due>, Away>;
+
     /// Waits until all that this server wrote before is durable, at most until that moment. Returns how many sessions have
     /// changes that are not. A drain calls it.
     async fn flush(&self, until: Instant) -> usize;
@@ -143,6 +163,10 @@ impl<T: SessionDirectory + ?Sized> SessionDirectory for Arc<T> {
 
     async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {
         (**self).lost().await
+    }
+
+    async fn take_due(&self, lifetime: Option<Duration>) -> Result<Vec<Due>, Away> {
+        (**self).take_due(lifetime).await
     }
 
     async fn flush(&self, until: Instant) -> usize {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rmcp_session_policy::directory::{Away, Change, Claim, Epoch, Found, SessionDigest, SessionDirectory};
+use rmcp_session_policy::directory::{Away, Change, Claim, Due, Epoch, Found, SessionDigest, SessionDirectory};
 use rmcp_session_policy::testing::directory::MemoryDirectory;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -92,6 +92,7 @@ fn name(change: &Change) -> &'static str {
         Change::Data(_) => "data",
         Change::Parked(_) => "parked",
         Change::Released => "released",
+        Change::Ending(_) => "ending",
         Change::Dead => "dead",
         _ => "new",
     }
@@ -149,6 +150,11 @@ impl SessionDirectory for Recorder {
                 () = self.told.notified() => {}
             }
         }
+    }
+
+    async fn take_due(&self, lifetime: Option<Duration>) -> Result<Vec<Due>, Away> {
+        self.write_all();
+        self.memory.take_due(lifetime).await
     }
 
     async fn flush(&self, until: Instant) -> usize {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use super::laws::session;
 use super::{MemoryDirectory, keeps_its_bounds, keeps_the_laws};
 use crate::directory::{
-    Away, Change, Claim, Epoch, Found, FoundState, SessionDigest, SessionDirectory, StoredBody, StoredSession,
+    Away, Change, Claim, Due, Epoch, Found, FoundState, SessionDigest, SessionDirectory, StoredBody, StoredSession,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,9 @@ enum Fault {
     ServersLiveForEver,
     LosesUses,
     LosesData,
+    EndingsGoOn,
+    ForgetsEndings,
+    TakesTwice,
 }
 
 /// A server of a directory with a fault.
@@ -44,6 +48,8 @@ struct Broken {
     all: Arc<Mutex<Vec<MemoryDirectory>>>,
     /// What was stored last.
     stored: Arc<Mutex<HashMap<SessionDigest, StoredSession>>>,
+    /// What was due.
+    due: Arc<Mutex<Vec<Due>>>,
     /// What waits for a flush, with the faults that write late.
     late: Mutex<Vec<(SessionDigest, Epoch, Change)>>,
 }
@@ -73,6 +79,7 @@ impl Broken {
             self.stored.lock().unwrap().insert(*id, session.clone());
         }
         match (self.fault, change) {
+            (Fault::EndingsGoOn, Change::Ending(_)) => None,
             (Fault::EndsAreReleases, Change::Dead) => Some(Change::Released),
             (Fault::LosesUses, Change::Used(_)) | (Fault::LosesData, Change::Data(_)) => None,
             (Fault::CutsBodies, Change::Opened(session)) => Some(Change::Opened(cut(session))),
@@ -146,6 +153,20 @@ impl SessionDirectory for Broken {
         if self.fault == Fault::NeverTellsOfLosses { pending().await } else { self.inner.lost().await }
     }
 
+    async fn take_due(&self, lifetime: Option<Duration>) -> Result<Vec<Due>, Away> {
+        self.write_late();
+        if self.fault == Fault::ForgetsEndings {
+            return Ok(Vec::new());
+        }
+        let mut due = self.inner.take_due(lifetime).await?;
+        if self.fault == Fault::TakesTwice {
+            let mut taken = self.due.lock().unwrap();
+            taken.extend(due);
+            due = taken.clone();
+        }
+        Ok(due)
+    }
+
     async fn flush(&self, until: Instant) -> usize {
         if self.fault != Fault::FlushesNothing {
             self.write_late();
@@ -167,11 +188,12 @@ fn complaint(fault: Fault) -> Option<String> {
     let check = || {
         keeps_the_laws(async || {
             let (all, stored) = (Arc::new(Mutex::new(vec![MemoryDirectory::new()])), Arc::default());
+            let due = Arc::default();
             async move || {
                 let inner = all.lock().unwrap()[0].another_server();
                 all.lock().unwrap().push(inner.clone());
-                let (all, stored) = (Arc::clone(&all), Arc::clone(&stored));
-                Broken { fault, inner, all, stored, late: Mutex::default() }
+                let (all, stored, due) = (Arc::clone(&all), Arc::clone(&stored), Arc::clone(&due));
+                Broken { fault, inner, all, stored, due, late: Mutex::default() }
             }
         });
     };
@@ -197,6 +219,9 @@ fn each_fault_is_found_by_the_law_that_it_breaks() {
         (Fault::CutsBodies, "what is stored of a session does not come back as it was"),
         (Fault::ServersLiveForEver, "the session of a server that is gone cannot be claimed"),
         (Fault::LosesUses, "what was written is lost with its server"),
+        (Fault::EndingsGoOn, "a session that is ending is still there"),
+        (Fault::ForgetsEndings, "a session that a server has left ending is not due at the next one"),
+        (Fault::TakesTwice, "a session was due twice"),
         (Fault::LosesData, "session data that was written is lost with its server"),
     ];
     for (fault, law) in laws {
@@ -216,14 +241,14 @@ fn a_directory_that_keeps_more_than_it_is_told_is_found() {
 async fn what_is_lost_or_late_is_not_written() {
     let directory = MemoryDirectory::new();
     let other = directory.another_server();
-    let soon = || Instant::now() + std::time::Duration::from_millis(10);
+    let soon = || Instant::now() + Duration::from_millis(10);
     let [late, lost, queued] = ["late", "lost", "queued"].map(SessionDigest::of);
     let open = |id: &SessionDigest| directory.write(id, Epoch::FIRST, Change::Opened(session(1)));
-    directory.delay(std::time::Duration::from_millis(20));
+    directory.delay(Duration::from_millis(20));
     open(&late);
     assert!(!directory.written(&late, soon()).await);
-    assert!(directory.written(&late, soon() + std::time::Duration::from_millis(1)).await);
-    directory.delay(std::time::Duration::ZERO);
+    assert!(directory.written(&late, soon() + Duration::from_millis(1)).await);
+    directory.delay(Duration::ZERO);
     directory.lose(true);
     open(&lost);
     directory.lose(false);

@@ -40,6 +40,7 @@ enum Kind {
     Data,
     Parked,
     Released,
+    Ending,
     Dead,
 }
 
@@ -51,6 +52,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Kind::Data),
         3 => Just(Kind::Parked),
         1 => Just(Kind::Released),
+        1 => Just(Kind::Ending),
         1 => Just(Kind::Dead),
     ];
     prop_oneof![8 => kind.prop_map(Event::Write), 4 => Just(Event::Claim), 1 => Just(Event::ClaimAsSeen), 1 => Just(Event::Restart)]
@@ -167,6 +169,7 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
             Kind::Data => Change::Data(session(uses)),
             Kind::Parked => Change::Parked(session(uses)),
             Kind::Released => Change::Released,
+            Kind::Ending => Change::Ending(None),
             Kind::Dead => Change::Dead,
         };
         directory.write(&id(session_number), epoch, change);
@@ -181,7 +184,7 @@ impl<O: AsyncFn() -> D, D: SessionDirectory> Play<'_, O, D> {
             return Ok(());
         }
         match (kind, row.state) {
-            (Kind::Dead, _) => row.state = FoundState::Dead,
+            (Kind::Ending | Kind::Dead, _) => row.state = FoundState::Dead,
             (Kind::Ready, FoundState::Live) => row.ready = true,
             (Kind::Used, FoundState::Live) => (row.ready, row.uses) = (true, uses),
             (Kind::Data | Kind::Parked, FoundState::Live) => {

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::history;
 use crate::context::ClientContext;
 use crate::directory::{
-    Change, Claim, Epoch, Found, FoundState, OwnerDigest, SessionDigest, SessionDirectory, StoredBody, StoredSession,
-    Usage,
+    Change, Claim, Due, Epoch, Found, FoundState, OwnerDigest, SessionDigest, SessionDirectory, StoredBody,
+    StoredSession, Usage,
 };
 
 /// How long a directory may take for anything. A correct one takes less; the time only bounds a check that fails.
@@ -32,6 +32,8 @@ pub(super) type Checked = Result<(), String>;
 /// - A server wins the claim of a session that is live at itself.
 /// - Writes that are stale or late have no effect, over random histories of three servers beside a model.
 /// - A session that has ended for good does not come back, also when its end meets a claim.
+/// - What a server that is gone has left ending, and what is past its lifetime and that no server has, is due at one other
+///   server, with what is stored of it, and does not come back.
 /// - A server sees its own writes at once, and others see them once they are durable.
 /// - What is [`written`](SessionDirectory::written) or [flushed](SessionDirectory::flush) outlives its server.
 /// - The sessions of a server that is gone may be claimed.
@@ -68,6 +70,8 @@ where
         a_server_that_is_gone_has_none(&make().await).await?;
         an_end_is_an_end(&make().await).await?;
         an_end_meets_a_claim(&make().await).await?;
+        an_ending_is_finished(&make().await).await?;
+        what_no_server_has_is_due_after_its_lifetime(&make().await).await?;
         the_loser_is_told(&make().await).await?;
         many_are_written(&make().await).await
     });
@@ -382,6 +386,121 @@ async fn an_end_meets_a_claim<D: SessionDirectory>(open: &impl AsyncFn() -> D) -
         }
     }
     Ok(())
+}
+
+/// What is due at a server now.
+async fn due(server: &impl SessionDirectory, lifetime: Option<Duration>) -> Result<Vec<Due>, String> {
+    match timeout(PATIENCE, server.take_due(lifetime)).await {
+        Ok(Ok(due)) => Ok(due),
+        Ok(Err(away)) => Err(format!("what is due cannot be taken: {away:?}")),
+        Err(_) => Err("the question of what is due was not answered".into()),
+    }
+}
+
+async fn must_have_ended(server: &impl SessionDirectory, id: &SessionDigest, law: &str) -> Checked {
+    let found = look(server, id).await?;
+    must(found.is_none_or(|found| found.state == FoundState::Dead), law)
+}
+
+/// Sessions that a server has set to ending: one that was live, one that was parked, one that was never stored before, one
+/// with a late write, and one of which it also wrote that it is dead. Then the server is gone.
+async fn an_ending_is_finished<D: SessionDirectory>(open: &impl AsyncFn() -> D) -> Checked {
+    const BACK: &str = "a session that was ending came back";
+    let (first, second, third) = (open().await, open().await, open().await);
+    let names = ["ending, live", "ending, parked", "ending, new", "ending, late", "ending and dead"];
+    for name in names {
+        let id = id(name);
+        let carried = (name == "ending, new").then(|| session(9));
+        if carried.is_none() {
+            first.write(&id, Epoch::FIRST, Change::Opened(session(9)));
+            flush(&first).await?;
+        }
+        if name == "ending, parked" {
+            first.write(&id, Epoch::FIRST, Change::Parked(session(9)));
+            flush(&first).await?;
+        }
+        let seen = look(&second, &id).await?;
+        first.write(&id, Epoch::FIRST, Change::Ending(carried));
+        flush(&first).await?;
+        must_have_ended(&second, &id, "a session that is ending is still there").await?;
+        must_have_ended(&first, &id, "a session that is ending is still there").await?;
+        if let Some(seen) = seen {
+            must(claim(&second, &id, &seen).await? == Claim::Gone, "a session that is ending was claimed")?;
+        }
+        match name {
+            "ending, late" => first.write(&id, Epoch::FIRST, Change::Data(session(10))),
+            "ending and dead" => first.write(&id, Epoch::FIRST, Change::Dead),
+            _ => {}
+        }
+        flush(&first).await?;
+    }
+    must(due(&second, None).await?.is_empty(), "a session that is ending at a server is due at another one")?;
+    drop(first);
+    let (mut taken, until) = (Vec::new(), Instant::now() + PATIENCE);
+    while taken.len() < names.len() - 1 {
+        must(Instant::now() < until, "a session that a server has left ending is not due at the next one")?;
+        taken.extend(due(&second, None).await?);
+        sleep(Duration::from_millis(5)).await;
+    }
+    taken.extend(due(&third, None).await?);
+    taken.extend(due(&second, None).await?);
+    let mut expected: Vec<_> = names[..names.len() - 1].iter().map(id).collect();
+    expected.sort_unstable();
+    taken.sort_unstable_by_key(|due| due.id);
+    must(taken.windows(2).all(|two| two[0].id != two[1].id), "a session was due twice")?;
+    must(taken.iter().map(|due| due.id).collect::<Vec<_>>() == expected, "what is due is not what was left ending")?;
+    for due in taken {
+        must(due.was_ending && due.epoch == Epoch::FIRST.next(), "what was left ending is due as what is too old")?;
+        let (back, stored) = (due.session.usage.uses, due.session.body == session(9).body);
+        must(back == 9 && stored, "what is due is not what was stored")?;
+        must_have_ended(&third, &due.id, BACK).await?;
+        second.write(&due.id, due.epoch, Change::Dead);
+        flush(&second).await?;
+        must_have_ended(&third, &due.id, BACK).await?;
+    }
+    drop(second);
+    sleep(Duration::from_millis(20)).await;
+    must(due(&third, None).await?.is_empty(), "a session that is dead is due")
+}
+
+async fn what_no_server_has_is_due_after_its_lifetime<D: SessionDirectory>(open: &impl AsyncFn() -> D) -> Checked {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    let (first, second) = (open().await, open().await);
+    let aged = |hours: u32, uses| StoredSession { age: hours * HOUR, ..session(uses) };
+    for (name, hours, is_parked) in [("old", 3, true), ("young", 1, true), ("old and live", 3, false)] {
+        first.write(&id(name), Epoch::FIRST, Change::Opened(aged(hours, 3)));
+        if is_parked {
+            first.write(&id(name), Epoch::FIRST, Change::Parked(aged(hours, 4)));
+        }
+    }
+    flush(&first).await?;
+    must(due(&second, None).await?.is_empty(), "a session is due though it has no lifetime")?;
+    let taken = due(&second, Some(2 * HOUR)).await?;
+    let [old] = &taken[..] else {
+        return Err(format!(
+            "{} of the sessions past their lifetime that no server has are due, instead of 1",
+            taken.len()
+        ));
+    };
+    must(old.id == id("old") && !old.was_ending, "another session is due than the one past its lifetime")?;
+    must(old.session.age >= 3 * HOUR && old.session.usage.uses == 4, "what is due is not what was stored")?;
+    must_have_ended(&second, &old.id, "a session that is due may still be claimed").await?;
+    must_have_ended(&first, &old.id, "a session that is due may still be claimed").await?;
+    first.write(&old.id, Epoch::FIRST, Change::Dead);
+    flush(&first).await?;
+    for name in ["young", "old and live"] {
+        must(look(&second, &id(name)).await?.is_some(), "a session that is not due has gone")?;
+    }
+    drop(second);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match &due(&first, Some(2 * HOUR)).await?[..] {
+            [again] => return must(again.id == old.id && again.was_ending, "what was left ending is not due again"),
+            [] => must(Instant::now() < until, "a stale end took a session from the server that ends it")?,
+            _ => return Err("a session that is live is due".into()),
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn the_loser_is_told<D: SessionDirectory>(open: &impl AsyncFn() -> D) -> Checked {

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::rows::{Queued, Rows};
-use crate::directory::{Away, Change, Claim, Epoch, Found, ServerId, SessionDigest, SessionDirectory};
+use crate::directory::{Away, Change, Claim, Due, Epoch, Found, ServerId, SessionDigest, SessionDirectory};
 
 /// How many sessions a directory keeps, if nothing else is said.
 const MOST: usize = 100_000;
@@ -23,7 +23,8 @@ const MOST: usize = 100_000;
 /// last clone is dropped, or after [`crash`](Self::crash).
 ///
 /// The directory keeps 100,000 sessions, or [as many as it is told](Self::with_capacity), and the digests of as many that
-/// have ended. Each operation is O(log n).
+/// have ended. Each operation is O(log n), but [`take_due`](SessionDirectory::take_due) looks at all sessions. It keeps
+/// sessions whatever their age.
 ///
 /// ```
 /// use std::time::Duration;
@@ -153,7 +154,7 @@ impl MemoryDirectory {
         self.set(|state| state.delay = delay);
     }
 
-    /// Returns how many sessions there are, those that have ended apart.
+    /// Returns how many sessions there are, without those that have ended; those that are ending are among them.
     #[must_use]
     pub fn len(&self) -> usize {
         let mut state = self.lock();
@@ -359,6 +360,16 @@ impl SessionDirectory for MemoryDirectory {
                 _ => changed.await,
             }
         }
+    }
+
+    async fn take_due(&self, lifetime: Option<Duration>) -> Result<Vec<Due>, Away> {
+        let mut state = self.answer(|_| {}).await?;
+        let me = self.server.id;
+        if !state.servers.contains_key(&me) {
+            return Err(Away::because("this server has crashed"));
+        }
+        let State { rows, servers, .. } = &mut *state;
+        Ok(rows.take_due(lifetime, me, Instant::now(), |server| servers.contains_key(server)))
     }
 
     async fn flush(&self, until: Instant) -> usize {

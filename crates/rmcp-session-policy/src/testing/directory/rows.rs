@@ -6,15 +6,14 @@ use std::time::Duration;
 use hashlink::LinkedHashMap;
 use tokio::time::Instant;
 
-use crate::directory::{Change, Claim, Epoch, Found, FoundState, ServerId, SessionDigest, StoredSession};
+use crate::directory::{Change, Claim, Due, Epoch, Found, FoundState, ServerId, SessionDigest, StoredSession};
 
 /// One session.
 #[derive(Debug)]
 struct Row {
     server: ServerId,
     epoch: Epoch,
-    /// Whether that server has it.
-    live: bool,
+    stage: Stage,
     session: StoredSession,
     /// The moment that the durations of the session are of.
     at: Instant,
@@ -22,9 +21,22 @@ struct Row {
     rank: Rank,
 }
 
+/// Where a session is that is not dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its server has it.
+    Live,
+    Parked,
+    /// It has ended, and its server has not said yet that nothing more is to be done.
+    Ending,
+}
+
 /// In which order sessions are forgotten: those that are not ready first, then those without a call, and within each the
 /// one whose latest change is the oldest.
 type Rank = (u8, u64);
+
+/// How many sessions that are to be ended are taken at once.
+const MOST_DUE: usize = 100;
 
 /// A change that waits in a queue.
 #[derive(Clone, Debug)]
@@ -62,7 +74,11 @@ impl Rows {
             return Some(Found::new(FoundState::Dead, *server, *epoch));
         }
         let row = self.rows.get(id)?;
-        let state = if row.live && is_alive(&row.server) { FoundState::Live } else { FoundState::Parked };
+        let state = match row.stage {
+            Stage::Ending => FoundState::Dead,
+            Stage::Live if is_alive(&row.server) => FoundState::Live,
+            Stage::Live | Stage::Parked => FoundState::Parked,
+        };
         let age = row.session.age.saturating_add(now.saturating_duration_since(row.at));
         Some(Found::new(state, row.server, row.epoch).with_owner(row.session.owner).with_age(age))
     }
@@ -76,17 +92,44 @@ impl Rows {
         now: Instant,
         is_alive: impl Fn(&ServerId) -> bool,
     ) -> (Claim, Option<(ServerId, Epoch)>) {
-        let Some(row) = self.rows.get_mut(id) else { return (Claim::Gone, None) };
-        let is_elsewhere = row.live && row.server != server && is_alive(&row.server);
+        let row = self.rows.get_mut(id).filter(|row| row.stage != Stage::Ending);
+        let Some(row) = row else { return (Claim::Gone, None) };
+        let is_elsewhere = row.stage == Stage::Live && row.server != server && is_alive(&row.server);
         if row.epoch != seen || is_elsewhere {
             return (Claim::Elsewhere(row.server), None);
         }
         let before = (row.server, row.epoch);
         row.set(now, |session| session);
-        (row.server, row.epoch, row.live) = (server, row.epoch.next(), true);
+        (row.server, row.epoch, row.stage) = (server, row.epoch.next(), Stage::Live);
         let claimed = Claim::Yours(row.epoch, row.session.clone());
         self.moved(id);
         (claimed, Some(before))
+    }
+
+    /// Takes some sessions that are to be ended.
+    pub(super) fn take_due(
+        &mut self,
+        lifetime: Option<Duration>,
+        server: ServerId,
+        now: Instant,
+        is_alive: impl Fn(&ServerId) -> bool,
+    ) -> Vec<Due> {
+        let mut taken = Vec::new();
+        for (id, row) in &mut self.rows {
+            let was_ending = row.stage == Stage::Ending;
+            let is_free = row.stage == Stage::Parked || !is_alive(&row.server);
+            let age = row.session.age.saturating_add(now.saturating_duration_since(row.at));
+            if !is_free || !was_ending && lifetime.is_none_or(|lifetime| age < lifetime) {
+                continue;
+            }
+            row.set(now, |session| session);
+            (row.server, row.epoch, row.stage) = (server, row.epoch.next(), Stage::Ending);
+            taken.push(Due::new(*id, row.epoch, row.session.clone()).with_ending(was_ending));
+            if taken.len() == MOST_DUE {
+                break;
+            }
+        }
+        taken
     }
 
     /// Applies a change, unless it comes too late.
@@ -95,9 +138,12 @@ impl Rows {
         let Some(row) = self.rows.get_mut(&id) else {
             match change {
                 Change::Opened(session) | Change::Data(session) if epoch == Epoch::FIRST => {
-                    self.insert(id, server, session, at, true)
+                    self.insert(id, server, session, at, Stage::Live)
                 }
-                Change::Parked(session) if epoch == Epoch::FIRST => self.insert(id, server, session, at, false),
+                Change::Parked(session) if epoch == Epoch::FIRST => self.insert(id, server, session, at, Stage::Parked),
+                Change::Ending(Some(session)) if epoch == Epoch::FIRST => {
+                    self.insert(id, server, session, at, Stage::Ending)
+                }
                 _ => {}
             }
             return;
@@ -114,26 +160,33 @@ impl Rows {
                 }
                 return;
             }
-            _ if !row.live => return,
+            _ if row.stage == Stage::Ending => return,
+            Change::Ending(session) => {
+                if let Some(session) = session {
+                    row.set(at, |before| StoredSession { owner: before.owner, ..session });
+                }
+                row.stage = Stage::Ending;
+            }
+            _ if row.stage == Stage::Parked => return,
             Change::Ready => row.session.ready = true,
             Change::Used(usage) => row.set(at, |session| StoredSession { usage, ..session.with_ready(true) }),
             Change::Parked(session) => {
                 row.set(at, |before| StoredSession { owner: before.owner, ..session });
-                row.live = false;
+                row.stage = Stage::Parked;
             }
             Change::Data(session) => row.set(at, |before| StoredSession { owner: before.owner, ..session }),
-            Change::Released => row.live = false,
+            Change::Released => row.stage = Stage::Parked,
             Change::Opened(_) => return,
         }
         self.moved(&id);
     }
 
-    fn insert(&mut self, id: SessionDigest, server: ServerId, session: StoredSession, at: Instant, live: bool) {
+    fn insert(&mut self, id: SessionDigest, server: ServerId, session: StoredSession, at: Instant, stage: Stage) {
         if self.dead.contains_key(&id) {
             return;
         }
         let rank = (0, 0);
-        self.rows.insert(id, Row { server, epoch: Epoch::FIRST, live, session, at, rank });
+        self.rows.insert(id, Row { server, epoch: Epoch::FIRST, stage, session, at, rank });
         self.moved(&id);
         while self.rows.len() > self.most {
             let Some((_, oldest)) = self.order.first_key_value() else { break };
