@@ -55,6 +55,11 @@ impl InDirectory {
         self.stage.load(SeqCst) == OVER
     }
 
+    /// Whether its end for good is written.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.stage.load(SeqCst) == DEAD
+    }
+
     /// Notes that the session is parked, released or lost, or that its end is written with its last step. Returns true for
     /// the one caller that did.
     pub(crate) fn end(&self) -> bool {

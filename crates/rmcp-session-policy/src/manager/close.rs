@@ -280,7 +280,7 @@ impl<I: SessionManager> ManagerInner<I> {
         if !is_parked {
             self.parking.remember_ended(session);
         }
-        let (slot, gone) = {
+        let (slot, mut gone) = {
             let mut core = self.lock();
             core.closing -= 1;
             let slot = core.registry.remove(record.entry.key);
@@ -298,7 +298,9 @@ impl<I: SessionManager> ManagerInner<I> {
         if session.has(Flag::NoRestore) {
             // It may have been raised after `is_parked_after` read it.
             let reason = session.close_reason().map(|(reason, _)| reason).filter(|reason| !reason.is_restorable());
-            self.parking.take(&record.id, reason.unwrap_or(CloseReason::Client));
+            let reason = reason.unwrap_or(CloseReason::Client);
+            self.parking.take(&record.id, reason);
+            gone.iter_mut().for_each(|gone| gone.end(record.entry.serial, reason));
             goes_on = goes_on && !comes_back;
         }
         drop(slot);
@@ -307,14 +309,20 @@ impl<I: SessionManager> ManagerInner<I> {
         // A creation may have committed the lease after the first drop, to a session that ended at once.
         session.drop_lease();
         drop(gone);
-        if !is_parked && session.raise(Flag::EndTold) {
+        if !is_parked {
+            let is_first = session.raise(Flag::EndTold);
+            // One that the parking has lost may have been ended for good later.
+            let has_died = session.in_directory().is_some_and(InDirectory::is_dead) && !is_elsewhere;
             if let Some((reason, _)) = session.close_reason()
-                && !goes_on
+                && (has_died || is_first && !goes_on)
             {
-                let reason = FinalEndReason::Closed(reason);
-                self.parking.final_ends().tell(reason, record.entry.context.clone(), data.clone());
+                let (reason, ownership) =
+                    (FinalEndReason::Closed(reason), session.in_directory().map(|it| it.ownership));
+                self.parking.final_ends().tell(reason, record.entry.context.clone(), data.clone(), ownership);
             }
-            self.parking.tell_end(record.entry.serial);
+            if is_first {
+                self.parking.tell_end(record.entry.serial);
+            }
         }
         drop(data);
         record.progress.notify_waiters();

@@ -162,10 +162,10 @@ impl Claimed {
         self.ownership.take()
     }
 
-    /// Ends the session for good.
-    pub(super) fn end(mut self) {
+    /// Ends the session for good, by a change that [`FinalEnds`](super::final_ends::FinalEnds) chooses.
+    pub(super) fn end(mut self, change: Change) {
         if let Some(ownership) = self.ownership.take() {
-            self.durable.write(ownership, Change::Dead);
+            self.durable.write(ownership, change);
         }
     }
 }

@@ -5,12 +5,14 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use rmcp::model::{ServerJsonRpcMessage, ServerResult};
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, timeout_at};
 
 use super::PolicySessionManager;
+use super::due::end_due;
 use super::durable::{Claimed, DIRECTORY_WAIT, Durable};
 use super::final_end::FinalEndReason;
 use super::look_queue::TooManyMisses;
@@ -198,7 +200,7 @@ impl<I: SessionManager> ManagerInner<I> {
             return;
         }
         let change = if !stays {
-            Change::Dead
+            self.parking.final_ends().end(data)
         } else {
             let (values, now) = (data.unwrap_or(Values::NONE), Instant::now());
             let stored =
@@ -214,8 +216,19 @@ impl<I: SessionManager> ManagerInner<I> {
         if let (Some(durable), Some(in_directory)) = (&self.durable, session.in_directory())
             && in_directory.end_for_good()
         {
-            durable.write(in_directory.ownership, Change::Dead);
+            durable.write(in_directory.ownership, self.end_of(session));
         }
+    }
+
+    /// What is to be written of the end of a session that may be parked already. It does not change its data any more.
+    fn end_of(&self, session: &Session<I::Transport>) -> Change {
+        let finals = self.parking.final_ends();
+        if !finals.has_hook() {
+            return Change::Dead;
+        }
+        let data = session.lock_data();
+        // Its close has the data, and calls the hook.
+        if session.has(Flag::DataTaken) { Change::Ending(None) } else { finals.end(data.as_deref()) }
     }
 
     /// Gives a session back that this release cannot serve.
@@ -245,8 +258,15 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Starts the task that watches the directory, with the first session.
     pub(super) fn watch_directory(self: &Arc<Self>) {
         if let Some(durable) = &self.durable {
-            let watch = || tokio::spawn(watch(Arc::downgrade(self), Arc::clone(&durable.directory))).abort_handle();
-            self.durable_task.get_or_init(watch);
+            let (shared, directory) = (|| Arc::downgrade(self), || Arc::clone(&durable.directory));
+            let lifetime = self.settings.max_lifetime;
+            let has_hook = self.parking.final_ends().has_hook();
+            let start = || {
+                let watch = watch(shared(), directory());
+                let due = has_hook.then(|| end_due(shared(), directory(), lifetime));
+                tokio::spawn(async move { tokio::join!(watch, OptionFuture::from(due)) }).abort_handle()
+            };
+            self.durable_task.get_or_init(start);
         }
     }
 
@@ -327,8 +347,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// given back if a newer release can decode it.
     pub(super) fn decode(&self, claimed: Claimed, stored: &StoredSession) -> Option<(Claimed, Parked)> {
         if self.settings.max_lifetime.is_some_and(|lifetime| stored.age >= lifetime) {
-            claimed.end();
-            self.tell_final_end(CloseReason::Lifetime, None, Some(stored));
+            self.end_claimed(claimed, CloseReason::Lifetime, None, Some(stored));
             return None;
         }
         match Body::decode(&stored.body) {
@@ -344,25 +363,32 @@ impl<I: SessionManager> ManagerInner<I> {
             }
             Err(BodyError::Damaged) => {
                 tracing::warn!("a session in the directory is damaged, and is ended");
-                claimed.end();
+                claimed.end(Change::Dead);
                 None
             }
         }
     }
 
-    /// Calls the hook for the final end of a session that was claimed for it, with the data that was parked here, or stored.
-    pub(super) fn tell_final_end(&self, reason: CloseReason, parked: Option<Parked>, stored: Option<&StoredSession>) {
+    /// Ends a session that was claimed, and calls the hook with the data that was parked here, or stored.
+    pub(super) fn end_claimed(
+        &self,
+        claimed: Claimed,
+        reason: CloseReason,
+        parked: Option<Parked>,
+        stored: Option<&StoredSession>,
+    ) {
         let finals = self.parking.final_ends();
         if !finals.has_hook() {
-            return;
+            return claimed.end(Change::Dead);
         }
         let decode = |stored: &StoredSession| {
             Some(Parked::stored(stored, Body::decode(&stored.body).ok()?, None, Instant::now()))
         };
-        if let Some(parked) = parked.or_else(|| stored.and_then(decode)) {
-            let (context, data) = (parked.shared_context().cloned(), parked.data().cloned());
-            finals.tell(FinalEndReason::Closed(reason), context, data);
-        }
+        let Some(parked) = parked.or_else(|| stored.and_then(decode)) else { return claimed.end(Change::Dead) };
+        let (context, data, ownership) =
+            (parked.shared_context().cloned(), parked.data().cloned(), claimed.ownership());
+        claimed.end(finals.end(data.as_deref()));
+        finals.tell(FinalEndReason::Closed(reason), context, data, ownership);
     }
 
     /// Ends a session that its client has deleted once its restore is over, which takes longer than an answer may wait.

@@ -9,7 +9,7 @@ use super::final_end::FinalEndReason;
 use super::final_ends::FinalEnds;
 use super::parking_state::Parked;
 use crate::admission::AdmissionPolicy;
-use crate::directory::Change;
+use crate::observe::CloseReason;
 use crate::session::SessionOrigin;
 
 /// The receivers of an end for good, when a session is neither live nor parked any more: the stream that is held for
@@ -64,9 +64,16 @@ impl Gone<'_> {
     /// Writes to the directory that the sessions have ended for good.
     pub(super) fn end_in_directory(&self) {
         let Some(durable) = &self.ends.durable else { return };
-        for ownership in self.sessions.iter().filter_map(|parked| parked.ownership) {
-            durable.write(ownership, Change::Dead);
+        for parked in &self.sessions {
+            if let Some(ownership) = parked.ownership {
+                durable.write(ownership, self.ends.finals.end(parked.data().map(|data| &**data)));
+            }
         }
+    }
+
+    /// Notes that a session has ended for good, if it is among them.
+    pub(super) fn end(&mut self, session: SessionOrigin, reason: CloseReason) {
+        self.sessions.iter_mut().filter(|parked| parked.serial() == session).for_each(|parked| parked.end(reason));
     }
 
     /// Whether a session is among them that was ended for good while it was being restored.
@@ -85,7 +92,8 @@ impl Drop for Gone<'_> {
             // One that the parking has forgotten may go on in the directory.
             let reason = parked.ended().map(FinalEndReason::Closed);
             if let Some(reason) = reason.or((parked.ownership.is_none()).then_some(FinalEndReason::Forgotten)) {
-                self.ends.finals.tell(reason, parked.shared_context().cloned(), parked.data().cloned());
+                let (context, data) = (parked.shared_context().cloned(), parked.data().cloned());
+                self.ends.finals.tell(reason, context, data, parked.ownership);
             }
             drop(parked);
             self.ends.tell(session);

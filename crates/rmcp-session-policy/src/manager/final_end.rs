@@ -22,9 +22,12 @@ pub struct FinalEnd {
 pub enum FinalEndReason {
     /// It was closed for this reason, and is not parked.
     Closed(CloseReason),
-    /// It was parked, and the parking forgot it: it was too old, or there was no room. Its close was reported before, with
-    /// another reason.
+    /// It was parked, and the parking or the directory forgot it: it was too old, or there was no room. Its close was
+    /// reported before, with another reason.
     Forgotten,
+    /// It had ended, and the process that ended it was gone before its hook returned. The hook is called again, with what a
+    /// [directory](crate::PolicySessionManagerBuilder::directory) has stored.
+    Unfinished,
 }
 
 impl FinalEnd {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::final_end::{FinalEnd, FinalEndReason};
 use crate::context::ClientContext;
 use crate::data::{DataTypes, Values};
+use crate::directory::{Change, Ownership, SessionDirectory};
 
 /// What a user wants to be done at the final end of a session.
 #[derive(Clone)]
@@ -41,6 +42,8 @@ pub(super) struct FinalEnds {
     /// How long a call may take.
     deadline: Duration,
     types: Arc<DataTypes>,
+    /// Keeps what the hook needs, until it has run.
+    directory: Option<Arc<dyn SessionDirectory>>,
     /// The runtime for ends outside any runtime.
     runtime: OnceLock<Handle>,
     running: Arc<Running>,
@@ -58,8 +61,13 @@ struct Running {
 struct Call(Arc<Running>);
 
 impl FinalEnds {
-    pub(super) fn new(hook: Option<Hook>, deadline: Duration, types: Arc<DataTypes>) -> Self {
-        Self { hook, deadline, types, runtime: OnceLock::new(), running: Arc::default() }
+    pub(super) fn new(
+        hook: Option<Hook>,
+        deadline: Duration,
+        types: Arc<DataTypes>,
+        directory: Option<Arc<dyn SessionDirectory>>,
+    ) -> Self {
+        Self { hook, deadline, types, directory, runtime: OnceLock::new(), running: Arc::default() }
     }
 
     pub(super) const fn has_hook(&self) -> bool {
@@ -71,14 +79,31 @@ impl FinalEnds {
         self.runtime.get_or_init(|| Handle::clone(runtime));
     }
 
-    /// Calls the hook, if the session has data. The data may be dropped here, so the caller must hold no lock.
+    /// What is to be written of the end of a session with these values: with a hook that needs what is stored of it, it ends
+    /// when that has run.
+    pub(super) fn end(&self, values: Option<&Values>) -> Change {
+        let needs = self.has_hook() && values.is_some_and(|values| values.stored().next().is_some());
+        if needs { Change::Ending(None) } else { Change::Dead }
+    }
+
+    /// Calls the hook, if the session has data. The data may be dropped here, so the caller must hold no lock. Afterwards
+    /// nothing is to be done for the session, which is written to the directory in which this server has it. If the process
+    /// ends before that, the next one calls the hook.
     pub(super) fn tell(
         &self,
         reason: FinalEndReason,
         context: Option<Arc<ClientContext>>,
         values: Option<Arc<Values>>,
+        ownership: Option<Ownership>,
     ) {
-        let (Some(hook), Some(values)) = (&self.hook, values.filter(|values| !values.is_empty())) else { return };
+        let Some(hook) = &self.hook else { return };
+        let directory = self.directory.clone().zip(ownership);
+        let done = move || {
+            if let Some((directory, ownership)) = directory {
+                directory.write(&ownership.digest, ownership.epoch, Change::Dead);
+            }
+        };
+        let Some(values) = values.filter(|values| !values.is_empty()) else { return done() };
         let Some(runtime) = Handle::try_current().ok().or_else(|| self.runtime.get().cloned()) else { return };
         let end = FinalEnd { reason, context, values, types: Arc::clone(&self.types) };
         let (hook, deadline, call) = (hook.clone(), self.deadline, Call::begin(&self.running));
@@ -91,6 +116,7 @@ impl FinalEnds {
                 Ok(Err(_panic)) => tracing::warn!("the hook for final ends panicked"),
                 Err(_) => tracing::warn!(?deadline, "the hook for final ends took too long, and was dropped"),
             }
+            done();
         }));
     }
 

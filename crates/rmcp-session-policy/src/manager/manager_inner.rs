@@ -111,7 +111,8 @@ impl<I: SessionManager> ManagerInner<I> {
         let durable = durable.map(|directory| Arc::new(Durable::new(directory, settings.max_sessions)));
         let tracks_returns = eviction.as_ref().is_some_and(|policy| policy.tracks_returns());
         let types = Arc::clone(&settings.data_types);
-        let finals = FinalEnds::new(settings.final_end.clone(), settings.final_end_deadline, Arc::clone(&types));
+        let (hook, deadline) = (settings.final_end.clone(), settings.final_end_deadline);
+        let finals = FinalEnds::new(hook, deadline, Arc::clone(&types), settings.directory.clone());
         let signals = Arc::new(Signals::new(tracks_returns, types, settings.directory.clone()));
         let tracks_access = eviction.as_ref().is_some_and(|policy| policy.tracks_access());
         let mut registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));

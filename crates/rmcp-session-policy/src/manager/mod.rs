@@ -9,6 +9,7 @@ mod close;
 mod create;
 mod current_session;
 mod deadlines;
+mod due;
 mod durable;
 mod durable_sessions;
 mod ended_for_good;

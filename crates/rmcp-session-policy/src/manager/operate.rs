@@ -225,6 +225,10 @@ impl<I: SessionManager> PolicySessionManager<I> {
             shared.parking.take_all(CloseReason::Drained, |_, parked| parked.data().is_some());
         }
         shared.parking.final_ends().done(deadline.max(Instant::now() + CLOSE_GRACE)).await;
+        if shared.parking.final_ends().has_hook() {
+            // What the hooks were needed for.
+            shared.flush_directory(deadline).await;
+        }
         timeout(CLOSE_GRACE, shared.held.close().read()).await.ok();
         tracing::info!(?report, "drained");
         report

@@ -17,7 +17,7 @@ use super::parking_state::Parked;
 use super::single_flight::FlightGuard;
 use crate::admission::ClientKey;
 use crate::context::ClientContext;
-use crate::directory::{Away, Change, Claim, Found, Ownership, StoredSession};
+use crate::directory::{Away, Claim, Found, Ownership, StoredSession};
 use crate::error::PolicyError;
 use crate::observe::CloseReason;
 
@@ -106,8 +106,7 @@ impl<I: SessionManager> Right<I> {
         match barred {
             None => drop(claimed),
             Some(reason) => {
-                claimed.end();
-                self.shared.tell_final_end(reason, pin, self.stored.as_ref());
+                self.shared.end_claimed(claimed, reason, pin, self.stored.as_ref());
             }
         }
     }
@@ -133,10 +132,11 @@ impl<I: SessionManager> Drop for Right<I> {
         }
         let serial = pin.serial();
         let has_ended = self.unpin(&pin, barred);
+        let end = || self.shared.parking.final_ends().end(pin.data().map(|data| &**data));
         match (self.claimed.take(), pin.ownership.zip(self.shared.durable.as_ref())) {
             // The end of the pin has told of the final end.
-            (Some(claimed), _) if has_ended => claimed.end(),
-            (None, Some((ownership, durable))) if has_ended => durable.write(ownership, Change::Dead),
+            (Some(claimed), _) if has_ended => claimed.end(end()),
+            (None, Some((ownership, durable))) if has_ended => durable.write(ownership, end()),
             (claimed, _) => {
                 self.claimed = claimed;
                 self.give_back(Some(pin), barred);
@@ -271,7 +271,7 @@ impl<I: SessionManager> Drop for PendingRestore<I> {
 mod tests {
     use super::*;
     use crate::PolicySessionManager;
-    use crate::directory::{Body, Epoch, FoundState, SessionDigest, SessionDirectory, Usage};
+    use crate::directory::{Body, Change, Epoch, FoundState, SessionDigest, SessionDirectory, Usage};
     use crate::testing::directory::MemoryDirectory;
     use crate::testing::inner::Scripted;
 

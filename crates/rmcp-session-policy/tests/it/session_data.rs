@@ -538,6 +538,77 @@ async fn with_a_directory_a_session_that_is_parked_or_moves_has_no_final_end_unt
     assert_eq!(ends.try_recv().ok(), None);
 }
 
+/// Sessions that ended in each way, while the hook for each was under way when the process was killed.
+#[tokio::test]
+async fn the_hook_is_called_again_at_the_next_server_if_the_process_is_killed_before_it_returns() {
+    let directory = MemoryDirectory::new();
+    let (first, _) = serve(local().directory(directory.clone())).await;
+    let alone = first.open_as("alice").await;
+    assert_eq!(tell(&first, &alone, "count").await, "1");
+    directory.crash();
+    drop(first);
+    let directory = directory.another_server();
+    let (begun, mut hooks) = unbounded_channel();
+    let hangs = local().max_sessions(1).directory(directory.clone()).on_final_end(move |end: FinalEnd| {
+        begun.send(end.reason()).expect("the test listens");
+        std::future::pending()
+    });
+    let (server, _) = serve(hangs).await;
+    assert_eq!(delete(&server, &alone).await, 202);
+    let mut ids = vec![alone];
+    for count in 2..=4 {
+        ids.push(server.open_as("alice").await);
+        for _ in 0..count {
+            tell(&server, &ids[count - 1], "count").await;
+        }
+    }
+    let without = server.open_as("alice").await;
+    assert_eq!(delete(&server, &without).await, 202, "it has no data");
+    assert_eq!(delete(&server, &ids[1]).await, 202, "parked");
+    assert_eq!(tell(&server, &ids[2], "count").await, "4", "restored");
+    assert_eq!(delete(&server, &ids[2]).await, 202, "live");
+    assert_eq!(server.sessions.terminate(|_: &SessionInfo<'_>| true, CloseReason::Revoked).await, 1, "revoked");
+    for _ in 0..4 {
+        assert!(matches!(hooks.recv().await, Some(FinalEndReason::Closed(_))));
+    }
+    assert_eq!(directory.len(), 4, "what the hooks need");
+    directory.crash();
+    drop(server);
+    let directory = directory.another_server();
+    let (builder, mut ends) = hooked(local().directory(directory.clone()));
+    let (server, _) = serve(builder).await;
+    server.open_as("bob").await;
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        told.push(ends.recv().await.expect("is told"));
+    }
+    told.sort_by_key(|(_, count, _)| *count);
+    assert_eq!(told, [1, 2, 4, 4].map(|count| (FinalEndReason::Unfinished, Some(count), false)));
+    for id in &ids {
+        assert_eq!(delete(&server, id).await, 404);
+    }
+    server.sessions.drain(SECOND).await;
+    assert_eq!(directory.len(), 1, "bob's");
+    assert_eq!(ends.try_recv().ok(), None);
+}
+
+#[tokio::test]
+async fn the_hook_is_called_for_sessions_over_their_lifetime_that_are_in_the_directory_alone() {
+    let directory = MemoryDirectory::new();
+    let (server, _) = serve(local().directory(directory.clone())).await;
+    let id = server.open_as("alice").await;
+    assert_eq!(tell(&server, &id, "count").await, "1");
+    directory.crash();
+    drop(server);
+    let directory = directory.another_server();
+    let (builder, mut ends) = hooked(local().directory(directory.clone()).max_lifetime(Duration::from_millis(1)));
+    let (server, _) = serve(builder).await;
+    server.open_as("bob").await;
+    assert_eq!(ends.recv().await, Some((FinalEndReason::Closed(CloseReason::Lifetime), Some(1), false)));
+    server.sessions.drain(SECOND).await;
+    assert_eq!((directory.len(), ends.try_recv().ok()), (0, None));
+}
+
 #[tokio::test]
 async fn a_hook_that_panics_or_hangs_costs_nothing_else() {
     let calls = Arc::new(AtomicUsize::new(0));
