@@ -73,9 +73,10 @@ impl DataTypes {
                 return wrong(this, format!("register each type once: {} is {:?} too", this.type_name, other.name));
             }
         }
-        let most = max_parked_bytes.unwrap_or(MOST_BYTES).min(MOST_BYTES);
+        // A parked session is more than its data.
+        let most = max_parked_bytes.map_or(MOST_BYTES, |bytes| MOST_BYTES.min(bytes / 2));
         if self.max_bytes > most {
-            let remedy = format!("allow at most {most} bytes: max_parked_bytes, and not over {MOST_BYTES}");
+            let remedy = format!("allow at most {most} bytes: half of max_parked_bytes, and not over {MOST_BYTES}");
             return Err(ConfigError::new("max_session_data_bytes", self.max_bytes, remedy));
         }
         Ok(())
@@ -157,11 +158,11 @@ mod tests {
     #[test]
     fn the_data_of_one_session_must_fit_into_the_parking_and_a_stored_session() {
         let types = |max_bytes| DataTypes { max_bytes, ..DataTypes::default() };
-        assert!(types(100).check(Some(100)).is_ok());
-        let error = types(101).check(Some(100)).unwrap_err();
+        assert!(types(100).check(Some(200)).is_ok());
+        let error = types(101).check(Some(200)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "max_session_data_bytes is 101: allow at most 100 bytes: max_parked_bytes, and not over 524288"
+            "max_session_data_bytes is 101: allow at most 100 bytes: half of max_parked_bytes, and not over 524288"
         );
         assert!(types(512 << 10).check(None).is_ok());
         assert!(types((512 << 10) + 1).check(Some(1 << 30)).is_err());

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::directory::Away;
@@ -17,6 +18,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Availability {
     /// Whether the latest answer was that it is away.
     is_away: AtomicBool,
+    /// Notified when that changes to away.
+    turned_away: Notify,
     /// Whether the latest line says so.
     said_away: AtomicBool,
     /// When the latest line was.
@@ -26,6 +29,18 @@ pub(super) struct Availability {
 impl Availability {
     pub(super) fn is_away(&self) -> bool {
         self.is_away.load(Relaxed)
+    }
+
+    /// Waits until the directory is away.
+    pub(super) async fn until_away(&self) {
+        loop {
+            let mut turned_away = std::pin::pin!(self.turned_away.notified());
+            turned_away.as_mut().enable();
+            if self.is_away() {
+                return;
+            }
+            turned_away.await;
+        }
     }
 
     /// Takes an answer, or that there was none. Logs a change, once each ten seconds at most.
@@ -44,6 +59,9 @@ impl Availability {
     fn is_news(&self, is_away: bool, now: Instant) -> bool {
         if self.is_away.load(Relaxed) != is_away {
             self.is_away.store(is_away, Relaxed);
+            if is_away {
+                self.turned_away.notify_waiters();
+            }
         }
         if self.said_away.load(Relaxed) == is_away {
             return false;

@@ -1,6 +1,7 @@
 //! The directory that outlives the process, as one manager uses it: what it writes, claims and looks up.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -65,11 +66,18 @@ impl Durable {
         }
     }
 
-    /// Waits until this client may restore one more session. `None` if it took too long.
+    /// Waits until this client may restore one more session. `None` if it took too long. While the directory does not
+    /// answer, restores that wait for it keep their permits; then this waits no longer than for an answer of the directory.
     pub(super) async fn may_restore(&self, client: &ClientKey) -> Option<Permit> {
-        // While the directory does not answer, restores that wait for it keep their permits.
-        let wait = if self.availability.is_away() { DIRECTORY_WAIT } else { RESTORE_WAIT };
-        timeout(wait, self.restores.permit(client)).await.ok()
+        let mut permit = pin!(self.restores.permit(client));
+        tokio::select! {
+            biased;
+            permit = &mut permit => Some(permit),
+            is_away = timeout(RESTORE_WAIT, self.availability.until_away()) => {
+                is_away.ok()?;
+                timeout(DIRECTORY_WAIT, permit).await.ok()
+            }
+        }
     }
 
     /// Records that a session of the directory is here.
@@ -189,6 +197,25 @@ impl fmt::Debug for Durable {
 mod tests {
     use super::*;
     use crate::testing::directory::MemoryDirectory;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_restore_gives_up_soon_after_the_directory_has_gone_away() {
+        let durable = Durable::new(Arc::new(MemoryDirectory::new()), 1);
+        let key = ClientKey::of_context(None);
+        let held = durable.may_restore(&key).await.expect("is free");
+        let start = Instant::now();
+        let away = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            durable.note::<()>(Err(Away::new())).unwrap_err();
+        };
+        let (permit, ()) = tokio::join!(durable.may_restore(&key), away);
+        assert!(permit.is_none());
+        assert_eq!(start.elapsed(), Duration::from_secs(1) + DIRECTORY_WAIT);
+        assert!(durable.may_restore(&key).await.is_none());
+        assert_eq!(start.elapsed(), Duration::from_secs(1) + 2 * DIRECTORY_WAIT);
+        drop(held);
+        assert!(durable.may_restore(&key).await.is_some(), "a permit that is free is given all the same");
+    }
 
     #[test]
     fn a_session_that_came_back_is_here_though_its_parked_copy_leaves_after_that() {
