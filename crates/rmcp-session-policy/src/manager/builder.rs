@@ -1,4 +1,4 @@
-//! The builder of a manager: the settings, their defaults, and the checks of
+//! The builder of a manager: the settings and their defaults. `setting_checks.rs` has the checks of
 //! [`build`](PolicySessionManagerBuilder::build).
 
 use std::fmt;
@@ -11,14 +11,15 @@ use rmcp::transport::streamable_http_server::session::{EventStore, SessionManage
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::PolicySessionManager;
-use super::client_limits::{ClientLimit, ClientLimits};
+use super::client_limits::ClientLimits;
 use super::final_end::FinalEnd;
 use super::final_ends::Hook;
-use super::idle_timeout::{IdleTimeout, Worth};
+use super::idle_timeout::IdleTimeout;
 use super::manager_inner::ManagerInner;
 use super::parking_state::Limits;
+use super::setting_checks::ClientShare;
 use super::settings::Settings;
+use super::{PolicySessionManager, setting_checks};
 use crate::admission::AdmissionPolicy;
 use crate::call_rejection::CallRejection;
 use crate::config_error::ConfigError;
@@ -30,9 +31,6 @@ use crate::eviction::{EvictionPolicy, Prospects, SessionInfo};
 use crate::observe::SessionObserver;
 use crate::registry::{ClientOf, Predicate, Rules};
 use crate::time::{HOUR, MINUTE, SECOND};
-
-/// The default limit of the data of one session, in bytes.
-const SESSION_DATA: usize = 64 << 10;
 
 /// Builds a [`PolicySessionManager`]. [`local`](PolicySessionManager::local) and
 /// [`builder`](PolicySessionManager::builder) create it.
@@ -80,8 +78,7 @@ pub struct PolicySessionManagerBuilder<I> {
     min_idle: Duration,
     busy_may_go: bool,
     protect: Option<Predicate>,
-    /// The setting, the share of the places, and how clients are told apart.
-    share: Option<(&'static str, f64, ClientOf)>,
+    share: Option<ClientShare>,
     client_max: Option<usize>,
     limits: Limits,
     admission: Option<Box<dyn AdmissionPolicy>>,
@@ -281,7 +278,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// # Ok::<(), rmcp_session_policy::ConfigError>(())
     /// ```
     pub fn per_client_share(mut self, share: f64) -> Self {
-        self.share = Some(("per_client_share", share, ClientOf::per_client()));
+        self.share = Some(ClientShare { setting: "per_client_share", share, of: ClientOf::per_client() });
         self
     }
 
@@ -297,7 +294,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// # Ok::<(), rmcp_session_policy::ConfigError>(())
     /// ```
     pub fn per_prefix_share(mut self, share: f64) -> Self {
-        self.share = Some(("per_prefix_share", share, ClientOf::per_prefix()));
+        self.share = Some(ClientShare { setting: "per_prefix_share", share, of: ClientOf::per_prefix() });
         self
     }
 
@@ -320,7 +317,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         share: f64,
         key: impl Fn(&ClientContext) -> Option<K> + Send + Sync + 'static,
     ) -> Self {
-        self.share = Some(("per_key_share", share, ClientOf::per_key(key)));
+        self.share = Some(ClientShare { setting: "per_key_share", share, of: ClientOf::per_key(key) });
         self
     }
 
@@ -640,66 +637,18 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     pub fn build(mut self) -> Result<PolicySessionManager<I>, ConfigError> {
         let settings = &mut self.settings;
         let most = settings.max_sessions;
-        if most == 0 {
-            return Err(ConfigError::new("max_sessions", most, "allow at least 1 session"));
-        }
-        if most > u32::MAX as usize {
-            return Err(ConfigError::new("max_sessions", most, "allow at most 4,294,967,295 sessions"));
-        }
-        let opening = self.max_opening.unwrap_or_else(|| default_opening(most));
-        if opening == 0 {
-            return Err(ConfigError::new("max_opening", opening, "allow at least 1 half-open session"));
-        }
-        if opening > most {
-            let remedy = format!("allow at most max_sessions, which is {most}");
-            return Err(ConfigError::new("max_opening", opening, remedy));
-        }
-        settings.max_opening = opening;
-        if let Some(streams) = self.max_parked_streams
-            && streams > self.limits.entries
-        {
-            let remedy = format!("allow at most max_parked, which is {}; 0 keeps none", self.limits.entries);
-            return Err(ConfigError::new("max_parked_streams", streams, remedy));
-        }
+        setting_checks::capacity(most)?;
+        settings.max_opening = setting_checks::opening(self.max_opening, most)?;
+        setting_checks::parked_streams(self.max_parked_streams, &self.limits)?;
         settings.max_parked_streams = self.max_parked_streams.unwrap_or(most);
-        settings.clients = client_limits(self.share, self.client_max, most, self.eviction.is_some())?;
-        let fixed = match settings.idle_timeout {
-            IdleTimeout::After(timeout) => Some(timeout),
-            IdleTimeout::Worth(worth) => {
-                let policy = self.eviction.as_deref_mut().filter(|_| self.limits.entries > 0);
-                keep_resumptions(worth, policy)?;
-                None
-            }
-            IdleTimeout::Never => None,
-        };
-        let durations = [
-            ("idle_timeout", fixed, "allow more than zero, or None for no timeout"),
-            ("max_lifetime", settings.max_lifetime, "allow more than zero, or None for no limit"),
-            ("init_timeout", Some(settings.init_timeout), "allow more than zero"),
-            ("max_busy", Some(settings.max_busy), "allow more than zero"),
-            ("close_deadline", Some(settings.close_deadline), "allow more than zero"),
-            ("final_end_deadline", Some(settings.final_end_deadline), "allow more than zero"),
-            ("expected_downtime", Some(settings.expected_downtime), "allow more than zero"),
-            ("max_parked_age", Some(self.limits.age), "allow more than zero; max_parked(0) parks no session"),
-            ("min_idle", Some(self.min_idle).filter(|idle| !idle.is_zero()), ""),
-        ];
-        for (setting, duration, remedy) in durations {
-            if duration == Some(Duration::ZERO) {
-                return Err(ConfigError::new(setting, Duration::ZERO, remedy));
-            }
-            // tokio's timer wheel reaches two years. No session needs a time that long.
-            if duration.is_some_and(|duration| duration > 365 * 24 * HOUR) {
-                return Err(ConfigError::new(setting, duration.unwrap_or_default(), "allow at most 365 days"));
-            }
+        settings.clients = setting_checks::client_limits(self.share, self.client_max, most, self.eviction.is_some())?;
+        if let IdleTimeout::Worth(worth) = settings.idle_timeout {
+            let policy = self.eviction.as_deref_mut().filter(|_| self.limits.entries > 0);
+            setting_checks::keep_resumptions(worth, policy)?;
         }
-        if self.limits.entries > 0 && (self.limits.bytes == 0 || self.limits.entry_bytes == 0) {
-            let setting = if self.limits.bytes == 0 { "max_parked_bytes" } else { "max_parked_entry_bytes" };
-            return Err(ConfigError::new(setting, 0, "allow at least 1 KiB; max_parked(0) parks no session"));
-        }
-        let parked_bytes = Some(self.limits.bytes).filter(|_| self.limits.entries > 0);
-        let fitting = parked_bytes.map_or(SESSION_DATA, |bytes| SESSION_DATA.min(bytes / 4));
-        self.data_types.max_bytes = self.max_data_bytes.unwrap_or(fitting);
-        self.data_types.check(parked_bytes)?;
+        setting_checks::durations(settings, &self.limits, self.min_idle)?;
+        setting_checks::parked_bytes(&self.limits)?;
+        setting_checks::data_bytes(&mut self.data_types, self.max_data_bytes, &self.limits)?;
         settings.data_types = Arc::new(self.data_types);
         for policy in [&self.admission, &self.requests].into_iter().flatten() {
             policy.validate()?;
@@ -720,57 +669,6 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     }
 }
 
-/// Has the policy of a manager that parks sessions keep a share of the resumptions.
-fn keep_resumptions(worth: Worth, policy: Option<&mut dyn EvictionPolicy>) -> Result<(), ConfigError> {
-    let wrong = |remedy| Err(ConfigError::new("idle_timeout", worth, remedy));
-    if !(worth.keep > 0.0 && worth.keep < 1.0) {
-        return wrong("keep a share of more than 0 and less than 1, such as 0.95");
-    }
-    let Some(policy) = policy else {
-        return wrong("allow parking and eviction, or give a duration");
-    };
-    if policy.keep_resumptions(worth.keep) {
-        return Ok(());
-    }
-    wrong("give eviction(Prospects::new()) or another policy that knows what a place is worth, or a duration")
-}
-
-/// Checks the limits of clients.
-fn client_limits(
-    share: Option<(&'static str, f64, ClientOf)>,
-    max: Option<usize>,
-    most: usize,
-    evicts: bool,
-) -> Result<ClientLimits, ConfigError> {
-    let mut limits = ClientLimits::default();
-    if let Some((setting, share, of)) = share {
-        if !(share > 0.0 && share <= 1.0) {
-            return Err(ConfigError::new(setting, share, "allow more than 0 and at most 1"));
-        }
-        if !evicts {
-            return Err(ConfigError::new(setting, share, "leave it out: with refuse_when_full no session makes room"));
-        }
-        limits.share = Some(ClientLimit { of, sessions: full_places(most, share) });
-    }
-    if let Some(sessions) = max {
-        if sessions == 0 {
-            return Err(ConfigError::new("per_client_max", sessions, "allow at least 1 session"));
-        }
-        limits.max = Some(ClientLimit { of: ClientOf::per_client(), sessions });
-    }
-    Ok(limits)
-}
-
-/// A share of `most` places, in full places; 0.29 of 100 are 29, though the product is a little less.
-fn full_places(most: usize, share: f64) -> usize {
-    ((most as f64 * share + 1e-9) as usize).max(1)
-}
-
-/// The default of `max_opening` for `most` places.
-pub(crate) fn default_opening(most: usize) -> usize {
-    (most / 10).max((most / 4).min(5)).max(1)
-}
-
 impl<I> fmt::Debug for PolicySessionManagerBuilder<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PolicySessionManagerBuilder")
@@ -778,22 +676,5 @@ impl<I> fmt::Debug for PolicySessionManagerBuilder<I> {
             .field("admission", &self.admission)
             .field("eviction", &self.eviction)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_in_full_places_and_at_least_one() {
-        let shares = [(100, 0.29), (1_000, 0.05), (30, 0.1), (10, 0.05), (10, 1.0), (19, 0.1)];
-        assert_eq!(shares.map(|(most, share)| full_places(most, share)), [29, 50, 3, 1, 10, 1]);
-    }
-
-    #[test]
-    fn half_open_sessions_hold_a_tenth_of_the_places_but_not_under_the_lesser_of_5_and_a_quarter() {
-        let defaults = [1, 3, 4, 8, 19, 20, 49, 60, 100, 1_000].map(default_opening);
-        assert_eq!(defaults, [1, 1, 1, 2, 4, 5, 5, 6, 10, 100]);
     }
 }

@@ -41,13 +41,12 @@ mod serving_tasks;
 mod session_data;
 mod session_manager;
 mod session_store;
+mod setting_checks;
 mod settings;
 mod single_flight;
 mod unservable;
 
 pub use builder::PolicySessionManagerBuilder;
-#[cfg(feature = "simulation")]
-pub(crate) use builder::default_opening;
 pub use current_session::{BusyGuard, CurrentSession, CurrentSessionError};
 pub use durable_sessions::GivenUp;
 #[cfg(feature = "http")]
@@ -56,6 +55,8 @@ pub use final_end::{FinalEnd, FinalEndReason};
 pub use idle_timeout::{IdleTimeout, Worth};
 pub use operate::SessionSelector;
 pub use session_data::SessionData;
+#[cfg(feature = "simulation")]
+pub(crate) use setting_checks::default_opening;
 
 use std::fmt;
 use std::sync::Arc;
