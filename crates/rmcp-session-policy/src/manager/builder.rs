@@ -519,7 +519,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// type counts as its JSON and its name, another one as the size of its type. All sessions together then have no more
     /// than [`max_sessions`](Self::max_sessions) times as many, and what is parked is within
     /// [`max_parked_bytes`](Self::max_parked_bytes). Defaults to 64 KiB, or to a quarter of `max_parked_bytes` if that is
-    /// less. At most 512 KiB.
+    /// less. At most 512 KiB, and half of `max_parked_bytes`.
     ///
     /// ```
     /// use rmcp_session_policy::PolicySessionManager;
@@ -537,10 +537,11 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// session, on a task of its own, and dropped after [`final_end_deadline`](Self::final_end_deadline).
     /// [`drain`](PolicySessionManager::drain) waits for it within its deadline. A panic in it is logged.
     ///
-    /// With a [`directory`](Self::directory), a session that was parked or handed over goes on, so it is not called; what
-    /// is only in memory is then dropped. It is not called for sessions that a directory forgets by itself, or that reach
-    /// their lifetime there, nor for those of a process that was killed.
-    ///
+    /// With a [`directory`](Self::directory), a session that was parked or handed over goes on, so it is not called then;
+    /// what is only in memory is dropped. It is called by one of the servers when that session is over its age or lifetime in
+    /// the directory, within about half a minute after that. A call that did not return before its process was killed is
+    /// repeated by the next one, with what was stored ([`Unfinished`](crate::FinalEndReason::Unfinished)). Each server should
+    /// have such a hook, or none. It is not called for what a full directory forgets.
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use std::sync::Arc;
