@@ -280,7 +280,7 @@ impl<I: SessionManager> ManagerInner<I> {
         if !is_parked {
             self.parking.remember_ended(session);
         }
-        let (slot, mut gone) = {
+        let (slot, gone) = {
             let mut core = self.lock();
             core.closing -= 1;
             let slot = core.registry.remove(record.entry.key);
@@ -298,9 +298,7 @@ impl<I: SessionManager> ManagerInner<I> {
         if session.has(Flag::NoRestore) {
             // It may have been raised after `is_parked_after` read it.
             let reason = session.close_reason().map(|(reason, _)| reason).filter(|reason| !reason.is_restorable());
-            let reason = reason.unwrap_or(CloseReason::Client);
-            self.parking.take(&record.id, reason);
-            gone.iter_mut().for_each(|gone| gone.end(record.entry.serial, reason));
+            self.parking.take(&record.id, reason.unwrap_or(CloseReason::Client));
             goes_on = goes_on && !comes_back;
         }
         drop(slot);
@@ -309,20 +307,15 @@ impl<I: SessionManager> ManagerInner<I> {
         // A creation may have committed the lease after the first drop, to a session that ended at once.
         session.drop_lease();
         drop(gone);
-        if !is_parked {
-            let is_first = session.raise(Flag::EndTold);
-            // One that the parking has lost may have been ended for good later.
-            let has_died = session.in_directory().is_some_and(InDirectory::is_dead) && !is_elsewhere;
+        if !is_parked && session.raise(Flag::EndTold) {
             if let Some((reason, _)) = session.close_reason()
-                && (has_died || is_first && !goes_on)
+                && !goes_on
             {
                 let (reason, ownership) =
                     (FinalEndReason::Closed(reason), session.in_directory().map(|it| it.ownership));
                 self.parking.final_ends().tell(reason, record.entry.context.clone(), data.clone(), ownership);
             }
-            if is_first {
-                self.parking.tell_end(record.entry.serial);
-            }
+            self.parking.tell_end(record.entry.serial);
         }
         drop(data);
         record.progress.notify_waiters();

@@ -298,7 +298,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let Some(id) = self.durable.as_ref().and_then(|durable| durable.id(digest)) else { return };
         self.parking.lose(&id, ownership);
         let Some(session) = self.find(&id) else { return };
-        let is_lost = session.in_directory().is_some_and(|session| session.ownership == ownership && session.end());
+        let is_lost = session.in_directory().is_some_and(|session| session.ownership == ownership && session.lose());
         if is_lost {
             self.close(&session, CloseReason::Moved);
         }

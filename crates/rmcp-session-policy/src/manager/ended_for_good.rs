@@ -9,7 +9,6 @@ use super::final_end::FinalEndReason;
 use super::final_ends::FinalEnds;
 use super::parking_state::Parked;
 use crate::admission::AdmissionPolicy;
-use crate::observe::CloseReason;
 use crate::session::SessionOrigin;
 
 /// The receivers of an end for good, when a session is neither live nor parked any more: the stream that is held for
@@ -69,11 +68,6 @@ impl Gone<'_> {
                 durable.write(ownership, self.ends.finals.end(parked.data().map(|data| &**data)));
             }
         }
-    }
-
-    /// Notes that a session has ended for good, if it is among them.
-    pub(super) fn end(&mut self, session: SessionOrigin, reason: CloseReason) {
-        self.sessions.iter_mut().filter(|parked| parked.serial() == session).for_each(|parked| parked.end(reason));
     }
 
     /// Whether a session is among them that was ended for good while it was being restored.

@@ -117,11 +117,6 @@ impl Parked {
         self.ended
     }
 
-    /// Notes that it has ended for good.
-    pub(super) fn end(&mut self, reason: CloseReason) {
-        self.ended.get_or_insert(reason);
-    }
-
     /// What handlers kept in the session.
     pub(super) const fn data(&self) -> Option<&Arc<Values>> {
         self.data.as_ref()

@@ -12,12 +12,12 @@ use rmcp::handler::server::tool::Extension;
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::{ErrorData, tool, tool_router};
-use rmcp_session_policy::directory::{Change, SessionDigest};
+use rmcp_session_policy::directory::{Change, Claim, SessionDigest, SessionDirectory};
 use rmcp_session_policy::eviction::{Lru, SessionInfo};
 use rmcp_session_policy::testing::directory::MemoryDirectory;
 use rmcp_session_policy::{
-    CloseReason, CurrentSession, FinalEnd, FinalEndReason, GivenUp, PolicySessionManager, PolicySessionManagerBuilder,
-    SECOND, SessionDataError,
+    CloseReason, CurrentSession, FinalEnd, FinalEndReason, GivenUp, HOUR, PolicySessionManager,
+    PolicySessionManagerBuilder, SECOND, SessionDataError,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -600,10 +600,14 @@ async fn the_hook_is_called_for_sessions_over_their_lifetime_that_are_in_the_dir
     assert_eq!(tell(&server, &id, "count").await, "1");
     directory.crash();
     drop(server);
+    let (digest, other) = (SessionDigest::of(&id), directory.another_server());
+    let found = other.look(&digest).await.expect("answers").expect("is there");
+    let Ok(Claim::Yours(epoch, stored)) = other.claim(&digest, &found).await else { panic!("its server is gone") };
+    other.write(&digest, epoch, Change::Parked(stored.aged(HOUR)));
     let directory = directory.another_server();
-    let (builder, mut ends) = hooked(local().directory(directory.clone()).max_lifetime(Duration::from_millis(1)));
+    let (builder, mut ends) = hooked(local().directory(directory.clone()).max_lifetime(HOUR));
     let (server, _) = serve(builder).await;
-    server.open_as("bob").await;
+    assert_eq!(delete(&server, &server.open_as("alice").await).await, 202);
     assert_eq!(ends.recv().await, Some((FinalEndReason::Closed(CloseReason::Lifetime), Some(1), false)));
     server.sessions.drain(SECOND).await;
     assert_eq!((directory.len(), ends.try_recv().ok()), (0, None));
