@@ -4,6 +4,11 @@
 
 #![cfg(target_os = "linux")] // where all of 127.0.0.0/8 is at hand
 
+#[path = "support/binary.rs"]
+mod binary;
+#[path = "support/process.rs"]
+mod process;
+
 use std::fmt::Write as _;
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -16,75 +21,18 @@ use rmcp::model::CallToolRequestParams;
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::{RoleClient, ServiceExt, service::RunningService};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-/// How long to wait for what must happen. Only a failure waits that long.
-const PATIENCE: Duration = Duration::from_secs(20);
+use self::process::{PATIENCE, Server};
 
 /// Sizes of bodies: one packet, what nginx keeps in memory and what it does not, and nearly what rmcp takes.
 const SIZES: [usize; 5] = [0, 20_000, 300_000, 1_500_000, 3_500_000];
 
 /// How often each is sent: an answer that races with its body is lost now and then.
 const TIMES: usize = 10;
-
-/// Cargo builds the examples next to the tests of their package.
-fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let target = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
-    let binary = target.join("examples").join("server");
-    assert!(binary.exists(), "{} is missing: run `cargo build --examples` first", binary.display());
-    binary
-}
-
-/// The example server on a port of its own. Its drop kills it.
-struct Server {
-    process: Child,
-    address: String,
-}
-
-impl Server {
-    async fn start(flags: &[&str]) -> Self {
-        let mut process = Command::new(binary())
-            .args(["--listen", "127.0.0.1:0"])
-            .args(flags)
-            .env_remove("RUST_LOG")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("starts");
-        let mut line = String::new();
-        let stdout = process.stdout.as_mut().expect("piped");
-        BufReader::new(stdout).read_line(&mut line).await.expect("a first line");
-        let address = line.trim_end().strip_prefix("listening on http://").and_then(|rest| rest.strip_suffix("/mcp"));
-        let address = address.expect("the address").to_owned();
-        Self { process, address }
-    }
-
-    async fn health(&self) -> Value {
-        let url = format!("http://{}/healthz", self.address);
-        reqwest::get(url).await.expect("answers").json().await.expect("JSON")
-    }
-
-    async fn until_busy(&self, sessions: u64) {
-        let until = async {
-            while self.health().await["busy"] != sessions {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(PATIENCE, until).await.expect("the calls begin");
-    }
-
-    fn terminate(&self) {
-        let pid = self.process.id().expect("it runs").to_string();
-        assert!(
-            std::process::Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().expect("sh").success()
-        );
-    }
-}
 
 /// How nginx is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +94,7 @@ impl Nginx {
             let port =
                 TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
             let config = folder.join("nginx.conf");
-            std::fs::write(&config, setup.config(&server.address, port, &folder)).expect("writes");
+            std::fs::write(&config, setup.config(server.address(), port, &folder)).expect("writes");
             let mut process = Command::new("nginx")
                 .arg("-p")
                 .arg(&folder)
@@ -231,7 +179,7 @@ impl Caller {
                 if seen == status {
                     continue;
                 }
-                if TcpStream::connect(&server.address).await.is_err() {
+                if TcpStream::connect(server.address()).await.is_err() {
                     assert!(round > 0, "{setup:?}: it listened for too short a time to tell");
                     break 'listens;
                 }
@@ -259,7 +207,7 @@ fn call(tool: &str, arguments: &Value) -> Value {
 async fn keep_busy(server: &Server, caller: &Caller) -> Response {
     let id = caller.open().await;
     let response = caller.post(Some(&id), &call("sleep", &json!({"millis": 60_000})), 0).await.expect("begins");
-    server.until_busy(1).await;
+    server.health_until(|health| health["busy"] == 1).await;
     response
 }
 
@@ -316,7 +264,7 @@ async fn that_the_server_drains_arrives_whatever_the_size_of_the_request() {
         let nginx = Nginx::start(setup, &server).await;
         let caller = Caller::new(&nginx, [127, 0, 0, 2]);
         let _busy = keep_busy(&server, &caller).await;
-        server.terminate();
+        server.signal("TERM");
         let until = async {
             while caller.status(None, &initialize(), 0).await == "200" {
                 sleep(Duration::from_millis(5)).await;
@@ -360,7 +308,7 @@ async fn connect(nginx: &Nginx) -> RunningService<RoleClient, ()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_drain_calls_under_way_are_answered_and_newcomers_are_told() {
     for setup in SETUPS {
-        let mut server = Server::start(&[]).await;
+        let server = Server::start(&[]).await;
         let nginx = Nginx::start(setup, &server).await;
         let mut calls = Vec::new();
         for _ in 0..10 {
@@ -372,8 +320,8 @@ async fn in_a_drain_calls_under_way_are_answered_and_newcomers_are_told() {
                 Ok::<_, rmcp::ServiceError>(serde_json::to_string(&result.content).expect("serializes"))
             }));
         }
-        server.until_busy(10).await;
-        server.terminate();
+        server.health_until(|health| health["busy"] == 10).await;
+        server.signal("TERM");
         let newcomer = Caller::new(&nginx, [127, 0, 0, 2]);
         // Once the drain is over the port is closed, and a proxy says 502.
         let told = loop {
@@ -388,8 +336,8 @@ async fn in_a_drain_calls_under_way_are_answered_and_newcomers_are_told() {
             let answer = answer.unwrap_or_else(|error| panic!("{setup:?}: {error}"));
             assert!(answer.contains("slept 2000"), "{setup:?}: {answer}");
         }
-        let status = timeout(PATIENCE, server.process.wait()).await.expect("ends").expect("waits");
-        assert_eq!(status.code(), Some(0), "{setup:?}");
+        let (status, logs) = server.end().await;
+        assert_eq!(status.code(), Some(0), "{setup:?}: {logs}");
         assert_eq!(newcomer.status(None, &initialize(), 0).await, "502", "{setup:?}");
     }
 }

@@ -3,8 +3,11 @@
 //!
 //! `ROLLING_CLIENTS=1000 cargo test --release -p rmcp-session-policy-examples --test rolling` is the long form.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+#[path = "support/binary.rs"]
+mod binary;
+#[path = "support/process.rs"]
+mod process;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -16,59 +19,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-/// How long to wait for what must happen. Only a failure waits that long.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A running server. Its drop kills it.
-struct Server {
-    process: Child,
-    url: String,
-}
-
-impl Server {
-    async fn start(file: &Path) -> Self {
-        let mut process = Command::new(binary())
-            .args(["--listen", "127.0.0.1:0", "--max-sessions", "2000", "--drain-grace", "2", "--state"])
-            .arg(file)
-            .env_remove("RUST_LOG")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("starts");
-        let mut line = String::new();
-        let mut stdout = BufReader::new(process.stdout.take().expect("piped"));
-        timeout(PATIENCE, stdout.read_line(&mut line)).await.expect("listens").expect("a line");
-        let url =
-            line.trim().strip_prefix("listening on ").and_then(|url| url.strip_suffix("/mcp")).expect("an address");
-        Self { process, url: url.to_owned() }
-    }
-
-    fn terminate(&self) {
-        let pid = self.process.id().expect("it runs").to_string();
-        let kill = std::process::Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(kill.expect("runs").success());
-    }
-
-    async fn is_draining(&self, http: &reqwest::Client) -> bool {
-        let health = http.get(format!("{}/healthz", self.url)).send().await.expect("answers");
-        health.status() == StatusCode::SERVICE_UNAVAILABLE
-    }
-}
-
-/// Cargo builds the examples next to the tests of their package.
-fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let target = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
-    let binary = target.join("examples").join(format!("server{}", std::env::consts::EXE_SUFFIX));
-    assert!(binary.exists(), "{} is missing: run `cargo build --examples` first", binary.display());
-    binary
-}
+use self::process::{PATIENCE, Server};
 
 /// Sends each request to one of two servers.
 #[derive(Clone)]
@@ -91,7 +45,7 @@ impl Balancer {
 
 async fn pass_on(State(balancer): State<Balancer>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let url = format!("{}{}", balancer.servers[balancer.current.load(SeqCst)], parts.uri.path());
+    let url = balancer.servers[balancer.current.load(SeqCst)].clone();
     let body = axum::body::to_bytes(body, 1 << 20).await.expect("a small body");
     let mut headers = parts.headers;
     headers.remove("host");
@@ -150,7 +104,9 @@ async fn in_a_rolling_restart_no_call_fails_and_no_count_is_lost() {
     let clients: usize = std::env::var("ROLLING_CLIENTS").ok().map_or(100, |number| number.parse().expect("a number"));
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("sessions.db");
-    let (mut old, new) = (Server::start(&file).await, Server::start(&file).await);
+    let file = file.to_str().expect("text");
+    let flags = ["--max-sessions", "2000", "--drain-grace", "2", "--state", file];
+    let (old, new) = (Server::start(&flags).await, Server::start(&flags).await);
     let http = reqwest::Client::new();
     let current = Arc::new(AtomicUsize::new(0));
     let servers = Arc::new([old.url.clone(), new.url.clone()]);
@@ -181,21 +137,18 @@ async fn in_a_rolling_restart_no_call_fails_and_no_count_is_lost() {
         }
     };
     called(2).await;
-    old.terminate();
-    while !old.is_draining(&http).await {
-        sleep(Duration::from_millis(10)).await;
-    }
+    old.signal("TERM");
+    old.health_until(|health| health["draining"] == true).await;
     // From here on the balancer sends no request to the old one; some are still in flight there.
     current.store(1, SeqCst);
     called(2).await;
-    let ended = timeout(PATIENCE, old.process.wait()).await.expect("ends").expect("waits");
-    assert!(ended.success());
+    let (ended, logs) = old.end().await;
+    assert!(ended.success(), "{logs}");
     called(2).await;
     stop.store(true, SeqCst);
     for task in tasks {
         task.await.expect("each call was answered with the next number");
     }
-    let health: Value =
-        http.get(format!("{}/healthz", new.url)).send().await.expect("answers").json().await.expect("JSON");
+    let health = new.health().await;
     assert_eq!((&health["opened"], &health["restored"]), (&json!(0), &json!(clients)), "{health}");
 }

@@ -1,7 +1,11 @@
 //! The example server as its users meet it: a process, and real clients over HTTP.
 
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output, Stdio};
+#[path = "support/binary.rs"]
+mod binary;
+#[path = "support/process.rs"]
+mod process;
+
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -12,81 +16,13 @@ use rmcp::service::{NotificationContext, RunningService, ServiceError};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::{ClientHandler, RoleClient, ServiceExt};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
-/// How long to wait for what must happen. Only a failure waits that long.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Cargo builds the examples next to the tests of their package.
-fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let target = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
-    let binary = target.join("examples").join(format!("server{}", std::env::consts::EXE_SUFFIX));
-    assert!(binary.exists(), "{} is missing: run `cargo build --examples` first", binary.display());
-    binary
-}
-
-/// A running server. Its drop kills it.
-struct Server {
-    process: Child,
-    url: String,
-    logs: JoinHandle<String>,
-}
+use self::binary::binary;
+use self::process::{PATIENCE, Server};
 
 impl Server {
-    async fn start(flags: &[&str]) -> Self {
-        Self::start_at("127.0.0.1:0", flags).await
-    }
-
-    async fn start_at(address: &str, flags: &[&str]) -> Self {
-        let mut process = Command::new(binary())
-            .args(["--listen", address])
-            .args(flags)
-            .env_remove("RUST_LOG")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("starts");
-        let mut stderr = process.stderr.take().expect("piped");
-        let logs = tokio::spawn(async move {
-            let mut logs = String::new();
-            stderr.read_to_string(&mut logs).await.expect("text");
-            logs
-        });
-        let mut line = String::new();
-        let stdout = process.stdout.as_mut().expect("piped");
-        BufReader::new(stdout).read_line(&mut line).await.expect("a first line");
-        let url = line.trim_end().strip_prefix("listening on ").expect("the address").to_owned();
-        assert!(url.starts_with("http://127.0.0.1:") && url.ends_with("/mcp"), "{line}");
-        Self { process, url, logs }
-    }
-
-    async fn health(&self) -> Value {
-        let url = self.url.replace("/mcp", "/healthz");
-        reqwest::get(url).await.expect("answers").json().await.expect("JSON")
-    }
-
-    /// Waits until the numbers are as they should be.
-    async fn health_until(&self, good: impl Fn(&Value) -> bool + Send + Sync) -> Value {
-        let until = async {
-            loop {
-                let health = self.health().await;
-                if good(&health) {
-                    return health;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        match tokio::time::timeout(PATIENCE, until).await {
-            Ok(health) => health,
-            Err(_) => panic!("never came to be: {}", self.health().await),
-        }
-    }
-
     async fn connect(&self) -> Client {
         self.try_connect(()).await.expect("connects")
     }
@@ -114,18 +50,6 @@ impl Server {
         let message = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
         let response = post(&self.url, [127, 0, 0, 1], Some(id), &message).await;
         assert!(response.status().is_success(), "{}", response.status());
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.process.id().expect("it runs");
-        let kill = std::process::Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status();
-        assert!(kill.expect("sh").success());
-    }
-
-    /// Waits for the end; gives the exit status and what was logged.
-    async fn end(mut self) -> (ExitStatus, String) {
-        let status = tokio::time::timeout(PATIENCE, self.process.wait()).await.expect("ends").expect("waits");
-        (status, self.logs.await.expect("collected"))
     }
 }
 
@@ -452,7 +376,7 @@ async fn says_in_one_line_what_is_wrong_with_a_flag() {
 
 /// The server ends with code 2 and one line. Returns the line.
 async fn assert_refuses(flags: &[&str]) -> String {
-    let run = Command::new(binary()).args(flags).stdin(Stdio::null()).kill_on_drop(true).output();
+    let run = Command::new(binary("server")).args(flags).stdin(Stdio::null()).kill_on_drop(true).output();
     let Output { status, stdout, stderr } = tokio::time::timeout(PATIENCE, run).await.expect("ends").expect("runs");
     let stderr = String::from_utf8(stderr).expect("text");
     assert_eq!(status.code(), Some(2), "{flags:?}: {stderr}");
@@ -480,7 +404,7 @@ async fn with_a_state_file_sessions_outlive_their_process_whether_it_is_stopped_
         let file = folder.path().join("sessions.db");
         let flags = ["--state", file.to_str().expect("text")];
         let server = Server::start(&flags).await;
-        let address = server.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+        let address = server.address().to_owned();
         let mut ids = Vec::new();
         for _ in 0..20 {
             let id = server.initialize([127, 0, 0, 1]).await.1.expect("a session");
@@ -518,7 +442,7 @@ async fn a_client_counts_on_and_listens_on_whether_its_server_is_stopped_or_kill
         let file = folder.path().join("sessions.db");
         let flags = ["--state", file.to_str().expect("text")];
         let mut server = Server::start(&flags).await;
-        let address = server.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+        let address = server.address().to_owned();
         let (told, mut notified) = mpsc::unbounded_channel();
         let transport = StreamableHttpClientTransport::from_uri(server.url.clone());
         let client = Client { service: Listening(told).serve(transport).await.expect("connects") };

@@ -3,8 +3,12 @@
 
 #![cfg(target_os = "linux")] // as the soak reads /proc
 
-use std::path::Path;
+#[path = "support/binary.rs"]
+mod binary;
+
 use std::process::Command;
+
+use self::binary::binary;
 
 #[test]
 fn a_short_round_of_soaking_leaves_no_session_task_or_file_behind() {
@@ -18,9 +22,6 @@ fn a_minute_of_soaking_leaves_nothing_behind() {
 }
 
 fn soak(args: &[&str]) {
-    let test = std::env::current_exe().expect("a test has a path");
-    // Cargo builds the examples next to the tests of their package.
-    let target = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
-    let run = Command::new(target.join("examples/soak")).args(args).status();
-    assert!(run.expect("runs; `cargo build --examples` builds it").success(), "it says above what is wrong");
+    let run = Command::new(binary("soak")).args(args).status();
+    assert!(run.expect("runs").success(), "it says above what is wrong");
 }

@@ -7,7 +7,7 @@
 //! - `sessions` keeps one slot for each session, and tells the policy what becomes of the session.
 //! - `rules` judges whether one session may go.
 //! - `suspend` takes sessions that may not go out of the policy's order, and puts them back.
-//! - `choice` asks the policy for a victim and claims it.
+//! - `choice` finds a victim and claims it: `half_open` among the half-open sessions, `proposal` by the policy.
 //! - `view` shows the sessions to the policy; `dense` is the list from which it draws some.
 //! - `guard` chooses while places are asked for much faster than before: `surge` notices that, `surge_sessions` knows which
 //!   sessions came with it, and `sample` takes one of some that are drawn.
@@ -26,6 +26,8 @@ mod clients;
 mod dense;
 mod groups;
 mod guard;
+mod half_open;
+mod proposal;
 mod returns;
 mod rules;
 mod sample;

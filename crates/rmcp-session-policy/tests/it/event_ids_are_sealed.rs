@@ -1,17 +1,14 @@
 //! An event id is valid for its own session, or for its own principal, and for no other. Tested by raw HTTP.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::ResourceUpdatedNotificationParam;
+use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
-use rmcp::transport::streamable_http_server::session::{
-    EventId, EventStore, EventStoreError, EventStream, ServerSseMessage, SessionManager,
-};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{Peer, RoleServer, schemars, tool, tool_router};
 use rmcp_session_policy::admission::{AdmissionPolicyExt, SlidingWindow};
@@ -20,31 +17,7 @@ use rmcp_session_policy::{PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-/// An event store as rmcp requires: its ids are unique, and it does not check the owner of an id.
-#[derive(Default)]
-struct Events(Mutex<Vec<(String, ServerSseMessage)>>);
-
-#[async_trait::async_trait]
-impl EventStore for Events {
-    async fn store_event(&self, stream_id: &str, event: &ServerSseMessage) -> Result<EventId, EventStoreError> {
-        let mut events = self.0.lock().expect("no panic");
-        let id = format!("{}.event", events.len());
-        let mut event = event.clone();
-        event.event_id = Some(id.clone());
-        events.push((stream_id.to_owned(), event));
-        Ok(id)
-    }
-
-    async fn replay_events_after(&self, last_event_id: &str) -> Result<EventStream, EventStoreError> {
-        let events = self.0.lock().expect("no panic");
-        let is_last = |(_, event): &(String, ServerSseMessage)| event.event_id.as_deref() == Some(last_event_id);
-        let place = events.iter().position(is_last).ok_or("no such event")?;
-        let stream_id = events[place].0.clone();
-        let later: Vec<_> =
-            events[place + 1..].iter().filter(|(id, _)| *id == stream_id).map(|(_, event)| event.clone()).collect();
-        Ok(Box::pin(stream::iter(later)))
-    }
-}
+use crate::events::Events;
 
 #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
 struct Text {

@@ -3,92 +3,19 @@
 //! An event store in trouble costs no client its answer, hears of no session id, and is not asked to store priming events.
 //! A listening stream that is resumed is replayed and goes on.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use futures_util::{StreamExt, stream};
+use rmcp::transport::streamable_http_server::session::EventStore;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
-use rmcp::transport::streamable_http_server::session::{
-    EventId, EventStore, EventStoreError, EventStream, ServerSseMessage,
-};
 use rmcp_session_policy::testing::directory::MemoryDirectory;
 use rmcp_session_policy::{PolicySessionManager, PolicySessionManagerBuilder};
 use tokio::time::Instant;
 
 use crate::edge::{Ear, Edge, heard};
-
-/// How a store behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Mood {
-    Well,
-    /// The stream of a replay stays open, as a distributed log's may.
-    Open,
-    Fails,
-    Hangs,
-    Panics,
-}
-
-const MOODS: [Mood; 5] = [Mood::Well, Mood::Open, Mood::Fails, Mood::Hangs, Mood::Panics];
-
-/// An event store in memory.
-#[derive(Default)]
-struct Events {
-    events: Mutex<Vec<(String, ServerSseMessage)>>,
-    mood: AtomicU8,
-    replays: AtomicUsize,
-}
-
-impl Events {
-    fn is_in(&self, mood: Mood) {
-        self.mood.store(mood as u8, SeqCst);
-    }
-
-    async fn behave(&self) -> Result<(), EventStoreError> {
-        match MOODS[usize::from(self.mood.load(SeqCst))] {
-            Mood::Well | Mood::Open => Ok(()),
-            Mood::Fails => Err("as told".into()),
-            Mood::Hangs => std::future::pending().await,
-            Mood::Panics => panic!("as told"),
-        }
-    }
-
-    fn streams(&self) -> Vec<String> {
-        self.events.lock().expect("no panic").iter().map(|(stream, _)| stream.clone()).collect()
-    }
-}
-
-#[async_trait::async_trait]
-impl EventStore for Events {
-    async fn store_event(&self, stream_id: &str, event: &ServerSseMessage) -> Result<EventId, EventStoreError> {
-        self.behave().await?;
-        let mut events = self.events.lock().expect("no panic");
-        let id = format!("{}.event", events.len());
-        let mut event = event.clone();
-        event.event_id = Some(id.clone());
-        events.push((stream_id.to_owned(), event));
-        Ok(id)
-    }
-
-    async fn replay_events_after(&self, last_event_id: &str) -> Result<EventStream, EventStoreError> {
-        self.replays.fetch_add(1, SeqCst);
-        self.behave().await?;
-        let events = self.events.lock().expect("no panic");
-        let is_last = |(_, event): &(String, ServerSseMessage)| event.event_id.as_deref() == Some(last_event_id);
-        let place = events.iter().position(is_last).ok_or("no such event")?;
-        let stream_id = events[place].0.clone();
-        let later: Vec<_> =
-            events[place + 1..].iter().filter(|(id, _)| *id == stream_id).map(|(_, event)| event.clone()).collect();
-        let later = stream::iter(later);
-        Ok(if self.mood.load(SeqCst) == Mood::Open as u8 {
-            Box::pin(later.chain(stream::pending()))
-        } else {
-            Box::pin(later)
-        })
-    }
-}
+use crate::events::{Events, Mood};
 
 fn wrapped(events: &Arc<Events>) -> PolicySessionManagerBuilder<LocalSessionManager> {
     PolicySessionManager::local().events(Arc::clone(events) as Arc<dyn EventStore>)

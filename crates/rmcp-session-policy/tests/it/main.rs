@@ -6,6 +6,8 @@ mod by_hand;
 mod directory;
 #[path = "../support/edge.rs"]
 mod edge;
+#[path = "../support/events.rs"]
+mod events;
 #[path = "../support/parked.rs"]
 mod parked;
 #[path = "../support/scripted.rs"]
@@ -14,7 +16,7 @@ mod scripted;
 mod server;
 #[path = "../support/service.rs"]
 mod service;
-#[path = "../support/session.rs"]
+#[path = "../support/session/mod.rs"]
 mod session;
 #[path = "../support/web.rs"]
 mod web;

@@ -11,7 +11,7 @@ mod scripted;
 mod server;
 #[path = "../support/service.rs"]
 mod service;
-#[path = "../support/session.rs"]
+#[path = "../support/session/mod.rs"]
 mod session;
 
 mod bounded_log;

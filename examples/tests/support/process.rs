@@ -1,0 +1,96 @@
+//! The example server as a process of its own.
+
+#![allow(dead_code, clippy::allow_attributes, reason = "a fixture, of which each test file uses a part")]
+
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::binary::binary;
+
+/// How long to wait for what must happen. Only a failure waits that long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running server. Its drop kills it.
+pub(crate) struct Server {
+    process: Child,
+    /// Of its MCP service.
+    pub(crate) url: String,
+    logs: JoinHandle<String>,
+}
+
+impl Server {
+    /// Starts a server at a free port.
+    pub(crate) async fn start(flags: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", flags).await
+    }
+
+    pub(crate) async fn start_at(address: &str, flags: &[&str]) -> Self {
+        let mut process = Command::new(binary("server"))
+            .args(["--listen", address])
+            .args(flags)
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("starts");
+        let mut stderr = process.stderr.take().expect("piped");
+        let logs = tokio::spawn(async move {
+            let mut logs = String::new();
+            stderr.read_to_string(&mut logs).await.expect("text");
+            logs
+        });
+        let mut line = String::new();
+        let mut stdout = BufReader::new(process.stdout.as_mut().expect("piped"));
+        timeout(PATIENCE, stdout.read_line(&mut line)).await.expect("listens").expect("a first line");
+        let url = line.trim_end().strip_prefix("listening on ").expect("the address").to_owned();
+        assert!(url.starts_with("http://127.0.0.1:") && url.ends_with("/mcp"), "{line}");
+        Self { process, url, logs }
+    }
+
+    /// The address and port at which it listens.
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://").trim_end_matches("/mcp")
+    }
+
+    pub(crate) async fn health(&self) -> Value {
+        let url = format!("http://{}/healthz", self.address());
+        reqwest::get(url).await.expect("answers").json().await.expect("JSON")
+    }
+
+    /// Waits until the numbers are as they should be.
+    pub(crate) async fn health_until(&self, good: impl Fn(&Value) -> bool + Send + Sync) -> Value {
+        let until = async {
+            loop {
+                let health = self.health().await;
+                if good(&health) {
+                    return health;
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        match timeout(PATIENCE, until).await {
+            Ok(health) => health,
+            Err(_) => panic!("never came to be: {}", self.health().await),
+        }
+    }
+
+    /// Sends a signal, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.process.id().expect("it runs");
+        let kill = std::process::Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status();
+        assert!(kill.expect("sh").success());
+    }
+
+    /// Waits for the end; gives the exit status and what was logged.
+    pub(crate) async fn end(mut self) -> (ExitStatus, String) {
+        let status = timeout(PATIENCE, self.process.wait()).await.expect("ends").expect("waits");
+        (status, self.logs.await.expect("collected"))
+    }
+}
