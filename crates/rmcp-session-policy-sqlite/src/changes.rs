@@ -1,11 +1,12 @@
 //! The changes of a server that wait to be written, one for each session, with their bounds. No lock.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use hashlink::LinkedHashMap;
 use rmcp_session_policy::directory::{Change, SessionDigest};
 
+use crate::dropped::Dropped;
 use crate::row::{Moment, Queued, bytes};
 
 /// The most changes that wait. Only ends may take the last quarter.
@@ -33,9 +34,8 @@ pub(crate) struct Changes {
     next: u64,
     /// Changes before this number are to be written at once.
     urgent: u64,
-    /// Sessions of which a change had no room, at most [`CHANGES`], and how many more there were.
-    dropped: HashSet<SessionDigest>,
-    dropped_more: usize,
+    /// Sessions of which a change had no room, here or in the file.
+    dropped: Dropped,
 }
 
 /// A change, with the numbers of the first and of the last one that are merged in it.
@@ -51,27 +51,24 @@ impl Changes {
     pub(crate) fn write(&mut self, id: SessionDigest, queued: Queued, longest: usize) {
         self.next += 1;
         let number = self.next;
-        let is_whole = matches!(queued.change, Change::Dead | Change::Data(_) | Change::Parked(_));
+        let (is_first, is_whole) = (matches!(queued.change, Change::Opened(_)), is_whole(&queued.change));
         // The next one says it too.
         let is_repeated = matches!(queued.change, Change::Ready | Change::Used(_));
         let (epoch, at, rest) = (queued.epoch, queued.at, without_body(&queued.change));
         let fits = bytes(&queued.change) <= longest;
         if fits && self.insert(id, Waiting { queued, first: number, last: number }) {
             if is_whole {
-                self.dropped.remove(&id);
+                self.dropped.restate(id);
+            } else if is_first {
+                self.dropped.begin(id);
             }
             return;
         }
         if let Some(change) = rest {
             self.insert(id, Waiting { queued: Queued { epoch, change, at }, first: number, last: number });
         }
-        if is_repeated {
-            return;
-        }
-        if self.dropped.len() < CHANGES {
-            self.dropped.insert(id);
-        } else {
-            self.dropped_more += 1;
+        if !is_repeated {
+            self.dropped.add(id);
         }
     }
 
@@ -133,12 +130,12 @@ impl Changes {
 
     /// Whether a change of the session had no room.
     pub(crate) fn has_dropped(&self, id: &SessionDigest) -> bool {
-        self.dropped.contains(id) || self.dropped_more > 0
+        self.dropped.has(id)
     }
 
-    /// How many changes had no room.
+    /// Of how many sessions a change had no room.
     pub(crate) fn dropped(&self) -> usize {
-        self.dropped.len() + self.dropped_more
+        self.dropped.len()
     }
 
     /// Bytes of bodies of all that waits.
@@ -175,18 +172,29 @@ impl Changes {
         batch
     }
 
-    /// Moves what waits of one session, as [`take_batch`](Self::take_batch) does.
+    /// Moves what waits of one session, as [`take_batch`](Self::take_batch) does. What was taken of it for the same commit is
+    /// merged with it, and not returned again.
     pub(crate) fn take_one(&mut self, id: &SessionDigest) -> Option<Queued> {
         let waiting = self.pending.remove(id)?;
         let queued = waiting.queued.clone();
-        self.committing.insert(*id, waiting);
+        let taken = match self.committing.remove(id) {
+            Some(earlier) => self.merge(earlier, waiting),
+            None => waiting,
+        };
+        self.committing.insert(*id, taken);
         Some(queued)
     }
 
-    /// What was taken is written.
-    pub(crate) fn committed(&mut self) {
+    /// What was taken is written, but for some sessions that the file had forgotten. What is queued of them since then is
+    /// found out when it is written.
+    pub(crate) fn committed(&mut self, forgotten: &[SessionDigest]) {
         let committed = std::mem::take(&mut self.committing);
         self.bytes -= committed.values().map(|waiting| bytes(&waiting.queued.change)).sum::<usize>();
+        for id in forgotten {
+            if !self.pending.get(id).is_some_and(|later| is_whole(&later.queued.change)) {
+                self.dropped.add(*id);
+            }
+        }
     }
 
     /// What was taken could not be written: it waits again, before what came since.
@@ -194,18 +202,21 @@ impl Changes {
         let mut failed: Vec<_> = std::mem::take(&mut self.committing).into_iter().collect();
         failed.sort_unstable_by_key(|(_, waiting)| std::cmp::Reverse(waiting.first));
         for (id, failed) in failed {
-            self.bytes -= bytes(&failed.queued.change);
             let waiting = match self.pending.remove(&id) {
-                Some(later) => {
-                    self.bytes -= bytes(&later.queued.change);
-                    failed.then(later)
-                }
+                Some(later) => self.merge(failed, later),
                 None => failed,
             };
-            self.bytes += bytes(&waiting.queued.change);
             self.pending.insert(id, waiting);
             self.pending.to_front(&id);
         }
+    }
+
+    /// Merges two changes that were both counted.
+    fn merge(&mut self, earlier: Waiting, later: Waiting) -> Waiting {
+        self.bytes -= bytes(&earlier.queued.change) + bytes(&later.queued.change);
+        let merged = earlier.then(later);
+        self.bytes += bytes(&merged.queued.change);
+        merged
     }
 
     /// The number of the oldest change that waits.
@@ -250,6 +261,11 @@ impl Waiting {
         };
         Self { queued, first, last }
     }
+}
+
+/// Whether a change says all of a session, so that what had no room before it is not missing.
+const fn is_whole(change: &Change) -> bool {
+    matches!(change, Change::Dead | Change::Data(_) | Change::Parked(_))
 }
 
 /// What a change says without its body. `None` if that is nothing, or as much.

@@ -7,6 +7,7 @@
 //! | `directory` | [`SqliteDirectory`]: opens the file, starts the threads, and passes calls to them |
 //! | `builder`, `error`, `stats` | settings, why a file is not opened, and counters |
 //! | `queue`, `changes` | what waits for the writer, one change for each session, and the tasks that wait for it |
+//! | `dropped` | the sessions of which a change is not written |
 //! | `claiming` | a claim on its way to the writer and back |
 //! | `writer`, `reader`, `checkpoints` | the three threads |
 //! | `health` | whether the file can be read and written, with a log line for each change |
@@ -28,6 +29,7 @@ mod claiming;
 mod clock;
 mod connection;
 mod directory;
+mod dropped;
 mod error;
 mod health;
 mod journal;

@@ -103,7 +103,8 @@ impl Queue {
             last
         };
         self.work.notify_one();
-        self.until(until, |state| state.changes.is_done(id, last)).await
+        // A commit may have shown that there is no room for it.
+        self.until(until, |state| state.changes.is_done(id, last)).await && !self.lock().changes.has_dropped(id)
     }
 
     /// Waits until all that was queued is written. Returns of how many sessions something is not.
@@ -141,7 +142,7 @@ impl Queue {
         self.changed.notify_waiters();
     }
 
-    /// How many changes wait, and how many had no room.
+    /// How many changes wait, and of how many sessions one had no room.
     pub(crate) fn lengths(&self) -> (usize, usize) {
         let state = self.lock();
         (state.changes.len(), state.changes.dropped())
@@ -191,9 +192,9 @@ impl Queue {
         self.lock().changes.take_one(id)
     }
 
-    /// What was taken is written.
-    pub(crate) fn committed(&self) {
-        self.lock().changes.committed();
+    /// What was taken is written, but for some sessions that the file had forgotten.
+    pub(crate) fn committed(&self, forgotten: &[SessionDigest]) {
+        self.lock().changes.committed(forgotten);
         self.changed.notify_waiters();
     }
 
@@ -244,7 +245,7 @@ mod tests {
     use crate::changes::{BYTES, CHANGES, DELAY};
 
     fn id(number: usize) -> SessionDigest {
-        SessionDigest::of(&number.to_string())
+        SessionDigest::from_bytes((number as u128).to_be_bytes())
     }
 
     fn used(uses: u64) -> Change {
@@ -282,7 +283,7 @@ mod tests {
 
     fn commit_all(queue: &Queue) {
         while !queue.take_batch().is_empty() {
-            queue.committed();
+            queue.committed(&[]);
         }
     }
 
@@ -358,6 +359,61 @@ mod tests {
         assert!(is_written(&queue, 101).await);
     }
 
+    /// Two claims of one session in one commit, and a change that comes between them.
+    #[tokio::test]
+    async fn what_is_taken_of_a_session_twice_is_committed_or_put_back_whole() {
+        let taken_twice = async || {
+            let queue = queue();
+            write(&queue, 1, opened_with(10));
+            let first = queue.lock().changes.hurry(&id(1)).expect("it waits");
+            assert_eq!(queue.take_one(&id(1)).map(|queued| queued.change), Some(opened_with(10)));
+            write(&queue, 1, data(2, 20));
+            assert_eq!(queue.take_one(&id(1)).map(|queued| queued.change), Some(data(2, 20)), "the first is applied");
+            assert!(!queue.lock().changes.is_done(&id(1), first), "nothing is committed yet");
+            assert!(!is_written(&queue, 1).await);
+            queue
+        };
+        let queue = taken_twice().await;
+        queue.committed(&[]);
+        assert!(is_written(&queue, 1).await);
+        assert_eq!((queue.lengths(), queue.lock().changes.bytes()), ((0, 0), 0));
+        let queue = taken_twice().await;
+        queue.put_back();
+        assert_eq!((queue.lengths(), queue.lock().changes.bytes()), ((1, 0), 20));
+        let waits = queue.waiting(&id(1))[1].clone().map(|queued| queued.change);
+        assert_eq!(waits, Some(Change::Opened(session(2, 20))));
+        commit_all(&queue);
+        assert_eq!(queue.lock().changes.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_change_without_its_body_is_not_written_by_a_commit_that_was_waited_for() {
+        let (queue, id) = (Queue::new(10), id(1));
+        write(&queue, 1, data(1, 11));
+        let written = queue.written(&id, Instant::now() + Duration::from_secs(3_600));
+        let committed = async { commit_all(&queue) };
+        let (is_written, ()) = tokio::join!(biased; written, committed);
+        assert!(!is_written);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_after_an_outage_with_more_dropped_sessions_than_are_remembered_is_written() {
+        let queue = queue();
+        let last = 2 * CHANGES;
+        (0..=last).for_each(|number| write(&queue, number, opened()));
+        commit_all(&queue);
+        let dropped = last + 1 - CHANGES / 4 * 3;
+        assert_eq!(queue.lengths(), (0, dropped));
+        assert!(!is_written(&queue, last).await, "it was dropped, and is not remembered");
+        for (number, change) in [(last, data(1, 1)), (last + 1, opened()), (last - 1, Change::Dead)] {
+            write(&queue, number, change);
+            commit_all(&queue);
+            assert!(is_written(&queue, number).await, "{number}");
+        }
+        assert!(!is_written(&queue, last - 2).await);
+        assert_eq!(queue.flush(Instant::now()).await, dropped, "it is not known of which of them all is written");
+    }
+
     #[test]
     fn changes_of_one_session_are_merged_and_one_that_failed_comes_before_later_ones() {
         let queue = queue();
@@ -370,6 +426,26 @@ mod tests {
         let batch = queue.take_batch();
         assert_eq!(batch.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id(1), id(2), id(3)]);
         assert_eq!(batch[0].1.change, used(1), "`Ready` after a use says nothing new");
+    }
+
+    #[tokio::test]
+    async fn what_the_file_had_forgotten_is_not_written_until_a_later_change_says_all_of_it() {
+        let queue = queue();
+        for (number, change) in [(1, data(1, 1)), (2, data(1, 1)), (3, data(1, 1))] {
+            write(&queue, number, change);
+        }
+        assert_eq!(queue.take_batch().len(), 3);
+        write(&queue, 2, used(2));
+        write(&queue, 3, Change::Dead);
+        queue.committed(&[id(1), id(2), id(3)]);
+        assert_eq!(queue.lengths(), (2, 2));
+        commit_all(&queue);
+        for (number, is) in [(1, false), (2, false), (3, true)] {
+            assert_eq!(is_written(&queue, number).await, is, "{number}");
+        }
+        write(&queue, 1, parked(1));
+        commit_all(&queue);
+        assert!(is_written(&queue, 1).await);
     }
 
     #[test]

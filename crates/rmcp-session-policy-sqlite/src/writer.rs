@@ -119,7 +119,7 @@ impl Writer {
         let written = self.write(&batch, needed).or_else(|error| self.make_more_room(error, needed));
         let is_written = self.came_out(written);
         if is_written == Some(true) {
-            self.queue.committed();
+            self.queue.committed(&[]);
             return;
         }
         self.queue.put_back();
@@ -182,7 +182,7 @@ impl Writer {
             }
             return;
         };
-        self.queue.committed();
+        self.queue.committed(&[]);
         for (claim, won) in claims.into_iter().zip(won) {
             // A task that gave it up does not listen.
             let Some(won) = won else { continue };
