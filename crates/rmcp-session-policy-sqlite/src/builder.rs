@@ -79,8 +79,13 @@ impl SqliteDirectoryBuilder {
         self
     }
 
-    /// Sets the most sessions in the file. Beyond them, sessions that are not ready are forgotten first, then those without
-    /// a call, and of each the one whose latest change is the oldest. At least 1. Defaults to 1,000,000.
+    /// Sets the most sessions in the file. Beyond them, sessions are forgotten: those that no server has before those that one
+    /// has; of both, those that are not ready first, then those without a call, and of each the one whose latest change is
+    /// the oldest. At least 1. Defaults to 1,000,000.
+    ///
+    /// Give more than the servers of the file have at a time. A session that is forgotten while a server has it goes on there.
+    /// Its next change of data, or that it is parked, stores it again if that server opened it. If the server had claimed it,
+    /// that counts as [`dropped`](crate::SqliteStats::dropped), and the session ends with its place at that server.
     pub const fn max_sessions(mut self, sessions: u64) -> Self {
         self.bounds.sessions = sessions;
         self

@@ -11,7 +11,8 @@
 //! | `claiming` | a claim on its way to the writer and back |
 //! | `writer`, `reader`, `checkpoints` | the three threads |
 //! | `health` | whether the file can be read and written, with a log line for each change |
-//! | `room`, `log` | what is forgotten so that the file stays within its bytes, and the length of the write-ahead log |
+//! | `room`, `log` | how much room is made so that the file stays within its bytes, and the length of the write-ahead log |
+//! | `forgetting`, `leftovers` | what is forgotten, and what servers that are gone have left |
 //! | `store` | reads and writes of rows |
 //! | `row` | one row, and what a change does to it |
 //! | `schema`, `connection`, `place` | the tables, the settings of a connection, and checks of a path |
@@ -31,8 +32,10 @@ mod connection;
 mod directory;
 mod dropped;
 mod error;
+mod forgetting;
 mod health;
 mod journal;
+mod leftovers;
 mod log;
 mod place;
 mod queue;

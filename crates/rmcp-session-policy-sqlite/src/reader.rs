@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::connection;
 use crate::health::Health;
 use crate::queue::Queue;
-use crate::row::{self, Row};
+use crate::row::{self, Row, Stage};
 use crate::server::Servers;
 use crate::store;
 
@@ -70,7 +70,8 @@ impl Reader {
         for queued in waiting.iter().flatten() {
             entry = row::after(entry, self.me, queued);
         }
-        let is_live = |row: &Row| row.live && (row.server == self.me || !self.servers.is_gone(row.server));
+        let is_live =
+            |row: &Row| row.stage == Stage::Live && (row.server == self.me || !self.servers.is_gone(row.server));
         let found = entry.map(|entry| entry.found(self.clock.now(), is_live));
         Ok(found.map(|found| match found.state {
             FoundState::Live if found.server != self.me => found.with_leaving(self.servers.is_leaving(found.server)),

@@ -7,10 +7,9 @@ use rmcp_session_policy::directory::Change;
 use rusqlite::Connection;
 
 use crate::builder::{Bounds, PAGE};
+use crate::forgetting::{AT_ONCE, forget_first};
 use crate::row::{self, Queued};
-
-/// How many rows one transaction removes at most because of their age, or because the file is too large.
-pub(crate) const AT_ONCE: u32 = 200;
+use crate::server::Servers;
 
 /// How many pages are kept free beyond what changes need, for the branches of the trees.
 const SPARE: u64 = 32;
@@ -51,12 +50,18 @@ pub(crate) fn needed_by<T>(batch: &[(T, Queued)]) -> u64 {
 /// whether they will fit: if not, the caller commits what was forgotten, and calls again.
 ///
 /// A file that was larger than its limit when it was opened does not grow, and gets below the limit in steps.
-pub(crate) fn make(connection: &Connection, bounds: &Bounds, needed: u64, changes: usize) -> rusqlite::Result<bool> {
+pub(crate) fn make(
+    connection: &Connection,
+    bounds: &Bounds,
+    servers: &Servers,
+    needed: u64,
+    changes: usize,
+) -> rusqlite::Result<bool> {
     let most = AT_ONCE.saturating_add(u32::try_from(changes).unwrap_or(u32::MAX).saturating_mul(2));
     let mut forgotten = 0;
     let mut pages = Pages::of(connection)?;
     while pages.used + needed > bounds.pages() && forgotten < most {
-        let step = forget_first(connection, STEP)?;
+        let step = forget_first(connection, servers, STEP)?;
         if step == 0 {
             // Only what cannot be forgotten is left.
             return Ok(true);
@@ -70,16 +75,6 @@ pub(crate) fn make(connection: &Connection, bounds: &Bounds, needed: u64, change
 /// Whether the file has room for so few pages that a commit may have failed because of it, and not because of the disk.
 pub(crate) fn is_scarce(connection: &Connection, bounds: &Bounds, needed: u64) -> rusqlite::Result<bool> {
     Ok(Pages::of(connection)?.used + 2 * needed > bounds.pages())
-}
-
-/// Removes the sessions that are to be forgotten first. Returns how many there were.
-pub(crate) fn forget_first(connection: &Connection, count: u32) -> rusqlite::Result<u32> {
-    if count == 0 {
-        return Ok(0);
-    }
-    let first = "DELETE FROM sessions WHERE key IN (SELECT key FROM sessions ORDER BY rank, changed_at LIMIT ?1)";
-    let forgotten = connection.prepare_cached(first)?.execute([count])?;
-    Ok(u32::try_from(forgotten).unwrap_or(u32::MAX))
 }
 
 impl Pages {

@@ -14,8 +14,7 @@ pub(crate) type Moment = i64;
 pub(crate) struct Row {
     pub(crate) server: ServerId,
     pub(crate) epoch: Epoch,
-    /// Whether that server has it.
-    pub(crate) live: bool,
+    pub(crate) stage: Stage,
     pub(crate) owner: Option<OwnerDigest>,
     pub(crate) ready: bool,
     pub(crate) opened_at: Moment,
@@ -24,6 +23,15 @@ pub(crate) struct Row {
     pub(crate) uses: u64,
     pub(crate) calls: u32,
     pub(crate) last_gap: Option<Duration>,
+}
+
+/// Where a session is that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// No server has it.
+    Parked,
+    /// Its server has it.
+    Live,
 }
 
 /// What the file says of a digest.
@@ -51,6 +59,9 @@ pub(crate) enum Effect<'a> {
     Update(Row, Option<&'a StoredBody>),
     /// The session ends, and a tombstone is kept.
     End,
+    /// None: the file has forgotten the session, and what it would have to store anew is not what was opened. It does not
+    /// store that: another server may have claimed the session and ended it, and its tombstone may be forgotten too.
+    Forgotten,
 }
 
 /// Says what a change of a server does, as the table of [`Change`] has it.
@@ -69,15 +80,15 @@ pub(crate) fn effect<'a>(before: Option<&Entry>, server: ServerId, queued: &'a Q
     let changed = Row { changed_at: row.changed_at.max(*at), ..row.clone() };
     match change {
         Change::Dead => Effect::End,
-        _ if !row.live => Effect::Nothing,
+        _ if row.stage != Stage::Live => Effect::Nothing,
         Change::Ready => Effect::Update(Row { ready: true, ..changed }, None),
         Change::Used(usage) => Effect::Update(Row { ready: true, ..changed }.used(usage, *at), None),
         Change::Data(session) | Change::Parked(session) => {
-            let is_live = matches!(change, Change::Data(_));
-            let stored = Row::new(server, *epoch, is_live, session, *at);
+            let stage = if matches!(change, Change::Data(_)) { Stage::Live } else { Stage::Parked };
+            let stored = Row::new(server, *epoch, stage, session, *at);
             Effect::Update(Row { owner: row.owner, changed_at: changed.changed_at, ..stored }, Some(&session.body))
         }
-        Change::Released => Effect::Update(Row { live: false, ..changed }, None),
+        Change::Released => Effect::Update(Row { stage: Stage::Parked, ..changed }, None),
         _ => Effect::Nothing,
     }
 }
@@ -87,11 +98,12 @@ fn first_effect(server: ServerId, epoch: Epoch, change: &Change, at: Moment) -> 
     match change {
         Change::Dead => Effect::End,
         Change::Opened(session) | Change::Data(session) if epoch == Epoch::FIRST => {
-            Effect::Insert(Row::new(server, epoch, true, session, at), &session.body)
+            Effect::Insert(Row::new(server, epoch, Stage::Live, session, at), &session.body)
         }
         Change::Parked(session) if epoch == Epoch::FIRST => {
-            Effect::Insert(Row::new(server, epoch, false, session, at), &session.body)
+            Effect::Insert(Row::new(server, epoch, Stage::Parked, session, at), &session.body)
         }
+        Change::Data(_) | Change::Parked(_) => Effect::Forgotten,
         _ => Effect::Nothing,
     }
 }
@@ -100,18 +112,37 @@ fn first_effect(server: ServerId, epoch: Epoch, change: &Change, at: Moment) -> 
 /// effect once more.
 pub(crate) fn after(before: Option<Entry>, server: ServerId, queued: &Queued) -> Option<Entry> {
     match effect(before.as_ref(), server, queued) {
-        Effect::Nothing => before,
+        Effect::Nothing | Effect::Forgotten => before,
         Effect::Insert(row, _) | Effect::Update(row, _) => Some(Entry::Session(row)),
         Effect::End => Some(Entry::Ended(server, queued.epoch)),
     }
 }
 
+impl Stage {
+    /// The number in the file.
+    pub(crate) const fn number(self) -> i64 {
+        match self {
+            Self::Parked => 0,
+            Self::Live => 1,
+        }
+    }
+
+    /// The stage with this number.
+    pub(crate) const fn of(number: i64) -> Option<Self> {
+        match number {
+            0 => Some(Self::Parked),
+            1 => Some(Self::Live),
+            _ => None,
+        }
+    }
+}
+
 impl Row {
-    fn new(server: ServerId, epoch: Epoch, live: bool, session: &StoredSession, at: Moment) -> Self {
+    fn new(server: ServerId, epoch: Epoch, stage: Stage, session: &StoredSession, at: Moment) -> Self {
         let row = Self {
             server,
             epoch,
-            live,
+            stage,
             owner: session.owner,
             ready: session.ready,
             opened_at: before(at, session.age),

@@ -23,7 +23,8 @@ const SCHEMA: i64 = 1;
 ///
 /// - `about` has the clock, and the oldest schema whose releases may read the file.
 /// - `totals` counts the rows; triggers keep it, so that each release keeps it the same way.
-/// - `sessions` and `bodies` have a row each for one session. The body is apart, so that a use does not rewrite it.
+/// - `sessions` and `bodies` have a row each for one session. The body is apart, so that a use does not rewrite it. `live` is
+///   the stage of the session. By rank those are found that are forgotten first, by server those that a server has.
 /// - `ended` has the tombstones, `lost` what servers are to be told of.
 const TABLES: &str = "
 CREATE TABLE about (
@@ -39,7 +40,8 @@ CREATE TABLE sessions (
     opened_at INTEGER NOT NULL, used_at INTEGER NOT NULL, changed_at INTEGER NOT NULL,
     uses INTEGER NOT NULL, calls INTEGER NOT NULL, last_gap INTEGER
 );
-CREATE INDEX sessions_by_rank ON sessions (rank, changed_at);
+CREATE INDEX sessions_by_rank ON sessions (live, rank, changed_at);
+CREATE INDEX sessions_by_server ON sessions (server) WHERE live = 1;
 CREATE TABLE bodies (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE ended (id BLOB PRIMARY KEY, server BLOB NOT NULL, epoch INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX ended_by_time ON ended (at);

@@ -6,7 +6,9 @@
 pub struct SqliteStats {
     /// Sessions with changes that wait to be written.
     pub queued: usize,
-    /// Sessions of which a change had no room in the queue, and was dropped.
+    /// Sessions of which a change was dropped, and that no later change has made up for: there was no room for it in the
+    /// queue, or the file had forgotten the session, because it was full of sessions that servers have. Beyond 65,536 of
+    /// them, each such change counts, and stays counted.
     pub dropped: usize,
     /// Whether the latest look-up worked.
     pub is_read: bool,

@@ -6,8 +6,10 @@ use rmcp_session_policy::directory::{Claim, Epoch, OwnerDigest, ServerId, Sessio
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow};
 
 use crate::builder::Bounds;
-use crate::room::{self, AT_ONCE};
-use crate::row::{self, Effect, Entry, Moment, Queued, Row};
+use crate::forgetting::{self, AT_ONCE};
+use crate::leftovers;
+use crate::room;
+use crate::row::{self, Effect, Entry, Moment, Queued, Row, Stage};
 use crate::server::Servers;
 
 /// How many rows are removed at most for one that is inserted. More than one, so that a limit that was lowered is reached.
@@ -26,21 +28,25 @@ pub(crate) fn find(connection: &Connection, id: &SessionDigest) -> rusqlite::Res
     ended.query_row([id.as_bytes()], |row| Ok(Entry::Ended(server(row, 0)?, epoch(row, 1)?))).optional()
 }
 
-/// Writes a change of a server, unless it comes too late.
+/// Writes a change of a server, unless it comes too late. `false` if it is not written because the file has forgotten the
+/// session.
 pub(crate) fn apply(
     connection: &Connection,
     bounds: &Bounds,
+    servers: &Servers,
     me: ServerId,
     id: &SessionDigest,
     queued: &Queued,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
     let before = find(connection, id)?;
     match row::effect(before.as_ref(), me, queued) {
-        Effect::Nothing => Ok(()),
-        Effect::Insert(row, body) => insert(connection, bounds, id, &row, body),
-        Effect::Update(row, body) => update(connection, id, &row, body),
-        Effect::End => end(connection, bounds, id, me, queued),
+        Effect::Nothing => {}
+        Effect::Insert(row, body) => insert(connection, bounds, servers, id, &row, body)?,
+        Effect::Update(row, body) => update(connection, id, &row, body)?,
+        Effect::End => end(connection, bounds, id, me, queued)?,
+        Effect::Forgotten => return Ok(false),
     }
+    Ok(true)
 }
 
 /// Claims a session for a server, if its epoch is this one.
@@ -56,7 +62,7 @@ pub(crate) fn claim(
     let is_mine = before.server == me;
     let is_gone = !is_mine && servers.is_gone(before.server);
     // What is live at this server itself, it has lost: its queue had no room for what became of it.
-    if before.epoch != seen || before.live && !is_mine && !is_gone {
+    if before.epoch != seen || before.stage == Stage::Live && !is_mine && !is_gone {
         return Ok(Claim::Elsewhere(before.server));
     }
     if !is_mine && !is_gone {
@@ -64,7 +70,7 @@ pub(crate) fn claim(
         let lost = (before.server.as_bytes(), id.as_bytes(), number(before.epoch.get()));
         connection.prepare_cached(tell)?.execute(lost)?;
     }
-    let row = Row { server: me, epoch: before.epoch.next(), live: true, changed_at: now, ..before };
+    let row = Row { server: me, epoch: before.epoch.next(), stage: Stage::Live, changed_at: now, ..before };
     update(connection, id, &row, None)?;
     let body = "SELECT body FROM bodies WHERE key = (SELECT key FROM sessions WHERE id = ?1)";
     let body: Vec<u8> = connection.prepare_cached(body)?.query_row([id.as_bytes()], |row| row.get(0))?;
@@ -85,72 +91,31 @@ pub(crate) fn has_lost(connection: &Connection, me: ServerId) -> rusqlite::Resul
     connection.prepare_cached("SELECT 1 FROM lost WHERE server = ?1 LIMIT 1")?.exists([me.as_bytes()])
 }
 
-/// Removes some of what is past its age, and some sessions while the file is too large. Returns whether there may be more.
+/// Parks some of what servers that are gone have left, and removes some of what is past its age, and some sessions while the
+/// file is too large. Returns whether there may be more.
 pub(crate) fn forget(
     connection: &Connection,
     bounds: &Bounds,
     servers: &Servers,
-    me: ServerId,
     now: Moment,
 ) -> rusqlite::Result<bool> {
-    let oldest = now.saturating_sub(row::millis(bounds.age));
-    let tombstones = "DELETE FROM ended WHERE id IN (SELECT id FROM ended WHERE at < ?1 ORDER BY at LIMIT ?2)";
-    let mut removed = connection.prepare_cached(tombstones)?.execute((oldest, AT_ONCE))?;
-    for rank in 0..=2 {
-        removed += forget_rank(connection, servers, me, rank, oldest, now)?;
-    }
-    room::make(connection, bounds, room::needed([].iter()), 0)?;
-    removed += forget_lost(connection, servers)?;
-    Ok(removed >= AT_ONCE as usize)
-}
-
-/// Removes what servers that are gone would have been told. Returns how many they were.
-fn forget_lost(connection: &Connection, servers: &Servers) -> rusqlite::Result<usize> {
-    let mut statement = connection.prepare_cached("SELECT DISTINCT server FROM lost LIMIT 100")?;
-    let told = statement.query_map([], |row| server(row, 0))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    let mut removed = 0;
-    for gone in told.into_iter().filter(|server| servers.is_gone(*server)) {
-        let rows = "DELETE FROM lost WHERE (server, id) IN (SELECT server, id FROM lost WHERE server = ?1 LIMIT ?2)";
-        removed += connection.prepare_cached(rows)?.execute((gone.as_bytes(), AT_ONCE))?;
-    }
-    Ok(removed)
-}
-
-/// Removes sessions of one rank that have not changed since a moment. Those that a server has count as changed.
-fn forget_rank(
-    connection: &Connection,
-    servers: &Servers,
-    me: ServerId,
-    rank: i64,
-    oldest: Moment,
-    now: Moment,
-) -> rusqlite::Result<usize> {
-    let query =
-        "SELECT key, server, live FROM sessions WHERE rank = ?1 AND changed_at < ?2 ORDER BY changed_at LIMIT ?3";
-    let mut statement = connection.prepare_cached(query)?;
-    let old = statement.query_map((rank, oldest, AT_ONCE), |row| {
-        Ok((row.get::<_, i64>(0)?, server(row, 1)?, row.get::<_, bool>(2)?))
-    })?;
-    let old = old.collect::<rusqlite::Result<Vec<_>>>()?;
-    for (key, server, live) in &old {
-        if *live && (*server == me || !servers.is_gone(*server)) {
-            connection.prepare_cached("UPDATE sessions SET changed_at = ?2 WHERE key = ?1")?.execute((key, now))?;
-        } else {
-            connection.prepare_cached("DELETE FROM sessions WHERE key = ?1")?.execute([key])?;
-        }
-    }
-    Ok(old.len())
+    let parked = leftovers::park(connection, servers, AT_ONCE)?;
+    let mut removed = forgetting::forget_old(connection, now.saturating_sub(row::millis(bounds.age)))?;
+    room::make(connection, bounds, servers, room::needed([].iter()), 0)?;
+    removed += leftovers::forget_lost(connection, servers, AT_ONCE)?;
+    Ok(parked >= AT_ONCE || removed >= AT_ONCE as usize)
 }
 
 fn insert(
     connection: &Connection,
     bounds: &Bounds,
+    servers: &Servers,
     id: &SessionDigest,
     row: &Row,
     body: &StoredBody,
 ) -> rusqlite::Result<()> {
     let over = (total(connection, "SELECT sessions FROM totals")? + 1).saturating_sub(bounds.sessions);
-    room::forget_first(connection, u32::try_from(over.min(MOST_AT_INSERT)).unwrap_or(1))?;
+    forgetting::forget_first(connection, servers, u32::try_from(over.min(MOST_AT_INSERT)).unwrap_or(1))?;
     let query = format!(
         "INSERT INTO sessions ({COLUMNS}, rank, id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
     );
@@ -179,7 +144,7 @@ fn write(connection: &Connection, query: &str, id: &SessionDigest, row: &Row) ->
     statement.execute((
         row.server.as_bytes(),
         number(row.epoch.get()),
-        row.live,
+        row.stage.number(),
         row.owner.as_ref().map(OwnerDigest::as_bytes),
         row.ready,
         row.opened_at,
@@ -223,7 +188,7 @@ fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
     Ok(Row {
         server: server(row, 0)?,
         epoch: epoch(row, 1)?,
-        live: row.get(2)?,
+        stage: stage(row, 2)?,
         owner: row.get::<_, Option<[u8; 16]>>(3)?.map(OwnerDigest::from_bytes),
         ready: row.get(4)?,
         opened_at: row.get(5)?,
@@ -243,6 +208,11 @@ fn epoch(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Epoch> {
     let number = row.get::<_, i64>(column)?;
     let epoch = u64::try_from(number).ok().and_then(Epoch::new);
     epoch.ok_or(rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+fn stage(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Stage> {
+    let number = row.get::<_, i64>(column)?;
+    Stage::of(number).ok_or(rusqlite::Error::IntegralValueOutOfRange(column, number))
 }
 
 fn number(number: u64) -> i64 {

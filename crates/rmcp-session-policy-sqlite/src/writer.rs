@@ -10,6 +10,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use crate::builder::Bounds;
 use crate::claiming::ClaimRequest;
 use crate::clock::{Clock, Machine};
+use crate::forgetting::{self, AT_ONCE};
 use crate::health::Health;
 use crate::log;
 use crate::queue::{Queue, Work};
@@ -54,6 +55,15 @@ pub(crate) struct Writer {
     /// Freed at the end, after the last write. The directory holds it too: if this thread should panic, the sessions that
     /// its process has are still its own.
     pub(crate) lock: Arc<ServerLock>,
+}
+
+/// What a commit of changes has done.
+#[derive(Debug)]
+enum Written {
+    /// It has written all of them, but of some sessions that the file has forgotten.
+    All { but: Vec<SessionDigest> },
+    /// There was no room for them, but some was made.
+    Room,
 }
 
 /// When the thread did what last.
@@ -117,30 +127,31 @@ impl Writer {
         let batch = self.queue.take_batch();
         let needed = room::needed_by(&batch);
         let written = self.write(&batch, needed).or_else(|error| self.make_more_room(error, needed));
-        let is_written = self.came_out(written);
-        if is_written == Some(true) {
-            self.queue.committed(&[]);
+        let written = self.came_out(written);
+        if let Some(Written::All { but }) = written {
+            self.queue.committed(&but);
             return;
         }
         self.queue.put_back();
-        if is_written.is_none() && self.queue.stops() {
+        if written.is_none() && self.queue.stops() {
             self.times.tries += 1;
         }
     }
 
-    /// Writes changes. `false` if there was no room for them, but some was made.
-    fn write(&mut self, batch: &[(SessionDigest, Queued)], needed: u64) -> rusqlite::Result<bool> {
+    /// Writes changes.
+    fn write(&mut self, batch: &[(SessionDigest, Queued)], needed: u64) -> rusqlite::Result<Written> {
         self.shorten_log()?;
         let me = self.me();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let fits = room::make(&transaction, &self.bounds, needed, batch.len())?;
-        if fits {
-            for (id, queued) in batch {
-                store::apply(&transaction, &self.bounds, me, id, queued)?;
+        let fits = room::make(&transaction, &self.bounds, &self.servers, needed, batch.len())?;
+        let mut forgotten = Vec::new();
+        for (id, queued) in batch.iter().filter(|_| fits) {
+            if !store::apply(&transaction, &self.bounds, &self.servers, me, id, queued)? {
+                forgotten.push(*id);
             }
         }
         transaction.commit()?;
-        Ok(fits)
+        Ok(if fits { Written::All { but: forgotten } } else { Written::Room })
     }
 
     fn shorten_log(&self) -> rusqlite::Result<()> {
@@ -152,15 +163,15 @@ impl Writer {
     }
 
     /// Forgets some sessions if a commit failed because the file is at its limit. Gives the error back if it did not.
-    fn make_more_room(&mut self, error: rusqlite::Error, needed: u64) -> rusqlite::Result<bool> {
+    fn make_more_room(&mut self, error: rusqlite::Error, needed: u64) -> rusqlite::Result<Written> {
         let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
         if !is_full || !room::is_scarce(&self.connection, &self.bounds, needed)? {
             return Err(error);
         }
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let forgotten = room::forget_first(&transaction, room::AT_ONCE)?;
+        let forgotten = forgetting::forget_first(&transaction, &self.servers, AT_ONCE)?;
         transaction.commit()?;
-        if forgotten > 0 { Ok(false) } else { Err(error) }
+        if forgotten > 0 { Ok(Written::Room) } else { Err(error) }
     }
 
     /// Answers claims, after one commit for all.
@@ -174,7 +185,7 @@ impl Writer {
             return;
         }
         let reason = won.as_ref().err().map(ToString::to_string);
-        let Some(won) = self.came_out(won) else {
+        let Some((won, forgotten)) = self.came_out(won) else {
             self.queue.put_back();
             for claim in claims {
                 let away = Away::because(reason.clone().unwrap_or_default());
@@ -182,7 +193,7 @@ impl Writer {
             }
             return;
         };
-        self.queue.committed(&[]);
+        self.queue.committed(&forgotten);
         for (claim, won) in claims.into_iter().zip(won) {
             // A task that gave it up does not listen.
             let Some(won) = won else { continue };
@@ -193,27 +204,30 @@ impl Writer {
         }
     }
 
-    /// Writes what this server has queued of the sessions, and claims them.
-    fn write_claims(&mut self, claims: &[ClaimRequest]) -> rusqlite::Result<Vec<Option<Claim>>> {
+    /// Writes what this server has queued of the sessions, and claims them. Returns also which of them the file had forgotten
+    /// before it could write that.
+    fn write_claims(&mut self, claims: &[ClaimRequest]) -> rusqlite::Result<(Vec<Option<Claim>>, Vec<SessionDigest>)> {
         self.shorten_log()?;
         let (me, now) = (self.me(), self.clock.now());
         let waiting: Vec<_> = claims.iter().filter_map(|claim| self.queue.waiting(&claim.id)[1].take()).collect();
         let needed = room::needed(waiting.iter().map(|queued| &queued.change));
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        room::make(&transaction, &self.bounds, needed, claims.len())?;
-        let mut won = Vec::with_capacity(claims.len());
+        room::make(&transaction, &self.bounds, &self.servers, needed, claims.len())?;
+        let (mut won, mut forgotten) = (Vec::with_capacity(claims.len()), Vec::new());
         for claim in claims {
             if !claim.begin() {
                 won.push(None);
                 continue;
             }
-            if let Some(queued) = self.queue.take_one(&claim.id) {
-                store::apply(&transaction, &self.bounds, me, &claim.id, &queued)?;
+            if let Some(queued) = self.queue.take_one(&claim.id)
+                && !store::apply(&transaction, &self.bounds, &self.servers, me, &claim.id, &queued)?
+            {
+                forgotten.push(claim.id);
             }
             won.push(Some(store::claim(&transaction, &self.servers, me, &claim.id, claim.seen, now)?));
         }
         transaction.commit()?;
-        Ok(won)
+        Ok((won, forgotten))
     }
 
     /// Finds sessions that others have claimed, if some other connection has written since the last look.
@@ -261,12 +275,12 @@ impl Writer {
     }
 
     fn forget(&mut self) -> rusqlite::Result<bool> {
-        let (me, now) = (self.me(), self.clock.now());
+        let now = self.clock.now();
         if let Ok(machine) = Machine::read() {
             self.machine = machine;
         }
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let more = store::forget(&transaction, &self.bounds, &self.servers, me, now)?;
+        let more = store::forget(&transaction, &self.bounds, &self.servers, now)?;
         schema::save_clock(&transaction, self.clock, &self.machine)?;
         transaction.commit()?;
         Ok(more)

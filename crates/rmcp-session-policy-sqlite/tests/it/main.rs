@@ -8,6 +8,7 @@ mod crashes;
 mod cut_logs;
 mod faults;
 mod files;
+mod full_files;
 mod full_queues;
 mod http;
 mod laws;
