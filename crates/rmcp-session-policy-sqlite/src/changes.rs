@@ -78,7 +78,7 @@ impl Changes {
             Some(earlier) => (bytes(&earlier.queued.change), earlier.clone().then(later)),
             None => {
                 // Without it, the session would stay live at this server, which does not have it any more.
-                let is_last = matches!(later.queued.change, Change::Dead | Change::Parked(_) | Change::Released);
+                let is_last = is_last(&later.queued.change);
                 let limit = if is_last { CHANGES } else { CHANGES / 4 * 3 };
                 if self.pending.len() >= limit {
                     return false;
@@ -102,6 +102,11 @@ impl Changes {
     /// What waits of a session, oldest first.
     pub(crate) fn of(&self, id: &SessionDigest) -> [Option<&Queued>; 2] {
         [self.committing.get(id), self.pending.get(id)].map(|waiting| waiting.map(|waiting| &waiting.queued))
+    }
+
+    /// Whether something waits of a session.
+    pub(crate) fn has(&self, id: &SessionDigest) -> bool {
+        self.pending.contains_key(id) || self.committing.contains_key(id)
     }
 
     /// How many bytes the body has of what waits of a session and is not being committed.
@@ -265,7 +270,12 @@ impl Waiting {
 
 /// Whether a change says all of a session, so that what had no room before it is not missing.
 const fn is_whole(change: &Change) -> bool {
-    matches!(change, Change::Dead | Change::Data(_) | Change::Parked(_))
+    matches!(change, Change::Dead | Change::Ending(_) | Change::Data(_) | Change::Parked(_))
+}
+
+/// Whether this server does not have a session any more after a change.
+const fn is_last(change: &Change) -> bool {
+    matches!(change, Change::Dead | Change::Ending(_) | Change::Parked(_) | Change::Released)
 }
 
 /// What a change says without its body. `None` if that is nothing, or as much.
@@ -274,6 +284,7 @@ fn without_body(change: &Change) -> Option<Change> {
         // As it was stored before, another server can claim it.
         Change::Parked(_) => Some(Change::Released),
         Change::Data(session) => Some(Change::Used(session.usage)),
+        Change::Ending(Some(_)) => Some(Change::Ending(None)),
         _ => None,
     }
 }

@@ -8,7 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rmcp_session_policy::directory::{Away, Change, Claim, Epoch, Found, ServerId, SessionDigest, SessionDirectory};
+use rmcp_session_policy::directory::{
+    Away, Change, Claim, Due, Epoch, Found, ServerId, SessionDigest, SessionDirectory,
+};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -17,6 +19,7 @@ use crate::checkpoints::Checkpoints;
 use crate::claiming::claim_request;
 use crate::clock::{Clock, Machine};
 use crate::connection;
+use crate::due::DueRequest;
 use crate::error::OpenError;
 use crate::health::Health;
 use crate::place;
@@ -162,13 +165,24 @@ impl SqliteDirectory {
             clock,
             me: server,
         };
-        let held = Arc::clone(&lock);
+        let (held, started) = (Arc::clone(&lock), clock.now());
         let (queued, health, times) = (Arc::clone(&queue), Arc::clone(&writes), Times::default());
         let copying = connection::to_copy(&path, &bounds).map_err(sqlite)?;
         let copies = Checkpoints { path: path.clone(), bounds: bounds.clone(), connection: Some(copying) };
         let (checkpoints, checkpoints_asked) = sync_channel(1);
-        let writer =
-            Writer { connection, queue: queued, health, servers, bounds, clock, machine, times, checkpoints, lock };
+        let writer = Writer {
+            connection,
+            queue: queued,
+            health,
+            servers,
+            bounds,
+            clock,
+            machine,
+            started,
+            times,
+            checkpoints,
+            lock,
+        };
         let (look_ups, asked) = sync_channel(LOOK_UPS);
         spawn("sessions-reader", move || reader.run(&asked)).map_err(io)?;
         spawn("sessions-copier", move || copies.run(&checkpoints_asked)).map_err(io)?;
@@ -225,6 +239,13 @@ impl SessionDirectory for SqliteDirectory {
 
     async fn lost(&self) -> Vec<(SessionDigest, Epoch)> {
         self.queue.lost().await
+    }
+
+    async fn take_due(&self, lifetime: Option<Duration>) -> Result<Vec<Due>, Away> {
+        let (answer, due) = oneshot::channel();
+        let queued = self.queue.take_due(DueRequest { lifetime, answer });
+        queued.map_err(|_| Away::because("too many calls for what is due wait"))?;
+        due.await.map_err(|_| Away::because("the writing thread has ended"))?
     }
 
     async fn flush(&self, until: Instant) -> usize {

@@ -12,8 +12,9 @@
 //! | `writer`, `reader`, `checkpoints` | the three threads |
 //! | `health` | whether the file can be read and written, with a log line for each change |
 //! | `room`, `log` | how much room is made so that the file stays within its bytes, and the length of the write-ahead log |
-//! | `forgetting`, `leftovers` | what is forgotten, and what servers that are gone have left |
-//! | `store` | reads and writes of rows |
+//! | `forgetting`, `leftovers`, `tidying` | what is forgotten, what servers that are gone have left, and what is done from time to time |
+//! | `due` | sessions that are to be ended though no request asks for that |
+//! | `store`, `tombstones` | reads and writes of rows |
 //! | `row` | one row, and what a change does to it |
 //! | `schema`, `connection`, `place` | the tables, the settings of a connection, and checks of a path |
 //! | `journal` | a commit that was cut before the file had its write-ahead log |
@@ -31,6 +32,7 @@ mod clock;
 mod connection;
 mod directory;
 mod dropped;
+mod due;
 mod error;
 mod forgetting;
 mod health;
@@ -46,6 +48,8 @@ mod schema;
 mod server;
 mod stats;
 mod store;
+mod tidying;
+mod tombstones;
 mod writer;
 
 pub use builder::{Durability, SqliteDirectoryBuilder};

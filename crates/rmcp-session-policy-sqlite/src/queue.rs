@@ -1,4 +1,4 @@
-//! What waits for the writer: changes of this server, and its claims. And what waits for it: the tasks that want to know
+//! What waits for the writer: changes of this server, its claims, and its calls for what is due. And what waits for it: the tasks that want to know
 //! when a change is written, or which sessions are lost.
 //!
 //! All is behind one lock, which is held for O(1) steps, and never over a read or a write of the file, with two exceptions:
@@ -14,10 +14,14 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::changes::{BATCH, Changes};
 use crate::claiming::ClaimRequest;
+use crate::due::DueRequest;
 use crate::row::{Moment, Queued};
 
 /// The most claims that wait.
 const CLAIMS: usize = 256;
+
+/// The most calls that wait for what is due. A manager makes one at a time.
+const DUE_REQUESTS: usize = 16;
 
 /// The queue of one server.
 #[derive(Debug)]
@@ -35,6 +39,7 @@ pub(crate) struct Queue {
 struct State {
     changes: Changes,
     claims: VecDeque<ClaimRequest>,
+    due: VecDeque<DueRequest>,
     lost: Vec<(SessionDigest, Epoch)>,
     /// Whether a task ever waited for losses.
     wants_lost: bool,
@@ -47,6 +52,7 @@ pub(crate) enum Work {
     Claims(Vec<ClaimRequest>),
     /// Take a batch, and commit it.
     Changes,
+    Due(DueRequest),
     /// Nothing was asked for in this time.
     Rest,
     Stop,
@@ -87,6 +93,23 @@ impl Queue {
         for claim in claims.into_iter().rev() {
             state.claims.push_front(claim);
         }
+    }
+
+    /// Queues a call for what is due. Gives it back if too many wait.
+    pub(crate) fn take_due(&self, request: DueRequest) -> Result<(), DueRequest> {
+        let mut state = self.lock();
+        if state.due.len() >= DUE_REQUESTS || state.stops {
+            return Err(request);
+        }
+        state.due.push_back(request);
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Whether something of a session waits to be written.
+    pub(crate) fn has(&self, id: &SessionDigest) -> bool {
+        self.lock().changes.has(id)
     }
 
     /// What waits to be written of a session, oldest first.
@@ -164,6 +187,9 @@ impl Queue {
         loop {
             if !state.claims.is_empty() {
                 return Work::Claims(state.take_claims(self.bodies));
+            }
+            if let Some(request) = state.due.pop_front() {
+                return Work::Due(request);
             }
             let due = if holds_back { None } else { state.changes.due(now()) };
             if due == Some(Duration::ZERO) {

@@ -61,7 +61,7 @@ pub(crate) fn make(
     let mut forgotten = 0;
     let mut pages = Pages::of(connection)?;
     while pages.used + needed > bounds.pages() && forgotten < most {
-        let step = forget_first(connection, servers, STEP)?;
+        let step = forget_first(connection, bounds, servers, STEP)?;
         if step == 0 {
             // Only what cannot be forgotten is left.
             return Ok(true);

@@ -1,13 +1,17 @@
-//! One row of the file, and what a change does to it. No SQL, no clock.
+//! One row of the file, and what a change does to it. No queries, no clock.
 
 use std::time::Duration;
 
 use rmcp_session_policy::directory::{
     Change, Epoch, Found, FoundState, OwnerDigest, ServerId, StoredBody, StoredSession, Usage,
 };
+use rusqlite::Row as SqlRow;
 
 /// A moment on the clock of the file, in milliseconds.
 pub(crate) type Moment = i64;
+
+/// The ranks of sessions.
+pub(crate) const RANKS: std::ops::RangeInclusive<i64> = 0..=2;
 
 /// What the file says of a session, without its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +29,17 @@ pub(crate) struct Row {
     pub(crate) last_gap: Option<Duration>,
 }
 
-/// Where a session is that has not ended.
+/// Where a session is of which there is a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// No server has it.
     Parked,
     /// Its server has it.
     Live,
+    /// It has ended, and what is stored of it is still needed by its server.
+    Ending,
+    /// The same, and that server is gone.
+    LeftEnding,
 }
 
 /// What the file says of a digest.
@@ -66,7 +74,8 @@ pub(crate) enum Effect<'a> {
 
 /// Says what a change of a server does, as the table of [`Change`] has it.
 ///
-/// A `Dead` of a session that is not there leaves a tombstone too: its `Opened` was merged into it, or it was forgotten.
+/// A `Dead` of a session that is not there leaves a tombstone too: its `Opened` was merged into it, or it was forgotten. So
+/// does an `Ending` that cannot store the session.
 pub(crate) fn effect<'a>(before: Option<&Entry>, server: ServerId, queued: &'a Queued) -> Effect<'a> {
     let Queued { epoch, change, at } = queued;
     let row = match before {
@@ -80,17 +89,23 @@ pub(crate) fn effect<'a>(before: Option<&Entry>, server: ServerId, queued: &'a Q
     let changed = Row { changed_at: row.changed_at.max(*at), ..row.clone() };
     match change {
         Change::Dead => Effect::End,
+        _ if row.stage.is_ending() => Effect::Nothing,
+        Change::Ending(None) => Effect::Update(Row { stage: Stage::Ending, ..changed }, None),
+        Change::Ending(Some(session)) => restated(changed, Stage::Ending, session, *at),
         _ if row.stage != Stage::Live => Effect::Nothing,
         Change::Ready => Effect::Update(Row { ready: true, ..changed }, None),
         Change::Used(usage) => Effect::Update(Row { ready: true, ..changed }.used(usage, *at), None),
-        Change::Data(session) | Change::Parked(session) => {
-            let stage = if matches!(change, Change::Data(_)) { Stage::Live } else { Stage::Parked };
-            let stored = Row::new(server, *epoch, stage, session, *at);
-            Effect::Update(Row { owner: row.owner, changed_at: changed.changed_at, ..stored }, Some(&session.body))
-        }
+        Change::Data(session) => restated(changed, Stage::Live, session, *at),
+        Change::Parked(session) => restated(changed, Stage::Parked, session, *at),
         Change::Released => Effect::Update(Row { stage: Stage::Parked, ..changed }, None),
         _ => Effect::Nothing,
     }
+}
+
+/// The effect of a change that says all of a session but its owner.
+fn restated(changed: Row, stage: Stage, session: &StoredSession, at: Moment) -> Effect<'_> {
+    let stored = Row::new(changed.server, changed.epoch, stage, session, at);
+    Effect::Update(Row { owner: changed.owner, changed_at: changed.changed_at, ..stored }, Some(&session.body))
 }
 
 /// The effect of a change of a session that is not there.
@@ -103,6 +118,10 @@ fn first_effect(server: ServerId, epoch: Epoch, change: &Change, at: Moment) -> 
         Change::Parked(session) if epoch == Epoch::FIRST => {
             Effect::Insert(Row::new(server, epoch, Stage::Parked, session, at), &session.body)
         }
+        Change::Ending(Some(session)) if epoch == Epoch::FIRST => {
+            Effect::Insert(Row::new(server, epoch, Stage::Ending, session, at), &session.body)
+        }
+        Change::Ending(_) => Effect::End,
         Change::Data(_) | Change::Parked(_) => Effect::Forgotten,
         _ => Effect::Nothing,
     }
@@ -124,7 +143,14 @@ impl Stage {
         match self {
             Self::Parked => 0,
             Self::Live => 1,
+            Self::Ending => 2,
+            Self::LeftEnding => 3,
         }
+    }
+
+    /// Whether the session has ended.
+    pub(crate) const fn is_ending(self) -> bool {
+        matches!(self, Self::Ending | Self::LeftEnding)
     }
 
     /// The stage with this number.
@@ -132,6 +158,8 @@ impl Stage {
         match number {
             0 => Some(Self::Parked),
             1 => Some(Self::Live),
+            2 => Some(Self::Ending),
+            3 => Some(Self::LeftEnding),
             _ => None,
         }
     }
@@ -160,7 +188,7 @@ impl Row {
         Self { used_at, uses: usage.uses, calls: usage.calls, last_gap, ..self }
     }
 
-    /// In which order sessions are forgotten: those that are not ready first, then those without a call.
+    /// In which order sessions are forgotten: those that are not ready first, then those without a call. One of [`RANKS`].
     pub(crate) const fn rank(&self) -> i64 {
         match (self.ready, self.calls) {
             (false, _) => 0,
@@ -182,6 +210,7 @@ impl Entry {
     pub(crate) fn found(&self, now: Moment, is_live: impl Fn(&Row) -> bool) -> Found {
         match self {
             Self::Ended(server, epoch) => Found::new(FoundState::Dead, *server, *epoch),
+            Self::Session(row) if row.stage.is_ending() => Found::new(FoundState::Dead, row.server, row.epoch),
             Self::Session(row) => {
                 let state = if is_live(row) { FoundState::Live } else { FoundState::Parked };
                 let found = Found::new(state, row.server, row.epoch);
@@ -194,9 +223,23 @@ impl Entry {
 /// The bytes of the body of a change.
 pub(crate) fn bytes(change: &Change) -> usize {
     match change {
-        Change::Opened(session) | Change::Data(session) | Change::Parked(session) => session.body.as_bytes().len(),
+        Change::Opened(session) | Change::Data(session) | Change::Parked(session) | Change::Ending(Some(session)) => {
+            session.body.as_bytes().len()
+        }
         _ => 0,
     }
+}
+
+/// An epoch in a column.
+pub(crate) fn epoch(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Epoch> {
+    let number = row.get::<_, i64>(column)?;
+    let epoch = u64::try_from(number).ok().and_then(Epoch::new);
+    epoch.ok_or(rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+/// A number as a column holds it.
+pub(crate) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// The length of a duration, in milliseconds.
@@ -242,7 +285,9 @@ mod tests {
 
     #[test]
     fn a_change_that_was_written_has_no_effect_once_more() {
-        for change in [Change::Opened(session(1)), Change::Data(session(2)), Change::Parked(session(2)), Change::Dead] {
+        let ending = || Change::Ending(Some(session(2)));
+        let first = [Change::Opened(session(1)), Change::Data(session(2)), Change::Parked(session(2)), ending()];
+        for change in first.into_iter().chain([Change::Ending(None), Change::Dead]) {
             let change = queued(change, 5);
             let once = after(None, SERVER, &change);
             assert_eq!(after(once.clone(), SERVER, &change), once);
@@ -259,7 +304,7 @@ mod tests {
         changed.body = body.clone();
         let data = queued(Change::Data(changed), 101_000);
         let Effect::Update(row, written) = effect(before.as_ref(), SERVER, &data) else { panic!("it is live here") };
-        assert_eq!((row.owner, row.live, row.ready, row.uses), (Some(owner), true, true, 5));
+        assert_eq!((row.owner, row.stage, row.ready, row.uses), (Some(owner), Stage::Live, true, 5));
         assert_eq!((row.opened_at, row.used_at, row.changed_at), (41_000, 100_000, 101_000));
         assert_eq!(written, Some(&body));
         assert_eq!(effect(before.as_ref(), ServerId::from_bytes([2; 16]), &data), Effect::Nothing);

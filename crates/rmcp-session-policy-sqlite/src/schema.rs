@@ -21,15 +21,16 @@ const SCHEMA: i64 = 1;
 
 /// The tables.
 ///
-/// - `about` has the clock, and the oldest schema whose releases may read the file.
+/// - `about` has the clock, the oldest schema whose releases may read the file, and when a server asked for what is due.
 /// - `totals` counts the rows; triggers keep it, so that each release keeps it the same way.
 /// - `sessions` and `bodies` have a row each for one session. The body is apart, so that a use does not rewrite it. `live` is
-///   the stage of the session. By rank those are found that are forgotten first, by server those that a server has.
+///   the stage of the session. By rank those are found that are forgotten first, by server those that a server has, by
+///   opening those past their lifetime.
 /// - `ended` has the tombstones, `lost` what servers are to be told of.
 const TABLES: &str = "
 CREATE TABLE about (
     one INTEGER PRIMARY KEY CHECK (one = 1), min_reader INTEGER NOT NULL,
-    boot TEXT NOT NULL, boot_offset INTEGER NOT NULL, clock_at INTEGER NOT NULL, wall_at INTEGER NOT NULL
+    boot TEXT NOT NULL, boot_offset INTEGER NOT NULL, clock_at INTEGER NOT NULL, wall_at INTEGER NOT NULL, due_at INTEGER
 );
 CREATE TABLE totals (one INTEGER PRIMARY KEY CHECK (one = 1), sessions INTEGER NOT NULL, ended INTEGER NOT NULL);
 INSERT INTO totals (one, sessions, ended) VALUES (1, 0, 0);
@@ -41,7 +42,8 @@ CREATE TABLE sessions (
     uses INTEGER NOT NULL, calls INTEGER NOT NULL, last_gap INTEGER
 );
 CREATE INDEX sessions_by_rank ON sessions (live, rank, changed_at);
-CREATE INDEX sessions_by_server ON sessions (server) WHERE live = 1;
+CREATE INDEX sessions_by_server ON sessions (server) WHERE live IN (1, 2);
+CREATE INDEX sessions_by_opening ON sessions (opened_at) WHERE live = 0;
 CREATE TABLE bodies (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE ended (id BLOB PRIMARY KEY, server BLOB NOT NULL, epoch INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX ended_by_time ON ended (at);
@@ -174,4 +176,28 @@ fn versions(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
         Err(rusqlite::Error::QueryReturnedNoRows) => Ok((schema, SCHEMA)),
         reader => Ok((schema, reader?)),
     }
+}
+
+/// The tables of an empty file.
+#[cfg(test)]
+pub(crate) fn in_memory() -> rusqlite::Result<Connection> {
+    let connection = Connection::open_in_memory()?;
+    connection.execute_batch(TABLES)?;
+    Ok(connection)
+}
+
+/// Asserts that SQLite finds the rows of a query by indexes, and in their order: it reads no table as a whole, and sorts
+/// nothing.
+#[cfg(test)]
+#[track_caller]
+pub(crate) fn assert_found_by_index(query: &str) {
+    let plan = || -> rusqlite::Result<Vec<String>> {
+        let connection = in_memory()?;
+        let mut explained = connection.prepare(&format!("EXPLAIN QUERY PLAN {query}"))?;
+        // Nothing is bound: the plan does not depend on it.
+        explained.raw_query().mapped(|row| row.get("detail")).collect()
+    };
+    let plan = plan().expect("it can be planned");
+    let is_bad = |step: &String| step.contains("TEMP B-TREE") || step.starts_with("SCAN") && !step.contains("USING");
+    assert!(!plan.is_empty() && !plan.iter().any(is_bad), "{query}: {plan:?}");
 }

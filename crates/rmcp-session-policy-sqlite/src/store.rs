@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use rmcp_session_policy::directory::{Claim, Epoch, OwnerDigest, ServerId, SessionDigest, StoredBody};
+use rmcp_session_policy::directory::{Claim, Epoch, OwnerDigest, ServerId, SessionDigest, StoredBody, StoredSession};
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow};
 
 use crate::builder::Bounds;
-use crate::forgetting::{self, AT_ONCE};
-use crate::leftovers;
-use crate::room;
+use crate::forgetting;
 use crate::row::{self, Effect, Entry, Moment, Queued, Row, Stage};
 use crate::server::Servers;
+use crate::tombstones;
 
 /// How many rows are removed at most for one that is inserted. More than one, so that a limit that was lowered is reached.
 const MOST_AT_INSERT: u64 = 2;
@@ -25,7 +24,7 @@ pub(crate) fn find(connection: &Connection, id: &SessionDigest) -> rusqlite::Res
         return Ok(Some(Entry::Session(row)));
     }
     let mut ended = connection.prepare_cached("SELECT server, epoch FROM ended WHERE id = ?1")?;
-    ended.query_row([id.as_bytes()], |row| Ok(Entry::Ended(server(row, 0)?, epoch(row, 1)?))).optional()
+    ended.query_row([id.as_bytes()], |row| Ok(Entry::Ended(server(row, 0)?, row::epoch(row, 1)?))).optional()
 }
 
 /// Writes a change of a server, unless it comes too late. `false` if it is not written because the file has forgotten the
@@ -58,52 +57,53 @@ pub(crate) fn claim(
     seen: Epoch,
     now: Moment,
 ) -> rusqlite::Result<Claim> {
-    let Some(Entry::Session(before)) = find(connection, id)? else { return Ok(Claim::Gone) };
-    let is_mine = before.server == me;
-    let is_gone = !is_mine && servers.is_gone(before.server);
+    let before = match find(connection, id)? {
+        Some(Entry::Session(row)) if !row.stage.is_ending() => row,
+        _ => return Ok(Claim::Gone),
+    };
     // What is live at this server itself, it has lost: its queue had no room for what became of it.
-    if before.epoch != seen || before.stage == Stage::Live && !is_mine && !is_gone {
+    let is_free = before.stage == Stage::Parked || before.server == me || servers.is_gone(before.server);
+    if before.epoch != seen || !is_free {
         return Ok(Claim::Elsewhere(before.server));
     }
-    if !is_mine && !is_gone {
+    let (epoch, session) = take_over(connection, servers, id, before, (me, Stage::Live, now), now)?;
+    Ok(Claim::Yours(epoch, session))
+}
+
+/// Sets a session to a server, its stage there, and the moment of its latest change, under the next epoch. Returns what is
+/// stored. The server before is told, if it is another one and not gone.
+pub(crate) fn take_over(
+    connection: &Connection,
+    servers: &Servers,
+    id: &SessionDigest,
+    before: Row,
+    (server, stage, changed_at): (ServerId, Stage, Moment),
+    now: Moment,
+) -> rusqlite::Result<(Epoch, StoredSession)> {
+    if before.server != server && !servers.is_gone(before.server) {
         let tell = "INSERT OR REPLACE INTO lost (server, id, epoch) VALUES (?1, ?2, ?3)";
-        let lost = (before.server.as_bytes(), id.as_bytes(), number(before.epoch.get()));
+        let lost = (before.server.as_bytes(), id.as_bytes(), row::signed(before.epoch.get()));
         connection.prepare_cached(tell)?.execute(lost)?;
     }
-    let row = Row { server: me, epoch: before.epoch.next(), stage: Stage::Live, changed_at: now, ..before };
+    let row = Row { server, epoch: before.epoch.next(), stage, changed_at, ..before };
     update(connection, id, &row, None)?;
     let body = "SELECT body FROM bodies WHERE key = (SELECT key FROM sessions WHERE id = ?1)";
     let body: Vec<u8> = connection.prepare_cached(body)?.query_row([id.as_bytes()], |row| row.get(0))?;
-    Ok(Claim::Yours(row.epoch, row.session(StoredBody::from_bytes(body), now)))
+    Ok((row.epoch, row.session(StoredBody::from_bytes(body), now)))
 }
 
 /// Takes some of the sessions that others have claimed from this server.
 pub(crate) fn take_lost(connection: &Connection, me: ServerId) -> rusqlite::Result<Vec<(SessionDigest, Epoch)>> {
     let query = "DELETE FROM lost WHERE (server, id) IN (SELECT server, id FROM lost WHERE server = ?1 LIMIT 1000) RETURNING id, epoch";
     let mut statement = connection.prepare_cached(query)?;
-    let lost =
-        statement.query_map([me.as_bytes()], |row| Ok((SessionDigest::from_bytes(row.get(0)?), epoch(row, 1)?)))?;
+    let lost = statement
+        .query_map([me.as_bytes()], |row| Ok((SessionDigest::from_bytes(row.get(0)?), row::epoch(row, 1)?)))?;
     lost.collect()
 }
 
 /// Whether others have claimed sessions from this server. Does not write.
 pub(crate) fn has_lost(connection: &Connection, me: ServerId) -> rusqlite::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM lost WHERE server = ?1 LIMIT 1")?.exists([me.as_bytes()])
-}
-
-/// Parks some of what servers that are gone have left, and removes some of what is past its age, and some sessions while the
-/// file is too large. Returns whether there may be more.
-pub(crate) fn forget(
-    connection: &Connection,
-    bounds: &Bounds,
-    servers: &Servers,
-    now: Moment,
-) -> rusqlite::Result<bool> {
-    let parked = leftovers::park(connection, servers, AT_ONCE)?;
-    let mut removed = forgetting::forget_old(connection, now.saturating_sub(row::millis(bounds.age)))?;
-    room::make(connection, bounds, servers, room::needed([].iter()), 0)?;
-    removed += leftovers::forget_lost(connection, servers, AT_ONCE)?;
-    Ok(parked >= AT_ONCE || removed >= AT_ONCE as usize)
 }
 
 fn insert(
@@ -115,7 +115,7 @@ fn insert(
     body: &StoredBody,
 ) -> rusqlite::Result<()> {
     let over = (total(connection, "SELECT sessions FROM totals")? + 1).saturating_sub(bounds.sessions);
-    forgetting::forget_first(connection, servers, u32::try_from(over.min(MOST_AT_INSERT)).unwrap_or(1))?;
+    forgetting::forget_first(connection, bounds, servers, u32::try_from(over.min(MOST_AT_INSERT)).unwrap_or(1))?;
     let query = format!(
         "INSERT INTO sessions ({COLUMNS}, rank, id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
     );
@@ -143,14 +143,14 @@ fn write(connection: &Connection, query: &str, id: &SessionDigest, row: &Row) ->
     let mut statement = connection.prepare_cached(query)?;
     statement.execute((
         row.server.as_bytes(),
-        number(row.epoch.get()),
+        row::signed(row.epoch.get()),
         row.stage.number(),
         row.owner.as_ref().map(OwnerDigest::as_bytes),
         row.ready,
         row.opened_at,
         row.used_at,
         row.changed_at,
-        number(row.uses),
+        row::signed(row.uses),
         row.calls,
         row.last_gap.map(row::millis),
         row.rank(),
@@ -167,15 +167,7 @@ fn end(
     queued: &Queued,
 ) -> rusqlite::Result<()> {
     connection.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id.as_bytes()])?;
-    let over = (total(connection, "SELECT ended FROM totals")? + 1).saturating_sub(bounds.ends());
-    if over > 0 {
-        let oldest = "DELETE FROM ended WHERE id IN (SELECT id FROM ended ORDER BY at LIMIT ?1)";
-        connection.prepare_cached(oldest)?.execute([u32::try_from(over.min(MOST_AT_INSERT)).unwrap_or(1)])?;
-    }
-    let query = "INSERT INTO ended (id, server, epoch, at) VALUES (?1, ?2, ?3, ?4)";
-    let ended = (id.as_bytes(), me.as_bytes(), number(queued.epoch.get()), queued.at);
-    connection.prepare_cached(query)?.execute(ended)?;
-    Ok(())
+    tombstones::remember(connection, bounds, id, (me, queued.epoch), queued.at)
 }
 
 fn total(connection: &Connection, query: &str) -> rusqlite::Result<u64> {
@@ -187,7 +179,7 @@ fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
     let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
     Ok(Row {
         server: server(row, 0)?,
-        epoch: epoch(row, 1)?,
+        epoch: row::epoch(row, 1)?,
         stage: stage(row, 2)?,
         owner: row.get::<_, Option<[u8; 16]>>(3)?.map(OwnerDigest::from_bytes),
         ready: row.get(4)?,
@@ -204,17 +196,7 @@ fn server(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<ServerId> {
     Ok(ServerId::from_bytes(row.get(column)?))
 }
 
-fn epoch(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Epoch> {
-    let number = row.get::<_, i64>(column)?;
-    let epoch = u64::try_from(number).ok().and_then(Epoch::new);
-    epoch.ok_or(rusqlite::Error::IntegralValueOutOfRange(column, number))
-}
-
 fn stage(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Stage> {
     let number = row.get::<_, i64>(column)?;
     Stage::of(number).ok_or(rusqlite::Error::IntegralValueOutOfRange(column, number))
-}
-
-fn number(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -4,21 +4,23 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use rmcp_session_policy::directory::{Away, Change, Claim, Epoch, ServerId, SessionDigest};
+use rmcp_session_policy::directory::{Away, Change, Claim, Due, Epoch, ServerId, SessionDigest};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use crate::builder::Bounds;
 use crate::claiming::ClaimRequest;
 use crate::clock::{Clock, Machine};
+use crate::due::{DueRequest, Taking};
 use crate::forgetting::{self, AT_ONCE};
 use crate::health::Health;
 use crate::log;
 use crate::queue::{Queue, Work};
 use crate::room;
-use crate::row::Queued;
+use crate::row::{self, Moment, Queued};
 use crate::schema;
 use crate::server::{ServerLock, Servers};
 use crate::store;
+use crate::tidying;
 
 /// How often the thread looks for sessions that others have claimed.
 const LOOK_FOR_LOST: Duration = Duration::from_millis(100);
@@ -49,6 +51,8 @@ pub(crate) struct Writer {
     pub(crate) bounds: Bounds,
     pub(crate) clock: Clock,
     pub(crate) machine: Machine,
+    /// When this server has started.
+    pub(crate) started: Moment,
     pub(crate) times: Times,
     /// Asks for the log to be copied into the file.
     pub(crate) checkpoints: SyncSender<()>,
@@ -94,6 +98,7 @@ impl Writer {
             match self.queue.next(LOOK_FOR_LOST, self.holds_back(), move || clock.now()) {
                 Work::Claims(claims) => self.claim(claims),
                 Work::Changes => self.commit(),
+                Work::Due(request) => self.take_due(request),
                 Work::Rest => {}
                 Work::Stop => return,
             }
@@ -169,7 +174,7 @@ impl Writer {
             return Err(error);
         }
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let forgotten = forgetting::forget_first(&transaction, &self.servers, AT_ONCE)?;
+        let forgotten = forgetting::forget_first(&transaction, &self.bounds, &self.servers, AT_ONCE)?;
         transaction.commit()?;
         if forgotten > 0 { Ok(Written::Room) } else { Err(error) }
     }
@@ -177,7 +182,6 @@ impl Writer {
     /// Answers claims, after one commit for all.
     fn claim(&mut self, claims: Vec<ClaimRequest>) {
         let won = self.write_claims(&claims);
-        let is_locked = |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
         if won.as_ref().is_err_and(is_locked) && !claims.iter().any(ClaimRequest::has_begun) {
             self.came_out(won);
             // They wait on, each until its time is over.
@@ -230,6 +234,43 @@ impl Writer {
         Ok((won, forgotten))
     }
 
+    /// Takes what is due, and answers.
+    fn take_due(&mut self, request: DueRequest) {
+        // Its task is gone: what it would not hear of stays for another call.
+        if request.answer.is_closed() {
+            return;
+        }
+        let due = self.write_due(request.lifetime);
+        let reason = due.as_ref().err().map(ToString::to_string);
+        let is_locked = due.as_ref().is_err_and(is_locked);
+        match self.came_out(due) {
+            Some(due) => drop(request.answer.send(Ok(due))),
+            // Soon again.
+            None if is_locked && !self.health.is_away() => drop(self.queue.take_due(request)),
+            None => drop(request.answer.send(Err(Away::because(reason.unwrap_or_default())))),
+        }
+    }
+
+    fn write_due(&mut self, lifetime: Option<Duration>) -> rusqlite::Result<Vec<Due>> {
+        self.shorten_log()?;
+        let (me, now) = (self.me(), self.clock.now());
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let before = |duration| now.saturating_sub(row::millis(duration));
+        let taking = Taking {
+            connection: &transaction,
+            servers: &self.servers,
+            me,
+            now,
+            oldest: before(self.bounds.age),
+            opened: lifetime.map(before),
+            bytes: self.bounds.bodies(),
+            waits: |id: &SessionDigest| self.queue.has(id),
+        };
+        let due = taking.take()?;
+        transaction.commit()?;
+        Ok(due)
+    }
+
     /// Finds sessions that others have claimed, if some other connection has written since the last look.
     fn look_for_lost(&mut self) {
         if !self.queue.wants_lost() {
@@ -268,8 +309,10 @@ impl Writer {
             return;
         }
         let more = self.forget();
+        let is_locked = more.as_ref().is_err_and(is_locked);
         match self.came_out(more) {
             Some(true) => {}
+            None if is_locked => {}
             _ => self.times.tidied = Some(Instant::now()),
         }
     }
@@ -280,7 +323,7 @@ impl Writer {
             self.machine = machine;
         }
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let more = store::forget(&transaction, &self.bounds, &self.servers, now)?;
+        let more = tidying::tidy(&transaction, &self.bounds, &self.servers, self.started, now)?;
         schema::save_clock(&transaction, self.clock, &self.machine)?;
         transaction.commit()?;
         Ok(more)
@@ -295,7 +338,7 @@ impl Writer {
                 Some(value)
             }
             Err(error) => {
-                let is_locked = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+                let is_locked = is_locked(&error);
                 let longer = |(_, wait): (_, Duration)| (wait * 2).clamp(BACK_OFF.0, BACK_OFF.1);
                 let wait = if is_locked { LOCKED_AGAIN } else { self.times.failed.map_or(BACK_OFF.0, longer) };
                 self.times.failed = Some((Instant::now(), wait));
@@ -307,4 +350,9 @@ impl Writer {
             }
         }
     }
+}
+
+/// Whether another process has the lock.
+fn is_locked(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }

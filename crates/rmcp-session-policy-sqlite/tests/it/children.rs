@@ -83,6 +83,7 @@ async fn child() {
         "hold" => hold(&directory).await,
         "load" => load(&directory, number).await,
         "claim" => claim_all(&directory, number).await,
+        "end" => crate::due::end(&directory, say).await,
         "serve" => crate::restarts::serve(directory, say).await,
         other => panic!("no such role: {other}"),
     }

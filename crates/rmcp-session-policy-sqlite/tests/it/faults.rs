@@ -150,6 +150,8 @@ async fn a_process_that_locks_the_file_costs_durability_for_that_time_and_nothin
     let parked = looked("parked").await;
     assert_eq!(parked.state, FoundState::Parked);
     assert!(directory.claim(&id("parked"), &parked).await.is_err(), "nothing can be claimed");
+    let away = directory.take_due(Some(Duration::ZERO)).await.expect_err("nothing can be taken");
+    assert_eq!(away.to_string(), "the session directory is away");
     assert!(directory.stats().failures > 0);
 
     other.execute_batch("COMMIT").unwrap();

@@ -89,3 +89,23 @@ async fn what_is_written_of_a_claimed_session_that_the_file_has_forgotten_counts
     assert!(directory.written(&id("new"), later()).await);
     assert_eq!(there(&directory, &["new", "newer"]).await, ["new"]);
 }
+
+#[tokio::test]
+async fn of_a_session_that_is_ending_a_full_file_keeps_that_it_has_ended() {
+    let place = Place::new();
+    let directory = place.builder().max_sessions(2).open().unwrap();
+    park(&directory, &id("parked"), 1);
+    directory.write(&id("ending"), Epoch::FIRST, Change::Opened(called()));
+    directory.write(&id("ending"), Epoch::FIRST, Change::Ending(None));
+    open_one(&directory, "new 1").await;
+    assert_eq!(there(&directory, &["parked", "ending", "new 1"]).await, ["ending", "new 1"]);
+    open_one(&directory, "new 2").await;
+    assert_eq!(see(&directory, &id("ending")).await.state, FoundState::Dead);
+    let totals = place
+        .sqlite()
+        .query_row("SELECT sessions, ended FROM totals", [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+    assert_eq!(totals.unwrap(), (2, 1), "it has a tombstone");
+    directory.write(&id("ending"), Epoch::FIRST, Change::Dead);
+    assert!(directory.written(&id("ending"), later()).await);
+    assert_eq!(there(&directory, &["ending", "new 1", "new 2"]).await, ["ending", "new 1", "new 2"]);
+}

@@ -6,6 +6,7 @@ mod bounds;
 mod children;
 mod crashes;
 mod cut_logs;
+mod due;
 mod faults;
 mod files;
 mod full_files;
