@@ -105,7 +105,9 @@ impl SqliteDirectoryBuilder {
     }
 
     /// Sets how long a session stays without a change, and how long the end of one is remembered. Give more than the
-    /// longest lifetime of a session. A session that a server has stays. At least one second. Defaults to 30 days.
+    /// longest lifetime of a session. A session that a server has stays. So do those past their age until
+    /// [`take_due`](rmcp_session_policy::directory::SessionDirectory::take_due) takes them, for two minutes after each call of
+    /// it, and after the start of a server if it was ever called. At least one second. Defaults to 30 days.
     pub const fn max_age(mut self, age: Duration) -> Self {
         self.bounds.age = age;
         self
