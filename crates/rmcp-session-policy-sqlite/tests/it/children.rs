@@ -118,8 +118,9 @@ async fn claim_all(directory: &SqliteDirectory, sessions: u64) {
 /// After how many writes a load stops that says when all of it is written.
 const WRITES: u64 = 60;
 
-/// Opens, uses, changes, parks, claims and ends sessions, as fast as it can. Says `try NAME VERSION BODY` before each write
-/// of a version (zero for an end), with a one if it has a body, and `ack NAME VERSION` once it is durable.
+/// Opens, uses, changes, parks, claims and ends sessions, and leaves some of them ending, as fast as it can. Says
+/// `try NAME VERSION BODY` before each write of a version (zero for an end), with a one if it has a body, and
+/// `ack NAME VERSION` once it is durable.
 ///
 /// In each fourth round it waits for no write. It stops after some, and says `all MICROSECONDS` once they are written by
 /// themselves, and how long that took.
@@ -163,6 +164,8 @@ async fn load(directory: &SqliteDirectory, round: u64) {
         mine.insert(name, (epoch, !matches!(change, Change::Parked(_) | Change::Dead)));
         let has_body = matches!(change, Change::Opened(_) | Change::Data(_) | Change::Parked(_));
         say(format!("try {name} {version} {}", u8::from(has_body)));
+        let change = if is_end && random.bool() { Change::Ending(None) } else { change };
+        let is_ending = matches!(change, Change::Ending(_));
         directory.write(&id, epoch, change);
         if is_end {
             names[place] = next;
@@ -170,6 +173,9 @@ async fn load(directory: &SqliteDirectory, round: u64) {
         if !stops && (is_end || random.bool()) {
             assert!(directory.written(&id, later()).await);
             say(format!("ack {name} {version}"));
+        }
+        if is_ending && random.bool() {
+            directory.write(&id, epoch, Change::Dead);
         }
     }
 }

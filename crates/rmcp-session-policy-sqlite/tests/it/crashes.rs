@@ -2,10 +2,10 @@
 //!
 //! 20 kills; the variable `SQLITE_KILLS` sets another number.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use rmcp_session_policy::directory::{Change, Claim, FoundState, SessionDirectory};
+use rmcp_session_policy::directory::{Change, Claim, FoundState, SessionDigest, SessionDirectory};
 use rmcp_session_policy_sqlite::SqliteDirectory;
 
 use crate::children::Process;
@@ -30,7 +30,7 @@ async fn what_was_acknowledged_outlives_kills_and_ends_stay_ends() {
     let place = Place::new();
     let mut models: HashMap<u64, Model> = HashMap::new();
     let mut random = fastrand::Rng::with_seed(11);
-    let (mut said, mut behind) = (0, Duration::ZERO);
+    let (mut said, mut behind, mut finished) = (0, Duration::ZERO, HashSet::new());
     for round in 1..=kills {
         let mut process = Process::start("load", place.path(), round);
         assert_eq!(process.hear().as_deref(), Some("ready"));
@@ -54,11 +54,15 @@ async fn what_was_acknowledged_outlives_kills_and_ends_stay_ends() {
         for (name, model) in &mut models {
             compare(&directory, *name, model).await;
         }
+        finish(&directory, &models, &mut finished).await;
         assert_eq!(directory.flush(later()).await, 0);
     }
     let ends = models.values().filter(|model| model.is_end_acknowledged).count();
-    eprintln!("{kills} kills, {said} lines, {} sessions, {ends} ends, at most {behind:?} behind", models.len());
-    assert!(ends > 0, "no session ended");
+    let (sessions, unfinished) = (models.len(), finished.len());
+    eprintln!(
+        "{kills} kills, {said} lines, {sessions} sessions, {ends} ends, {unfinished} unfinished, at most {behind:?} behind"
+    );
+    assert!(ends > 0 && unfinished > 0, "no session ended");
 }
 
 /// Passes some time without a sleep, so that the moment is as exact as can be.
@@ -105,6 +109,25 @@ impl Model {
     /// The body that a session of this version has: that of the latest write with one.
     fn body(&self, version: u64) -> u64 {
         *self.tried.range(..=version).rfind(|(_, has_body)| **has_body).unwrap().0
+    }
+}
+
+/// Finishes the ends that a process has not. One that is finished is never due again.
+async fn finish(directory: &SqliteDirectory, models: &HashMap<u64, Model>, finished: &mut HashSet<SessionDigest>) {
+    loop {
+        let due = directory.take_due(None).await.unwrap();
+        if due.is_empty() {
+            return;
+        }
+        for due in due {
+            let (name, model) = models.iter().find(|(name, _)| id(name) == due.id).unwrap();
+            let is_new = finished.insert(due.id);
+            assert!(due.was_ending && is_new && model.is_end_acknowledged, "{name} is due: {model:?}");
+            let body = model.body(due.session.usage.uses);
+            assert_eq!(due.session.body.as_bytes(), body.to_be_bytes(), "the body of {name}: {model:?}");
+            directory.write(&due.id, due.epoch, Change::Dead);
+        }
+        assert_eq!(directory.flush(later()).await, 0);
     }
 }
 
