@@ -25,7 +25,8 @@ const LEFT_ENDING: &str = "SELECT id FROM sessions WHERE live = 3 ORDER BY rank,
 const OVER_AGE: &str =
     "SELECT id FROM sessions WHERE live = 0 AND rank = ?2 AND changed_at < ?3 ORDER BY changed_at LIMIT ?1";
 
-const OVER_LIFETIME: &str = "SELECT id FROM sessions INDEXED BY sessions_by_opening WHERE live = 0 AND opened_at <= ?2 ORDER BY opened_at LIMIT ?1";
+const OVER_LIFETIME: &str = "SELECT id FROM sessions INDEXED BY sessions_by_opening
+    WHERE live = 0 AND opened_at <= ?2 ORDER BY opened_at LIMIT ?1";
 
 /// A call that waits for what is due.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub(crate) struct Taking<'a, W> {
     pub(crate) oldest: Moment,
     /// Sessions that were opened until then are past their lifetime.
     pub(crate) opened: Option<Moment>,
-    /// The most bytes of bodies, but for one body.
+    /// How many bytes bodies may have until no more sessions are taken.
     pub(crate) bytes: usize,
     /// Whether this server has queued a change of a session. Such a session is due once that is written.
     pub(crate) waits: W,

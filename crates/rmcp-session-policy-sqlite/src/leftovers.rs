@@ -5,8 +5,9 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::server::Servers;
 
-/// Of the sessions that a server has.
-const HOLDER: &str = "SELECT server FROM sessions INDEXED BY sessions_by_server WHERE live IN (1, 2) AND server > ?1 ORDER BY server LIMIT 1";
+/// The next server that has sessions.
+const HOLDER: &str = "SELECT server FROM sessions INDEXED BY sessions_by_server
+    WHERE live IN (1, 2) AND server > ?1 ORDER BY server LIMIT 1";
 
 const LEFT: &str = "UPDATE sessions SET live = iif(live = 1, 0, 3) WHERE key IN
     (SELECT key FROM sessions INDEXED BY sessions_by_server WHERE live IN (1, 2) AND server = ?1 LIMIT ?2)";
@@ -17,8 +18,8 @@ const LOST: &str = "DELETE FROM lost WHERE (server, id) IN (SELECT server, id FR
 /// many there were.
 ///
 /// It changes nothing for look-ups and claims, which ask whether the server is gone. But among the sessions that are parked,
-/// those to be forgotten and those that are due are found by an index. Costs O(log n) and a look at a lock file for each server that has sessions,
-/// and O(log n) for each session that it parks.
+/// those to be forgotten and those that are due are found by an index. Costs O(log n) and a look at a lock file for each server
+/// that has sessions, and O(log n) for each session that it parks.
 pub(crate) fn park(connection: &Connection, servers: &Servers, most: u32) -> rusqlite::Result<u32> {
     let (mut after, mut parked) = (Vec::new(), 0);
     while parked < most
