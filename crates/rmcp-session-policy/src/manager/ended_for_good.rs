@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::durable::Durable;
 use super::final_end::FinalEndReason;
 use super::final_ends::FinalEnds;
-use super::parking_state::Parked;
+use super::parked::Parked;
 use crate::admission::AdmissionPolicy;
 use crate::session::SessionOrigin;
 

@@ -7,7 +7,7 @@ use rmcp::transport::streamable_http_server::session::{ServerSseMessage, Session
 use tokio::time::{Instant, timeout_at};
 
 use super::manager_inner::{ManagerInner, not_found};
-use super::parking_state::Parked;
+use super::parked::Parked;
 use super::session_manager::{Abandoned, begin_listening};
 use crate::error::PolicyError;
 use crate::scope::{detached, hold_in_scope, is_listening, take_held};

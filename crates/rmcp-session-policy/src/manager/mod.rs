@@ -30,6 +30,7 @@ mod lookup;
 mod manager_inner;
 mod misses;
 mod operate;
+mod parked;
 mod parking;
 mod parking_state;
 mod place_queue;

@@ -11,7 +11,7 @@ use super::PolicySessionManager;
 use super::close::CLOSE_GRACE;
 use super::durable::DIRECTORY_WAIT;
 use super::manager_inner::ManagerInner;
-use super::parking_state::Parked;
+use super::parked::Parked;
 use super::single_flight::Flight;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, DrainReport, SessionSnapshot, Stats};

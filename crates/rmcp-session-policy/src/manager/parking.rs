@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::ended_for_good::{Ends, Gone};
 use super::final_ends::FinalEnds;
-use super::parking_state::{Came, Limits, Parked, ParkingState};
+use super::parked::Parked;
+use super::parking_state::{Came, Limits, ParkingState};
 use crate::context::ClientContext;
 use crate::data::Values;
 use crate::directory::Ownership;

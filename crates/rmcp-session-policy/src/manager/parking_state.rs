@@ -1,19 +1,15 @@
 //! The parked sessions in the order in which they are forgotten beyond the limits, without locks and clocks.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use hashlink::LinkedHashMap;
 use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::time::Instant;
 
-use crate::context::ClientContext;
-use crate::data::Values;
-use crate::directory::{Body, Ownership, StoredSession};
+pub(super) use super::parked::Parked;
+use crate::directory::Ownership;
 use crate::observe::CloseReason;
-use crate::session::{Gap, History, Origin, Record, SessionOrigin};
 use crate::timestamp::Timestamp;
-use crate::transport::SealKey;
 
 /// The limits of the parking.
 #[derive(Clone, Debug)]
@@ -22,135 +18,6 @@ pub(super) struct Limits {
     pub(super) bytes: usize,
     pub(super) entry_bytes: usize,
     pub(super) age: Duration,
-}
-
-/// What the parking keeps of a session. A copy keeps nothing alive: the session is parked as long as [`ParkingState`]
-/// has it.
-#[derive(Clone, Debug)]
-pub(super) struct Parked {
-    /// The parameters of `initialize`, serialized.
-    pub(super) initialize_params: Arc<[u8]>,
-    /// The protocol version that its client speaks, if it is in a directory.
-    pub(super) protocol_version: Option<Arc<str>>,
-    context: Option<Arc<ClientContext>>,
-    /// What handlers kept in the session.
-    data: Option<Arc<Values>>,
-    serial: SessionOrigin,
-    history: History,
-    /// From when its age counts.
-    since: Timestamp,
-    /// Distinguishes this parking from other ones of the same session.
-    stay: u64,
-    /// Under what this server has it in the directory that outlives the process. `None` if it is in none.
-    pub(super) ownership: Option<Ownership>,
-    /// What seals its event ids, if another server has made that key. Boxed, because few sessions have one.
-    pub(super) seal_key: Option<Box<SealKey>>,
-    /// Whether it is parked again after a restore that was given up.
-    is_back: bool,
-    /// Why it has ended for good. While it is being restored, it is removed after that.
-    ended: Option<CloseReason>,
-}
-
-impl Parked {
-    pub(super) fn of(
-        record: &Record,
-        initialize_params: Arc<[u8]>,
-        data: Option<Arc<Values>>,
-        is_back: bool,
-        now: Instant,
-    ) -> Self {
-        Self {
-            initialize_params,
-            protocol_version: None,
-            context: record.entry.context.clone(),
-            data,
-            serial: record.entry.serial,
-            history: record.history(now),
-            since: Timestamp::at(now),
-            stay: 0,
-            ownership: None,
-            seal_key: None,
-            is_back,
-            ended: None,
-        }
-    }
-
-    /// What comes from the directory. To the policies of this process it is a new session with a past.
-    pub(super) fn stored(session: &StoredSession, body: Body, ownership: Option<Ownership>, now: Instant) -> Self {
-        let opened = Timestamp::ago(now, session.age);
-        let last_used = Timestamp::ago(now, session.usage.idle).max(opened);
-        let history = History {
-            last_used,
-            last_seen: last_used,
-            uses: session.usage.uses,
-            calls: session.usage.calls,
-            last_gap: session.usage.last_gap.map_or(Gap::NONE, Gap::of),
-            ..History::new(opened)
-        };
-        Self {
-            initialize_params: body.initialize_params,
-            protocol_version: body.protocol_version,
-            context: body.context,
-            data: Some(Values::of_stored(body.data)).filter(|values| !values.is_empty()).map(Arc::new),
-            serial: SessionOrigin::allocate(),
-            history,
-            since: Timestamp::at(now),
-            stay: 0,
-            ownership,
-            seal_key: body.seal_key.map(|key| Box::new(SealKey::of_stored(&key))),
-            is_back: false,
-            ended: None,
-        }
-    }
-
-    /// The origin of a new incarnation.
-    pub(super) fn origin(&self, id: SessionId) -> Origin {
-        Origin { id, serial: self.serial, context: self.context.clone(), history: self.history, restored: true }
-    }
-
-    pub(super) const fn serial(&self) -> SessionOrigin {
-        self.serial
-    }
-
-    /// Why it has ended for good. `None` if the parking has forgotten it, or it has not.
-    pub(super) const fn ended(&self) -> Option<CloseReason> {
-        self.ended
-    }
-
-    /// What handlers kept in the session.
-    pub(super) const fn data(&self) -> Option<&Arc<Values>> {
-        self.data.as_ref()
-    }
-
-    pub(super) const fn shared_context(&self) -> Option<&Arc<ClientContext>> {
-        self.context.as_ref()
-    }
-
-    pub(super) const fn has_called(&self) -> bool {
-        self.history.calls > 0
-    }
-
-    pub(super) const fn opened(&self) -> Timestamp {
-        self.history.opened
-    }
-
-    pub(super) fn context(&self) -> Option<&ClientContext> {
-        self.context.as_deref()
-    }
-
-    fn bytes(&self, id: &str) -> usize {
-        let data = self.data.as_ref().map_or(0, |values| values.bytes());
-        entry_bytes(id, self.initialize_params.len(), self.context()) + data
-    }
-}
-
-/// The memory of a parked session in bytes: the parameters of `initialize`, its id, the context of its client, and its
-/// entry.
-pub(super) fn entry_bytes(id: &str, said: usize, context: Option<&ClientContext>) -> usize {
-    /// Two links of its queue, its slot in the queue's table, and the reference counts of its id and of the parameters.
-    const LINKS: usize = 2 * size_of::<usize>() + 2 * size_of::<usize>() + 4 * size_of::<usize>();
-    const ENTRY: usize = size_of::<SessionId>() + size_of::<Parked>() + LINKS;
-    ENTRY + id.len() + said + context.map_or(0, ClientContext::bytes)
 }
 
 /// The result of an arrival.
@@ -323,7 +190,10 @@ impl ParkingState {
 
     /// Removes a pinned session that another server has claimed: it has not ended, whatever was decided here.
     pub(super) fn lose_pinned(&mut self, id: &str, pin: &Parked, gone: &mut Vec<Parked>) {
-        gone.extend(self.remove_pinned(id, pin).map(|parked| Parked { ended: None, ..parked }));
+        if let Some(mut parked) = self.remove_pinned(id, pin) {
+            parked.ended = None;
+            gone.push(parked);
+        }
     }
 
     /// Makes what counts against the places count against the limits, as far as another session has its place, and the
@@ -483,14 +353,6 @@ impl ParkingState {
     }
 }
 
-impl Parked {
-    fn seen(&mut self, now: Instant) {
-        let now = Timestamp::at(now);
-        self.since = self.since.max(now);
-        self.history.last_seen = self.history.last_seen.max(now);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -498,6 +360,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::manager::parked::entry_bytes;
+    use crate::session::SessionOrigin;
 
     const PLACES: usize = 3;
     const SESSIONS: usize = 12;
@@ -508,24 +372,6 @@ mod tests {
             bytes: 4 * entry_bytes("0", 20, None),
             entry_bytes: usize::MAX,
             age: Duration::from_secs(60),
-        }
-    }
-
-    fn parked(called: bool, said: usize, now: Instant) -> Parked {
-        let now = Timestamp::at(now);
-        Parked {
-            data: None,
-            initialize_params: vec![0; said].into(),
-            protocol_version: None,
-            context: None,
-            serial: SessionOrigin::allocate(),
-            history: History { calls: called.into(), ..History::new(now) },
-            since: now,
-            stay: 0,
-            ownership: None,
-            seal_key: None,
-            is_back: false,
-            ended: None,
         }
     }
 
@@ -593,8 +439,9 @@ mod tests {
                     Step::Park { called, said, is_back } => {
                         if let Some(id) = among(&mut live.iter().cloned()) {
                             live.remove(&id);
-                            let parked = Parked { is_back, ..parked(called, said, now) };
-                            inside.insert(parked.serial, id.clone());
+                            let mut parked = Parked::made_up(called, said, now);
+                            parked.is_back = is_back;
+                            inside.insert(parked.serial(), id.clone());
                             lot.park(id.into(), parked, &limits, PLACES - live.len(), &mut gone);
                         }
                     }
@@ -609,7 +456,7 @@ mod tests {
                         if let Some(id) = among(&mut pins.keys().cloned()) {
                             let pin = pins.remove(&id).unwrap();
                             live.insert(id.clone());
-                            inside.remove(&pin.serial);
+                            inside.remove(&pin.serial());
                             lot.arrive(&id, Some(&pin), &limits, PLACES - live.len(), &mut gone);
                         }
                     }
@@ -639,7 +486,7 @@ mod tests {
                     _ => {}
                 }
                 for parked in gone {
-                    let id = inside.remove(&parked.serial);
+                    let id = inside.remove(&parked.serial());
                     prop_assert!(id.is_some(), "left twice");
                     let pinned = pins.remove(&id.unwrap()).is_some();
                     prop_assert!(!pinned || lot.called.len() + lot.uncalled.len() == 0, "left before others");
@@ -662,7 +509,7 @@ mod tests {
     fn full() -> (ParkingState, Instant) {
         let (mut lot, now) = (ParkingState::default(), Instant::now());
         for id in ["1", "2", "3", "4"] {
-            lot.park(id.into(), parked(true, 0, now), &limits(), 0, &mut Vec::new());
+            lot.park(id.into(), Parked::made_up(true, 0, now), &limits(), 0, &mut Vec::new());
         }
         (lot, now)
     }
@@ -672,7 +519,7 @@ mod tests {
         let (mut lot, now) = full();
         let mut gone = Vec::new();
         let pin = lot.pin("2").unwrap();
-        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        lot.park("5".into(), Parked::made_up(true, 0, now), &limits(), 1, &mut gone);
         assert!(gone.is_empty() && lot.get("2").is_some());
         assert_eq!((ids(&lot.called), ids(&lot.transit)), (vec!["1", "3", "4", "5"], vec!["2"]));
         assert_eq!(lot.arrive("2", Some(&pin), &limits(), 0, &mut gone), Came::ToStay);
@@ -685,7 +532,7 @@ mod tests {
         let (mut lot, now) = full();
         let mut gone = Vec::new();
         drop(lot.pin("2").unwrap());
-        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        lot.park("5".into(), Parked::made_up(true, 0, now), &limits(), 1, &mut gone);
         lot.arrive("6", None, &limits(), 0, &mut gone);
         assert_eq!((ids(&lot.called), ids(&lot.pinned), gone.len()), (vec!["3", "4", "5"], vec!["2"], 1));
     }
@@ -695,7 +542,7 @@ mod tests {
         let (mut lot, now) = full();
         let mut gone = Vec::new();
         let pin = lot.pin("2").unwrap();
-        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        lot.park("5".into(), Parked::made_up(true, 0, now), &limits(), 1, &mut gone);
         lot.unpin(&"2".into(), &pin, now, &limits(), 1, &mut gone);
         assert_eq!((ids(&lot.over), ids(&lot.called)), (vec!["1"], vec!["3", "4", "5", "2"]));
         // The session of `over` is restored as any other, and so are the rest.
@@ -713,9 +560,10 @@ mod tests {
         let (mut lot, now) = full();
         let mut gone = Vec::new();
         let pin = lot.pin("2").unwrap();
-        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        lot.park("5".into(), Parked::made_up(true, 0, now), &limits(), 1, &mut gone);
         lot.arrive("2", Some(&pin), &limits(), 0, &mut gone);
-        let back = Parked { is_back: true, ..parked(true, 0, now) };
+        let mut back = Parked::made_up(true, 0, now);
+        back.is_back = true;
         lot.park("2".into(), back, &limits(), 1, &mut gone);
         assert_eq!((ids(&lot.over), ids(&lot.called), gone.len()), (vec!["1"], vec!["3", "4", "5", "2"], 0));
     }
@@ -725,7 +573,7 @@ mod tests {
         let (mut lot, now) = full();
         let mut gone = Vec::new();
         let pin = lot.pin("2").unwrap();
-        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        lot.park("5".into(), Parked::made_up(true, 0, now), &limits(), 1, &mut gone);
         lot.unpin(&"2".into(), &pin, now, &limits(), 1, &mut gone);
         assert!(gone.is_empty());
         lot.arrive("6", None, &limits(), 0, &mut gone);
@@ -737,7 +585,7 @@ mod tests {
         let (mut lot, now) = full();
         let mut gone = Vec::new();
         let pins = ["1", "2", "3", "4"].map(|id| lot.pin(id).unwrap());
-        lot.park("5".into(), parked(true, 0, now), &limits(), 1, &mut gone);
+        lot.park("5".into(), Parked::made_up(true, 0, now), &limits(), 1, &mut gone);
         assert_eq!((ids(&lot.transit), ids(&lot.called)), (vec!["1"], vec!["5"]));
         let _five = lot.pin("5").unwrap();
         lot.arrive("6", None, &limits(), 0, &mut gone);
@@ -769,13 +617,5 @@ mod tests {
         assert_eq!(lot.size().0, 1);
         lot.expire(at(90), limits().age, &mut gone);
         assert_eq!((lot.size(), lot.oldest()), ((0, 0), None));
-    }
-
-    #[test]
-    fn the_context_of_a_client_counts() {
-        let plain = entry_bytes("1", 0, None);
-        let context = ClientContext::new().with_principal("p".repeat(1_000));
-        let context = context.with_header(http::header::USER_AGENT, "v".repeat(2_000).try_into().unwrap());
-        assert!(entry_bytes("1", 0, Some(&context)) >= plain + 3_000 + size_of::<ClientContext>());
     }
 }

@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::create::{Admitted, Luggage};
 use super::manager_inner::ManagerInner;
-use super::parking_state::{Came, Parked};
+use super::parked::Parked;
+use super::parking_state::Came;
 use super::restore_right::PendingRestore;
 use super::single_flight::Flight;
 use crate::admission::{ArrivalKind, ClientKey};

@@ -13,7 +13,7 @@ use super::durable::{Claimed, DIRECTORY_WAIT};
 use super::goes_on::GoesOn;
 use super::in_turn::Permit;
 use super::manager_inner::ManagerInner;
-use super::parking_state::Parked;
+use super::parked::Parked;
 use super::single_flight::FlightGuard;
 use crate::admission::ClientKey;
 use crate::context::ClientContext;

@@ -12,7 +12,7 @@ use rmcp::transport::streamable_http_server::session::{EventStream, ServerSseMes
 use tokio::time::{Instant, timeout};
 
 use super::manager_inner::{ManagerInner, not_found};
-use super::parking_state::Parked;
+use super::parked::Parked;
 use super::session_manager::begin_listening;
 #[cfg(feature = "http")]
 use crate::directory::{Found, FoundState};

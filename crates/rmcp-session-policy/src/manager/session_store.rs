@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::PolicySessionManager;
 use super::manager_inner::ManagerInner;
-use super::parking_state::entry_bytes;
+use super::parked::entry_bytes;
 use crate::observe::CloseReason;
 
 /// The parking, as rmcp's `SessionStore`.
