@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::durable::Durable;
 use super::final_end::FinalEndReason;
 use super::manager_inner::ManagerInner;
-use super::parking_state::Parked;
+use super::parked::Parked;
 use crate::directory::{Body, BodyError, Change, Due, Ownership, SessionDirectory};
 use crate::observe::CloseReason;
 use crate::time::SECOND;

@@ -17,7 +17,7 @@ use super::durable::{Claimed, DIRECTORY_WAIT, Durable};
 use super::final_end::FinalEndReason;
 use super::look_queue::TooManyMisses;
 use super::manager_inner::ManagerInner;
-use super::parking_state::Parked;
+use super::parked::Parked;
 use super::single_flight::Flight;
 use crate::admission::{ClientKey, Rejection, RejectionClass, Retry};
 use crate::context::ClientContext;

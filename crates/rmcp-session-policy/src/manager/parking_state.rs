@@ -6,7 +6,7 @@ use hashlink::LinkedHashMap;
 use rmcp::transport::streamable_http_server::session::SessionId;
 use tokio::time::Instant;
 
-pub(super) use super::parked::Parked;
+use super::parked::Parked;
 use crate::directory::Ownership;
 use crate::observe::CloseReason;
 use crate::timestamp::Timestamp;
