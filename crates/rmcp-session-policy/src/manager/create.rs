@@ -13,7 +13,7 @@ use super::lifecycle;
 use super::manager_inner::ManagerInner;
 use super::parked::Parked;
 use super::parking_state::Came;
-use super::place_search::Place;
+use super::place_search::{Patience, Place};
 use crate::admission::{Arrival, ArrivalKind, Permit, Rejection};
 use crate::context::ClientContext;
 use crate::directory::InDirectory;
@@ -71,7 +71,7 @@ impl<I: SessionManager> ManagerInner<I> {
         kind: ArrivalKind,
         context: Option<&ClientContext>,
     ) -> Result<Admitted, Failed<I>> {
-        let admitted = self.try_admit(kind, context, context, false).await?;
+        let admitted = self.try_admit(kind, context, context, Patience::Turn).await?;
         admitted.ok_or_else(|| self.refuse(kind, context, self.at_capacity()))
     }
 
@@ -83,7 +83,7 @@ impl<I: SessionManager> ManagerInner<I> {
         kind: ArrivalKind,
         context: Option<&ClientContext>,
         owner: Option<&ClientContext>,
-        only_free: bool,
+        patience: Patience,
     ) -> Result<Option<Admitted>, Failed<I>> {
         if self.stops_taking(kind) {
             return Err(self.refuse(kind, context, PolicyError::Draining));
@@ -91,7 +91,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let permit =
             self.ask(kind, context).await.map_err(|no| self.refuse(kind, context, PolicyError::Rejected(no)))?;
         let clients = self.settings.clients.ids(owner);
-        let allowance = match self.allow(clients.max, only_free).await {
+        let allowance = match self.allow(clients.max, patience == Patience::OnlyFree).await {
             Ok(Some(allowance)) => allowance,
             Ok(None) => return Ok(None),
             Err(rejection) => {
@@ -100,7 +100,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 return Err(self.refuse(kind, context, PolicyError::Rejected(rejection)));
             }
         };
-        let place = self.place(kind, context, clients.share, only_free).await;
+        let place = self.place(kind, context, clients.share, patience).await;
         Ok(place.map(|place| Admitted { permit, allowance, place, clients }))
     }
 

@@ -19,12 +19,13 @@ use super::unservable::Unservable;
 use crate::admission::ClientKey;
 pub(super) use crate::directory::DIRECTORY_WAIT;
 use crate::directory::{Away, Change, Epoch, Found, Ownership, SessionDigest, SessionDirectory, StoredSession};
+use crate::time::MINUTE;
 
-/// How long a request waits until one more session may be restored. When all clients come back after a restart, each waits
-/// for the restores before its own; a client waits about a minute for an answer.
-const RESTORE_WAIT: Duration = Duration::from_secs(30);
-/// How many sessions are restored at a time, unless there are fewer places: each restore waits for one, and only for a
-/// second, so those that come back all at once must not all wait for a place.
+/// How long a request waits until one more session may be restored, and for the place of that session. When all clients come
+/// back after a restart, each waits for the restores before its own; a client waits about a minute for an answer.
+pub(super) const RESTORE_WAIT: Duration = MINUTE;
+/// How many sessions are restored at a time, unless there are fewer places: those that come back all at once must not all
+/// wait for a place.
 const RESTORES: usize = 256;
 
 /// The directory, and what this server has of it.

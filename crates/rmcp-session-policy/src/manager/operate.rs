@@ -299,7 +299,10 @@ impl<I: SessionManager> ManagerInner<I> {
             if seen.phase() == Phase::Closing {
                 return None;
             }
-            if seen.active() > 0 {
+            // What comes next may be for another server, which answers it before this one has given its answer out.
+            let now = Instant::now();
+            let is_untaken = || session.record.entry.untaken.keep_until(self.settings.max_busy, now).is_some();
+            if seen.active() > 0 || reason == CloseReason::Moved && is_untaken() {
                 return Some(false);
             }
             if self.close_if(session, seen, reason) {

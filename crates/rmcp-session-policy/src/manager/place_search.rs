@@ -25,12 +25,23 @@ pub(super) const VICTIM_TIMEOUT: Duration = Duration::from_millis(100);
 pub(super) const MAX_VICTIMS: u32 = 3;
 
 /// For how long no session may be evictable before the waiting newcomers are rejected; a session becomes idle only a
-/// moment after its answer. A restore waits for its whole turn: its client has a session, and a rejection costs it a
-/// call.
+/// moment after its answer. A restore waits for [`MAX_WAIT`]: its client has a session, and a rejection costs it a call.
 pub(super) const IDLE_GRACE: Duration = Duration::from_millis(20);
 
-/// How long a request waits at most for its turn.
+/// How long a request waits at most for its turn, and a patient one for the next place that another waiter gets.
 const MAX_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a request waits for a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Not at all: it takes only a free place.
+    OnlyFree,
+    /// For [`MAX_WAIT`] until it has its turn, and after that for [`VICTIM_TIMEOUT`] times [`MAX_VICTIMS`].
+    Turn,
+    /// For its turn until this moment, as long as waiters get places: at most [`MAX_WAIT`] without one. After that for its
+    /// victims, for the close deadline.
+    WhilePlacesComeFree(Instant),
+}
 
 /// The owner of the places.
 trait Capacity: Send + Sync {
@@ -110,7 +121,12 @@ struct Search<'a, I: SessionManager> {
     /// The client, if it has a share of the places.
     share: Option<ClientId>,
     began: Instant,
+    patience: Patience,
     give_up: Instant,
+    /// The last number of places handed to waiters that it saw, and since when that is the number.
+    handed: (u64, Instant),
+    /// How many victims it has taken.
+    victims: u32,
     /// When the request takes another victim.
     next_victim: Instant,
     waiting: Option<Waiting<'a, I>>,
@@ -129,18 +145,19 @@ enum Step<T> {
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Gets a place for a request: a free one, or, unless `only_free`, that of a victim.
+    /// Gets a place for a request: a free one, or that of a victim, for which it waits as `patience` says.
     ///
-    /// `None` if no session may go.
+    /// `None` if no session may go, or it has waited long enough.
     pub(super) async fn place(
         self: &Arc<Self>,
         kind: ArrivalKind,
         context: Option<&ClientContext>,
         share: Option<ClientId>,
-        only_free: bool,
+        patience: Patience,
     ) -> Option<Place> {
         let mut now = Instant::now();
-        let free = {
+        let only_free = patience == Patience::OnlyFree;
+        let (free, handed) = {
             let mut core = self.lock();
             let free = core.places.take(kind);
             // What waits for a free place alone asks for none.
@@ -150,7 +167,7 @@ impl<I: SessionManager> ManagerInner<I> {
             if free {
                 core.registry.comes(share);
             }
-            free
+            (free, core.places.handed)
         };
         if free || only_free {
             return free.then(|| self.place_of(kind, share));
@@ -161,7 +178,13 @@ impl<I: SessionManager> ManagerInner<I> {
             context,
             share,
             began: now,
-            give_up: now + MAX_WAIT,
+            patience,
+            give_up: match patience {
+                Patience::WhilePlacesComeFree(until) => until.max(now + MAX_WAIT),
+                _ => now + MAX_WAIT,
+            },
+            handed: (handed, now),
+            victims: 0,
             next_victim: now,
             waiting: None,
         };
@@ -214,6 +237,9 @@ impl<'a, I: SessionManager> Search<'a, I> {
             }
             Some(_) if now >= self.give_up => return Step::Refused,
             Some(waiting) if waiting.expects => {
+                if self.victims >= MAX_VICTIMS {
+                    return Step::Waits(self.give_up);
+                }
                 if now < self.next_victim {
                     return Step::Waits(self.next_victim);
                 }
@@ -243,13 +269,18 @@ impl<'a, I: SessionManager> Search<'a, I> {
             Choice::Victim(victim) => {
                 core.mark_closing(&victim, CloseReason::Evicted, now);
                 core.places.stalled_since = None;
+                self.victims += 1;
                 self.expect(core, now);
                 Step::Takes(victim, self.next_victim)
             }
             Choice::Handshakes => {
                 core.places.stalled_since = None;
+                let refused_at = self.refused_at(core, now);
+                if now >= refused_at {
+                    return self.refuse(core);
+                }
                 self.queue(core, now);
-                Step::Listens(Self::look_again_at(core, now, self.give_up.min(now + VICTIM_TIMEOUT)))
+                Step::Listens(Self::look_again_at(core, now, refused_at.min(now + VICTIM_TIMEOUT)))
             }
             // A session is closing, and no other request expects its place.
             Choice::NoVictim if core.closing > core.places.expecting() => {
@@ -259,20 +290,36 @@ impl<'a, I: SessionManager> Search<'a, I> {
             Choice::NoVictim => {
                 let since = *core.places.stalled_since.get_or_insert(now);
                 let refused_at = match self.kind {
-                    ArrivalKind::Restore => self.give_up,
+                    ArrivalKind::Restore => self.refused_at(core, now),
                     _ => self.began.max(since) + IDLE_GRACE,
                 };
                 if now >= refused_at || !core.registry.evicts() {
-                    if let Some(waiting) = &mut self.waiting {
-                        waiting.left = true;
-                        core.places.refuse(waiting.number);
-                    }
-                    return Step::Refused;
+                    return self.refuse(core);
                 }
                 self.queue(core, now);
                 Step::Listens(Self::look_again_at(core, now, refused_at))
             }
         }
+    }
+
+    /// When the first of the queue is refused if nothing changes.
+    fn refused_at(&mut self, core: &ManagerState<I::Transport>, now: Instant) -> Instant {
+        if self.patience == Patience::Turn {
+            return self.give_up;
+        }
+        if self.handed.0 != core.places.handed {
+            self.handed = (core.places.handed, now);
+        }
+        self.give_up.min(self.handed.1 + MAX_WAIT)
+    }
+
+    /// Refuses the request, which may be the first of the queue.
+    fn refuse(&mut self, core: &mut ManagerState<I::Transport>) -> Step<I::Transport> {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.left = true;
+            core.places.refuse(waiting.number);
+        }
+        Step::Refused
     }
 
     /// Enters the queue, if the request is not in it.
@@ -299,7 +346,11 @@ impl<'a, I: SessionManager> Search<'a, I> {
             None => self.wait(core.places.expect_at_once(self.kind), true),
         }
         core.registry.comes(self.share);
-        self.give_up = now + VICTIM_TIMEOUT * MAX_VICTIMS;
+        self.give_up = now
+            + match self.patience {
+                Patience::WhilePlacesComeFree(_) => self.shared.settings.close_deadline,
+                _ => VICTIM_TIMEOUT * MAX_VICTIMS,
+            };
     }
 
     fn wait(&mut self, (number, wake): (u64, Arc<Notify>), expects: bool) {

@@ -10,6 +10,7 @@ use super::create::{Admitted, Luggage};
 use super::manager_inner::ManagerInner;
 use super::parked::Parked;
 use super::parking_state::Came;
+use super::place_search::Patience;
 use super::restore_right::PendingRestore;
 use super::single_flight::Flight;
 use crate::admission::{ArrivalKind, ClientKey};
@@ -81,7 +82,7 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         let admitted = match restoring.admitted.take() {
             Some(admitted) => Some(admitted),
-            None => self.admit_restore(parked.as_ref()).await?,
+            None => self.admit_restore(parked.as_ref(), restoring.patience()).await?,
         };
         let admitted = admitted.ok_or_else(|| self.refuse_restore())?;
         if !self.claim_pinned(restoring).await? {
@@ -136,7 +137,11 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Asks the admission policy whether the client of this request may restore a session, and gets what the session
     /// needs. `None` if there is no place. The session counts as one of the client that opened it.
-    async fn admit_restore(self: &Arc<Self>, parked: Option<&Parked>) -> Result<Option<Admitted>, Failed<I>> {
+    async fn admit_restore(
+        self: &Arc<Self>,
+        parked: Option<&Parked>,
+        patience: Patience,
+    ) -> Result<Option<Admitted>, Failed<I>> {
         let context = ClientContext::current();
         if is_listening() && self.hands_over() {
             // A stream keeps no session busy: it would be parked again at once, and its client would come back with the
@@ -147,7 +152,8 @@ impl<I: SessionManager> ManagerInner<I> {
             Some(parked) => parked.context(),
             None => context.as_deref(),
         };
-        self.try_admit(ArrivalKind::Restore, context.as_deref(), owner, is_passive()).await
+        let patience = if is_passive() { Patience::OnlyFree } else { patience };
+        self.try_admit(ArrivalKind::Restore, context.as_deref(), owner, patience).await
     }
 
     /// Rejects a restore that found no place, or waited too long.
@@ -204,7 +210,7 @@ impl<I: SessionManager> ManagerInner<I> {
             restoring.done();
             return Err(self.refuse_restore());
         }
-        let admitted = match self.admit_restore(parked.as_ref()).await {
+        let admitted = match self.admit_restore(parked.as_ref(), restoring.patience()).await {
             Ok(Some(admitted)) => admitted,
             refused => {
                 restoring.done();
@@ -265,7 +271,7 @@ impl<I: SessionManager> ManagerInner<I> {
             restoring.done();
             return Err(self.refuse_restore());
         }
-        let admitted = match self.admit_restore(None).await {
+        let admitted = match self.admit_restore(None, restoring.patience()).await {
             // Without a place, a stream is held for a session that is parked here, so it is claimed all the same.
             Ok(None) if self.may_hold_streams() => None,
             Ok(Some(admitted)) => Some(admitted),

@@ -9,11 +9,12 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::create::Admitted;
-use super::durable::{Claimed, DIRECTORY_WAIT};
+use super::durable::{Claimed, DIRECTORY_WAIT, RESTORE_WAIT};
 use super::goes_on::GoesOn;
 use super::in_turn::Permit;
 use super::manager_inner::ManagerInner;
 use super::parked::Parked;
+use super::place_search::Patience;
 use super::single_flight::FlightGuard;
 use crate::admission::ClientKey;
 use crate::context::ClientContext;
@@ -44,6 +45,8 @@ struct Right<I: SessionManager> {
     flight: FlightGuard<SessionId>,
     /// Counts the restore among those at a time, if it needs the directory.
     permit: Option<Permit>,
+    /// Until when its request waits, if it needs the directory.
+    until: Option<Instant>,
 }
 
 /// The right of one request. If it ends without a session, the right passes on a little later.
@@ -151,7 +154,8 @@ impl<I: SessionManager> Drop for Right<I> {
 impl<I: SessionManager> PendingRestore<I> {
     pub(super) fn new(shared: &Arc<ManagerInner<I>>, flight: FlightGuard<SessionId>) -> Self {
         let shared = Arc::clone(shared);
-        let right = Right { flight, shared, pin: None, claimed: None, stored: None, is_lost: false, permit: None };
+        let (claimed, stored, permit) = (None, None, None);
+        let right = Right { flight, shared, pin: None, claimed, stored, is_lost: false, permit, until: None };
         Self { right: Some(right), admitted: None }
     }
 
@@ -200,8 +204,15 @@ impl<I: SessionManager> PendingRestore<I> {
     pub(super) async fn wait_for_permit(&mut self) -> bool {
         let Some(right) = &mut self.right else { return false };
         let Some(durable) = &right.shared.durable else { return true };
+        right.until = Some(Instant::now() + RESTORE_WAIT);
         right.permit = durable.may_restore(&ClientKey::of_context(ClientContext::current().as_deref())).await;
         right.permit.is_some()
+    }
+
+    /// How long the request waits for a place, unless it takes only a free one. After a restart, all that come back wait for
+    /// places at once, and those of a directory wait as long as others get places.
+    pub(super) fn patience(&self) -> Patience {
+        self.right.as_ref().and_then(|right| right.until).map_or(Patience::Turn, Patience::WhilePlacesComeFree)
     }
 
     /// Under what the pinned session is to be claimed. `None` if it is in no directory, or claimed.

@@ -48,7 +48,8 @@ pub(crate) enum Verdict {
 impl Rules {
     /// Judges a session by one reading of its state.
     ///
-    /// The checks have this order: closing, half-open, busy, used less than `min_idle` ago, protected. A restored
+    /// The checks have this order: closing, half-open, busy, with an answer that is not taken, used less than `min_idle` ago,
+    /// protected. A restored
     /// session of a client that has sent nothing yet is half-open too, and is kept for [`RESTORE_GRACE`] only. The
     /// predicate comes last, so it is asked only about sessions which nothing else keeps.
     ///
@@ -76,6 +77,9 @@ impl Rules {
                 return not_for(newest.unwrap_or(now), self.max_busy);
             }
         }
+        if let Some(until) = record.entry.untaken.keep_until(self.max_busy, now) {
+            return Verdict::Not(Some(until));
+        }
         if !self.min_idle.is_zero() {
             let last_used = record.entry.last_used().instant();
             if !over(last_used, self.min_idle) {
@@ -92,18 +96,21 @@ impl Rules {
     /// fails if something happened since.
     ///
     /// A session that may not go is marked as watched and judged again if the reading has changed by then, or if the
-    /// predicate keeps it: a request may have ended or a stream may have closed just before the mark.
+    /// predicate or an answer keeps it: a request may have ended, a stream may have closed, or an answer may have been taken
+    /// just before the mark.
     pub(crate) fn look(&self, record: &Record, now: Instant) -> (StateSnapshot, Verdict) {
         #[cfg(any(test, feature = "testing"))]
         super::test_registry::note_look();
         let read = record.entry.state.read();
+        // Read before the verdict, and an answer that is counted in later belongs to a request that has moved the reading.
+        let is_untaken = record.entry.untaken.keep_until(self.max_busy, now).is_some();
         let verdict = self.judge(record, read, now);
         if verdict == Verdict::MayGo {
             return (read, verdict);
         }
         // Marked before it is judged again.
         let seen = record.entry.state.watch();
-        let same = seen == read && verdict != Verdict::Protected;
+        let same = seen == read && verdict != Verdict::Protected && !is_untaken;
         (seen, if same { verdict } else { self.judge(record, seen, now) })
     }
 

@@ -1,6 +1,6 @@
 //! [`Entry`]: what a manager keeps of anything that clients open and use, be it a session of rmcp or a handle.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, PoisonError};
 
 use super::key::SessionKey;
@@ -8,6 +8,7 @@ use super::origin::{Origin, SessionOrigin};
 use super::requests::Requests;
 use super::signals::Signals;
 use super::state::{State, StateSnapshot};
+use super::untaken::Untaken;
 use crate::context::ClientContext;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard};
 use crate::timestamp::Timestamp;
@@ -36,6 +37,8 @@ pub(crate) struct Entry {
     /// When the activities in progress began. This lock is the last in the order of locks, and no code of a policy runs
     /// under it.
     requests: Mutex<Requests>,
+    /// The answers that were handed over and are not taken.
+    pub(crate) untaken: Untaken,
     /// How the session tells its manager of a change. All sessions of a manager share it.
     pub(super) signals: Arc<Signals>,
     /// The name of the session, which its incarnations share.
@@ -59,6 +62,7 @@ impl Entry {
             last_used: AtomicU64::new(origin.history.last_used.0),
             uses: AtomicU64::new(origin.history.uses),
             requests: Mutex::default(),
+            untaken: Untaken::default(),
             signals,
             serial: origin.serial,
             created,
@@ -125,6 +129,17 @@ impl Entry {
         if self.state.take_watched() {
             self.signals.changed.push(self.key);
             self.signals.evictable.notify_waiters();
+        }
+    }
+
+    /// Counts an answer out that was counted in among the untaken ones. After the last one the session may go, so it tells
+    /// of that as at the end of a request.
+    pub(crate) fn answer_taken(&self) {
+        if self.untaken.take() {
+            self.has_changed();
+            if self.signals.draining.load(SeqCst) {
+                self.signals.calm.notify_waiters();
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 //! - `record` is what is known of one incarnation. Requests write to it without the manager's lock.
 //! - `state` is the atomic word of a record, which decides each race between a request and a close.
 //! - `activity` is a guard for one activity, `kind` says how it counts, and `requests` keeps when it began.
+//! - `untaken` counts the answers that the HTTP server has not taken.
 //! - `signals` is how sessions tell their manager of a change, and `returns` of a use after an idle period.
 //! - `stream` says whether a client listens, and `software` with which program.
 //! - `key`, `origin` and `fingerprint` are the names of a session.
@@ -23,6 +24,7 @@ mod signals;
 mod software;
 mod state;
 mod stream;
+mod untaken;
 
 pub(crate) use activity::Activity;
 pub use fingerprint::Fingerprint;

@@ -238,6 +238,13 @@ impl<S: RequestOwner> InFlight<S> {
         }
     }
 
+    /// Records that the answer is handed over. Returns false if the stream on which the client waits is not known, or has
+    /// ended.
+    pub(super) fn hand_over(&self) -> bool {
+        let stream = self.lock().stream.as_ref().and_then(Weak::upgrade);
+        stream.is_some_and(|stream| stream.hand_over())
+    }
+
     /// Calls [`linger`](Self::linger) if a copy of the extensions outlives the answer.
     pub(super) fn linger_if_carried(&self) {
         if self.carriers.load(Acquire) > 0 {

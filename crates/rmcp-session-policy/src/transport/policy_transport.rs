@@ -189,9 +189,10 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
     /// In this order:
     /// 1. The message is counted as on its way.
     /// 2. The id of the request is freed, so the client may use it again.
-    /// 3. The inner transport takes the message, unless it must not go out: an answer to an earlier request of the same
+    /// 3. An answer counts as not taken, until the server has it from the stream of its request.
+    /// 4. The inner transport takes the message, unless it must not go out: an answer to an earlier request of the same
     ///    id, or anything but an answer to a waiting client once the close has begun.
-    /// 4. The request ends. If a copy of its context is left, it lingers: it keeps the session busy, and no close waits
+    /// 5. The request ends. If a copy of its context is left, it lingers: it keeps the session busy, and no close waits
     ///    for it.
     ///
     /// The returned future needs no access to the transport. A message that is swallowed counts as sent.
@@ -202,7 +203,7 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
         service_id::restore_in(&mut item);
         // The end of the session waits for answers on their way. This one is counted before its id is free. So if the
         // id is free and no answer is on its way, the inner transport has the answer.
-        let on_its_way = OnItsWay::begin(&self.session);
+        let mut on_its_way = OnItsWay::begin(&self.session);
         let answered = match &item {
             ServerJsonRpcMessage::Response(response) => Some(&response.id),
             ServerJsonRpcMessage::Error(error) => error.id.as_ref(),
@@ -216,6 +217,9 @@ impl<T: Transport<RoleServer> + 'static> Transport<RoleServer> for PolicyTranspo
         };
         let is_handshake =
             guard.is_some_and(|guard| matches!(guard.kind(), ActivityKind::Handshake | ActivityKind::Replay));
+        if let Some(guard) = guard.filter(|_| !is_handshake) {
+            on_its_way.answers(guard);
+        }
         if is_handshake && matches!(item, ServerJsonRpcMessage::Error(_)) {
             self.session.raise(Flag::InitFailed);
         }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use futures_util::task::AtomicWaker;
 use rmcp::model::RequestId;
 use slab::Slab;
+use tokio::time::Instant;
 
 use super::ids::Ids;
 use super::in_flight::{InFlight, RequestOwner};
@@ -125,30 +126,46 @@ struct Belongings {
 }
 
 /// Counts a message on its way from the service to the inner transport. Its drop is the arrival of the message.
-pub(crate) struct OnItsWay<T>(Arc<Session<T>>);
+pub(crate) struct OnItsWay<T> {
+    session: Arc<Session<T>>,
+    /// Whether the session counts it among the answers that are not taken until it has arrived.
+    is_untaken: bool,
+}
 
 impl<T> OnItsWay<T> {
     /// Counts a message in. A caller that answers a request does so before the id of the request is free.
     pub(crate) fn begin(session: &Arc<Session<T>>) -> Self {
         session.on_their_way.fetch_add(1, SeqCst);
-        Self(Arc::clone(session))
+        Self { session: Arc::clone(session), is_untaken: false }
     }
 
     pub(super) const fn session(&self) -> &Arc<Session<T>> {
-        &self.0
+        &self.session
+    }
+
+    /// Counts the answer to a request among those that are not taken: until its stream gives it out or is dropped. If the
+    /// stream is not known, until the answer has arrived.
+    ///
+    /// Called before the inner transport has the answer, and before the activity of the request ends.
+    pub(super) fn answers(&mut self, request: &InFlight<Session<T>>) {
+        self.session.record.entry.untaken.hand_over(Instant::now());
+        self.is_untaken = !request.hand_over();
     }
 }
 
 impl<T> Drop for OnItsWay<T> {
     /// Counts the message out, and wakes a close that waits for it, or that the handler has asked for.
     fn drop(&mut self) {
-        if self.0.on_their_way.fetch_sub(1, SeqCst) > 1 {
+        if self.is_untaken {
+            self.session.record.entry.answer_taken();
+        }
+        if self.session.on_their_way.fetch_sub(1, SeqCst) > 1 {
             return;
         }
-        if self.0.is_closing() {
-            self.0.record.progress.notify_waiters();
-        } else if self.0.has(Flag::CloseAsked) {
-            self.0.receiver.wake();
+        if self.session.is_closing() {
+            self.session.record.progress.notify_waiters();
+        } else if self.session.has(Flag::CloseAsked) {
+            self.session.receiver.wake();
         }
     }
 }

@@ -50,6 +50,15 @@ struct Held {
     waiting: bool,
     /// Whether the client waits for the answer to a request, which has not come.
     owes: bool,
+    /// Whether the session counts that answer among those that were handed over and are not taken.
+    untaken: bool,
+}
+
+/// What a poll has found.
+pub(super) struct Polled {
+    pub(super) next: Poll<Option<ServerSseMessage>>,
+    /// Whether an answer is to be counted out of those that are not taken.
+    pub(super) took: bool,
 }
 
 impl Held {
@@ -75,14 +84,14 @@ impl Held {
 impl SeverableStream {
     /// Wraps an inner stream of a session.
     pub(super) fn new(inner: impl Stream<Item = ServerSseMessage> + Send + Sync + 'static) -> Arc<Self> {
-        let held =
-            Held { inner: Some(Box::pin(inner)), kept: VecDeque::new(), waker: None, waiting: false, owes: false };
+        let inner: Option<Inner> = Some(Box::pin(inner));
+        let held = Held { inner, kept: VecDeque::new(), waker: None, waiting: false, owes: false, untaken: false };
         Arc::new(Self { held: Mutex::new(held) })
     }
 
     /// Polls for the next message for the client: first what was kept, then the inner stream. After a close has dropped
     /// the inner stream it ends with the last message that was kept.
-    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<ServerSseMessage>> {
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Polled {
         let mut held = self.lock();
         let next = match (held.kept.pop_front(), &mut held.inner) {
             (Some(message), _) => Poll::Ready(Some(message)),
@@ -91,10 +100,12 @@ impl SeverableStream {
         };
         // A client that polls again has passed the last message on. Before that, the message may still be in its hands.
         held.waiting = !matches!(next, Poll::Ready(Some(_)));
+        let mut took = false;
         if let Poll::Ready(Some(message)) = &next
             && message.message.as_deref().is_some_and(is_answer)
         {
             held.owes = false;
+            took = std::mem::take(&mut held.untaken);
         }
         match &next {
             Poll::Pending => match &mut held.waker {
@@ -102,9 +113,12 @@ impl SeverableStream {
                 none => *none = Some(cx.waker().clone()),
             },
             Poll::Ready(Some(_)) => {}
-            Poll::Ready(None) => held.inner = None,
+            Poll::Ready(None) => {
+                held.inner = None;
+                took = std::mem::take(&mut held.untaken);
+            }
         }
-        next
+        Polled { next, took }
     }
 
     /// Records whether the client waits for an answer on this stream. The answer settles it.
@@ -115,6 +129,22 @@ impl SeverableStream {
     /// Tells once whether the stream has ended without the answer for which the client waits.
     pub(super) fn take_owed(&self) -> bool {
         std::mem::take(&mut self.lock().owes)
+    }
+
+    /// Records that the answer for which the client waits was handed over to the inner transport. Returns false if the client
+    /// does not wait for it any more. Otherwise a poll or [`forsake`](Self::forsake) reports once that it is taken.
+    pub(super) fn hand_over(&self) -> bool {
+        let mut held = self.lock();
+        held.untaken = held.owes;
+        held.owes
+    }
+
+    /// Records that the client has dropped the stream. Returns whether an answer is to be counted out of those that are not
+    /// taken.
+    pub(super) fn forsake(&self) -> bool {
+        let mut held = self.lock();
+        held.owes = false;
+        std::mem::take(&mut held.untaken)
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -176,7 +206,7 @@ mod tests {
     use super::*;
 
     fn poll(stream: &SeverableStream) -> Poll<Option<ServerSseMessage>> {
-        stream.poll_next(&mut Context::from_waker(Waker::noop()))
+        stream.poll_next(&mut Context::from_waker(Waker::noop())).next
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::in_flight::InFlight;
 use super::listener::IncarnationStream;
 use super::listening::Listening;
 use super::session::{Flag, Session};
-use super::severable::SeverableStream;
+use super::severable::{Polled, SeverableStream};
 use crate::call_rejection::CallRejection;
 
 /// A stream of a session to its client: what `create_standalone_stream` and `resume` return.
@@ -132,7 +132,10 @@ impl<T> Stream for LiveStream<T> {
 
     /// A poll in a closing session wakes its close: the client may have taken the last message, or ask for more.
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = self.stream.poll_next(cx);
+        let Polled { next, took } = self.stream.poll_next(cx);
+        if took {
+            self.session.record.entry.answer_taken();
+        }
         if self.session.is_closing() {
             self.session.record.progress.notify_waiters();
         }
@@ -158,6 +161,9 @@ impl<T> Drop for LiveStream<T> {
     /// Takes the stream out of its session. A close may be waiting for that.
     fn drop(&mut self) {
         self.session.remove_stream(self.place);
+        if self.stream.forsake() {
+            self.session.record.entry.answer_taken();
+        }
         if self.listening {
             self.session.record.stream_closed(Instant::now());
         }
