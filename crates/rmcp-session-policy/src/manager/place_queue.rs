@@ -24,8 +24,6 @@ pub(super) struct Places {
     newcomers: Lane,
     /// The number of the newest waiter, and of the newest turn.
     last: u64,
-    /// How many places were handed to waiters.
-    pub(super) handed: u64,
     /// The waiter that was last woken because it was the first of the queues.
     first: Option<u64>,
     /// Since when every look has found no evictable session.
@@ -66,7 +64,6 @@ impl Places {
             restores: Lane::default(),
             newcomers: Lane::default(),
             last: 0,
-            handed: 0,
             first: None,
             stalled_since: None,
         }
@@ -100,7 +97,6 @@ impl Places {
         }
         waiter.stage = Stage::Served;
         waiter.wake.notify_one();
-        self.handed += 1;
         self.tell_first();
     }
 

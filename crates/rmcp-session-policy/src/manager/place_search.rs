@@ -25,10 +25,11 @@ pub(super) const VICTIM_TIMEOUT: Duration = Duration::from_millis(100);
 pub(super) const MAX_VICTIMS: u32 = 3;
 
 /// For how long no session may be evictable before the waiting newcomers are rejected; a session becomes idle only a
-/// moment after its answer. A restore waits for [`MAX_WAIT`]: its client has a session, and a rejection costs it a call.
+/// moment after its answer. A restore waits for its whole turn: its client has a session, and a rejection costs it a
+/// call.
 pub(super) const IDLE_GRACE: Duration = Duration::from_millis(20);
 
-/// How long a request waits at most for its turn, and a patient one for the next place that another waiter gets.
+/// How long a request waits at most for its turn, unless it is patient.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a request waits for a place.
@@ -36,11 +37,10 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 pub(super) enum Patience {
     /// Not at all: it takes only a free place.
     OnlyFree,
-    /// For [`MAX_WAIT`] until it has its turn, and after that for [`VICTIM_TIMEOUT`] times [`MAX_VICTIMS`].
+    /// For its turn for [`MAX_WAIT`], and after that for its victims for [`VICTIM_TIMEOUT`] times [`MAX_VICTIMS`].
     Turn,
-    /// For its turn until this moment, as long as waiters get places: at most [`MAX_WAIT`] without one. After that for its
-    /// victims, for the close deadline.
-    WhilePlacesComeFree(Instant),
+    /// For its turn until this moment, and after that for its victims for the close deadline.
+    Until(Instant),
 }
 
 /// The owner of the places.
@@ -123,8 +123,6 @@ struct Search<'a, I: SessionManager> {
     began: Instant,
     patience: Patience,
     give_up: Instant,
-    /// The last number of places handed to waiters that it saw, and since when that is the number.
-    handed: (u64, Instant),
     /// How many victims it has taken.
     victims: u32,
     /// When the request takes another victim.
@@ -157,7 +155,7 @@ impl<I: SessionManager> ManagerInner<I> {
     ) -> Option<Place> {
         let mut now = Instant::now();
         let only_free = patience == Patience::OnlyFree;
-        let (free, handed) = {
+        let free = {
             let mut core = self.lock();
             let free = core.places.take(kind);
             // What waits for a free place alone asks for none.
@@ -167,7 +165,7 @@ impl<I: SessionManager> ManagerInner<I> {
             if free {
                 core.registry.comes(share);
             }
-            (free, core.places.handed)
+            free
         };
         if free || only_free {
             return free.then(|| self.place_of(kind, share));
@@ -180,10 +178,9 @@ impl<I: SessionManager> ManagerInner<I> {
             began: now,
             patience,
             give_up: match patience {
-                Patience::WhilePlacesComeFree(until) => until.max(now + MAX_WAIT),
+                Patience::Until(until) => until.max(now + MAX_WAIT),
                 _ => now + MAX_WAIT,
             },
-            handed: (handed, now),
             victims: 0,
             next_victim: now,
             waiting: None,
@@ -275,12 +272,8 @@ impl<'a, I: SessionManager> Search<'a, I> {
             }
             Choice::Handshakes => {
                 core.places.stalled_since = None;
-                let refused_at = self.refused_at(core, now);
-                if now >= refused_at {
-                    return self.refuse(core);
-                }
                 self.queue(core, now);
-                Step::Listens(Self::look_again_at(core, now, refused_at.min(now + VICTIM_TIMEOUT)))
+                Step::Listens(Self::look_again_at(core, now, self.give_up.min(now + VICTIM_TIMEOUT)))
             }
             // A session is closing, and no other request expects its place.
             Choice::NoVictim if core.closing > core.places.expecting() => {
@@ -290,36 +283,20 @@ impl<'a, I: SessionManager> Search<'a, I> {
             Choice::NoVictim => {
                 let since = *core.places.stalled_since.get_or_insert(now);
                 let refused_at = match self.kind {
-                    ArrivalKind::Restore => self.refused_at(core, now),
+                    ArrivalKind::Restore => self.give_up,
                     _ => self.began.max(since) + IDLE_GRACE,
                 };
                 if now >= refused_at || !core.registry.evicts() {
-                    return self.refuse(core);
+                    if let Some(waiting) = &mut self.waiting {
+                        waiting.left = true;
+                        core.places.refuse(waiting.number);
+                    }
+                    return Step::Refused;
                 }
                 self.queue(core, now);
                 Step::Listens(Self::look_again_at(core, now, refused_at))
             }
         }
-    }
-
-    /// When the first of the queue is refused if nothing changes.
-    fn refused_at(&mut self, core: &ManagerState<I::Transport>, now: Instant) -> Instant {
-        if self.patience == Patience::Turn {
-            return self.give_up;
-        }
-        if self.handed.0 != core.places.handed {
-            self.handed = (core.places.handed, now);
-        }
-        self.give_up.min(self.handed.1 + MAX_WAIT)
-    }
-
-    /// Refuses the request, which may be the first of the queue.
-    fn refuse(&mut self, core: &mut ManagerState<I::Transport>) -> Step<I::Transport> {
-        if let Some(waiting) = &mut self.waiting {
-            waiting.left = true;
-            core.places.refuse(waiting.number);
-        }
-        Step::Refused
     }
 
     /// Enters the queue, if the request is not in it.
@@ -348,7 +325,7 @@ impl<'a, I: SessionManager> Search<'a, I> {
         core.registry.comes(self.share);
         self.give_up = now
             + match self.patience {
-                Patience::WhilePlacesComeFree(_) => self.shared.settings.close_deadline,
+                Patience::Until(_) => self.shared.settings.close_deadline,
                 _ => VICTIM_TIMEOUT * MAX_VICTIMS,
             };
     }

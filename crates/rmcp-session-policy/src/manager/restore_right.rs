@@ -209,10 +209,10 @@ impl<I: SessionManager> PendingRestore<I> {
         right.permit.is_some()
     }
 
-    /// How long the request waits for a place, unless it takes only a free one. After a restart, all that come back wait for
-    /// places at once, and those of a directory wait as long as others get places.
+    /// How long the request waits for a place, unless it takes only a free one. After a restart all clients come back at once,
+    /// so the requests for sessions of a directory wait longer than others.
     pub(super) fn patience(&self) -> Patience {
-        self.right.as_ref().and_then(|right| right.until).map_or(Patience::Turn, Patience::WhilePlacesComeFree)
+        self.right.as_ref().and_then(|right| right.until).map_or(Patience::Turn, Patience::Until)
     }
 
     /// Under what the pinned session is to be claimed. `None` if it is in no directory, or claimed.
