@@ -75,4 +75,5 @@ mod sessions_never_evicted;
 mod stacked_managers;
 mod surges;
 mod undo_is_drop;
+mod untaken_answers;
 mod unusual_inner_managers;

@@ -200,34 +200,6 @@ async fn a_drain_leaves_all_sessions_parked_and_written() {
 }
 
 #[tokio::test]
-async fn many_clients_that_come_back_at_once_are_all_answered() {
-    const CLIENTS: usize = 300;
-    let directory = MemoryDirectory::new();
-    let server = Server::start(local(&directory)).await;
-    let mut ids = Vec::new();
-    for _ in 0..CLIENTS {
-        ids.push(server.open_as("").await);
-    }
-    directory.crash();
-    drop(server);
-    let directory = directory.another_server();
-    let server = Arc::new(Server::start(local(&directory).max_sessions(50).max_parked(10)).await);
-    let asked = ids.into_iter().map(|id| {
-        let server = Arc::clone(&server);
-        tokio::spawn(async move {
-            let request = server.post(Some(&id), &call(7, "echo", &json!({"text": "hello"})));
-            request.send().await.expect("answers").text().await.expect("a body")
-        })
-    });
-    for answer in asked.collect::<Vec<_>>() {
-        let text = answer.await.expect("no panic");
-        assert!(text.contains("hello"), "{text}");
-    }
-    let stats = server.sessions.stats();
-    assert!(stats.live <= 50 && stats.parked <= 10, "{stats:?}");
-}
-
-#[tokio::test]
 async fn a_server_hands_its_sessions_over_as_they_become_idle_and_serves_on() {
     let directory = MemoryDirectory::new();
     let server = Arc::new(Server::start(local(&directory)).await);
