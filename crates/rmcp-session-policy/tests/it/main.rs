@@ -23,7 +23,6 @@ mod web;
 #[path = "../support/witness.rs"]
 mod witness;
 
-mod all_come_back_at_once;
 mod bad_config;
 mod bounded;
 mod busy_is_exact;

@@ -7,6 +7,7 @@ mod server;
 #[path = "../support/service.rs"]
 mod service;
 
+mod all_come_back_at_once;
 mod every_user_is_served;
 mod exact_capacity;
 mod floods_and_parking;

@@ -3,8 +3,9 @@
 //! After a restart all clients come back at once, to a server with a place for a few of them. None is refused, and none is
 //! cut off.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -14,18 +15,18 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
-use rmcp_session_policy::PolicySessionManager;
 use rmcp_session_policy::http::PolicyService;
 use rmcp_session_policy::testing::directory::MemoryDirectory;
+use rmcp_session_policy::{MINUTE, PolicySessionManager};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::server::Tools;
-use crate::web::{call, initialize};
+use crate::service::{initialize, initialized};
 
 type Mcp = StreamableHttpService<Tools, PolicySessionManager<LocalSessionManager>>;
 
-/// A number of this test, which the environment may set. 10,000 clients on 1,000 places take a minute.
+/// A number of this test, which the environment may set. With 10,000 clients on 1,000 places it takes a minute.
 fn number(name: &str, otherwise: usize) -> usize {
     std::env::var(name).map_or(otherwise, |number| number.parse().expect("a number"))
 }
@@ -70,10 +71,25 @@ impl Server {
     }
 
     async fn open(&self) -> String {
-        let id = self.post(None, &initialize(1)).await.0.expect("opens");
-        self.post(Some(&id), &json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).await;
+        let id = self.post(None, &initialize()).await.0.expect("opens");
+        self.post(Some(&id), &initialized()).await;
         id
     }
+}
+
+fn call() -> Value {
+    json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call",
+        "params": { "name": "echo", "arguments": { "text": "hello" } } })
+}
+
+/// Looks at the sessions until it is over. Returns how many were live at most.
+async fn watch(server: Arc<Server>, is_over: Arc<AtomicBool>) -> usize {
+    let mut most = 0;
+    while !is_over.load(SeqCst) {
+        most = most.max(server.sessions.stats().live);
+        tokio::task::yield_now().await;
+    }
+    most
 }
 
 #[tokio::test]
@@ -88,30 +104,15 @@ async fn none_is_refused_or_cut_off_and_the_bound_holds() {
     directory.crash();
     drop(before);
     let server = Arc::new(Server::start(&directory.another_server(), places));
-    let (begun, answered) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
+    let begun = Instant::now();
     let asked = ids.into_iter().map(|id| {
-        let (server, answered) = (Arc::clone(&server), Arc::clone(&answered));
-        tokio::spawn(async move {
-            let body = server.post(Some(&id), &call(7, "echo", &json!({ "text": "hello" }))).await.1;
-            answered.fetch_add(1, SeqCst);
-            (body, begun.elapsed())
-        })
+        let server = Arc::clone(&server);
+        tokio::spawn(async move { (server.post(Some(&id), &call()).await.1, begun.elapsed()) })
     });
     let asked: Vec<_> = asked.collect();
     let is_over = Arc::new(AtomicBool::new(false));
-    let watching = tokio::spawn({
-        let (server, is_over) = (Arc::clone(&server), Arc::clone(&is_over));
-        async move {
-            let mut most = 0;
-            while !is_over.load(SeqCst) {
-                most = most.max(server.sessions.stats().live);
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            most
-        }
-    });
-    let mut failed = std::collections::BTreeMap::<String, usize>::new();
-    let mut last = Duration::ZERO;
+    let watching = tokio::spawn(watch(Arc::clone(&server), Arc::clone(&is_over)));
+    let (mut failed, mut last) = (BTreeMap::<String, usize>::new(), Duration::ZERO);
     for answer in asked {
         let (body, after) = answer.await.expect("no panic");
         last = last.max(after);
@@ -120,12 +121,10 @@ async fn none_is_refused_or_cut_off_and_the_bound_holds() {
         }
     }
     is_over.store(true, SeqCst);
-    let most = watching.await.expect("no panic");
-    eprintln!(
-        "{clients} clients on {places} places: the last was answered after {last:?}; {most} live at most; {:?}",
-        server.sessions.stats()
-    );
-    assert_eq!(failed.iter().collect::<Vec<_>>(), [], "refused or cut off");
-    assert!(most <= places, "{most}");
-    assert!(last < Duration::from_secs(60), "{last:?}");
+    let (most, stats) = (watching.await.expect("no panic"), server.sessions.stats());
+    eprintln!("{clients} clients on {places} places: the last was answered after {last:?}");
+    assert_eq!(failed, BTreeMap::new(), "refused or cut off");
+    assert_eq!((most, stats.restored, stats.parked), (places, clients as u64, 10), "{stats:?}");
+    // Without optimization a client takes some milliseconds.
+    assert!(last < if cfg!(debug_assertions) { 5 * MINUTE } else { MINUTE }, "{last:?}");
 }
