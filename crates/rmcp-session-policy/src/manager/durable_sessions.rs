@@ -526,3 +526,48 @@ fn too_many_misses<E: std::error::Error>(refused: TooManyMisses) -> PolicyError<
     let rejection = Rejection::new("unknown_sessions").with_class(RejectionClass::Overload);
     PolicyError::Rejected(rejection.with_retry(Retry::After(refused.0)))
 }
+
+#[cfg(test)]
+#[cfg(feature = "testing")]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::directory::StoredValue;
+    use crate::testing::directory::MemoryDirectory;
+    use crate::testing::inner::Scripted;
+
+    /// Another server has claimed a session, which is deleted here before it is closed.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_that_is_decided_here_of_a_lost_session_ends_it() {
+        let (directory, told) = (MemoryDirectory::new(), Arc::new(AtomicUsize::new(0)));
+        let hook = {
+            let told = Arc::clone(&told);
+            move |_| {
+                told.fetch_add(1, SeqCst);
+                async {}
+            }
+        };
+        let builder = PolicySessionManager::builder(Scripted::new()).directory(directory.clone()).on_final_end(hook);
+        let sessions = builder.build().unwrap();
+        let value = StoredValue { name: "count".into(), version: 1, bytes: b"1".to_vec().into() };
+        let mut ended = Vec::new();
+        for is_lost in [true, false] {
+            let (id, transport) = sessions.create_session().await.unwrap();
+            let session = sessions.shared.find(&id).unwrap();
+            sessions.shared.open_in_directory(&session, &b"{}".to_vec().into());
+            *session.lock_data() = Some(Arc::new(Values::of_stored([value.clone()])));
+            let digest = SessionDigest::of(&id);
+            if is_lost {
+                sessions.shared.lose(&digest, Epoch::FIRST);
+            }
+            sessions.shared.close_for_good(&session, CloseReason::Client);
+            drop(transport);
+            session.until(|session| session.has(Flag::Left)).await;
+            tokio::task::yield_now().await;
+            let found = directory.look(&digest).await.unwrap().unwrap();
+            ended.push((told.load(SeqCst), found.state));
+        }
+        assert_eq!(ended, [(0, FoundState::Live), (1, FoundState::Dead)]);
+    }
+}
