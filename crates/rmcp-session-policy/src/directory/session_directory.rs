@@ -123,7 +123,8 @@ pub trait SessionDirectory: fmt::Debug + Send + Sync + 'static {
     /// are past their age to this method as long as its bounds allow it.
     ///
     /// A manager with a hook for [final ends](crate::PolicySessionManagerBuilder::on_final_end) calls it, every 30 seconds.
-    /// No request waits for it.
+    /// No request waits for it. The manager drops its future only when it is dropped itself; what that call has taken is due
+    /// again once this server is gone.
     ///
     /// # Errors
     ///

@@ -18,8 +18,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Availability {
     /// Whether the latest answer was that it is away.
     is_away: AtomicBool,
-    /// Notified when that changes to away.
-    turned_away: Notify,
+    /// Notified when that changes.
+    changed: Notify,
     /// Whether the latest line says so.
     said_away: AtomicBool,
     /// When the latest line was.
@@ -31,15 +31,15 @@ impl Availability {
         self.is_away.load(Relaxed)
     }
 
-    /// Waits until the directory is away.
-    pub(super) async fn until_away(&self) {
+    /// Waits until the directory is away, or until it is not.
+    pub(super) async fn until(&self, is_away: bool) {
         loop {
-            let mut turned_away = std::pin::pin!(self.turned_away.notified());
-            turned_away.as_mut().enable();
-            if self.is_away() {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.is_away() == is_away {
                 return;
             }
-            turned_away.await;
+            changed.await;
         }
     }
 
@@ -59,9 +59,7 @@ impl Availability {
     fn is_news(&self, is_away: bool, now: Instant) -> bool {
         if self.is_away.load(Relaxed) != is_away {
             self.is_away.store(is_away, Relaxed);
-            if is_away {
-                self.turned_away.notify_waiters();
-            }
+            self.changed.notify_waiters();
         }
         if self.said_away.load(Relaxed) == is_away {
             return false;

@@ -74,6 +74,10 @@ impl<I: SessionManager> ManagerInner<I> {
     pub(super) fn forbid_restore(&self, session: &Session<I::Transport>) {
         session.raise(Flag::NoRestore);
         self.end_for_good_in_directory(session);
+        if session.has(Flag::Gone) {
+            // The last steps of its close may have parked it, and read the flag before.
+            self.parking.take(&session.record.id, final_reason(session));
+        }
     }
 
     /// Closes a session, unless an activity has begun or ended in it since its state was `seen`. Returns whether it did.
@@ -236,6 +240,12 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 }
 
+/// Why a session that must not come back has ended, whatever closed it.
+fn final_reason<T>(session: &Session<T>) -> CloseReason {
+    let reason = session.close_reason().map(|(reason, _)| reason).filter(|reason| !reason.is_restorable());
+    reason.unwrap_or(CloseReason::Client)
+}
+
 /// Dropped when the inner manager's `close_session` has returned, failed, or panicked, or its future is dropped.
 struct Closed<'a, I: SessionManager> {
     shared: &'a Arc<ManagerInner<I>>,
@@ -297,8 +307,7 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         if session.has(Flag::NoRestore) {
             // It may have been raised after `is_parked_after` read it.
-            let reason = session.close_reason().map(|(reason, _)| reason).filter(|reason| !reason.is_restorable());
-            self.parking.take(&record.id, reason.unwrap_or(CloseReason::Client));
+            self.parking.take(&record.id, final_reason(session));
             goes_on = goes_on && !comes_back;
         }
         drop(slot);

@@ -101,6 +101,11 @@ impl<I: SessionManager> ManagerInner<I> {
             }
         };
         let place = self.place(kind, context, clients.share, patience).await;
+        if place.is_some() && self.stops_taking(kind) {
+            // A drain has begun meanwhile.
+            drop((place, permit));
+            return Err(self.refuse(kind, context, PolicyError::Draining));
+        }
         Ok(place.map(|place| Admitted { permit, allowance, place, clients }))
     }
 

@@ -67,7 +67,10 @@ impl<I: SessionManager> ManagerInner<I> {
     fn lose_due(&self, durable: &Durable, due: &Due) -> Option<Parked> {
         let id = durable.id(&due.id)?;
         let parked = self.parking.get(&id, Instant::now())?;
-        parked.ownership.filter(|ownership| self.parking.lose(&id, *ownership)).map(|_| parked)
+        // Another server may have had it since.
+        let is_latest = parked.ownership.is_some_and(|ownership| ownership.epoch.next() == due.epoch);
+        let lost = parked.ownership.is_some_and(|ownership| self.parking.lose(&id, ownership));
+        (is_latest && lost).then_some(parked)
     }
 }
 
@@ -116,6 +119,33 @@ mod tests {
         assert_eq!((directory.len(), ends.try_recv().ok()), (0, None));
         let found = other.look(&SessionDigest::of("data")).await.unwrap();
         assert_eq!(found.map(|found| found.state), Some(FoundState::Dead));
+    }
+
+    /// Parked here with one value, then claimed and parked with another one by another server, which this one has not heard of.
+    #[tokio::test(start_paused = true)]
+    async fn the_hook_gets_what_was_stored_last() {
+        let (told, mut counts) = unbounded_channel();
+        let hook = move |end: crate::FinalEnd| {
+            told.send(end.data::<u64>().unwrap().map(|count| *count)).unwrap();
+            async {}
+        };
+        let builder = PolicySessionManager::builder(Scripted::new()).directory(MemoryDirectory::new());
+        let sessions = builder.session_data::<u64>("count", 1).on_final_end(hook).build().unwrap();
+        let shared = &sessions.shared;
+        let stored = StoredSession::new(None, Duration::ZERO, Usage::default(), body(true));
+        let other = Body { data: Vec::new(), ..Body::decode(&stored.body).unwrap() };
+        let digest = SessionDigest::of("parked");
+        for (epoch, expected) in [(Epoch::FIRST.next(), None), (Epoch::FIRST.next().next(), Some(1))] {
+            let ownership = Ownership { digest, epoch: Epoch::FIRST };
+            // What is parked here has no value, and what is stored has.
+            let parked = Parked::stored(&stored, other.clone(), Some(ownership), Instant::now());
+            shared.durable.as_ref().unwrap().is_here(ownership, &"parked".into());
+            drop(shared.parking.park("parked".into(), parked, 0, Instant::now()));
+            shared.end_due(Due::new(digest, epoch, stored.clone()));
+            assert_eq!(sessions.stats().parked, 0);
+            sleep(SECOND).await;
+            assert_eq!(counts.try_recv().ok().flatten(), expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]

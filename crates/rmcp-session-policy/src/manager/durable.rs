@@ -27,6 +27,8 @@ pub(super) const RESTORE_WAIT: Duration = MINUTE;
 /// How many sessions are restored at a time, unless there are fewer places: those that come back all at once must not all
 /// wait for a place.
 const RESTORES: usize = 256;
+/// How long the directory may be away until what waits for a restore gives up.
+const AWAY_WAIT: Duration = Duration::from_secs(1);
 
 /// The directory, and what this server has of it.
 pub(super) struct Durable {
@@ -38,6 +40,8 @@ pub(super) struct Durable {
     pub(super) flights: Arc<SingleFlight<SessionDigest>>,
     /// The right to restore one more session, for clients in turn.
     restores: Arc<InTurn>,
+    /// The right to end one more session that is not live here.
+    ends: Arc<InTurn>,
     /// Whether it answers.
     pub(super) availability: Availability,
     /// Sessions that only another release can serve.
@@ -61,24 +65,36 @@ impl Durable {
             looks: Arc::default(),
             flights: Arc::default(),
             restores: Arc::new(InTurn::new(RESTORES.min(places))),
+            ends: Arc::new(InTurn::new(RESTORES)),
             availability: Availability::default(),
             unservable: Unservable::default(),
             late: AtomicU64::new(0),
         }
     }
 
-    /// Waits until this client may restore one more session. `None` if it took too long. While the directory does not
-    /// answer, restores that wait for it keep their permits; then this waits no longer than for an answer of the directory.
+    /// Waits until this client may restore one more session. `None` if it took too long, or the directory is away meanwhile
+    /// for longer than a slow answer takes: restores that wait for it then keep their permits.
     pub(super) async fn may_restore(&self, client: &ClientKey) -> Option<Permit> {
+        let deadline = Instant::now() + RESTORE_WAIT;
         let mut permit = pin!(self.restores.permit(client));
-        tokio::select! {
-            biased;
-            permit = &mut permit => Some(permit),
-            is_away = timeout(RESTORE_WAIT, self.availability.until_away()) => {
-                is_away.ok()?;
-                timeout(DIRECTORY_WAIT, permit).await.ok()
+        loop {
+            tokio::select! {
+                biased;
+                permit = &mut permit => return permit,
+                is_away = timeout_at(deadline, self.availability.until(true)) => is_away.ok()?,
+            }
+            tokio::select! {
+                biased;
+                permit = &mut permit => return permit,
+                is_back = timeout(AWAY_WAIT, self.availability.until(false)) => is_back.ok()?,
             }
         }
+    }
+
+    /// Waits until this client may end one more session that is not live here. `None` if that takes longer than an answer of
+    /// the directory. Such ends do not wait for restores.
+    pub(super) async fn may_end(&self, client: &ClientKey) -> Option<Permit> {
+        timeout(DIRECTORY_WAIT, self.ends.permit(client)).await.ok()?
     }
 
     /// Records that a session of the directory is here.
@@ -211,11 +227,47 @@ mod tests {
         };
         let (permit, ()) = tokio::join!(durable.may_restore(&key), away);
         assert!(permit.is_none());
-        assert_eq!(start.elapsed(), Duration::from_secs(1) + DIRECTORY_WAIT);
+        assert_eq!(start.elapsed(), Duration::from_secs(1) + AWAY_WAIT);
         assert!(durable.may_restore(&key).await.is_none());
-        assert_eq!(start.elapsed(), Duration::from_secs(1) + 2 * DIRECTORY_WAIT);
+        assert_eq!(start.elapsed(), Duration::from_secs(1) + 2 * AWAY_WAIT);
         drop(held);
         assert!(durable.may_restore(&key).await.is_some(), "a permit that is free is given all the same");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_restore_waits_on_if_the_directory_was_only_slow_for_a_moment() {
+        let durable = Durable::new(Arc::new(MemoryDirectory::new()), 1);
+        let key = ClientKey::of_context(None);
+        let held = durable.may_restore(&key).await.expect("is free");
+        let start = Instant::now();
+        let slow = async {
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                durable.note::<()>(Err(Away::new())).unwrap_err();
+                tokio::time::sleep(AWAY_WAIT - Duration::from_millis(1)).await;
+                durable.note(Ok(())).unwrap();
+            }
+            drop(held);
+        };
+        let (permit, ()) = tokio::join!(durable.may_restore(&key), slow);
+        assert!(permit.is_some());
+        assert!(start.elapsed() > 39 * Duration::from_secs(1));
+        assert!(durable.may_restore(&key).await.is_none(), "at most a minute");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_does_not_wait_for_restores() {
+        let durable = Durable::new(Arc::new(MemoryDirectory::new()), 1);
+        let key = ClientKey::of_context(None);
+        let _restore = durable.may_restore(&key).await.expect("is free");
+        let start = Instant::now();
+        let mut ends = Vec::new();
+        for _ in 0..RESTORES {
+            ends.push(durable.may_end(&key).await.expect("is free"));
+        }
+        assert!(start.elapsed().is_zero());
+        assert!(durable.may_end(&key).await.is_none());
+        assert_eq!(start.elapsed(), DIRECTORY_WAIT);
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::future::OptionFuture;
 use rmcp::model::{ServerJsonRpcMessage, ServerResult};
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use tokio::runtime::Handle;
@@ -47,7 +46,8 @@ type Here<I> = Arc<Session<<I as SessionManager>::Transport>>;
 pub enum GivenUp {
     /// The session is parked in the directory, or has ended, so that another server may claim it.
     Given,
-    /// A request of the session is in flight or restores it, or its close takes longer than the close deadline.
+    /// A request of the session is in flight or restores it, an answer of it is not taken (for five seconds at most), or its
+    /// close takes longer than the close deadline.
     Busy,
     /// The session is neither live nor parked here.
     NotHere,
@@ -255,18 +255,18 @@ impl<I: SessionManager> ManagerInner<I> {
         **session.speaks(version) == *version
     }
 
-    /// Starts the task that watches the directory, with the first session.
+    /// Starts the tasks that watch the directory, with the first session. Two, since a panic of a backend ends a task.
     pub(super) fn watch_directory(self: &Arc<Self>) {
         if let Some(durable) = &self.durable {
             let (shared, directory) = (|| Arc::downgrade(self), || Arc::clone(&durable.directory));
             let lifetime = self.settings.max_lifetime;
             let has_hook = self.parking.final_ends().has_hook();
             let start = || {
-                let watch = watch(shared(), directory());
-                let due = has_hook.then(|| end_due(shared(), directory(), lifetime));
-                tokio::spawn(async move { tokio::join!(watch, OptionFuture::from(due)) }).abort_handle()
+                let watch = tokio::spawn(watch(shared(), directory())).abort_handle();
+                let due = has_hook.then(|| tokio::spawn(end_due(shared(), directory(), lifetime)).abort_handle());
+                (watch, due)
             };
-            self.durable_task.get_or_init(start);
+            self.durable_tasks.get_or_init(start);
         }
     }
 
@@ -449,7 +449,7 @@ impl<I: SessionManager> ManagerInner<I> {
             (None, None) => self.look_for_end(durable, &digest).await?,
         };
         let ended = match epoch {
-            Some(epoch) if restoring.wait_for_permit().await => restoring.claim(Ownership { digest, epoch }).await,
+            Some(epoch) if restoring.wait_to_end().await => restoring.claim(Ownership { digest, epoch }).await,
             Some(_) => Err(self.at_capacity()),
             None => Ok(false),
         };
@@ -569,5 +569,22 @@ mod tests {
             ended.push((told.load(SeqCst), found.state));
         }
         assert_eq!(ended, [(0, FoundState::Live), (1, FoundState::Dead)]);
+    }
+
+    /// A DELETE finds a session whose last steps are done by the time at which it says that the session must not come back.
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_is_deleted_just_when_it_was_parked_leaves_the_parking() {
+        let sessions = PolicySessionManager::builder(Scripted::new()).build().unwrap();
+        let (id, transport) = sessions.create_session().await.unwrap();
+        let shared = &sessions.shared;
+        let session = shared.find(&id).unwrap();
+        shared.close(&session, CloseReason::Evicted);
+        drop(transport);
+        session.until(|session| session.has(Flag::Left)).await;
+        let parked = Parked::of(&session.record, b"{}".to_vec().into(), None, false, Instant::now());
+        drop(shared.parking.park(SessionId::clone(&id), parked, 0, Instant::now()));
+        assert_eq!(sessions.stats().parked, 1);
+        assert!(!shared.close_for_good(&session, CloseReason::Client), "its close had begun");
+        assert_eq!(sessions.stats().parked, 0);
     }
 }

@@ -11,7 +11,7 @@ use crate::admission::ClientKey;
 
 /// A semaphore that is fair to clients: a client with many tasks that wait gets a permit as often as one with few.
 ///
-/// Each operation is O(log n). It keeps what waits, and nothing of a client that does not.
+/// Each operation is O(log n). It keeps what waits, which is bounded, and nothing of a client that does not.
 pub(super) struct InTurn {
     state: Mutex<State>,
 }
@@ -24,6 +24,9 @@ struct State {
     /// The number of the last task that waited.
     last: u64,
 }
+
+/// How many tasks may wait.
+const MOST_WAITING: usize = 65_536;
 
 /// A permit. Its drop passes it on.
 #[derive(Debug)]
@@ -46,14 +49,17 @@ impl InTurn {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a permit.
-    pub(super) async fn permit(self: &Arc<Self>, client: &ClientKey) -> Permit {
+    /// Waits for a permit. `None` if too many tasks wait already.
+    pub(super) async fn permit(self: &Arc<Self>, client: &ClientKey) -> Option<Permit> {
         loop {
             let (waiter, receiver) = {
                 let mut state = self.lock();
                 if state.free > 0 {
                     state.free -= 1;
-                    return Permit(Arc::clone(self));
+                    return Some(Permit(Arc::clone(self)));
+                }
+                if state.waiting.len() >= MOST_WAITING {
+                    return None;
                 }
                 let (sender, receiver) = oneshot::channel();
                 state.last += 1;
@@ -66,7 +72,7 @@ impl InTurn {
             drop(waiter);
             // A sender is dropped only with the queue, which this task keeps.
             if let Ok(permit) = permit {
-                return permit;
+                return Some(permit);
             }
         }
     }
@@ -124,14 +130,15 @@ mod tests {
     fn clients_that_wait_get_permits_in_turn() {
         let turns = Arc::new(InTurn::new(2));
         let (many, one) = (client(1), client(2));
-        let mut given: Vec<_> = (0..2).map(|_| turns.permit(&many).now_or_never().expect("is free")).collect();
+        let mut given: Vec<_> =
+            (0..2).map(|_| turns.permit(&many).now_or_never().flatten().expect("is free")).collect();
         let mut waits: Vec<_> = [&many, &many, &many, &one].map(|key| Some(Box::pin(turns.permit(key)))).into();
         assert!(waits.iter_mut().flatten().all(|wait| wait.now_or_never().is_none()));
         let mut order = Vec::new();
         for _ in 0..4 {
             drop(given.remove(0));
             for (place, wait) in waits.iter_mut().enumerate() {
-                if let Some(permit) = wait.as_mut().and_then(|wait| wait.now_or_never()) {
+                if let Some(permit) = wait.as_mut().and_then(|wait| wait.now_or_never()).flatten() {
                     given.push(permit);
                     order.push(place);
                     *wait = None;
@@ -147,7 +154,7 @@ mod tests {
     fn a_task_that_is_dropped_leaves_nothing_behind_and_passes_its_permit_on() {
         let turns = Arc::new(InTurn::new(1));
         let key = client(1);
-        let given = turns.permit(&key).now_or_never().expect("is free");
+        let given = turns.permit(&key).now_or_never().flatten().expect("is free");
         let [mut gone, mut late, mut stays] = std::array::from_fn(|_| Box::pin(turns.permit(&key)));
         assert!([&mut gone, &mut late, &mut stays].into_iter().all(|wait| wait.now_or_never().is_none()));
         drop(gone);
@@ -155,9 +162,22 @@ mod tests {
         drop(given);
         // It was given the permit, and is dropped before it took that.
         drop(late);
-        let permit = stays.now_or_never().expect("the next");
+        let permit = stays.now_or_never().flatten().expect("the next");
         drop(permit);
         assert_eq!(turns.counts(), (1, 0));
         assert!(turns.lock().queue.is_empty());
+    }
+
+    #[test]
+    fn no_more_than_a_limit_wait() {
+        let turns = Arc::new(InTurn::new(1));
+        let key = client(1);
+        let given = turns.permit(&key).now_or_never().flatten().expect("is free");
+        let mut waits: Vec<_> = (0..MOST_WAITING).map(|_| Box::pin(turns.permit(&key))).collect();
+        assert!(waits.iter_mut().all(|wait| wait.now_or_never().is_none()));
+        assert!(turns.permit(&key).now_or_never().expect("is answered").is_none());
+        waits.pop();
+        assert!(turns.permit(&key).now_or_never().is_none(), "there is room again");
+        drop(given);
     }
 }

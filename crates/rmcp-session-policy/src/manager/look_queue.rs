@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::in_turn::{InTurn, Permit};
 use super::misses::{MISSES, Misses};
 use crate::admission::ClientKey;
+use crate::time::SECOND;
 
 /// How many look-ups run at a time.
 const AT_ONCE: usize = 64;
@@ -108,7 +109,7 @@ impl LookQueue {
             let wait = self.lock().wait(client, Instant::now());
             return Err(TooManyMisses(wait));
         };
-        let permit = self.running.permit(client).await;
+        let Some(permit) = self.running.permit(client).await else { return Err(TooManyMisses(SECOND)) };
         drop(waits);
         under_way.outcome = Outcome::Miss;
         Ok(Turn { under_way, _permit: permit })

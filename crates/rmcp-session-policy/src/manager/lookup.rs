@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::durable_sessions::LookedUp;
 use super::manager_inner::{ManagerInner, not_found};
@@ -129,7 +129,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 // It may have come between the two.
                 Ok(restoring) if self.live.contains(id) || self.parking.contains(id) => restoring.done(),
                 Ok(restoring) => return self.admit_found(id, restoring, found).await,
-                Err(other) => self.wait_for(&other, Instant::now() + self.settings.close_deadline).await?,
+                Err(other) => self.wait_for(&other, self.settled_by()).await?,
             }
         }
     }
@@ -143,13 +143,14 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Waits for a close, restore or replay in progress, and decides whether the session is restored.
     async fn wait_until_settled(self: &Arc<Self>, id: &SessionId) -> Result<Settled, Failed<I>> {
-        let deadline = Instant::now() + self.settings.close_deadline;
+        let deadline = self.settled_by();
         loop {
             let session = self.find(id);
             let goes_on = match session {
                 Some(session) if takes_requests(&session) => return Ok(Settled::Here(true)),
                 Some(session) if session.is_closing() => {
-                    timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_ok()
+                    let left = session.until(|session| session.has(Flag::Left));
+                    timeout(self.settings.close_deadline, left).await.is_ok()
                 }
                 Some(session) => match self.replayed(&session, deadline).await {
                     Some(answer) => return Ok(Settled::Here(answer)),

@@ -91,7 +91,7 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     /// The directory that outlives the process.
     pub(super) durable: Option<Arc<Durable>>,
     /// The task that writes usage to it, and hears of the sessions that other servers have claimed.
-    pub(super) durable_task: OnceLock<AbortHandle>,
+    pub(super) durable_tasks: OnceLock<(AbortHandle, Option<AbortHandle>)>,
     #[cfg(feature = "http")]
     warned_of_no_sessions: AtomicBool,
 }
@@ -167,7 +167,7 @@ impl<I: SessionManager> ManagerInner<I> {
             runtime: OnceLock::new(),
             lifecycle: OnceLock::new(),
             durable,
-            durable_task: OnceLock::new(),
+            durable_tasks: OnceLock::new(),
             #[cfg(feature = "http")]
             warned_of_no_sessions: AtomicBool::new(false),
         })
@@ -313,8 +313,7 @@ pub(super) fn not_found<E: std::error::Error>() -> PolicyError<E> {
 impl<I: SessionManager> Drop for ManagerInner<I> {
     fn drop(&mut self) {
         drop(self.held.close());
-        for task in [&self.lifecycle, &self.durable_task].into_iter().filter_map(OnceLock::get) {
-            task.abort();
-        }
+        let (watch, due) = self.durable_tasks.get().map_or((None, None), |(watch, due)| (Some(watch), due.as_ref()));
+        [self.lifecycle.get(), watch, due].into_iter().flatten().for_each(AbortHandle::abort);
     }
 }

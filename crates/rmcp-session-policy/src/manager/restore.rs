@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::create::{Admitted, Luggage};
+use super::durable::RESTORE_WAIT;
 use super::manager_inner::ManagerInner;
 use super::parked::Parked;
 use super::parking_state::Came;
@@ -47,9 +48,16 @@ impl<I: SessionManager> ManagerInner<I> {
         restored
     }
 
-    /// Waits, at most for the close deadline, for the right to restore an id and for the end of its last incarnation.
+    /// Until when a request waits for another one that restores its session, or closes it. With a directory the other one may
+    /// wait for its turn.
+    pub(super) fn settled_by(&self) -> Instant {
+        let turn = if self.durable.is_some() { RESTORE_WAIT } else { Duration::ZERO };
+        Instant::now() + turn + self.settings.close_deadline
+    }
+
+    /// Waits for the right to restore an id and for the end of its last incarnation.
     async fn right_to_restore(self: &Arc<Self>, id: &SessionId) -> Result<PendingRestore<I>, Failed<I>> {
-        let deadline = Instant::now() + self.settings.close_deadline;
+        let deadline = self.settled_by();
         let mut kept = take_held::<PendingRestore<I>>().filter(|restoring| restoring.is_of(self, id));
         loop {
             let restoring = match kept.take() {
@@ -65,7 +73,8 @@ impl<I: SessionManager> ManagerInner<I> {
             let Some(session) = self.find(id).filter(|session| session.is_closing()) else { return Ok(restoring) };
             // A request that comes meanwhile finds the closing session, and waits as well.
             restoring.done();
-            if timeout_at(deadline, session.until(|session| session.has(Flag::Left))).await.is_err() {
+            let closed = timeout(self.settings.close_deadline, session.until(|session| session.has(Flag::Left)));
+            if closed.await.is_err() {
                 return Err(self.refuse_restore());
             }
         }

@@ -209,6 +209,14 @@ impl<I: SessionManager> PendingRestore<I> {
         right.permit.is_some()
     }
 
+    /// Waits until one more session may be ended. Returns false if none may within the time of an answer.
+    pub(super) async fn wait_to_end(&mut self) -> bool {
+        let Some(right) = &mut self.right else { return false };
+        let Some(durable) = &right.shared.durable else { return true };
+        right.permit = durable.may_end(&ClientKey::of_context(ClientContext::current().as_deref())).await;
+        right.permit.is_some()
+    }
+
     /// How long the request waits for a place, unless it takes only a free one. After a restart all clients come back at once,
     /// so the requests for sessions of a directory wait longer than others.
     pub(super) fn patience(&self) -> Patience {

@@ -169,6 +169,23 @@ async fn a_restore_from_a_directory_waits_for_a_place_for_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_waits_for_the_restore_of_another_one_as_long_as_that_waits_for_a_place() {
+    let directory = MemoryDirectory::new();
+    let before = Edge::new(PolicySessionManager::local().directory(directory.clone()));
+    let [alice, bob] = [before.open().await, before.open().await];
+    directory.crash();
+    let edge = Edge::new(PolicySessionManager::local().directory(directory.another_server()).max_sessions(1));
+    let words = ["pause"; 3].join(" ");
+    let later = async || {
+        sleep(SECOND).await;
+        let (first, second) = tokio::join!(edge.say_raw(&bob, ""), edge.say_raw(&bob, ""));
+        [first.1, second.1]
+    };
+    let (_, answers) = tokio::join!(edge.say_raw(&alice, &words), later());
+    assert!(answers.iter().all(|answer| answer.contains("said")), "{answers:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_directory_a_restore_waits_for_a_second() {
     let (_inner, sessions) = scripted(|b| b.max_sessions(1));
     let id = crate::parked::parked(&sessions).await;
