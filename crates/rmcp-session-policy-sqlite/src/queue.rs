@@ -180,7 +180,7 @@ impl Queue {
         self.lock().stops
     }
 
-    /// Waits for work, at most for this long. `holds_back` leaves changes and calls for what is due where they are, after a commit that failed.
+    /// Waits for work, at most for this long. `holds_back` leaves changes where they are, after a commit that failed.
     pub(crate) fn next(&self, patience: Duration, holds_back: bool, now: impl Fn() -> Moment) -> Work {
         let mut state = self.lock();
         let mut rest = patience;
@@ -188,7 +188,7 @@ impl Queue {
             if !state.claims.is_empty() {
                 return Work::Claims(state.take_claims(self.bodies));
             }
-            if !holds_back && let Some(request) = state.due.pop_front() {
+            if let Some(request) = state.due.pop_front() {
                 return Work::Due(request);
             }
             let due = if holds_back { None } else { state.changes.due(now()) };
