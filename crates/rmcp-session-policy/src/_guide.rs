@@ -1,4 +1,5 @@
 //! Guides. These modules hold text only.
+//! [The whole book](https://github.com/rmcp-session-policy/rmcp-session-policy/blob/main/docs/SUMMARY.md) has more.
 
 /// What clients are told: the layer's answers, principals, proxies, requests without a session.
 #[doc = include_str!("../docs/http.md")]

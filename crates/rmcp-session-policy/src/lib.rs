@@ -42,7 +42,9 @@
 //! `simulation` (feature `simulation`) drives one without a server, for replays.
 //!
 //! The [guides](_guide) describe the layer's answers, how clients behave, how to write a policy, and how to move from
-//! `mcp-session`. The repository's README has the tables of policies and what each is good for.
+//! `mcp-session`. The repository's README has the tables of policies and what each is good for, and
+//! [`docs/SUMMARY.md`](https://github.com/rmcp-session-policy/rmcp-session-policy/blob/main/docs/SUMMARY.md) lists all pages, with
+//! a quick start, concepts, and a runbook.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod _guide;
@@ -89,7 +91,21 @@ pub use session::{Fingerprint, Phase, SessionKey, SessionOrigin, Stream};
 pub use time::{HOUR, MINUTE, SECOND};
 pub use transport::PolicyTransport;
 
-/// The code of the README, compiled and run with the doctests.
+/// The code of the README and of pages of the book that are no guides, compiled and run with the doctests.
 #[cfg(all(doctest, feature = "axum"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod book {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../docs/choosing-policies.md")]
+    struct ChoosingPolicies;
+
+    #[doc = include_str!("../docs/moving-from-hand-written-limits.md")]
+    struct MovingFromHandWrittenLimits;
+
+    #[doc = include_str!("../docs/revision-2026-07-28.md")]
+    struct Revision;
+
+    #[doc = include_str!("../docs/runbook.md")]
+    struct Runbook;
+}

@@ -1,5 +1,5 @@
-//! The Markdown files of the repository: links lead somewhere, `docs/SUMMARY.md` lists each page once, and the Rust code of
-//! each page is compiled.
+//! The Markdown files of the repository: links lead somewhere, `docs/SUMMARY.md` lists each page once, the Rust code of each page
+//! is compiled, and the runbook has every warning.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -72,6 +72,29 @@ fn rust_code_of_each_page_of_the_book_is_compiled() {
 }
 
 #[test]
+fn the_runbook_has_every_warning_of_the_library() {
+    let runbook = fs::read_to_string(root().join("docs/runbook.md")).unwrap();
+    let mut missing = Vec::new();
+    let mut found = 0;
+    for file in files(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "rs") {
+        let source = fs::read_to_string(file).unwrap();
+        for call in ["tracing::warn!(", "tracing::error!("] {
+            for after in source.split(call).skip(1) {
+                // The first text in the call. One that goes over two lines ends the first with a backslash.
+                let line = after.split('"').nth(1).unwrap().split('\\').map(str::trim_start).collect::<String>();
+                let line = line.trim_end_matches("(said once)").trim_end();
+                found += 1;
+                // What is between braces differs.
+                let mut parts = line.split(['{', '}']).step_by(2);
+                missing.extend(parts.any(|part| !runbook.contains(part)).then(|| line.to_owned()));
+            }
+        }
+    }
+    assert!(found > 15, "the sources were read");
+    none(&missing);
+}
+
+#[test]
 fn anchors_are_those_that_github_makes() {
     let page = Page::parse(
         "# What it *costs*\n\n## 5.1 The first lines, `of` a user\n\n## Twice\n\n## Twice\n\n### A_b: [c](d.md)\n\n```rust,ignore\n# Not this\n```\n",
@@ -122,21 +145,9 @@ struct Link {
 
 impl Pages {
     fn read() -> Self {
-        let mut pages = BTreeMap::new();
-        let mut folders = vec![root()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-                let (path, kind) = (entry.path(), entry.file_type().unwrap());
-                // A symbolic link is another name of a page that is read anyhow.
-                if kind.is_dir() && !FOREIGN.iter().any(|foreign| entry.file_name() == *foreign) {
-                    folders.push(path);
-                } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "md") {
-                    let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
-                    pages.insert(name, Page::parse(&fs::read_to_string(path).unwrap()));
-                }
-            }
-        }
-        Self(pages)
+        let name = |path: &Path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+        let page = |path: PathBuf| (name(&path), Page::parse(&fs::read_to_string(path).unwrap()));
+        Self(files(root(), "md").into_iter().map(page).collect())
     }
 
     fn of_the_book(&self) -> impl Iterator<Item = (&str, &Page)> {
@@ -199,6 +210,22 @@ impl Page {
         }
         page
     }
+}
+
+/// The files with an extension in a folder and below it, but no symbolic links: they are other names of files that are found.
+fn files(folder: PathBuf, extension: &str) -> Vec<PathBuf> {
+    let (mut folders, mut found) = (vec![folder], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            if kind.is_dir() && !FOREIGN.iter().any(|foreign| entry.file_name() == *foreign) {
+                folders.push(path);
+            } else if kind.is_file() && path.extension().is_some_and(|found| found == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found
 }
 
 /// The anchor that GitHub gives a heading.
