@@ -45,9 +45,9 @@ fn the_summary_lists_every_page_of_the_book_once() {
     none(&wrong);
 }
 
-/// mdBook has only what is below `docs/`, and docs.rs has no files at all.
+/// mdBook has only what is below `docs/`, and docs.rs, which shows the guides, has none of these files.
 #[test]
-fn what_a_page_is_shown_without_it_links_by_address() {
+fn files_that_are_not_beside_a_page_are_linked_by_address() {
     let pages = Pages::read();
     let on_docs_rs = included_by("src/_guide.rs");
     let mut wrong = Vec::new();
