@@ -145,8 +145,8 @@ struct Link {
 
 impl Pages {
     fn read() -> Self {
-        let name = |path: &Path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
-        let page = |path: PathBuf| (name(&path), Page::parse(&fs::read_to_string(path).unwrap()));
+        let name = |path: &Path| path.strip_prefix(root()).expect("below it").to_str().expect("plain names").to_owned();
+        let page = |path: PathBuf| (name(&path), Page::parse(&fs::read_to_string(path).expect("text")));
         Self(files(root(), "md").into_iter().map(page).collect())
     }
 
@@ -216,8 +216,8 @@ impl Page {
 fn files(folder: PathBuf, extension: &str) -> Vec<PathBuf> {
     let (mut folders, mut found) = (vec![folder], Vec::new());
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        for entry in fs::read_dir(folder).expect("a folder").flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().expect("known"));
             if kind.is_dir() && !FOREIGN.iter().any(|foreign| entry.file_name() == *foreign) {
                 folders.push(path);
             } else if kind.is_file() && path.extension().is_some_and(|found| found == extension) {
@@ -252,13 +252,13 @@ fn beside(path: &str, to: &str) -> Option<String> {
 
 /// The pages of the book that a source file of this crate includes.
 fn included_by(source: &str) -> BTreeSet<String> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(source)).unwrap();
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(source)).expect("text");
     let parts = text.split("include_str!(\"../docs/").skip(1);
-    parts.map(|part| format!("docs/{}", part.split('"').next().unwrap())).collect()
+    parts.map(|part| format!("docs/{}", part.split('"').next().unwrap_or_default())).collect()
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("two folders up").to_owned()
 }
 
 fn none(wrong: &[String]) {
