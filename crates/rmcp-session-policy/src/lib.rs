@@ -46,6 +46,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod _guide;
+#[cfg(feature = "admin")]
+pub mod admin;
 pub mod admission;
 pub mod bounded;
 mod call_rejection;

@@ -328,6 +328,7 @@ impl Simulation {
             context: record.entry.context.clone(),
             history: record.history(self.instant(now)),
             restored: true,
+            restores: record.restores.saturating_add(1),
         };
         ParkedSession { origin, software: record.software.get().map(|software| Arc::from(software.name())) }
     }

@@ -15,7 +15,7 @@ use super::parked::Parked;
 use super::single_flight::Flight;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, DrainReport, SessionSnapshot, Stats};
-use crate::session::{Phase, Record, SessionKey};
+use crate::session::{Phase, SessionKey};
 use crate::time::HOUR;
 use crate::timestamp::Timestamp;
 use crate::tracker::Waiting;
@@ -265,11 +265,7 @@ impl<I: SessionManager> ManagerInner<I> {
             0
         } else {
             let selects_parked = |id: &SessionId, parked: &Parked| {
-                let origin = parked.origin(SessionId::clone(id));
-                let opened = origin.history.opened;
-                let key = SessionKey::new(u32::MAX, u32::MAX);
-                let record = Record::new(key, origin, opened, Arc::clone(&self.signals));
-                select.selects(&SessionInfo::of(&record))
+                select.selects(&SessionInfo::of(&parked.record(SessionId::clone(id), &self.signals)))
             };
             self.parking.take_all(reason, |id, parked| {
                 let selected = selects_parked(id, parked);

@@ -54,6 +54,8 @@ pub(crate) struct Record {
     pub(crate) id: SessionId,
     /// Whether this is a later incarnation. It does not count against the share of half-open sessions.
     pub(crate) restored: bool,
+    /// How often this process has restored it, at most 65,535. It takes the room between its neighbours.
+    pub(crate) restores: u16,
     /// Calls so far, in all incarnations. The parking forgets sessions without any first. It and `last_gap` are written
     /// only under the lock of the requests, so loom need not model them.
     calls: UncheckedU32,
@@ -82,6 +84,7 @@ impl Record {
         }
         Self {
             restored: origin.restored,
+            restores: origin.restores,
             software: OnceLock::new(),
             last_heard: AtomicU64::new(origin.history.last_seen.0),
             answered: AtomicU64::new(created.0),

@@ -39,7 +39,7 @@ impl Shared {
 pub(super) fn restore(stage: &mut TestRegistry, gone: &Record) -> Arc<Record> {
     let (now, id) = (Instant::now(), "a session".into());
     let history = gone.history(now);
-    let origin = Origin { id, serial: gone.entry.serial, context: None, history, restored: true };
+    let origin = Origin { id, serial: gone.entry.serial, context: None, history, restored: true, restores: 1 };
     stage.registry.insert(origin, now, |record| record)
 }
 
