@@ -58,6 +58,7 @@ pub mod directory;
 mod error;
 pub mod event_store;
 pub mod eviction;
+mod explain;
 #[cfg(feature = "http")]
 pub mod http;
 mod lazy_notify;
@@ -82,6 +83,7 @@ pub use config_error::ConfigError;
 pub use context::ClientContext;
 pub use data::SessionDataError;
 pub use error::{PolicyError, ServerFull};
+pub use explain::{Explained, Explanation};
 pub use manager::{
     BusyGuard, CurrentSession, CurrentSessionError, FinalEnd, FinalEndReason, GivenUp, IdleTimeout,
     PolicySessionManager, PolicySessionManagerBuilder, SessionData, SessionSelector, Worth,

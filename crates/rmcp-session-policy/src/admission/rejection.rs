@@ -85,6 +85,7 @@ pub struct Rejection {
     retry: Retry,
     limit: Option<u64>,
     remaining: Option<u64>,
+    period: Option<Duration>,
 }
 
 impl Rejection {
@@ -98,6 +99,7 @@ impl Rejection {
             retry: Retry::Unknown,
             limit: None,
             remaining: None,
+            period: None,
         }
     }
 
@@ -120,6 +122,22 @@ impl Rejection {
     pub const fn with_limit(mut self, limit: u64, remaining: u64) -> Self {
         self.limit = Some(limit);
         self.remaining = Some(remaining);
+        self
+    }
+
+    /// Sets the period that the limit is for: so many in any minute, say. Clients and operators are told of it. Defaults to
+    /// none, for a limit on what there is at one time.
+    ///
+    /// ```
+    /// use rmcp_session_policy::MINUTE;
+    /// use rmcp_session_policy::admission::Rejection;
+    ///
+    /// let rejection = Rejection::new("plan").with_limit(20, 0).with_period(MINUTE);
+    /// assert_eq!(rejection.period(), Some(MINUTE));
+    /// ```
+    #[must_use]
+    pub const fn with_period(mut self, period: Duration) -> Self {
+        self.period = Some(period);
         self
     }
 
@@ -151,6 +169,17 @@ impl Rejection {
     #[must_use]
     pub const fn remaining(&self) -> Option<u64> {
         self.remaining
+    }
+
+    /// Returns the period that the limit is for.
+    #[must_use]
+    pub const fn period(&self) -> Option<Duration> {
+        self.period
+    }
+
+    /// Returns the name of the policy, to be kept: without a copy if it is a literal.
+    pub(crate) fn policy_name(&self) -> Cow<'static, str> {
+        self.policy.clone()
     }
 }
 

@@ -179,6 +179,7 @@ pub(super) fn still_parked(max_sessions: usize) -> Rejected {
         retry: Retry::Unknown,
         limit: Some(max_sessions as u64),
         remaining: Some(0),
+        period: None,
         text: "the session could not be restored now".into(),
     }
 }

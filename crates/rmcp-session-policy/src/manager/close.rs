@@ -132,6 +132,7 @@ impl<I: SessionManager> ManagerInner<I> {
         if self.settings.logs_ends {
             tracing::info!(session = %info.fingerprint(), %reason, ?age, uses = info.uses(), "session closed");
         }
+        self.explain_end(session, reason, age, at.instant());
         self.observe(&SessionEvent::Closed { session: info, reason, age });
         if self.draining.load(SeqCst) {
             self.signals.calm.notify_waiters();

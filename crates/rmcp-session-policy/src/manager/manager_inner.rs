@@ -30,6 +30,7 @@ use crate::call_rejection::CallRejection;
 use crate::context::ClientContext;
 use crate::error::{PolicyError, Rejected, ServerFull};
 use crate::eviction::EvictionPolicy;
+use crate::explain::History;
 use crate::observe::{Counters, SessionEvent, SessionObserver};
 use crate::registry::{Registry, Rules};
 use crate::scope::{Outcome, record_outcome};
@@ -85,6 +86,8 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     /// The requests of the HTTP layer that no session accounts for.
     pub(super) tracker: Arc<RequestTracker>,
     observer: Option<Arc<dyn SessionObserver>>,
+    /// The last ends and rejections. `None` if none are kept.
+    pub(super) history: Option<History>,
     /// The runtime that finishes ends which begin outside any runtime.
     pub(super) runtime: OnceLock<Handle>,
     pub(super) lifecycle: OnceLock<AbortHandle>,
@@ -140,6 +143,7 @@ impl<I: SessionManager> ManagerInner<I> {
             finals,
         );
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
+        let history = History::new(settings.explanations);
         let core = ManagerState { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
         Ok(Self {
             inner,
@@ -164,6 +168,7 @@ impl<I: SessionManager> ManagerInner<I> {
             refusing: AtomicBool::new(false),
             tracker,
             observer,
+            history,
             runtime: OnceLock::new(),
             lifecycle: OnceLock::new(),
             durable,
@@ -197,6 +202,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let Rejected { kind, reason, retry, ref policy, .. } = refusal;
         self.counters.count_rejected(kind, reason);
         tracing::debug!(?kind, %reason, %policy, "rejected");
+        self.explain_rejection(&refusal, context);
         self.observe(&SessionEvent::Rejected { kind, reason, policy, retry, context });
         refusal
     }

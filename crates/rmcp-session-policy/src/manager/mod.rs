@@ -14,6 +14,7 @@ mod durable;
 mod durable_sessions;
 mod ended_for_good;
 mod events;
+mod explanations;
 mod fair_queue;
 mod final_end;
 mod final_ends;
