@@ -17,6 +17,10 @@ pub mod clients {}
 #[doc = include_str!("../docs/writing-a-policy.md")]
 pub mod writing_a_policy {}
 
+/// The operator's page: who may use it, what it shows, its JSON API.
+#[doc = include_str!("../docs/operator-page.md")]
+pub mod operator_page {}
+
 /// Moving from the crate `mcp-session`.
 #[doc = include_str!("../docs/moving-from-mcp-session.md")]
 pub mod moving_from_mcp_session {}

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use axum::http::StatusCode;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -69,7 +70,7 @@ impl<I: SessionManager> Console<I> {
         self: &Arc<Self>,
         look: impl FnOnce(&PolicySessionManager<I>) -> R + Send + 'static,
     ) -> Result<R, Refusal> {
-        let failed = || Refusal::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "the look at the sessions failed");
+        let failed = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the look at the sessions failed");
         let _permit = self.lists.acquire().await.map_err(|_| failed())?;
         let sessions = self.sessions.share();
         tokio::task::spawn_blocking(move || look(&sessions)).await.map_err(|_| failed())

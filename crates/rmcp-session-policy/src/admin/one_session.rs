@@ -8,7 +8,7 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use serde::Serialize;
 
 use super::console::Console;
-use super::explanations::{self, Explained};
+use super::explanations::{self, Sentence};
 use super::refusal::Refusal;
 use super::rows::Row;
 use crate::session::Fingerprint;
@@ -25,7 +25,7 @@ pub(super) struct Found {
     /// Those which their next request restores.
     parked: Vec<Row>,
     /// Its last ends and rejections, newest first.
-    explanations: Vec<Explained>,
+    explanations: Vec<Sentence>,
 }
 
 /// Answers `GET /api/sessions/{fingerprint}`.

@@ -10,8 +10,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::console::Console;
-use super::drain::{Drain, Progress};
-use super::explanations::{self, Explained};
+use super::drain::Progress;
+use super::explanations::{self, Sentence};
 use super::refusal::Refusal;
 use super::rows::millis;
 use super::samples::History;
@@ -29,7 +29,7 @@ pub(super) struct Overview {
     now: Now,
     counts: Counts,
     history: History,
-    explanations: Vec<Explained>,
+    explanations: Vec<Sentence>,
     /// The drain that was begun here.
     drain: Option<Progress>,
 }

@@ -190,7 +190,7 @@ impl Sort {
     fn compare(self, a: &SessionSnapshot, b: &SessionSnapshot) -> Ordering {
         match self {
             Self::Fingerprint => a.fingerprint.cmp(&b.fingerprint),
-            Self::Phase => a.phase.cmp(&b.phase),
+            Self::Phase => phase(a.phase).cmp(phase(b.phase)),
             Self::Client => a.client.cmp(&b.client),
             Self::Principal => principal(a).cmp(&principal(b)),
             Self::Address => address(a).cmp(&address(b)),

@@ -58,8 +58,6 @@ pub(crate) use durable_sessions::LookedUp;
 pub use final_end::{FinalEnd, FinalEndReason};
 pub use idle_timeout::{IdleTimeout, Worth};
 pub use operate::SessionSelector;
-#[cfg(feature = "admin")]
-pub(crate) use oversight::Limits;
 pub use session_data::SessionData;
 #[cfg(feature = "simulation")]
 pub(crate) use setting_checks::default_opening;
