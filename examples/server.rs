@@ -93,9 +93,8 @@ pub(crate) struct Args {
     /// Take the principal from this header. For demonstration: a client can send any header
     #[arg(long, value_name = "NAME")]
     principal_header: Option<HeaderName>,
-    /// Address for operators, of this machine alone: /metrics in Prometheus' text format; port 0 picks a free one
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<SocketAddr>,
+    #[command(flatten)]
+    operators: admin::Flags,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -218,7 +217,7 @@ async fn serve(
     args: Args,
     sessions: Arc<Sessions>,
     layer: PolicyLayer<LocalSessionManager>,
-    exporter: Option<Exporter>,
+    operators: Option<(Router, Exporter)>,
 ) -> std::io::Result<()> {
     let mut config = StreamableHttpServerConfig::default();
     if args.parked > 0 {
@@ -235,15 +234,15 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(args.listen).await?;
-    let admin = match args.admin.zip(exporter) {
-        Some((address, exporter)) => Some((TcpListener::bind(address).await?, exporter)),
+    let admin = match args.operators.admin.zip(operators) {
+        Some((address, operators)) => Some((TcpListener::bind(address).await?, operators)),
         None => None,
     };
     writeln!(std::io::stdout(), "listening on http://{}/mcp", listener.local_addr()?)?;
     let admin = match admin {
-        Some((listener, exporter)) => {
+        Some((listener, (app, exporter))) => {
             writeln!(std::io::stdout(), "admin on http://{}/", listener.local_addr()?)?;
-            Some(tokio::spawn(admin::serve(listener, Arc::clone(&sessions), exporter)))
+            Some(tokio::spawn(admin::serve(listener, app, exporter)))
         }
         None => None,
     };
@@ -293,16 +292,19 @@ async fn main() -> ExitCode {
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
     // Before the manager is built, which records into it.
-    let exporter = match args.admin.map(admin::exporter).transpose() {
+    let exporter = match args.operators.exporter() {
         Ok(exporter) => exporter,
         Err(error) => return bad_flags(&error.to_string()),
     };
-    let built = sessions(&args).map(Arc::new).and_then(|sessions| Ok((layer(&args, &sessions)?, sessions)));
-    let (layer, sessions) = match built {
+    let built = sessions(&args).map(Arc::new).and_then(|sessions| {
+        let operators = exporter.map(|exporter| args.operators.router(&sessions, exporter)).transpose()?;
+        Ok((layer(&args, &sessions)?, sessions, operators))
+    });
+    let (layer, sessions, operators) = match built {
         Ok(built) => built,
         Err(error) => return bad_flags(&error.to_string()),
     };
-    match serve(args, sessions, layer, exporter).await {
+    match serve(args, sessions, layer, operators).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the server failed");

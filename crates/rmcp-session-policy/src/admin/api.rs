@@ -66,9 +66,10 @@ fn routes<I: SessionManager>() -> [Route<I>; 11] {
     ]
 }
 
-/// Makes the router of a console.
-pub(super) fn router<I: SessionManager>(console: Arc<Console<I>>) -> Router {
-    let mut router = Router::new();
+/// Makes the router of a console. `beside`: what is asked for other paths.
+pub(super) fn router<I: SessionManager>(console: Arc<Console<I>>, beside: Option<Router>) -> Router {
+    let missing = || async { Refusal::new(StatusCode::NOT_FOUND, "there is no such page") };
+    let mut router = Router::new().fallback_service(beside.unwrap_or_default().fallback(missing));
     let mut public = Vec::new();
     for route in routes() {
         router = router.route(route.path, route.handler);
@@ -80,7 +81,6 @@ pub(super) fn router<I: SessionManager>(console: Arc<Console<I>>) -> Router {
         async move { seal(answer(&console, request, next, &public).await) }
     };
     router
-        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is no such page") })
         .method_not_allowed_fallback(|| async {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this page is not asked for with that method")
         })

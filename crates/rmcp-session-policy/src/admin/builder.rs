@@ -41,6 +41,7 @@ pub struct AdminRouterBuilder<I: SessionManager> {
     authorized_outside: bool,
     hosts: Vec<String>,
     actions: bool,
+    beside: Option<axum::Router>,
 }
 
 impl<I: SessionManager> PolicySessionManager<I> {
@@ -61,6 +62,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
             authorized_outside: false,
             hosts: Vec::new(),
             actions: false,
+            beside: None,
         }
     }
 }
@@ -114,6 +116,24 @@ impl<I: SessionManager> AdminRouterBuilder<I> {
         self
     }
 
+    /// Serves other routes beside the page, behind the same checks and with the same headers, such as `/metrics`. They are
+    /// asked for paths that the page does not have. With a token, they need it. Defaults to none.
+    ///
+    /// ```
+    /// use axum::Router;
+    /// use axum::routing::get;
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// let sessions = PolicySessionManager::local().build()?;
+    /// let metrics = Router::new().route("/metrics", get(|| async { "sessions 0" }));
+    /// assert!(sessions.admin().beside(metrics).build().is_ok());
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    pub fn beside(mut self, routes: axum::Router) -> Self {
+        self.beside = Some(routes);
+        self
+    }
+
     /// Builds the router. Within a runtime it starts to note the numbers of sessions for its charts, every five seconds,
     /// until it is dropped; else the first request starts that.
     ///
@@ -133,7 +153,7 @@ impl<I: SessionManager> AdminRouterBuilder<I> {
         };
         let console = Arc::new(Console::new(self.sessions, Access { hosts, clients }, self.actions));
         console.start_sampling();
-        Ok(api::router(console))
+        Ok(api::router(console, self.beside))
     }
 }
 
