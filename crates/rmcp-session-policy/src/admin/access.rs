@@ -73,7 +73,8 @@ impl Access {
         if named.peek().is_some() && named.all(|host| host.is_some_and(|host| self.hosts.allow(host))) {
             return Ok(());
         }
-        let text = "this host is not served here: ask for localhost, or for one of the hosts that the router was built with";
+        let text =
+            "this host is not served here: ask for localhost, or for one of the hosts that the router was built with";
         Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, text))
     }
 

@@ -165,7 +165,10 @@ fn checked(token: &str) -> Result<blake3::Hash, ConfigError> {
         error
     };
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(wrong("not sendable", "use printable ASCII without spaces, as the output of `openssl rand -hex 16`"));
+        return Err(wrong(
+            "not sendable",
+            "use printable ASCII without spaces, as the output of `openssl rand -hex 16`",
+        ));
     }
     if token.len() < SHORTEST_TOKEN {
         let length = format!("{} bytes long", token.len());

@@ -101,6 +101,8 @@ pub(super) async fn drain<I: SessionManager>(
         *known = Some(drain);
     }
     tracing::info!(deadline_seconds, "a drain was begun on the operator's page");
+    // From here on each look says so.
+    console.sessions.refuse_newcomers();
     let task = Arc::clone(&console);
     tokio::spawn(async move {
         let report = task.sessions.drain(deadline).await;

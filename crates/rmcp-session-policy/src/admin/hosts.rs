@@ -67,7 +67,8 @@ mod tests {
 
     #[test]
     fn loopback_and_the_given_hosts_are_allowed_at_any_port() {
-        let hosts = Hosts::new(&["Admin.example.com".to_owned(), "10.1.2.3".to_owned(), "2001:db8::1".to_owned()]).unwrap();
+        let hosts =
+            Hosts::new(&["Admin.example.com".to_owned(), "10.1.2.3".to_owned(), "2001:db8::1".to_owned()]).unwrap();
         for good in [
             "localhost",
             "LOCALHOST:80",

@@ -110,7 +110,12 @@ impl<I: SessionManager> ManagerInner<I> {
             }
             None => {
                 let origin = Origin::new(id, ClientContext::current(), Timestamp::of(now));
-                Luggage { origin: Origin { restored: true, restores: 1, ..origin }, initialize_params: None, pin: None, claimed }
+                Luggage {
+                    origin: Origin { restored: true, restores: 1, ..origin },
+                    initialize_params: None,
+                    pin: None,
+                    claimed,
+                }
             }
         };
         // `register` takes the session out of the parking. If this future is dropped before, the session is still

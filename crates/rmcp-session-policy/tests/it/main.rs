@@ -8,6 +8,9 @@ mod directory;
 mod edge;
 #[path = "../support/events.rs"]
 mod events;
+#[cfg(feature = "admin")]
+#[path = "../support/operator.rs"]
+mod operator;
 #[path = "../support/parked.rs"]
 mod parked;
 #[path = "../support/scripted.rs"]
@@ -54,7 +57,11 @@ mod lifetimes;
 mod limits_end_with_sessions;
 mod listening_clients;
 mod one_end;
+#[cfg(feature = "admin")]
+mod operator_access;
 mod operator_api;
+#[cfg(feature = "admin")]
+mod operator_page;
 mod parking_bounds;
 mod principals_and_limits;
 mod real_clients;

@@ -222,9 +222,9 @@
   // ------------------------------------------------------------- the overview
 
   const tiles = [
-    { key: "live", title: "Live", limit: "sessions" },
-    { key: "busy", title: "Busy", limit: "sessions" },
-    { key: "opening", title: "Opening", limit: "opening" },
+    { key: "live", title: "Live", limit: "sessions", full: [0.95, 2] }, // A full server is no trouble: it evicts.
+    { key: "busy", title: "Busy", limit: "sessions", full: [0.8, 0.95] },
+    { key: "opening", title: "Opening", limit: "opening", full: [0.8, 1] },
     { key: "parked", title: "Parked", limit: "parked", extra: (now) => now.parked ? `, ${bytes(now.parked_bytes)}` : "" },
     { key: "parked_streams", title: "Held streams", limit: "parked_streams" },
   ];
@@ -268,13 +268,13 @@
   }
 
   function showOverview({ now, limits, counts, history, explanations }) {
-    tiles.forEach(({ key, title, limit, extra }, i) => {
+    tiles.forEach(({ key, title, limit, full, extra }, i) => {
       const tile = made[i];
       const share = limits[limit] ? Math.min(1, now[key] / limits[limit]) : 0;
       set(tile.number, number(now[key]));
       set(tile.of, limits[limit] ? `of ${number(limits[limit])}${extra ? extra(now) : ""}` : "off");
       tile.bar.setAttribute("width", share > 0 ? Math.max(2, share * 100) : 0);
-      tile.root.dataset.level = key === "parked" || share < 0.8 ? "good" : share < 0.95 ? "warn" : "bad";
+      tile.root.dataset.level = !full || share < full[0] ? "good" : share < full[1] ? "warn" : "bad";
       const [least, most] = plot(tile, history[key], history.ago_ms, now[key]);
       tile.chart.setAttribute("aria-label", `${title}: between ${number(least)} and ${number(most)} in the last ten minutes`);
     });
@@ -429,7 +429,7 @@
     by("list").hidden = sessions.length === 0;
     by("empty").hidden = sessions.length > 0;
     set(by("empty"), filtered ? "No session is like that." : "No session is live.");
-    const text = filtered ? `${number(matching)} of ${number(live)}` : number(live);
+    const text = filtered ? `${number(matching)} of ${number(live)}` : `${number(live)} live`;
     set(by("count"), text);
     if (filtered && counted !== `${text} ${filtered}`) say(`${many(matching, "session")} found`);
     counted = `${text} ${filtered}`;
@@ -612,7 +612,7 @@
   by("more").addEventListener("click", () => {
     more = !more;
     by("more").setAttribute("aria-expanded", more);
-    set(by("more"), more ? "Show fewer" : "Show more");
+    set(by("more"), more ? "Fewer" : "More");
     refresh();
   });
   by("pause").addEventListener("click", () => {
