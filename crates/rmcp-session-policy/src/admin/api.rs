@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, OriginalUri, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -68,6 +68,7 @@ fn routes<I: SessionManager>() -> [Route<I>; 11] {
 
 /// Makes the router of a console. `beside`: what is asked for other paths.
 pub(super) fn router<I: SessionManager>(console: Arc<Console<I>>, beside: Option<Router>) -> Router {
+    let missing = || async { Refusal::new(StatusCode::NOT_FOUND, "there is no such page") };
     let mut router = Router::new().fallback_service(beside.unwrap_or_default().fallback(missing));
     let mut public = Vec::new();
     for route in routes() {
@@ -98,14 +99,6 @@ async fn answer<I: SessionManager>(
     match console.access.check(&request, public.contains(&request.uri().path())) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
-    }
-}
-
-/// Answers what has no route. A nested router has none for its prefix and a slash, under which the page is.
-async fn missing(uri: Uri, original: OriginalUri) -> Response {
-    match uri.path() {
-        "/" => assets::page(original).await,
-        _ => Refusal::new(StatusCode::NOT_FOUND, "there is no such page").into_response(),
     }
 }
 

@@ -131,11 +131,14 @@ impl Wanted {
     fn finds(&self, session: &SessionSnapshot) -> bool {
         let wanted = self.filter.trim();
         let has = |text: &str| has_text(text, wanted);
+        // To write the fingerprint and the address of each session takes most of the time, so only what may be in them is
+        // looked for there.
+        let is_digits = |also: &[u8]| wanted.bytes().all(|byte| byte.is_ascii_hexdigit() || also.contains(&byte));
         wanted.is_empty()
-            || has(&session.fingerprint.to_string())
             || session.client.as_ref().is_some_and(|(name, version)| has(name) || has(version))
             || principal(session).is_some_and(has)
-            || address(session).is_some_and(|address| has(&address.to_string()))
+            || is_digits(b"") && has(&session.fingerprint.to_string())
+            || is_digits(b".:") && address(session).is_some_and(|address| has(&address.to_string()))
     }
 
     /// Sorts no more than the page that is asked for.
@@ -205,5 +208,8 @@ impl Sort {
 }
 
 fn has_text(text: &str, wanted: &str) -> bool {
-    text.as_bytes().windows(wanted.len()).any(|part| part.eq_ignore_ascii_case(wanted.as_bytes()))
+    let first = wanted.as_bytes().first().map(u8::to_ascii_lowercase);
+    let is_there =
+        |part: &[u8]| part.first().map(u8::to_ascii_lowercase) == first && part.eq_ignore_ascii_case(wanted.as_bytes());
+    text.as_bytes().windows(wanted.len().max(1)).any(is_there)
 }

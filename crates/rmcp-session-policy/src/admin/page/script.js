@@ -6,6 +6,9 @@
   const FEW = 5;
   const TOKEN = "token of the operator's page";
 
+  // The page may be at a path with or without a slash at its end. The script is always beside the API.
+  const BASE = document.currentScript.src;
+
   const by = (id) => document.getElementById(id);
   const number = (n) => n.toLocaleString("en");
   const many = (n, word) => `${number(n)} ${word}${n === 1 ? "" : "s"}`;
@@ -76,7 +79,7 @@
     if (token) headers.authorization = `Bearer ${token}`;
     if (body) Object.assign(headers, { "content-type": "application/json", "x-admin-action": "1" });
     const method = body ? "POST" : "GET";
-    const answer = await fetch(`api/${path}`, { method, headers, body: body && JSON.stringify(body), signal });
+    const answer = await fetch(new URL(`api/${path}`, BASE), { method, headers, body: body && JSON.stringify(body), signal });
     const said = await answer.json().catch(() => null);
     if (!answer.ok) throw new Refused(answer.status, said);
     return said;
@@ -405,7 +408,7 @@
     if (row.act.firstChild) row.act.firstChild.disabled = session.phase === "closing";
   }
 
-  let counted = "";
+  let asked = "";
 
   function showList({ live, matching, page, pages, per_page, sessions }) {
     const body = document.querySelector("#list tbody");
@@ -431,8 +434,9 @@
     set(by("empty"), filtered ? "No session is like that." : "No session is live.");
     const text = filtered ? `${number(matching)} of ${number(live)}` : `${number(live)} live`;
     set(by("count"), text);
-    if (filtered && counted !== `${text} ${filtered}`) say(`${many(matching, "session")} found`);
-    counted = `${text} ${filtered}`;
+    const question = JSON.stringify([wanted.filter, wanted.which, wanted.principal, wanted.address]);
+    if (filtered && asked !== question) say(`${many(matching, "session")} found`);
+    asked = question;
     const first = (page - 1) * per_page;
     set(by("page"), sessions.length ? `${number(first + 1)} to ${number(first + sessions.length)} of ${number(matching)}` : "");
     by("previous").disabled = page <= 1;
@@ -535,7 +539,7 @@
     const who = [session.client && clean(session.client.name), session.principal && clean(session.principal)].filter(Boolean).join(", of ");
     question({
       title: `Terminate session ${session.fingerprint}?`,
-      text: `${who ? `It belongs to ${who}. ` : ""}Requests in flight are answered with an error, and the session cannot be restored.`,
+      text: `${who ? `Its client is ${who}. ` : ""}Requests in flight are answered with an error, and the session cannot be restored.`,
       yes: "Terminate it",
       act: () => end({ session: session.session, at_most: 1 }),
     });
