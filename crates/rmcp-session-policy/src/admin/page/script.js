@@ -586,7 +586,10 @@
 
   // ------------------------------------------------------------------- wiring
 
+  let typing = 0;
+
   function navigate() {
+    clearTimeout(typing);
     const before = shown;
     readAddress();
     if (shown !== before) {
@@ -600,7 +603,6 @@
   }
 
   makeHead();
-  let typing = 0;
   by("filter").addEventListener("input", () => {
     clearTimeout(typing);
     typing = setTimeout(() => want({ filter: by("filter").value.trim() }), 200);
