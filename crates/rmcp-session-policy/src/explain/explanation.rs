@@ -109,11 +109,8 @@ pub(crate) struct Eviction {
     pub(crate) phrase: &'static str,
     /// Among how many sessions.
     pub(crate) among: usize,
-    /// Whether these are the sessions of its client, which may have no more.
-    pub(crate) is_own: bool,
-    /// What needed the place.
-    pub(crate) kind: ArrivalKind,
-    pub(crate) client: Client,
+    /// What needed the place. `None` if it was another session of its client, which may have no more than `among`.
+    pub(crate) arrival: Option<(ArrivalKind, Client)>,
 }
 
 /// What was rejected, and why.

@@ -23,7 +23,7 @@ fn ended(text: &mut String, end: &End) -> fmt::Result {
     let idle = Time(end.idle);
     match (end.reason, &end.cause) {
         (CloseReason::Client, _) => text.push_str("the session was closed by its client"),
-        (CloseReason::Evicted, Cause::Evicted(eviction)) if eviction.is_own => {
+        (CloseReason::Evicted, Cause::Evicted(eviction)) if eviction.arrival.is_none() => {
             text.push_str("another session of the same client needed the place of the session");
         }
         (CloseReason::Evicted, _) => {

@@ -61,12 +61,20 @@ fn ended(text: &mut String, end: &End) -> fmt::Result {
 }
 
 fn evicted(text: &mut String, end: &End, eviction: &Eviction) -> fmt::Result {
-    let Eviction { phrase, among, is_own, kind, client } = eviction;
-    write!(text, "evicted: {phrase} of {}", Count(*among as u64, "session"))?;
-    text.push_str(if *is_own { " of its client" } else { "" });
-    write!(text, ", idle for {}, to make room for {client}", Time(end.idle))?;
-    text.push_str(if *kind == ArrivalKind::Restore { ", whose session came back" } else { "" });
-    Ok(())
+    let Eviction { phrase, among, arrival } = eviction;
+    let (phrase, sessions, idle) = (phrase.escape_debug(), Count(*among as u64, "session"), Time(end.idle));
+    match arrival {
+        None => write!(
+            text,
+            "evicted: {phrase} of {sessions} of its client, idle for {idle}, to make room for another of them"
+        ),
+        Some((ArrivalKind::Restore, client)) => {
+            write!(text, "evicted: {phrase} of {sessions}, idle for {idle}, to make room for a restore of {client}")
+        }
+        Some((_, client)) => {
+            write!(text, "evicted: {phrase} of {sessions}, idle for {idle}, to make room for {client}")
+        }
+    }
 }
 
 fn rejected(text: &mut String, rejection: &Rejection, explanation: &Explanation) -> fmt::Result {

@@ -472,7 +472,7 @@ mod tests {
                 for _ in 0..300 {
                     // Half of the sessions stay for the end of the test.
                     if gone < crowd.len() / 2
-                        && let Choice::Victim(record) = stage.choose()
+                        && let Choice::Victim(record, _) = stage.choose()
                     {
                         begun_too_late |= begin(&record, ActivityKind::Call).is_some();
                         stage.registry.remove(record.entry.key);
@@ -582,7 +582,7 @@ mod loom_tests {
             let mut handshake = pin!(signals.evictable.notified());
             handshake.as_mut().enable();
             let choice = stage.choose();
-            if !matches!(choice, Choice::Victim(_)) {
+            if !matches!(choice, Choice::Victim(..)) {
                 assert!(matches!(choice, Choice::Handshakes));
                 wait(&signals.evictable, handshake, &mut end);
                 assert_eq!(stage.victim(), Some(1));
