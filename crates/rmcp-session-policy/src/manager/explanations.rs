@@ -61,6 +61,14 @@ impl<I: SessionManager> PolicySessionManager<I> {
     }
 }
 
+/// What is known of an arrival that is rejected: its client, and the id of the session that it is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    pub(crate) context: Option<&'a ClientContext>,
+    /// `None` for a newcomer, and for a request without a session.
+    pub(crate) session: Option<&'a str>,
+}
+
 /// How a victim was chosen, and what for.
 #[derive(Clone, Copy)]
 pub(super) struct Chosen<'a> {
@@ -111,8 +119,9 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     /// Keeps why an arrival was rejected.
-    pub(super) fn explain_rejection(&self, rejected: &Rejected, context: Option<&ClientContext>) {
+    pub(super) fn explain_rejection(&self, rejected: &Rejected, asker: Asker<'_>) {
         let Some(history) = &self.history else { return };
-        history.add(Explanation::of_rejection(None, Client::of(context), rejected));
+        let session = asker.session.map(Fingerprint::of);
+        history.add(Explanation::of_rejection(session, Client::of(asker.context), rejected));
     }
 }

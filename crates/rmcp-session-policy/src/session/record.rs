@@ -95,6 +95,23 @@ impl Record {
         }
     }
 
+    /// A copy that shows the session as it is now, whatever happens to it later. It is no session: no registry has it.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            restored: self.restored,
+            software: self.software.clone(),
+            last_heard: AtomicU64::new(self.last_heard.load(Relaxed)),
+            answered: AtomicU64::new(self.answered.load(Relaxed)),
+            open_streams: AtomicU32::new(self.open_streams.load(SeqCst)),
+            calls: UncheckedU32::new(self.calls()),
+            last_gap: UncheckedU32::new(self.last_gap().0),
+            stream_lost: AtomicU64::new(self.stream_lost.load(SeqCst)),
+            progress: LazyNotify::default(),
+            id: SessionId::clone(&self.id),
+            entry: self.entry.copy(),
+        }
+    }
+
     /// Reads what a policy reads of a session, so that it is in the cache afterwards: one number for each cache line of the
     /// record, and the first byte of the client's name.
     pub(crate) fn bring_into_cache(&self) -> u64 {
