@@ -31,7 +31,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
     ///
     /// let last = &sessions.recent(10)[0];
     /// assert_eq!(last.for_client(), "the server is full, come back later");
-    /// let why = "rejected: a new session of an unknown client, all 1 places are taken and no session may go, may come back at any time";
+    /// let why = "rejected: a new session of an unknown client, all places (1) are taken and no session may go, may come back at any time";
     /// assert_eq!(last.for_operator(), why);
     /// # Ok(()) }
     /// ```
@@ -81,12 +81,14 @@ pub(super) struct Chosen<'a> {
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Keeps why a session ended. `chosen`: how, if it was a victim.
+    /// Keeps why a session ended. `chosen`: how, if it was a victim. `waiting`: how many of its requests were not
+    /// answered.
     pub(super) fn explain_end(
         &self,
         session: &Session<I::Transport>,
         (reason, at): (CloseReason, Instant),
         chosen: Option<Chosen<'_>>,
+        waiting: usize,
     ) {
         let Some(history) = &self.history else { return };
         let info = SessionInfo::of(&session.record);
@@ -98,7 +100,8 @@ impl<I: SessionManager> ManagerInner<I> {
             }),
             CloseReason::Idle => match settings.idle_timeout {
                 IdleTimeout::After(timeout) => Cause::Timeout(timeout),
-                _ => Cause::Worth,
+                IdleTimeout::Worth(_) => Cause::Worth,
+                IdleTimeout::Never => Cause::Plain,
             },
             CloseReason::Lifetime => settings.max_lifetime.map_or(Cause::Plain, Cause::Timeout),
             CloseReason::InitTimeout if session.has(Flag::Initializing) && !session.has(Flag::Initialized) => {
@@ -114,7 +117,7 @@ impl<I: SessionManager> ManagerInner<I> {
         };
         let age = at.saturating_duration_since(info.created());
         let idle = at.saturating_duration_since(idle_since);
-        let end = End { reason, age, idle, in_flight: info.in_flight(), cause };
+        let end = End { reason, age, idle, waiting, cause };
         history.add(Explanation::of_end(info.fingerprint(), Client::of(info.context()), end));
     }
 

@@ -154,3 +154,120 @@ impl fmt::Debug for Queued {
         f.debug_struct("Queued").field("dropped", &self.dropped()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+    use std::sync::mpsc;
+
+    use super::super::RejectionReason;
+    use super::*;
+    use crate::admission::{ArrivalKind, Retry};
+    use crate::context::ClientContext;
+
+    /// Sends the names of the policies in the events.
+    #[derive(Debug)]
+    struct Names {
+        heard: mpsc::Sender<String>,
+        panics: bool,
+    }
+
+    impl SessionObserver for Names {
+        fn observe(&self, event: &SessionEvent<'_>) {
+            let SessionEvent::Rejected { policy, context, .. } = event else { return };
+            let principal = context.and_then(ClientContext::principal).unwrap_or_default();
+            self.heard.send(format!("{policy}{principal}")).unwrap();
+            assert!(!self.panics, "as told");
+        }
+    }
+
+    fn names(panics: bool, most: usize) -> (Queued, mpsc::Receiver<String>) {
+        let (heard, hears) = mpsc::channel();
+        (Queued::new(Names { heard, panics }, most), hears)
+    }
+
+    fn tell(queued: &Queued, policy: &str) {
+        let context = Some(&ClientContext::new().with_principal("!"));
+        let (kind, reason, retry) = (ArrivalKind::Create, RejectionReason::Quota, Retry::Unknown);
+        queued.observe(&SessionEvent::Rejected { kind, reason, policy, retry, context });
+    }
+
+    #[tokio::test]
+    async fn events_are_told_in_their_order_and_those_that_do_not_fit_are_counted() {
+        let (queued, hears) = names(false, 3);
+        for number in 0..10 {
+            tell(&queued, &number.to_string());
+        }
+        assert_eq!(queued.dropped(), 7, "the task had no turn yet");
+        assert!(hears.try_recv().is_err(), "it is told on a task of its own");
+        queued.told().await;
+        tell(&queued, "10");
+        queued.told().await;
+        assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["0!", "1!", "2!", "10!"]);
+        assert_eq!(queued.dropped(), 7);
+        let (least, hears) = names(false, 0);
+        tell(&least, "one");
+        tell(&least, "two");
+        least.told().await;
+        assert_eq!((hears.try_iter().count(), least.dropped()), (1, 1));
+        drop(names(false, usize::MAX));
+    }
+
+    #[test]
+    fn what_comes_without_a_runtime_is_told_once_there_is_one() {
+        let (queued, hears) = names(false, 10);
+        tell(&queued, "before");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            tell(&queued, "within");
+            queued.told().await;
+        });
+        assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["before!", "within!"]);
+        drop(runtime);
+        tell(&queued, "after");
+        assert_eq!(queued.dropped(), 1, "the task is gone with its runtime");
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(queued.told());
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_observer_costs_the_events_after_it_nothing() {
+        let (queued, hears) = names(true, 10);
+        tell(&queued, "one");
+        tell(&queued, "two");
+        queued.told().await;
+        assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["one!", "two!"]);
+    }
+
+    #[tokio::test]
+    async fn the_task_tells_what_is_queued_and_ends_with_the_last_clone() {
+        let (queued, hears) = names(false, 10);
+        let clone = queued.clone();
+        drop(queued);
+        tell(&clone, "one");
+        drop(clone);
+        // The observer is dropped with its task, and with it the other end of this.
+        let all = tokio::task::spawn_blocking(move || hears.iter().collect::<Vec<_>>()).await.unwrap();
+        assert_eq!(all, ["one!"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn events_of_many_threads_are_told_or_counted() {
+        let (queued, hears) = names(false, 16);
+        let counted = Arc::new(AtomicU64::new(0));
+        let tellers = (0..4).map(|_| {
+            let (queued, counted) = (queued.clone(), Arc::clone(&counted));
+            tokio::spawn(async move {
+                for _ in 0..1_000 {
+                    tell(&queued, "x");
+                    counted.fetch_add(1, SeqCst);
+                    tokio::task::yield_now().await;
+                }
+            })
+        });
+        for teller in tellers.collect::<Vec<_>>() {
+            teller.await.unwrap();
+        }
+        queued.told().await;
+        assert_eq!(hears.try_iter().count() as u64 + queued.dropped(), counted.load(SeqCst));
+    }
+}
