@@ -8,6 +8,10 @@ pub mod http {}
 #[doc = include_str!("../docs/directory.md")]
 pub mod directory {}
 
+/// Why sessions ended and clients were rejected: every sentence, and what is kept.
+#[doc = include_str!("../docs/explanations.md")]
+pub mod explanations {}
+
 /// How clients behave: what the official SDKs and common hosts do with each answer.
 #[doc = include_str!("../docs/clients.md")]
 pub mod clients {}

@@ -88,7 +88,9 @@ pub use manager::{
     BusyGuard, CurrentSession, CurrentSessionError, FinalEnd, FinalEndReason, GivenUp, IdleTimeout,
     PolicySessionManager, PolicySessionManagerBuilder, SessionData, SessionSelector, Worth,
 };
-pub use observe::{CloseReason, DrainReport, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
+pub use observe::{
+    CloseReason, DrainReport, Queued, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats,
+};
 pub use session::{Fingerprint, Phase, SessionKey, SessionOrigin, Stream};
 pub use time::{HOUR, MINUTE, SECOND};
 pub use transport::PolicyTransport;

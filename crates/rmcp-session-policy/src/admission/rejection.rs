@@ -51,7 +51,7 @@ impl Retry {
     /// Returns the whole seconds to wait, rounded up, at least 1. Returns `None` for [`Never`](Self::Never).
     pub(crate) fn seconds(self) -> Option<u64> {
         match self {
-            Self::After(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
+            Self::After(wait) => Some(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)),
             // A place may become free at any moment.
             Self::Unknown => Some(1),
             Self::Never => None,
@@ -205,6 +205,7 @@ mod tests {
         let after = |millis| Retry::After(Duration::from_millis(millis)).seconds();
         assert_eq!([after(0), after(1), after(1_000), after(1_001)], [Some(1), Some(1), Some(1), Some(2)]);
         assert_eq!((Retry::Unknown.seconds(), Retry::Never.seconds()), (Some(1), None));
+        assert_eq!(Retry::After(Duration::MAX).seconds(), Some(u64::MAX), "no overflow");
         let rejection = Rejection::new("gate").with_retry(Retry::After(Duration::from_millis(59_001)));
         assert_eq!(rejection.to_string(), "refused by gate: retry after 60 s");
         assert_eq!((rejection.limit(), rejection.remaining()), (None, None));

@@ -50,7 +50,7 @@ impl fmt::Display for Client {
         match self {
             // `Debug` of a text escapes quotes, controls, and marks that turn the direction of what follows.
             Self::Principal(principal) => write!(f, "{principal:?}"),
-            Self::LongPrincipal(principal) => write!(f, "{principal:?}..."),
+            Self::LongPrincipal(principal) => write!(f, "{principal:?}…"),
             Self::Address(address) => {
                 let (network, bits) = ClientKey::prefix_of(*address);
                 write!(f, "{network}/{bits}")
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(text, r#""a\r\nSet-Cookie: b\u{1b}[2J\u{202e}\"\0<script>""#);
         // 63 bytes and characters of two: cut between two.
         let long = format!("{}{}", "a".repeat(63), "é".repeat(1_000_000));
-        assert_eq!(shown(ClientContext::new().with_principal(&*long)), format!("\"{}\"...", "a".repeat(63)));
+        assert_eq!(shown(ClientContext::new().with_principal(&*long)), format!("\"{}\"…", "a".repeat(63)));
         let kept = Client::of(Some(&ClientContext::new().with_principal(&*long)));
         assert!(matches!(kept, Client::LongPrincipal(kept) if kept.len() <= LONGEST));
     }

@@ -18,24 +18,35 @@ impl fmt::Display for Number {
 /// Shows a time in one unit, rounded down: `350 ms`, `60 s`, `42 min`, `3 h`, `12 d`.
 pub(super) struct Time(pub(super) Duration);
 
-impl Time {
-    /// The number and its unit. A unit is used from two of it on, so that rounding leaves out a third at most.
-    fn parts(&self) -> (u64, &'static str) {
-        let seconds = self.0.as_secs();
-        match seconds {
-            0 => (self.0.as_millis() as u64, "ms"),
-            1..120 => (seconds, "s"),
-            120..7_200 => (seconds / 60, "min"),
-            7_200..172_800 => (seconds / 3_600, "h"),
-            _ => (seconds / 86_400, "d"),
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs() {
+            0 => write!(f, "{} ms", self.0.as_millis()),
+            seconds => {
+                let (unit, name) = unit(seconds);
+                write!(f, "{} {name}", Number(seconds / unit))
+            }
         }
     }
 }
 
-impl fmt::Display for Time {
+/// Shows a time to wait in whole seconds, rounded up, so that what waits that long has waited long enough: `12 s`, `3 min`.
+pub(super) struct Wait(pub(super) u64);
+
+impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (number, unit) = self.parts();
-        write!(f, "{} {unit}", Number(number))
+        let (unit, name) = unit(self.0);
+        write!(f, "{} {name}", Number(self.0.div_ceil(unit)))
+    }
+}
+
+/// The unit of a time in seconds, and its name. A unit is used from two of it on, so that rounding changes a third at most.
+const fn unit(seconds: u64) -> (u64, &'static str) {
+    match seconds {
+        0..120 => (1, "s"),
+        120..7_200 => (60, "min"),
+        7_200..172_800 => (3_600, "h"),
+        _ => (86_400, "d"),
     }
 }
 
@@ -66,6 +77,13 @@ mod tests {
         assert_eq!([shown(1_800_000), shown(7_199_999), shown(7_200_000)], ["30 min", "119 min", "2 h"]);
         assert_eq!([shown(86_400_000), shown(172_800_000)], ["24 h", "2 d"]);
         assert_eq!(Time(Duration::MAX).to_string(), "213,503,982,334,601 d");
+    }
+
+    #[test]
+    fn waits_are_rounded_up() {
+        let shown = [1, 119, 120, 121, 7_199, 7_201, 172_799, 172_801].map(|seconds| Wait(seconds).to_string());
+        assert_eq!(shown, ["1 s", "119 s", "2 min", "3 min", "120 min", "3 h", "48 h", "3 d"]);
+        assert_eq!(Wait(u64::MAX).to_string(), "213,503,982,334,602 d");
     }
 
     #[test]

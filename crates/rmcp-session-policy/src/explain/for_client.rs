@@ -1,10 +1,9 @@
 //! The sentences for clients. They name no other client, no policy and no address.
 
 use std::fmt::{self, Write};
-use std::time::Duration;
 
 use super::explanation::{Cause, End, Explanation, Facts, Rejection};
-use super::figures::{Number, Time};
+use super::figures::{Number, Time, Wait};
 use crate::admission::{ArrivalKind, Retry};
 use crate::observe::{CloseReason, RejectionReason};
 
@@ -23,8 +22,8 @@ fn ended(text: &mut String, end: &End) -> fmt::Result {
     let idle = Time(end.idle);
     match (end.reason, &end.cause) {
         (CloseReason::Client, _) => text.push_str("the session was closed by its client"),
-        (CloseReason::Evicted, Cause::Evicted(eviction)) if eviction.is_own => {
-            text.push_str("another session of the same client needed the place of the session");
+        (CloseReason::Evicted, Cause::Evicted(eviction)) if eviction.arrival.is_none() => {
+            text.push_str("another session of the same client needed its place");
         }
         (CloseReason::Evicted, _) => {
             write!(text, "the server was full, and the session had not been used for {idle}")?;
@@ -52,7 +51,7 @@ fn ended(text: &mut String, end: &End) -> fmt::Result {
         (CloseReason::Moved, _) => text.push_str("another server has the session now"),
     }
     if end.reason.is_restorable() {
-        text.push_str(", so try again");
+        text.push_str("; try again");
     }
     Ok(())
 }
@@ -60,12 +59,14 @@ fn ended(text: &mut String, end: &End) -> fmt::Result {
 fn rejected(text: &mut String, rejection: &Rejection) -> fmt::Result {
     let Rejection { kind, reason, retry, limit, period, note, .. } = rejection;
     let (one, several) = match kind {
-        ArrivalKind::Create => ("a new session", "new sessions"),
+        ArrivalKind::Create if period.is_some() => ("a new session", "new sessions"),
+        ArrivalKind::Create => ("a new session", "sessions"),
         ArrivalKind::Restore => ("the session", "sessions"),
         ArrivalKind::Request => ("the request", "requests"),
     };
     match (reason, note, limit) {
         (RejectionReason::ServerFull, ..) => text.push_str("the server is full"),
+        (RejectionReason::Draining, ..) => text.push_str("the server is about to stop"),
         (_, Some(note), None) => text.push_str(note),
         (RejectionReason::Quota, _, Some(limit)) => {
             write!(text, "too many {several}, at most {}", Number(*limit))?;
@@ -78,12 +79,11 @@ fn rejected(text: &mut String, rejection: &Rejection) -> fmt::Result {
         (RejectionReason::NoCapacity, ..) => write!(text, "the server has no room for {one}")?,
         (RejectionReason::Overload, ..) => text.push_str("the server has too much to do"),
         (RejectionReason::Backend, ..) => text.push_str("the server cannot decide now"),
-        (RejectionReason::Draining, ..) => text.push_str("the server is about to stop"),
         (RejectionReason::CutOff, ..) => text.push_str("the session was closed before the answer"),
     }
     match (retry, retry.seconds()) {
-        (Retry::After(_), Some(seconds)) => write!(text, ", come back in {}", Time(Duration::from_secs(seconds)))?,
-        (Retry::Never, _) => text.push_str(", for good"),
+        (Retry::After(_), Some(seconds)) => write!(text, ", come back in {}", Wait(seconds))?,
+        (Retry::Never, _) => text.push_str(", so do not try again"),
         _ => text.push_str(", come back later"),
     }
     Ok(())

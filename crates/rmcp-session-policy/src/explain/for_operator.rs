@@ -1,10 +1,10 @@
 //! The sentences for operators.
 
 use std::fmt::{self, Write};
-use std::time::Duration;
 
-use super::explanation::{Cause, End, Eviction, Explanation, Facts, Rejection};
-use super::figures::{Count, Number, Time};
+use super::client::cut;
+use super::explanation::{Cause, End, Eviction, Explanation, Facts, LONGEST_NAME, Rejection};
+use super::figures::{Count, Number, Time, Wait};
 use crate::admission::{ArrivalKind, Retry};
 use crate::observe::{CloseReason, RejectionReason};
 
@@ -32,18 +32,19 @@ fn ended(text: &mut String, end: &End) -> fmt::Result {
                 write!(text, "idle for {idle}, and the idle timeout is {timeout}")?;
             }
         }
-        (CloseReason::Idle, _) => write!(text, "idle for {idle}, and worth less than its place")?,
+        (CloseReason::Idle, Cause::Worth) => write!(text, "idle for {idle}, and worth less than its place")?,
+        (CloseReason::Idle, _) => write!(text, "idle for {idle}")?,
         (CloseReason::Lifetime, Cause::Timeout(lifetime)) => {
-            write!(text, "at the end of its lifetime of {}", Time(*lifetime))?;
+            write!(text, "reached the maximum lifetime of {}", Time(*lifetime))?;
         }
-        (CloseReason::Lifetime, _) => write!(text, "at the end of its lifetime")?,
+        (CloseReason::Lifetime, _) => text.push_str("reached the maximum lifetime"),
         (CloseReason::InitTimeout, Cause::Timeout(timeout)) => {
             write!(text, "its client did not go on with the handshake for {}", Time(*timeout))?;
         }
         (CloseReason::InitTimeout, Cause::Unanswered(timeout)) => {
             write!(text, "its handler did not answer `initialize` within {}", Time(*timeout))?;
         }
-        (CloseReason::InitTimeout, _) => write!(text, "its handshake was not finished in time")?,
+        (CloseReason::InitTimeout, _) => text.push_str("its handshake was not finished in time"),
         (CloseReason::InitFailed, _) => {
             text.push_str("`initialize` was answered with an error, or its client did not wait for the answer");
         }
@@ -54,19 +55,28 @@ fn ended(text: &mut String, end: &End) -> fmt::Result {
         (CloseReason::Drained, _) => write!(text, "closed by a drain, idle for {idle}")?,
         (CloseReason::Moved, _) => write!(text, "another server has it now, idle for {idle}")?,
     }
-    if end.in_flight > 0 {
-        write!(text, ", with {} in flight", Count(end.in_flight as u64, "request"))?;
+    if end.waiting > 0 {
+        write!(text, ", with {} in flight", Count(end.waiting as u64, "request"))?;
     }
     Ok(())
 }
 
 fn evicted(text: &mut String, end: &End, eviction: &Eviction) -> fmt::Result {
-    let Eviction { phrase, among, is_own, kind, client } = eviction;
-    write!(text, "evicted: {phrase} of {}", Count(*among as u64, "session"))?;
-    text.push_str(if *is_own { " of its client" } else { "" });
-    write!(text, ", idle for {}, to make room for {client}", Time(end.idle))?;
-    text.push_str(if *kind == ArrivalKind::Restore { ", whose session came back" } else { "" });
-    Ok(())
+    let Eviction { phrase, among, arrival } = eviction;
+    let (phrase, sessions, idle) =
+        (cut(phrase, LONGEST_NAME).escape_debug(), Count(*among as u64, "session"), Time(end.idle));
+    match arrival {
+        None => write!(
+            text,
+            "evicted: {phrase} of {sessions} of its client, idle for {idle}, to make room for another of them"
+        ),
+        Some((ArrivalKind::Restore, client)) => {
+            write!(text, "evicted: {phrase} of {sessions}, idle for {idle}, to make room for a restore of {client}")
+        }
+        Some((_, client)) => {
+            write!(text, "evicted: {phrase} of {sessions}, idle for {idle}, to make room for {client}")
+        }
+    }
 }
 
 fn rejected(text: &mut String, rejection: &Rejection, explanation: &Explanation) -> fmt::Result {
@@ -82,12 +92,12 @@ fn rejected(text: &mut String, rejection: &Rejection, explanation: &Explanation)
     }
     write!(text, ": {asked} of {}", explanation.client)?;
     match (reason, note, limit) {
-        (_, Some(note), None) => write!(text, ", {note}")?,
-        (RejectionReason::ServerFull, _, Some(limit)) if policy == "capacity" => {
-            write!(text, ", all {} places are taken and no session may go", Number(*limit))?;
+        (_, Some(note), _) => write!(text, ", {note}")?,
+        (RejectionReason::ServerFull, _, Some(limit)) if policy == "listeners" => {
+            write!(text, ", all listening streams without a session ({}) are taken", Number(*limit))?;
         }
         (RejectionReason::ServerFull, _, Some(limit)) => {
-            write!(text, ", all {} {} are taken", Number(*limit), policy.escape_debug())?;
+            write!(text, ", all places ({}) are taken and no session may go", Number(*limit))?;
         }
         (RejectionReason::NoCapacity, ..) => text.push_str(", no room"),
         (RejectionReason::Overload, ..) => text.push_str(", too much to do"),
@@ -101,8 +111,9 @@ fn rejected(text: &mut String, rejection: &Rejection, explanation: &Explanation)
         }
     }
     match (retry, retry.seconds()) {
-        (Retry::After(_), Some(seconds)) => write!(text, ", may come back in {}", Time(Duration::from_secs(seconds)))?,
+        (Retry::After(_), Some(seconds)) => write!(text, ", may come back in {}", Wait(seconds))?,
         (Retry::Never, _) => text.push_str(", need not come back"),
+        _ if *reason == RejectionReason::Draining => {}
         _ => text.push_str(", may come back at any time"),
     }
     if *times > 1 {

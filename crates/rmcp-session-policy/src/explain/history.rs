@@ -107,7 +107,7 @@ mod tests {
             reason: CloseReason::Client,
             age: Duration::ZERO,
             idle: Duration::ZERO,
-            in_flight: 0,
+            waiting: 0,
             cause: Cause::Plain,
         };
         Explanation::of_end(Fingerprint::of(id), Client::Unknown, end)

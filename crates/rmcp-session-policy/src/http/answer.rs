@@ -201,6 +201,7 @@ mod tests {
             retry: Retry::After(Duration::from_millis(1_500)),
             limit: Some(5),
             remaining: Some(0),
+            period: None,
             text: "refused".into(),
         };
         let envelope = Envelope::of(br#"{"id": 7, "method": "initialize"}"#);

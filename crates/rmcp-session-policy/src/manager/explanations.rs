@@ -1,17 +1,16 @@
 //! What the history keeps of an end and of a rejection, and what operators read of it.
 
-use std::time::Duration;
-
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::Instant;
 
 use super::PolicySessionManager;
 use super::idle_timeout::IdleTimeout;
 use super::manager_inner::ManagerInner;
+use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::error::Rejected;
 use crate::eviction::SessionInfo;
-use crate::explain::{Cause, Client, End, Explanation};
+use crate::explain::{Cause, Client, End, Eviction, Explanation};
 use crate::observe::CloseReason;
 use crate::session::Fingerprint;
 use crate::transport::{Flag, Session};
@@ -32,7 +31,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
     ///
     /// let last = &sessions.recent(10)[0];
     /// assert_eq!(last.for_client(), "the server is full, come back later");
-    /// let why = "rejected: a new session of an unknown client, all 1 places are taken and no session may go, may come back at any time";
+    /// let why = "rejected: a new session of an unknown client, all places (1) are taken and no session may go, may come back at any time";
     /// assert_eq!(last.for_operator(), why);
     /// # Ok(()) }
     /// ```
@@ -62,16 +61,47 @@ impl<I: SessionManager> PolicySessionManager<I> {
     }
 }
 
+/// What is known of an arrival that is rejected: its client, and the id of the session that it is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    pub(crate) context: Option<&'a ClientContext>,
+    /// `None` for a newcomer, and for a request without a session.
+    pub(crate) session: Option<&'a str>,
+}
+
+/// How a victim was chosen, and what for.
+#[derive(Clone, Copy)]
+pub(super) struct Chosen<'a> {
+    /// Why it was chosen, before "of 1,000 sessions".
+    pub(super) phrase: &'static str,
+    /// Among how many sessions.
+    pub(super) among: usize,
+    /// What needed its place. `None` if it was another session of its own client, at the limit of that client.
+    pub(super) arrival: Option<(ArrivalKind, Option<&'a ClientContext>)>,
+}
+
 impl<I: SessionManager> ManagerInner<I> {
-    /// Keeps why a session ended.
-    pub(super) fn explain_end(&self, session: &Session<I::Transport>, reason: CloseReason, age: Duration, at: Instant) {
+    /// Keeps why a session ended. `chosen`: how, if it was a victim. `waiting`: how many of its requests were not
+    /// answered.
+    pub(super) fn explain_end(
+        &self,
+        session: &Session<I::Transport>,
+        (reason, at): (CloseReason, Instant),
+        chosen: Option<Chosen<'_>>,
+        waiting: usize,
+    ) {
         let Some(history) = &self.history else { return };
         let info = SessionInfo::of(&session.record);
         let settings = &self.settings;
         let cause = match reason {
+            CloseReason::Evicted => chosen.map_or(Cause::Plain, |Chosen { phrase, among, arrival }| {
+                let arrival = arrival.map(|(kind, client)| (kind, Client::of(client)));
+                Cause::Evicted(Eviction { phrase, among, arrival })
+            }),
             CloseReason::Idle => match settings.idle_timeout {
                 IdleTimeout::After(timeout) => Cause::Timeout(timeout),
-                _ => Cause::Worth,
+                IdleTimeout::Worth(_) => Cause::Worth,
+                IdleTimeout::Never => Cause::Plain,
             },
             CloseReason::Lifetime => settings.max_lifetime.map_or(Cause::Plain, Cause::Timeout),
             CloseReason::InitTimeout if session.has(Flag::Initializing) && !session.has(Flag::Initialized) => {
@@ -85,14 +115,16 @@ impl<I: SessionManager> ManagerInner<I> {
             CloseReason::Idle => info.last_seen(),
             _ => info.last_used(),
         };
+        let age = at.saturating_duration_since(info.created());
         let idle = at.saturating_duration_since(idle_since);
-        let end = End { reason, age, idle, in_flight: info.in_flight(), cause };
+        let end = End { reason, age, idle, waiting, cause };
         history.add(Explanation::of_end(info.fingerprint(), Client::of(info.context()), end));
     }
 
     /// Keeps why an arrival was rejected.
-    pub(super) fn explain_rejection(&self, rejected: &Rejected, context: Option<&ClientContext>) {
+    pub(super) fn explain_rejection(&self, rejected: &Rejected, asker: Asker<'_>) {
         let Some(history) = &self.history else { return };
-        history.add(Explanation::of_rejection(None, Client::of(context), rejected));
+        let session = asker.session.map(Fingerprint::of);
+        history.add(Explanation::of_rejection(session, Client::of(asker.context), rejected));
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::deadlines::Deadlines;
 use super::durable::Durable;
 use super::ended_for_good::Ends;
+use super::explanations::Asker;
 use super::final_ends::FinalEnds;
 use super::handlers::Handlers;
 use super::leases::Leases;
@@ -198,31 +199,33 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     /// Counts and reports a rejection.
-    pub(crate) fn turn_away(&self, refusal: Rejected, context: Option<&ClientContext>) -> Rejected {
+    pub(crate) fn turn_away(&self, refusal: Rejected, asker: Asker<'_>) -> Rejected {
         let Rejected { kind, reason, retry, ref policy, .. } = refusal;
         self.counters.count_rejected(kind, reason);
         tracing::debug!(?kind, %reason, %policy, "rejected");
-        self.explain_rejection(&refusal, context);
+        self.explain_rejection(&refusal, asker);
+        let context = asker.context;
         self.observe(&SessionEvent::Rejected { kind, reason, policy, retry, context });
         refusal
     }
 
-    /// Counts and reports the rejection of an arrival after a failure of the inner manager.
-    pub(super) fn failed(&self, kind: ArrivalKind, error: I::Error) -> PolicyError<I::Error> {
+    /// Counts and reports the rejection of an arrival after a failure of the inner manager. `session`: the id of the
+    /// session that the arrival is for, if there is one.
+    pub(super) fn failed(&self, kind: ArrivalKind, session: Option<&str>, error: I::Error) -> PolicyError<I::Error> {
         // Logged without the text of the error, which may contain the session id.
         tracing::warn!(?kind, "the inner session manager failed");
-        self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Inner(error))
+        self.refuse(kind, Asker { context: ClientContext::current().as_deref(), session }, PolicyError::Inner(error))
     }
 
     /// Rejects a newcomer: counts and reports the rejection, and records it for the layer, which answers the client.
     pub(super) fn refuse(
         &self,
         kind: ArrivalKind,
-        context: Option<&ClientContext>,
+        asker: Asker<'_>,
         error: PolicyError<I::Error>,
     ) -> PolicyError<I::Error> {
         if let Some(refusal) = rejected(kind, &error) {
-            record_outcome(Outcome::Rejected(Box::new(self.turn_away(refusal, context))));
+            record_outcome(Outcome::Rejected(Box::new(self.turn_away(refusal, asker))));
         }
         error
     }

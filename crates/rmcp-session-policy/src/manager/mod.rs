@@ -69,6 +69,8 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 
 #[cfg(feature = "http")]
+pub(crate) use explanations::Asker;
+#[cfg(feature = "http")]
 pub(crate) use lookup::Owner;
 pub(crate) use manager_inner::ManagerInner;
 #[cfg(feature = "http")]

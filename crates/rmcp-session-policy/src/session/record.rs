@@ -98,6 +98,23 @@ impl Record {
         }
     }
 
+    /// A copy that shows the session as it is now, whatever happens to it later. It is no session: no registry has it.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            restored: self.restored,
+            software: self.software.clone(),
+            last_heard: AtomicU64::new(self.last_heard.load(Relaxed)),
+            answered: AtomicU64::new(self.answered.load(Relaxed)),
+            open_streams: AtomicU32::new(self.open_streams.load(SeqCst)),
+            calls: UncheckedU32::new(self.calls()),
+            last_gap: UncheckedU32::new(self.last_gap().0),
+            stream_lost: AtomicU64::new(self.stream_lost.load(SeqCst)),
+            progress: LazyNotify::default(),
+            id: SessionId::clone(&self.id),
+            entry: self.entry.copy(),
+        }
+    }
+
     /// Reads what a policy reads of a session, so that it is in the cache afterwards: one number for each cache line of the
     /// record, and the first byte of the client's name.
     pub(crate) fn bring_into_cache(&self) -> u64 {
@@ -475,7 +492,7 @@ mod tests {
                 for _ in 0..300 {
                     // Half of the sessions stay for the end of the test.
                     if gone < crowd.len() / 2
-                        && let Choice::Victim(record) = stage.choose()
+                        && let Choice::Victim(record, _) = stage.choose()
                     {
                         begun_too_late |= begin(&record, ActivityKind::Call).is_some();
                         stage.registry.remove(record.entry.key);
@@ -585,7 +602,7 @@ mod loom_tests {
             let mut handshake = pin!(signals.evictable.notified());
             handshake.as_mut().enable();
             let choice = stage.choose();
-            if !matches!(choice, Choice::Victim(_)) {
+            if !matches!(choice, Choice::Victim(..)) {
                 assert!(matches!(choice, Choice::Handshakes));
                 wait(&signals.evictable, handshake, &mut end);
                 assert_eq!(stage.victim(), Some(1));

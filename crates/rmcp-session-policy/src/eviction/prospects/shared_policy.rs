@@ -88,6 +88,9 @@ impl EvictionPolicy for Shared {
     fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
         self.policy().pick(among, now)
     }
+    fn phrase(&self) -> &'static str {
+        self.policy().phrase()
+    }
     fn keep_resumptions(&mut self, share: f64) -> bool {
         self.policy().keep_resumptions(share)
     }
