@@ -161,6 +161,9 @@ impl<I: SessionManager> ManagerInner<I> {
             core.registry.owned_by(key, clients);
             core.look_at(key, self.first_deadline(&session, now));
             self.live.insert(Arc::clone(&session));
+            if restored {
+                core.restored_meanwhile.iter_mut().for_each(|(_, watched)| watched.push(Arc::clone(&session)));
+            }
             place.settle(&mut core);
             allowance.settle(&mut core);
             // Leaves the parking under the lock under which it enters the registry, so it is always in one of them, and

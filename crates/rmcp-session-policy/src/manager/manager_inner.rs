@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 #[cfg(feature = "http")]
 use tokio::time::Instant;
 
+use super::all_sessions::Watched;
 use super::deadlines::Deadlines;
 use super::durable::Durable;
 use super::ended_for_good::Ends;
@@ -50,6 +51,8 @@ pub(super) struct ManagerState<T> {
     /// How many sessions are closing.
     pub(super) closing: usize,
     pub(super) deadlines: Deadlines,
+    /// What is restored while something comes to all sessions.
+    pub(super) restored_meanwhile: Watched<T>,
 }
 
 /// A manager.
@@ -145,7 +148,8 @@ impl<I: SessionManager> ManagerInner<I> {
         );
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
         let history = History::new(settings.explanations);
-        let core = ManagerState { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
+        let places = Places::new(settings.max_sessions);
+        let core = ManagerState { registry, places, closing: 0, deadlines, restored_meanwhile: Watched::new() };
         Ok(Self {
             inner,
             settings,
@@ -181,7 +185,10 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Locks the state. Only policies can panic under the lock, and those panics are caught.
     pub(super) fn lock(&self) -> MutexGuard<'_, ManagerState<I::Transport>> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        #[cfg(test)]
+        core.registry.looked_at.set([0, core.registry.looked_at.get()[1]]);
+        core
     }
 
     pub(super) fn observe(&self, event: &SessionEvent<'_>) {

@@ -1,5 +1,6 @@
 //! The manager: rmcp's `SessionManager` over admission, places, parking, ends and deadlines.
 
+mod all_sessions;
 mod allowance;
 mod asking;
 mod availability;
