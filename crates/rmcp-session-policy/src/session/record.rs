@@ -102,6 +102,7 @@ impl Record {
     pub(crate) fn copy(&self) -> Self {
         Self {
             restored: self.restored,
+            restores: self.restores,
             software: self.software.clone(),
             last_heard: AtomicU64::new(self.last_heard.load(Relaxed)),
             answered: AtomicU64::new(self.answered.load(Relaxed)),
