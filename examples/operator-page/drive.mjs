@@ -19,7 +19,7 @@ const [binary, executablePath, folder] = process.argv.slice(2);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const WIDE = { viewport: { width: 1280, height: 900 } };
 const PHONE = { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 };
-const FLAGS = ["--parked", "400", "--principal-header", "x-user", "--trusted-proxy", "127.0.0.0/8"];
+const FLAGS = ["--principal-header", "x-user", "--trusted-proxy", "127.0.0.0/8"];
 const CLIENTS = [
   { name: "claude-code", version: "2.1.4", user: "alice", address: "10.1.0.1" },
   { name: "cursor-vscode", version: "1.9.0", user: "bob", address: "10.1.0.2" },
@@ -189,6 +189,7 @@ async function ends(server, all) {
   await page.click('#list td[data-label="Principal"] a');
   await page.locator("#only", { hasText: "Sessions of the principal <b>mallory</b>" }).waitFor();
   await page.click("#only button.danger");
+  await page.locator("#ask[open]").waitFor();
   const text = await page.locator("#ask-text").innerText();
   const [, sum, live, parked] = /^This ends (\d+) sessions?: (\d+) live and (\d+) parked\./.exec(text).map(Number);
   assert.ok(sum === live + parked && sum === of("<b>mallory</b>").length, text);
@@ -204,6 +205,7 @@ async function ends(server, all) {
   step("what more would end than was confirmed is asked again");
   await page.goto(`${server.admin}#/?principal=bob`);
   await page.click("#only button.danger");
+  await page.locator("#ask[open]").waitFor();
   const first = await page.locator("#ask-yes").innerText();
   all.push(await Session.open(server.url, CLIENTS[1]));
   await page.click("#ask-yes");
@@ -376,7 +378,7 @@ async function attacks() {
 
 async function scan() {
   step("1,000 sessions are used, and no id is seen");
-  const server = await start(binary, "--max-sessions", "900", ...FLAGS, "--parked", "2000", "--admin-actions");
+  const server = await start(binary, "--max-sessions", "900", ...FLAGS, "--admin-actions");
   const all = [];
   for (let i = 0; i < 1_000; i += 50) {
     all.push(...(await Promise.all(Array.from({ length: 50 }, (_, k) => Session.open(server.url, CLIENTS[(i + k) % 6])))));
