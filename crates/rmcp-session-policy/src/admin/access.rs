@@ -57,7 +57,7 @@ impl Access {
     pub(super) fn check(&self, request: &Request, is_public: bool) -> Result<(), Refusal> {
         let headers = request.headers();
         self.check_host(request)?;
-        check_origin(headers, is_public)?;
+        check_origin(request, is_public)?;
         self.check_client(request, is_public)?;
         if !matches!(*request.method(), Method::GET | Method::HEAD) && !headers.contains_key(ACTION) {
             return Err(Refusal::forbidden("an action needs the header x-admin-action, with any value"));
@@ -109,8 +109,10 @@ fn check_token(headers: &HeaderMap, token: &blake3::Hash) -> Result<(), Refusal>
 
 /// A browser says which site a request comes from; other clients say nothing. A link of another site may lead to the page,
 /// but not into the API.
-fn check_origin(headers: &HeaderMap, is_public: bool) -> Result<(), Refusal> {
+fn check_origin(request: &Request, is_public: bool) -> Result<(), Refusal> {
+    let headers = request.headers();
     let host = headers.get(HOST).map(HeaderValue::as_bytes);
+    let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str().as_bytes()));
     let is_own = |origin: &HeaderValue| {
         let origin = origin.as_bytes();
         let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::access::Access;
-use super::drain::Drain;
+use super::progress::Drain;
 use super::refusal::Refusal;
 use super::samples::{EVERY, Samples};
 use crate::manager::PolicySessionManager;

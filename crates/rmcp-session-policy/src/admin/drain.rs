@@ -1,4 +1,4 @@
-//! [`Drain`]: a drain that was begun on the page, and how far it is.
+//! Begins a drain.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -8,74 +8,21 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use rmcp::transport::streamable_http_server::session::SessionManager;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::api::read_body;
+use super::body::read_body;
 use super::console::Console;
+use super::progress::{Drain, Progress};
 use super::refusal::Refusal;
-use super::rows::millis;
-use crate::observe::DrainReport;
 
 /// The longest deadline of a drain.
 const LONGEST: u64 = 3_600;
-
-/// A drain.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Drain {
-    begun: Instant,
-    deadline: Duration,
-    /// Sessions that were live when it began.
-    sessions: usize,
-    /// When it was over, and what has happened.
-    done: Option<(Instant, DrainReport)>,
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
     deadline_seconds: u64,
-}
-
-/// How far a drain is.
-#[derive(Debug, Serialize)]
-pub(super) struct Progress {
-    /// For how long it has run, or did.
-    for_ms: u64,
-    deadline_ms: u64,
-    sessions: usize,
-    report: Option<Report>,
-}
-
-/// The result of a drain: the fields of [`DrainReport`].
-#[derive(Debug, Serialize)]
-struct Report {
-    finished: usize,
-    cut_off: usize,
-    stuck: usize,
-    calls_finished: usize,
-    calls_cut_off: usize,
-    listeners: usize,
-}
-
-impl Drain {
-    pub(super) fn progress(&self, now: Instant) -> Progress {
-        let until = self.done.map_or(now, |(at, _)| at);
-        let report = |(_, report): (_, DrainReport)| Report {
-            finished: report.finished,
-            cut_off: report.cut_off,
-            stuck: report.stuck,
-            calls_finished: report.calls_finished,
-            calls_cut_off: report.calls_cut_off,
-            listeners: report.listeners,
-        };
-        Progress {
-            for_ms: millis(until.saturating_duration_since(self.begun)),
-            deadline_ms: millis(self.deadline),
-            sessions: self.sessions,
-            report: self.done.map(report),
-        }
-    }
 }
 
 /// Answers `POST /api/drain`.

@@ -13,6 +13,7 @@
 mod access;
 mod api;
 mod assets;
+mod body;
 mod builder;
 mod console;
 mod drain;
@@ -20,6 +21,7 @@ mod explanations;
 mod hosts;
 mod one_session;
 mod overview;
+mod progress;
 mod refusal;
 mod rows;
 mod samples;

@@ -11,6 +11,7 @@ use super::console::Console;
 use super::explanations::{self, Sentence};
 use super::refusal::Refusal;
 use super::rows::Row;
+use crate::manager::PolicySessionManager;
 use crate::session::Fingerprint;
 
 /// The most sessions of one fingerprint that are shown. Two of 100,000 may have the same one.
@@ -36,14 +37,14 @@ pub(super) async fn one_session<I: SessionManager>(
     let Some(fingerprint) = Fingerprint::parse(&fingerprint) else {
         return Err(Refusal::bad("a fingerprint has eight hexadecimal digits"));
     };
-    let look = move |sessions: &crate::PolicySessionManager<I>| {
+    let look = move |sessions: &PolicySessionManager<I>| {
         let live = sessions.list();
         let live = live.iter().filter(|session| session.fingerprint == fingerprint);
         let parked = sessions.list_parked(|session| session.fingerprint == fingerprint);
         Found {
             fingerprint: fingerprint.to_string(),
             live: live.take(MOST).map(Row::of).collect(),
-            parked: parked.iter().take(MOST).map(Row::of).collect(),
+            parked: parked.iter().take(MOST).map(Row::parked).collect(),
             explanations: explanations::of(sessions, fingerprint),
         }
     };

@@ -10,11 +10,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::console::Console;
-use super::drain::Progress;
 use super::explanations::{self, Sentence};
+use super::progress::Progress;
 use super::refusal::Refusal;
 use super::rows::millis;
 use super::samples::History;
+use crate::manager::PolicySessionManager;
 use crate::observe::{CloseReason, RejectionReason, Stats};
 
 /// How many ends and rejections it has.
@@ -79,9 +80,8 @@ struct Counts {
 pub(super) async fn overview<I: SessionManager>(
     State(console): State<Arc<Console<I>>>,
 ) -> Result<Json<Overview>, Refusal> {
-    let look = |sessions: &crate::PolicySessionManager<I>| {
-        (sessions.stats(), sessions.limits(), explanations::last(sessions, LAST))
-    };
+    let look =
+        |sessions: &PolicySessionManager<I>| (sessions.stats(), sessions.limits(), explanations::last(sessions, LAST));
     let (stats, limits, explanations) = console.look_at_all(look).await?;
     let now = Instant::now();
     let drain = console.drain.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|drain| drain.progress(now));

@@ -7,7 +7,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-/// A status and a sentence. Nothing of the request is in it.
+use super::rows::cut;
+
+/// The longest sentence, in bytes. What says what is wrong with a question may quote it.
+const LONGEST: usize = 500;
+
+/// A status and a sentence.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -20,6 +25,10 @@ impl Refusal {
     }
 
     pub(super) fn bad(text: impl Into<Cow<'static, str>>) -> Self {
+        let text = match text.into() {
+            Cow::Owned(text) => Cow::Owned(cut(&text, LONGEST).to_owned()),
+            text => text,
+        };
         Self::new(StatusCode::BAD_REQUEST, text)
     }
 

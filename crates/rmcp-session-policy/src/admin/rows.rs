@@ -67,6 +67,13 @@ impl Row {
     }
 }
 
+impl Row {
+    /// One that its next request restores.
+    pub(super) fn parked(session: &SessionSnapshot) -> Self {
+        Self { phase: "parked", ..Self::of(session) }
+    }
+}
+
 pub(super) fn principal(session: &SessionSnapshot) -> Option<&str> {
     session.context.as_ref()?.principal()
 }

@@ -13,7 +13,7 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::api::read_body;
+use super::body::read_body;
 use super::console::Console;
 use super::refusal::Refusal;
 use super::rows::{address, principal};

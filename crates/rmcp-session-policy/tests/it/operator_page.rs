@@ -135,6 +135,7 @@ async fn the_list_is_filtered_sorted_and_paged() {
 async fn a_question_that_makes_no_sense_is_answered_with_400() {
     let page = page(&local());
     let long = format!("/api/sessions?filter={}", "a".repeat(257));
+    let unknown = format!("/api/sessions?{}=1", "a".repeat(10_000));
     for path in [
         "/api/sessions?sort=id",
         "/api/sessions?page=0",
@@ -149,10 +150,11 @@ async fn a_question_that_makes_no_sense_is_answered_with_400() {
         "/api/selection",
         "/api/selection?session=1&principal=alice",
         &*long,
+        &*unknown,
     ] {
         let answer = ask(&page, request("GET", path)).await;
         assert_eq!(answer.status, 400, "{path}");
-        assert!(answer.json()["error"].is_string());
+        assert!(answer.json()["error"].is_string() && answer.body.len() < 1_024, "{path}: {}", answer.text());
     }
     for body in [
         json!({}),
@@ -206,6 +208,7 @@ async fn all_of_a_principal_or_an_address_are_terminated_if_they_are_no_more_tha
     assert_eq!(read(&page, "/api/selection?principal=mallory").await, all);
     let found = read(&page, &format!("/api/sessions/{}", Fingerprint::of(&parked))).await;
     assert_eq!((&found["live"], &found["parked"][0]["principal"]), (&json!([]), &json!("mallory")));
+    assert_eq!(found["parked"][0]["phase"], "parked");
 
     let few = ask(&page, action("/api/terminate", &json!({"principal": "mallory", "at_most": 2}))).await;
     assert_eq!((few.status.as_u16(), &few.json()["live"], &few.json()["parked"]), (409, &json!(2), &json!(1)));

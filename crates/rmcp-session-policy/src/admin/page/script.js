@@ -135,6 +135,7 @@
       const overview = await ask("overview", { signal });
       actions = overview.actions;
       by("sign-in").hidden = true;
+      by("pause").hidden = false;
       showState(overview);
       if (shown) {
         showSession(await ask(`sessions/${shown}`, { signal }));
@@ -170,7 +171,7 @@
     if (error instanceof Refused && error.status === 401) {
       const was = sessionStorage.getItem(TOKEN);
       sessionStorage.removeItem(TOKEN);
-      for (const id of ["overview", "session", "trouble", "drain"]) by(id).hidden = true;
+      for (const id of ["overview", "session", "trouble", "drain", "pause"]) by(id).hidden = true;
       state("warn", "Token needed");
       if (by("sign-in").hidden) {
         by("sign-in").hidden = false;
