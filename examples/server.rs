@@ -4,6 +4,11 @@
 //! cargo run --release -p rmcp-session-policy-examples --example server -- --max-sessions 100 --per-client-rate 20/60
 //! ```
 
+#[path = "server/admin.rs"]
+mod admin;
+#[path = "server/exporter.rs"]
+mod exporter;
+
 use std::error::Error;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -33,6 +38,9 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use self::exporter::Exporter;
 
 pub(crate) type Sessions = PolicySessionManager<LocalSessionManager>;
 type Builder = PolicySessionManagerBuilder<LocalSessionManager>;
@@ -85,6 +93,8 @@ pub(crate) struct Args {
     /// Take the principal from this header. For demonstration: a client can send any header
     #[arg(long, value_name = "NAME")]
     principal_header: Option<HeaderName>,
+    #[command(flatten)]
+    operators: admin::Flags,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -203,7 +213,12 @@ async fn healthz(State(sessions): State<Arc<Sessions>>) -> (StatusCode, Json<Val
     (status, Json(health))
 }
 
-async fn serve(args: Args, sessions: Arc<Sessions>, layer: PolicyLayer<LocalSessionManager>) -> std::io::Result<()> {
+async fn serve(
+    args: Args,
+    sessions: Arc<Sessions>,
+    layer: PolicyLayer<LocalSessionManager>,
+    operators: Option<(Router, Exporter)>,
+) -> std::io::Result<()> {
     let mut config = StreamableHttpServerConfig::default();
     if args.parked > 0 {
         config.session_store = Some(sessions.parking());
@@ -219,7 +234,18 @@ async fn serve(args: Args, sessions: Arc<Sessions>, layer: PolicyLayer<LocalSess
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(args.listen).await?;
+    let admin = match args.operators.admin.zip(operators) {
+        Some((address, operators)) => Some((TcpListener::bind(address).await?, operators)),
+        None => None,
+    };
     writeln!(std::io::stdout(), "listening on http://{}/mcp", listener.local_addr()?)?;
+    let admin = match admin {
+        Some((listener, (app, exporter))) => {
+            writeln!(std::io::stdout(), "admin on http://{}/", listener.local_addr()?)?;
+            Some(tokio::spawn(admin::serve(listener, app, exporter)))
+        }
+        None => None,
+    };
     // Without it each small answer waits for a delayed acknowledgement, 40 ms.
     let listener = listener.tap_io(|tcp| {
         if let Err(error) = tcp.set_nodelay(true) {
@@ -246,6 +272,8 @@ async fn serve(args: Args, sessions: Arc<Sessions>, layer: PolicyLayer<LocalSess
     // The last bytes are on their way; a client that does not read them is not waited for.
     stopped.cancel();
     tokio::time::timeout(SECOND, server).await.ok();
+    // To the last, operators can look.
+    admin.iter().for_each(JoinHandle::abort);
     Ok(())
 }
 
@@ -263,12 +291,20 @@ async fn main() -> ExitCode {
     });
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
-    let built = sessions(&args).map(Arc::new).and_then(|sessions| Ok((layer(&args, &sessions)?, sessions)));
-    let (layer, sessions) = match built {
+    // Before the manager is built, which records into it.
+    let exporter = match args.operators.exporter() {
+        Ok(exporter) => exporter,
+        Err(error) => return bad_flags(&error.to_string()),
+    };
+    let built = sessions(&args).map(Arc::new).and_then(|sessions| {
+        let operators = exporter.map(|exporter| args.operators.router(&sessions, exporter)).transpose()?;
+        Ok((layer(&args, &sessions)?, sessions, operators))
+    });
+    let (layer, sessions, operators) = match built {
         Ok(built) => built,
         Err(error) => return bad_flags(&error.to_string()),
     };
-    match serve(args, sessions, layer).await {
+    match serve(args, sessions, layer, operators).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the server failed");

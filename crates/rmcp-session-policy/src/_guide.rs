@@ -9,6 +9,10 @@ pub mod http {}
 #[doc = include_str!("../docs/directory.md")]
 pub mod directory {}
 
+/// Why sessions ended and clients were rejected: every sentence, and what is kept.
+#[doc = include_str!("../docs/explanations.md")]
+pub mod explanations {}
+
 /// How clients behave: what the official SDKs and common hosts do with each answer.
 #[doc = include_str!("../docs/clients.md")]
 pub mod clients {}
@@ -17,6 +21,10 @@ pub mod clients {}
 #[cfg(feature = "testing")]
 #[doc = include_str!("../docs/writing-a-policy.md")]
 pub mod writing_a_policy {}
+
+/// The operator's page: who may use it, what it shows, its JSON API.
+#[doc = include_str!("../docs/operator-page.md")]
+pub mod operator_page {}
 
 /// Moving from the crate `mcp-session`.
 #[doc = include_str!("../docs/moving-from-mcp-session.md")]

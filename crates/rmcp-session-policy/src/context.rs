@@ -104,6 +104,11 @@ impl ClientContext {
         self.principal.as_deref()
     }
 
+    /// Returns the authenticated subject, to be kept without a copy.
+    pub(crate) const fn shared_principal(&self) -> Option<&Arc<str>> {
+        self.principal.as_ref()
+    }
+
     /// Returns the first value of a kept header, if it is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use rmcp::model::{ErrorCode, ErrorData, RequestId, ServerJsonRpcMessage};
 
@@ -94,6 +95,8 @@ pub(crate) struct Rejected {
     pub(crate) limit: Option<u64>,
     /// What is left of the limit. The headers about rate limits need both.
     pub(crate) remaining: Option<u64>,
+    /// The period that the limit is for, if the policy names one.
+    pub(crate) period: Option<Duration>,
     /// Why, in one sentence for people. The sentence of a policy may end with when to come back.
     pub(crate) text: Cow<'static, str>,
 }
@@ -104,10 +107,11 @@ impl Rejected {
         Self {
             kind,
             reason: rejection.class().into(),
-            policy: rejection.policy().to_owned().into(),
+            policy: rejection.policy_name(),
             retry: rejection.retry(),
             limit: rejection.limit(),
             remaining: rejection.remaining(),
+            period: rejection.period(),
             text: rejection.to_string().into(),
         }
     }
@@ -121,6 +125,7 @@ impl Rejected {
             retry: full.retry,
             limit: Some(full.max_sessions as u64),
             remaining: Some(0),
+            period: None,
             text: full.to_string().into(),
         }
     }
@@ -189,6 +194,7 @@ impl Rejected {
             retry: Retry::Unknown,
             limit: Some(limit as u64),
             remaining: Some(0),
+            period: None,
             text: Cow::Borrowed("too many requests of this session are in flight"),
         }
     }
@@ -203,6 +209,7 @@ impl Rejected {
             retry: Retry::Unknown,
             limit: Some(most as u64),
             remaining: Some(0),
+            period: None,
             text: Cow::Owned(format!("all {most} listening streams without a session are taken")),
         }
     }
@@ -247,6 +254,7 @@ impl Rejected {
             retry: Retry::Unknown,
             limit: None,
             remaining: None,
+            period: None,
             text: Cow::Borrowed("the server is draining"),
         }
     }

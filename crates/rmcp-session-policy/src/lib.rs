@@ -48,6 +48,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod _guide;
+#[cfg(feature = "admin")]
+pub mod admin;
 pub mod admission;
 pub mod bounded;
 mod call_rejection;
@@ -58,6 +60,7 @@ pub mod directory;
 mod error;
 pub mod event_store;
 pub mod eviction;
+mod explain;
 #[cfg(feature = "http")]
 pub mod http;
 mod lazy_notify;
@@ -82,11 +85,14 @@ pub use config_error::ConfigError;
 pub use context::ClientContext;
 pub use data::SessionDataError;
 pub use error::{PolicyError, ServerFull};
+pub use explain::{Explained, Explanation};
 pub use manager::{
     BusyGuard, CurrentSession, CurrentSessionError, FinalEnd, FinalEndReason, GivenUp, IdleTimeout,
     PolicySessionManager, PolicySessionManagerBuilder, SessionData, SessionSelector, Worth,
 };
-pub use observe::{CloseReason, DrainReport, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
+pub use observe::{
+    CloseReason, DrainReport, Queued, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats,
+};
 pub use session::{Fingerprint, Phase, SessionKey, SessionOrigin, Stream};
 pub use time::{HOUR, MINUTE, SECOND};
 pub use transport::PolicyTransport;

@@ -305,7 +305,7 @@ impl Simulation {
     ) -> Option<LiveSession> {
         let full = self.registry.full(self.clients(newcomer).share, false);
         let choice = self.registry.choose(self.instant(now), arrival, newcomer, 0, full);
-        let Choice::Victim(record) = choice else { return None };
+        let Choice::Victim(record, _) = choice else { return None };
         drop(self.registry.remove(record.entry.key));
         Some(LiveSession(record))
     }
@@ -328,6 +328,7 @@ impl Simulation {
             context: record.entry.context.clone(),
             history: record.history(self.instant(now)),
             restored: true,
+            restores: record.restores.saturating_add(1),
         };
         ParkedSession { origin, software: record.software.get().map(|software| Arc::from(software.name())) }
     }

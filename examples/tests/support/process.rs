@@ -21,6 +21,8 @@ pub(crate) struct Server {
     process: Child,
     /// Of its MCP service.
     pub(crate) url: String,
+    /// Of what it offers to operators, with `--admin`.
+    admin: Option<String>,
     logs: JoinHandle<String>,
 }
 
@@ -51,7 +53,19 @@ impl Server {
         timeout(PATIENCE, stdout.read_line(&mut line)).await.expect("listens").expect("a first line");
         let url = line.trim_end().strip_prefix("listening on ").expect("the address").to_owned();
         assert!(url.starts_with("http://127.0.0.1:") && url.ends_with("/mcp"), "{line}");
-        Self { process, url, logs }
+        let admin = if flags.contains(&"--admin") {
+            line.clear();
+            timeout(PATIENCE, stdout.read_line(&mut line)).await.expect("listens").expect("a second line");
+            Some(line.trim_end().strip_prefix("admin on ").expect("the address").to_owned())
+        } else {
+            None
+        };
+        Self { process, url, admin, logs }
+    }
+
+    /// Where it serves operators, up to the first slash of the path. It was started with `--admin`.
+    pub(crate) fn admin(&self) -> &str {
+        self.admin.as_deref().expect("it serves operators")
     }
 
     /// The address and port at which it listens.

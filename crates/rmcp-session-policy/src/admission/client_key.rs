@@ -56,15 +56,20 @@ impl ClientKey {
 
     /// Returns the key of a client by its network: /24 of an IPv4 address, /48 of an IPv6 address.
     pub(crate) fn by_prefix(context: Option<&ClientContext>) -> Self {
-        Self::by(context, |address| match network(address) {
-            IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & !0xff).into(),
+        Self::by(context, |address| Self::prefix_of(address).0)
+    }
+
+    /// Returns the network of an address, and how many bits of it are the network's.
+    pub(crate) fn prefix_of(address: IpAddr) -> (IpAddr, u8) {
+        match network(address) {
+            IpAddr::V4(address) => (Ipv4Addr::from_bits(address.to_bits() & !0xff).into(), 24),
             // All clients behind a translator of the local network are in one /48. If the prefix of the translator is
             // the usual /96, the last 8 bits are those of the IPv4 address.
             IpAddr::V6(address) if is_of_local_translator(address) => {
-                Ipv6Addr::from_bits(address.to_bits() & !0xff).into()
+                (Ipv6Addr::from_bits(address.to_bits() & !0xff).into(), 120)
             }
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> 48)).into(),
-        })
+            IpAddr::V6(address) => (Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> 48)).into(), 48),
+        }
     }
 
     /// Returns the key of a client: its principal, else what `part` takes of its address.

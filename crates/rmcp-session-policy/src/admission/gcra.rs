@@ -27,6 +27,11 @@ impl Quota {
         Some(Self { interval, full })
     }
 
+    /// Returns the time in which an empty bucket fills.
+    pub(super) const fn period(self) -> Duration {
+        Duration::from_nanos(self.full)
+    }
+
     /// Returns the state after an admission at `now`, or the time to wait until one is possible.
     pub(super) fn admit(self, arrival_time: u64, now: u64) -> Result<u64, u64> {
         let after = self.after(arrival_time, now);

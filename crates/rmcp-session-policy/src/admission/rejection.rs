@@ -51,7 +51,7 @@ impl Retry {
     /// Returns the whole seconds to wait, rounded up, at least 1. Returns `None` for [`Never`](Self::Never).
     pub(crate) fn seconds(self) -> Option<u64> {
         match self {
-            Self::After(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
+            Self::After(wait) => Some(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)),
             // A place may become free at any moment.
             Self::Unknown => Some(1),
             Self::Never => None,
@@ -85,6 +85,7 @@ pub struct Rejection {
     retry: Retry,
     limit: Option<u64>,
     remaining: Option<u64>,
+    period: Option<Duration>,
 }
 
 impl Rejection {
@@ -98,6 +99,7 @@ impl Rejection {
             retry: Retry::Unknown,
             limit: None,
             remaining: None,
+            period: None,
         }
     }
 
@@ -120,6 +122,22 @@ impl Rejection {
     pub const fn with_limit(mut self, limit: u64, remaining: u64) -> Self {
         self.limit = Some(limit);
         self.remaining = Some(remaining);
+        self
+    }
+
+    /// Sets the period that the limit is for: so many in any minute, say. Clients and operators are told of it. Defaults to
+    /// none, for a limit on what there is at one time.
+    ///
+    /// ```
+    /// use rmcp_session_policy::MINUTE;
+    /// use rmcp_session_policy::admission::Rejection;
+    ///
+    /// let rejection = Rejection::new("plan").with_limit(20, 0).with_period(MINUTE);
+    /// assert_eq!(rejection.period(), Some(MINUTE));
+    /// ```
+    #[must_use]
+    pub const fn with_period(mut self, period: Duration) -> Self {
+        self.period = Some(period);
         self
     }
 
@@ -152,6 +170,17 @@ impl Rejection {
     pub const fn remaining(&self) -> Option<u64> {
         self.remaining
     }
+
+    /// Returns the period that the limit is for.
+    #[must_use]
+    pub const fn period(&self) -> Option<Duration> {
+        self.period
+    }
+
+    /// Returns the name of the policy, to be kept: without a copy if it is a literal.
+    pub(crate) fn policy_name(&self) -> Cow<'static, str> {
+        self.policy.clone()
+    }
 }
 
 impl fmt::Display for Rejection {
@@ -176,6 +205,7 @@ mod tests {
         let after = |millis| Retry::After(Duration::from_millis(millis)).seconds();
         assert_eq!([after(0), after(1), after(1_000), after(1_001)], [Some(1), Some(1), Some(1), Some(2)]);
         assert_eq!((Retry::Unknown.seconds(), Retry::Never.seconds()), (Some(1), None));
+        assert_eq!(Retry::After(Duration::MAX).seconds(), Some(u64::MAX), "no overflow");
         let rejection = Rejection::new("gate").with_retry(Retry::After(Duration::from_millis(59_001)));
         assert_eq!(rejection.to_string(), "refused by gate: retry after 60 s");
         assert_eq!((rejection.limit(), rejection.remaining()), (None, None));

@@ -94,7 +94,10 @@ impl SlidingWindow {
             Some(oldest) => Retry::After(Duration::from_nanos(expires(oldest).saturating_sub(now))),
             None => Retry::Never,
         };
-        Err(Rejection::new("sliding_window").with_retry(retry).with_limit(self.limit as u64, 0))
+        Err(Rejection::new("sliding_window")
+            .with_retry(retry)
+            .with_limit(self.limit as u64, 0)
+            .with_period(self.window))
     }
 }
 

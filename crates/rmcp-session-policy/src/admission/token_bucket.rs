@@ -107,7 +107,11 @@ impl TokenBucket {
     }
 
     fn refusal(&self, retry: Retry) -> Rejection {
-        Rejection::new("token_bucket").with_retry(retry).with_limit(u64::from(self.size()), 0)
+        let rejection = Rejection::new("token_bucket").with_retry(retry).with_limit(u64::from(self.size()), 0);
+        match self.quota {
+            Some(quota) => rejection.with_period(quota.period()),
+            None => rejection,
+        }
     }
 }
 

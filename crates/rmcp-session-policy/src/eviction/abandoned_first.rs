@@ -54,6 +54,17 @@ pub struct AbandonedFirst {
     uncalled: Waiting,
     /// How many sessions there are, the suspended ones included.
     sessions: usize,
+    /// Why the last session was named.
+    why: Why,
+}
+
+/// Which of the three orders a session went first in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
+    Lost,
+    Uncalled,
+    #[default]
+    Unused,
 }
 
 impl AbandonedFirst {
@@ -128,8 +139,23 @@ impl EvictionPolicy for AbandonedFirst {
     }
 
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
-        let first = self.first_lost(candidates).or_else(|| self.first_uncalled(candidates));
-        first.or_else(|| self.all.first(candidates, |session, _| session.rank_by_use()).map(|(_, key)| key))
+        let lost = self.first_lost(candidates).map(|key| (Why::Lost, key));
+        let first = lost.or_else(|| self.first_uncalled(candidates).map(|key| (Why::Uncalled, key)));
+        let first = first.or_else(|| {
+            let unused = self.all.first(candidates, |session, _| session.rank_by_use());
+            unused.map(|(_, key)| (Why::Unused, key))
+        });
+        let (why, key) = first?;
+        self.why = why;
+        Some(key)
+    }
+
+    fn phrase(&self) -> &'static str {
+        match self.why {
+            Why::Lost => "least recently used of those that lost their stream,",
+            Why::Uncalled => "least recently used of those that never called,",
+            Why::Unused => "least recently used",
+        }
     }
 
     /// The same order among some.
@@ -141,11 +167,13 @@ impl EvictionPolicy for AbandonedFirst {
             |session: &SessionInfo<'_>| session.calls() == 0 && for_as_long(session.last_used(), UNCALLED_AFTER);
         let are_many = among.iter().filter(|session| is_uncalled(session)).count() * UNCALLED_SHARE > among.len();
         let rank = |session: &SessionInfo<'_>| match () {
-            () if is_lost(session) => 0,
-            () if are_many && is_uncalled(session) => 1,
-            () => 2,
+            () if is_lost(session) => Why::Lost,
+            () if are_many && is_uncalled(session) => Why::Uncalled,
+            () => Why::Unused,
         };
-        among.iter().min_by_key(|session| (rank(session), session.rank_by_use())).map(SessionInfo::key)
+        let first = among.iter().min_by_key(|session| (rank(session), session.rank_by_use()))?;
+        self.why = rank(first);
+        Some(first.key())
     }
 }
 

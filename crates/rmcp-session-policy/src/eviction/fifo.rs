@@ -34,6 +34,10 @@ impl EvictionPolicy for Fifo {
         self.order.remove(session.key());
     }
 
+    fn phrase(&self) -> &'static str {
+        "oldest"
+    }
+
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         self.order.first(candidates, |_, age| age).map(|(_, key)| key)
     }

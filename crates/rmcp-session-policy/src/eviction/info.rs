@@ -21,6 +21,11 @@ impl<'a> SessionInfo<'a> {
         Self { record }
     }
 
+    /// Copies what is known of the session at this moment.
+    pub(crate) fn record(&self) -> Box<Record> {
+        Box::new(self.record.copy())
+    }
+
     /// The moment of [`created`](Self::created) with its tie-breaker, so that two sessions of one microsecond have an
     /// order.
     pub(crate) const fn rank_by_age(&self) -> u64 {

@@ -144,6 +144,10 @@ impl EvictionPolicy for Lfu {
         order.insert(key, known.priority);
     }
 
+    fn phrase(&self) -> &'static str {
+        "least used"
+    }
+
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         let Self { grown, newborn, known, age, named, .. } = self;
         let mut recount = |session: &SessionInfo<'_>, _| {

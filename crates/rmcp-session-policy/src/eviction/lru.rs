@@ -35,6 +35,10 @@ impl EvictionPolicy for Lru {
         self.order.remove(session.key());
     }
 
+    fn phrase(&self) -> &'static str {
+        "least recently used"
+    }
+
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         self.order.first(candidates, |session, _| session.rank_by_use()).map(|(_, key)| key)
     }

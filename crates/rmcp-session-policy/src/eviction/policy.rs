@@ -126,6 +126,15 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
         among.iter().min_by_key(|session| session.rank_by_use()).map(SessionInfo::key)
     }
 
+    /// Says why the session that was named or picked last went first, for operators: "least recently used", say. It is
+    /// continued by "of 1,000 sessions", so a clause of its own ends with a comma. [`Explanation`](crate::Explanation) shows
+    /// up to 64 bytes of it. Called after each eviction that the policy decided.
+    ///
+    /// Defaults to "chosen by the eviction policy,".
+    fn phrase(&self) -> &'static str {
+        "chosen by the eviction policy,"
+    }
+
     /// Begins to put a price on the places of idle sessions, such that this share of the resumptions keeps its session: see
     /// [`Worth`](crate::Worth). Called once, when the manager is built, if its idle timeout goes by worth. Returns false if the
     /// policy knows no worth; then `build` fails.
@@ -199,6 +208,10 @@ impl EvictionPolicy for Box<dyn EvictionPolicy> {
 
     fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
         (**self).pick(among, now)
+    }
+
+    fn phrase(&self) -> &'static str {
+        (**self).phrase()
     }
 
     fn keep_resumptions(&mut self, share: f64) -> bool {

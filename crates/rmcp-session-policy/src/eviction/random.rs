@@ -26,6 +26,10 @@ impl Random {
 }
 
 impl EvictionPolicy for Random {
+    fn phrase(&self) -> &'static str {
+        "drawn at random"
+    }
+
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         candidates.sample(1).next().map(|session| session.key())
     }

@@ -62,6 +62,10 @@ impl<F> EvictionPolicy for Scored<F>
 where
     F: Fn(&SessionInfo<'_>, Instant) -> f64 + Send + 'static,
 {
+    fn phrase(&self) -> &'static str {
+        "lowest score"
+    }
+
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         let scored = candidates.sample(self.count).map(|session| {
             let score = (self.score)(&session, candidates.now());

@@ -23,6 +23,8 @@ pub struct Tiers<P, F, R = P> {
     rest: R,
     /// The tier of each session, by its key's index. It stays while the session is suspended.
     homes: Vec<usize>,
+    /// The tier that named or picked the last session.
+    named_by: usize,
 }
 
 impl<P, F, R> Tiers<P, F, R>
@@ -32,7 +34,7 @@ where
     R: EvictionPolicy,
 {
     pub(super) const fn new(tiers: Vec<(F, P)>, rest: R) -> Self {
-        Self { tiers, rest, homes: Vec::new() }
+        Self { tiers, rest, homes: Vec::new(), named_by: 0 }
     }
 
     /// The order of a tier. A number that no predicate has is the last tier.
@@ -151,6 +153,7 @@ where
     /// again. One that belongs to an earlier tier is named all the same.
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         for tier in 0..=self.tiers.len() {
+            self.named_by = tier;
             while let Some(key) = self.policy(tier).victim(candidates) {
                 let Some(session) = candidates.get(key) else { return Some(key) };
                 let now = self.tier_of(&session);
@@ -172,7 +175,13 @@ where
         let first = *tiers.iter().min()?;
         let of_first = among.iter().zip(tiers).filter(|(_, tier)| *tier == first);
         let of_first: Vec<_> = of_first.map(|(session, _)| *session).collect();
+        self.named_by = first;
         self.policy(first).pick(&of_first, now)
+    }
+
+    /// The phrase of the tier that the session was in.
+    fn phrase(&self) -> &'static str {
+        self.tiers.get(self.named_by).map_or_else(|| self.rest.phrase(), |(_, policy)| policy.phrase())
     }
 }
 

@@ -179,6 +179,7 @@ pub(super) fn still_parked(max_sessions: usize) -> Rejected {
         retry: Retry::Unknown,
         limit: Some(max_sessions as u64),
         remaining: Some(0),
+        period: None,
         text: "the session could not be restored now".into(),
     }
 }
@@ -200,6 +201,7 @@ mod tests {
             retry: Retry::After(Duration::from_millis(1_500)),
             limit: Some(5),
             remaining: Some(0),
+            period: None,
             text: "refused".into(),
         };
         let envelope = Envelope::of(br#"{"id": 7, "method": "initialize"}"#);

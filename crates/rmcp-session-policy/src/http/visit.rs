@@ -35,7 +35,7 @@ use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind};
 use crate::context::ClientContext;
 use crate::directory::Found;
 use crate::error::Rejected;
-use crate::manager::{LookedUp, ManagerInner, Owner, rejected};
+use crate::manager::{Asker, LookedUp, ManagerInner, Owner, rejected};
 use crate::observe::RejectionReason;
 use crate::scope::{Outcome, note_ping, observe};
 use crate::tracker::{Class, Tracked};
@@ -99,7 +99,9 @@ impl<I: SessionManager> Visit<I> {
     /// Counts a rejection, tells the observer of it, and returns it. It must be called once for each rejection that the
     /// layer makes itself; those of the manager were counted there.
     pub(super) fn turn_away(&self, refusal: Rejected) -> Rejected {
-        self.shared.turn_away(refusal, Some(&self.context))
+        // A newcomer, and a request without a session, may name one all the same.
+        let session = self.session.as_deref().filter(|_| refusal.kind == ArrivalKind::Restore);
+        self.shared.turn_away(refusal, Asker { context: Some(&self.context), session })
     }
 
     /// Counts a POST, once, when it is known what it is. Other methods are not counted.

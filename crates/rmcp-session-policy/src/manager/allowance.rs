@@ -12,6 +12,7 @@ use futures_util::future::select;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::explanations::Chosen;
 use super::manager_inner::{ManagerInner, ManagerState};
 use super::place_search::{IDLE_GRACE, MAX_VICTIMS, VICTIM_TIMEOUT};
 use crate::admission::Rejection;
@@ -121,7 +122,8 @@ impl<I: SessionManager> ManagerInner<I> {
                         core.mark_closing(&victim, CloseReason::Evicted, now);
                         drop(core);
                         let allowance = self.allowance(client, false);
-                        self.close_victim(victim);
+                        let among = self.settings.clients.max.as_ref().map_or(0, |max| max.sessions);
+                        self.close_victim(victim, Chosen { phrase: "least recently used", among, arrival: None });
                         return Some(allowance);
                     }
                     Allowed::No => core.registry.has_fewer(client)?,

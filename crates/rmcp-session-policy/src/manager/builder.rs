@@ -130,6 +130,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
                 data_types: Arc::default(),
                 final_end: None,
                 final_end_deadline: 10 * SECOND,
+                explanations: 10_000,
                 expected_downtime: 3 * SECOND,
             },
             max_opening: None,
@@ -586,6 +587,24 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
+    /// Sets how many ends of sessions and rejections are kept, so that [`recent`](PolicySessionManager::recent) and
+    /// [`explain`](PolicySessionManager::explain) can say why; 0 keeps none, and costs nothing. Rejections leave half of
+    /// them to ends, and ends half to rejections. An entry is about 200 bytes. Defaults to 10,000; at most 1,000,000.
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// let sessions = PolicySessionManager::local().explanations(100).build()?;
+    /// assert!(sessions.recent(10).is_empty());
+    /// let error = PolicySessionManager::local().explanations(2_000_000).build().unwrap_err();
+    /// assert_eq!(error.to_string(), "explanations is 2000000: keep at most 1,000,000; 0 keeps none");
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    pub const fn explanations(mut self, entries: usize) -> Self {
+        self.settings.explanations = entries;
+        self
+    }
+
     /// Sets the observer that receives the events of sessions and rejections. Defaults to no observer.
     ///
     /// ```
@@ -639,6 +658,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         let settings = &mut self.settings;
         let most = settings.max_sessions;
         setting_checks::capacity(most)?;
+        setting_checks::explanations(settings.explanations)?;
         settings.max_opening = setting_checks::opening(self.max_opening, most)?;
         setting_checks::parked_streams(self.max_parked_streams, &self.limits)?;
         settings.max_parked_streams = self.max_parked_streams.unwrap_or(most);

@@ -12,6 +12,7 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::explanations::Chosen;
 use super::final_end::FinalEndReason;
 use super::goes_on::GoesOn;
 use super::manager_inner::{ManagerInner, ManagerState};
@@ -109,22 +110,25 @@ impl<I: SessionManager> ManagerInner<I> {
         if phase == Phase::Opening {
             session.record.left_opening();
         }
+        // Before the reason is set, on which the answers to them wait.
+        let waiting = session.ids.waiting();
         self.lock().mark_closing(session, reason, Instant::now());
         // A session that the parking lost during its restore has not ended for the directory.
         if session.has_ended_for_good() && !session.has(Flag::EndTold) {
             self.end_for_good_in_directory(session);
         }
-        self.report_closed(session);
+        self.report_closed(session, None, waiting);
     }
 
     /// Reports and runs the close of a victim, which was marked as closing under the lock.
-    pub(super) fn close_victim(self: &Arc<Self>, victim: Arc<Session<I::Transport>>) {
-        self.report_closed(&victim);
+    pub(super) fn close_victim(self: &Arc<Self>, victim: Arc<Session<I::Transport>>, chosen: Chosen<'_>) {
+        self.report_closed(&victim, Some(chosen), victim.ids.waiting());
         self.spawn_close(victim);
     }
 
-    /// Counts and reports an end that has begun.
-    fn report_closed(&self, session: &Session<I::Transport>) {
+    /// Counts, explains and reports an end that has begun. `chosen`: how, if the session is a victim. `waiting`: how
+    /// many of its requests were not answered.
+    fn report_closed(&self, session: &Session<I::Transport>, chosen: Option<Chosen<'_>>, waiting: usize) {
         let Some((reason, at)) = session.close_reason() else { return };
         let info = SessionInfo::of(&session.record);
         let age = at.instant().saturating_duration_since(info.created());
@@ -132,6 +136,7 @@ impl<I: SessionManager> ManagerInner<I> {
         if self.settings.logs_ends {
             tracing::info!(session = %info.fingerprint(), %reason, ?age, uses = info.uses(), "session closed");
         }
+        self.explain_end(session, (reason, at.instant()), chosen, waiting);
         self.observe(&SessionEvent::Closed { session: info, reason, age });
         if self.draining.load(SeqCst) {
             self.signals.calm.notify_waiters();

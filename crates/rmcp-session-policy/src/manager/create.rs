@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::allowance::Allowance;
 use super::durable::Claimed;
+use super::explanations::Asker;
 use super::lifecycle;
 use super::manager_inner::ManagerInner;
 use super::parked::Parked;
@@ -56,7 +57,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let context = ClientContext::current();
         let admitted = self.admit(ArrivalKind::Create, context.as_deref()).await?;
         let (id, transport) =
-            self.inner.create_session().await.map_err(|error| self.failed(ArrivalKind::Create, error))?;
+            self.inner.create_session().await.map_err(|error| self.failed(ArrivalKind::Create, None, error))?;
         let now = Instant::now();
         let opened = Timestamp::of(now);
         let origin = Origin::new(SessionId::clone(&id), context, opened);
@@ -71,8 +72,9 @@ impl<I: SessionManager> ManagerInner<I> {
         kind: ArrivalKind,
         context: Option<&ClientContext>,
     ) -> Result<Admitted, Failed<I>> {
-        let admitted = self.try_admit(kind, context, context, Patience::Turn).await?;
-        admitted.ok_or_else(|| self.refuse(kind, context, self.at_capacity()))
+        let asker = Asker { context, session: None };
+        let admitted = self.try_admit(kind, asker, context, Patience::Turn).await?;
+        admitted.ok_or_else(|| self.refuse(kind, asker, self.at_capacity()))
     }
 
     /// Asks the admission policy, and gets what a session needs: an allowance of its client, and a place. `owner`: the
@@ -81,15 +83,15 @@ impl<I: SessionManager> ManagerInner<I> {
     pub(super) async fn try_admit(
         self: &Arc<Self>,
         kind: ArrivalKind,
-        context: Option<&ClientContext>,
+        asker: Asker<'_>,
         owner: Option<&ClientContext>,
         patience: Patience,
     ) -> Result<Option<Admitted>, Failed<I>> {
         if self.stops_taking(kind) {
-            return Err(self.refuse(kind, context, PolicyError::Draining));
+            return Err(self.refuse(kind, asker, PolicyError::Draining));
         }
-        let permit =
-            self.ask(kind, context).await.map_err(|no| self.refuse(kind, context, PolicyError::Rejected(no)))?;
+        let context = asker.context;
+        let permit = self.ask(kind, context).await.map_err(|no| self.refuse(kind, asker, PolicyError::Rejected(no)))?;
         let clients = self.settings.clients.ids(owner);
         let allowance = match self.allow(clients.max, patience == Patience::OnlyFree).await {
             Ok(Some(allowance)) => allowance,
@@ -97,14 +99,14 @@ impl<I: SessionManager> ManagerInner<I> {
             Err(rejection) => {
                 // The permit gives its quota back before the rejection is reported, here and below.
                 drop(permit);
-                return Err(self.refuse(kind, context, PolicyError::Rejected(rejection)));
+                return Err(self.refuse(kind, asker, PolicyError::Rejected(rejection)));
             }
         };
         let place = self.place(kind, context, clients.share, patience).await;
         if place.is_some() && self.stops_taking(kind) {
             // A drain has begun meanwhile.
             drop((place, permit));
-            return Err(self.refuse(kind, context, PolicyError::Draining));
+            return Err(self.refuse(kind, asker, PolicyError::Draining));
         }
         Ok(place.map(|place| Admitted { permit, allowance, place, clients }))
     }
@@ -139,8 +141,7 @@ impl<I: SessionManager> ManagerInner<I> {
             let mut core = self.lock();
             if self.live.contains(&origin.id) {
                 drop(core);
-                let kind = if restored { ArrivalKind::Restore } else { ArrivalKind::Create };
-                return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::DuplicateId));
+                return Err(self.refuse_registered(restored, &origin.id, PolicyError::DuplicateId));
             }
             let seal_key = self.lazy_seal_key(pin.as_ref());
             let session = core
@@ -160,6 +161,9 @@ impl<I: SessionManager> ManagerInner<I> {
             core.registry.owned_by(key, clients);
             core.look_at(key, self.first_deadline(&session, now));
             self.live.insert(Arc::clone(&session));
+            if restored {
+                core.restored_meanwhile.iter_mut().for_each(|(_, watched)| watched.push(Arc::clone(&session)));
+            }
             place.settle(&mut core);
             allowance.settle(&mut core);
             // Leaves the parking under the lock under which it enters the registry, so it is always in one of them, and
@@ -199,10 +203,15 @@ impl<I: SessionManager> ManagerInner<I> {
         // session checks for a drain itself.
         if self.draining.load(SeqCst) {
             self.close(&session, CloseReason::Drained);
-            let kind = if restored { ArrivalKind::Restore } else { ArrivalKind::Create };
-            return Err(self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Draining));
+            return Err(self.refuse_registered(restored, &session.record.id, PolicyError::Draining));
         }
         hold_in_scope(|| newborn);
         Ok((transport, came))
+    }
+
+    /// Rejects an arrival whose session exists in the inner manager already.
+    fn refuse_registered(&self, restored: bool, id: &str, error: Failed<I>) -> Failed<I> {
+        let kind = if restored { ArrivalKind::Restore } else { ArrivalKind::Create };
+        self.refuse(kind, Asker { context: ClientContext::current().as_deref(), session: Some(id) }, error)
     }
 }

@@ -457,7 +457,7 @@ impl<I: SessionManager> ManagerInner<I> {
         match ended {
             // This server has parked it, so its end counts unless another one has claimed it meanwhile.
             Err(PolicyError::Away | PolicyError::ServerFull(_)) if parked.is_some() => {}
-            Err(refused) => return Err(self.refuse_here(refused)),
+            Err(refused) => return Err(self.refuse_here(id, refused)),
             Ok(_) => {}
         }
         durable.end_written_after(restore, &digest).await;

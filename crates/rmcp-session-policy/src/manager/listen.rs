@@ -38,7 +38,7 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         let session = match self.find_live(id) {
             // The parking has forgotten it since, and the directory has not.
-            Err(_) if was_parked && self.durable.is_some() => return Err(self.refuse_restore()),
+            Err(_) if was_parked && self.durable.is_some() => return Err(self.refuse_restore(id)),
             found => found?,
         };
         let listening = begin_listening::<I>(&session)?;
@@ -117,7 +117,7 @@ impl<I: SessionManager> ManagerInner<I> {
         reserved: Reserved,
     ) -> Result<Option<Listening>, Failed<I>> {
         let origin = reserved.session.origin;
-        let Some(stream) = reserved.open() else { return Err(self.refuse_restore()) };
+        let Some(stream) = reserved.open() else { return Err(self.refuse_restore(id)) };
         // Checked after the stream is held: an end of the parking, or a restore that reaches its join, after this check
         // finds the stream.
         if self.parking.get(id, Instant::now()).is_some_and(|parked| parked.serial() == origin) {

@@ -9,7 +9,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::durable_sessions::LookedUp;
 use super::manager_inner::{ManagerInner, not_found};
 use super::restore_right::PendingRestore;
-use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
 use crate::error::PolicyError;
 use crate::scope::{Outcome, clear_held, hold_in_scope, record_outcome, take_found, take_held};
@@ -129,7 +128,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 // It may have come between the two.
                 Ok(restoring) if self.live.contains(id) || self.parking.contains(id) => restoring.done(),
                 Ok(restoring) => return self.admit_found(id, restoring, found).await,
-                Err(other) => self.wait_for(&other, self.settled_by()).await?,
+                Err(other) => self.wait_for(id, &other, self.settled_by()).await?,
             }
         }
     }
@@ -138,7 +137,7 @@ impl<I: SessionManager> ManagerInner<I> {
     async fn look_up_here(&self, id: &SessionId) -> Result<LookedUp, Failed<I>> {
         let client = ClientContext::current();
         let looked = self.look_up(id, client.as_deref()).await;
-        looked.map_err(|error| self.refuse(ArrivalKind::Restore, client.as_deref(), error))
+        looked.map_err(|error| self.refuse_here(id, error))
     }
 
     /// Waits for a close, restore or replay in progress, and decides whether the session is restored.
@@ -159,7 +158,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 None => match self.reserve_restore(id) {
                     // Without a directory the session is parked meanwhile, so the layer tells its client to come back.
                     Err(other) if self.durable.is_none() => timeout_at(deadline, other.landed()).await.is_ok(),
-                    Err(other) => self.wait_for(&other, deadline).await.map(|()| true)?,
+                    Err(other) => self.wait_for(id, &other, deadline).await.map(|()| true)?,
                     // Another request may have restored it just before this one took the right.
                     Ok(reserved) if self.find(id).is_some() => {
                         reserved.into_iter().for_each(PendingRestore::done);

@@ -11,9 +11,11 @@ use tokio::task::AbortHandle;
 #[cfg(feature = "http")]
 use tokio::time::Instant;
 
+use super::all_sessions::Watched;
 use super::deadlines::Deadlines;
 use super::durable::Durable;
 use super::ended_for_good::Ends;
+use super::explanations::Asker;
 use super::final_ends::FinalEnds;
 use super::handlers::Handlers;
 use super::leases::Leases;
@@ -30,6 +32,7 @@ use crate::call_rejection::CallRejection;
 use crate::context::ClientContext;
 use crate::error::{PolicyError, Rejected, ServerFull};
 use crate::eviction::EvictionPolicy;
+use crate::explain::History;
 use crate::observe::{Counters, SessionEvent, SessionObserver};
 use crate::registry::{Registry, Rules};
 use crate::scope::{Outcome, record_outcome};
@@ -48,6 +51,8 @@ pub(super) struct ManagerState<T> {
     /// How many sessions are closing.
     pub(super) closing: usize,
     pub(super) deadlines: Deadlines,
+    /// What is restored while something comes to all sessions.
+    pub(super) restored_meanwhile: Watched<T>,
 }
 
 /// A manager.
@@ -85,6 +90,8 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     /// The requests of the HTTP layer that no session accounts for.
     pub(super) tracker: Arc<RequestTracker>,
     observer: Option<Arc<dyn SessionObserver>>,
+    /// The last ends and rejections. `None` if none are kept.
+    pub(super) history: Option<History>,
     /// The runtime that finishes ends which begin outside any runtime.
     pub(super) runtime: OnceLock<Handle>,
     pub(super) lifecycle: OnceLock<AbortHandle>,
@@ -140,7 +147,9 @@ impl<I: SessionManager> ManagerInner<I> {
             finals,
         );
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
-        let core = ManagerState { registry, places: Places::new(settings.max_sessions), closing: 0, deadlines };
+        let history = History::new(settings.explanations);
+        let places = Places::new(settings.max_sessions);
+        let core = ManagerState { registry, places, closing: 0, deadlines, restored_meanwhile: Watched::new() };
         Ok(Self {
             inner,
             settings,
@@ -164,6 +173,7 @@ impl<I: SessionManager> ManagerInner<I> {
             refusing: AtomicBool::new(false),
             tracker,
             observer,
+            history,
             runtime: OnceLock::new(),
             lifecycle: OnceLock::new(),
             durable,
@@ -175,7 +185,10 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Locks the state. Only policies can panic under the lock, and those panics are caught.
     pub(super) fn lock(&self) -> MutexGuard<'_, ManagerState<I::Transport>> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        #[cfg(test)]
+        core.registry.looked_at.set([0, core.registry.looked_at.get()[1]]);
+        core
     }
 
     pub(super) fn observe(&self, event: &SessionEvent<'_>) {
@@ -193,30 +206,33 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     /// Counts and reports a rejection.
-    pub(crate) fn turn_away(&self, refusal: Rejected, context: Option<&ClientContext>) -> Rejected {
+    pub(crate) fn turn_away(&self, refusal: Rejected, asker: Asker<'_>) -> Rejected {
         let Rejected { kind, reason, retry, ref policy, .. } = refusal;
         self.counters.count_rejected(kind, reason);
         tracing::debug!(?kind, %reason, %policy, "rejected");
+        self.explain_rejection(&refusal, asker);
+        let context = asker.context;
         self.observe(&SessionEvent::Rejected { kind, reason, policy, retry, context });
         refusal
     }
 
-    /// Counts and reports the rejection of an arrival after a failure of the inner manager.
-    pub(super) fn failed(&self, kind: ArrivalKind, error: I::Error) -> PolicyError<I::Error> {
+    /// Counts and reports the rejection of an arrival after a failure of the inner manager. `session`: the id of the
+    /// session that the arrival is for, if there is one.
+    pub(super) fn failed(&self, kind: ArrivalKind, session: Option<&str>, error: I::Error) -> PolicyError<I::Error> {
         // Logged without the text of the error, which may contain the session id.
         tracing::warn!(?kind, "the inner session manager failed");
-        self.refuse(kind, ClientContext::current().as_deref(), PolicyError::Inner(error))
+        self.refuse(kind, Asker { context: ClientContext::current().as_deref(), session }, PolicyError::Inner(error))
     }
 
     /// Rejects a newcomer: counts and reports the rejection, and records it for the layer, which answers the client.
     pub(super) fn refuse(
         &self,
         kind: ArrivalKind,
-        context: Option<&ClientContext>,
+        asker: Asker<'_>,
         error: PolicyError<I::Error>,
     ) -> PolicyError<I::Error> {
         if let Some(refusal) = rejected(kind, &error) {
-            record_outcome(Outcome::Rejected(Box::new(self.turn_away(refusal, context))));
+            record_outcome(Outcome::Rejected(Box::new(self.turn_away(refusal, asker))));
         }
         error
     }

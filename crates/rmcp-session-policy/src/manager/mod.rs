@@ -1,5 +1,6 @@
 //! The manager: rmcp's `SessionManager` over admission, places, parking, ends and deadlines.
 
+mod all_sessions;
 mod allowance;
 mod asking;
 mod availability;
@@ -14,6 +15,7 @@ mod durable;
 mod durable_sessions;
 mod ended_for_good;
 mod events;
+mod explanations;
 mod fair_queue;
 mod final_end;
 mod final_ends;
@@ -30,6 +32,8 @@ mod lookup;
 mod manager_inner;
 mod misses;
 mod operate;
+#[cfg(feature = "admin")]
+mod oversight;
 mod parked;
 mod parking;
 mod parking_state;
@@ -65,6 +69,8 @@ use std::sync::Arc;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 
+#[cfg(feature = "http")]
+pub(crate) use explanations::Asker;
 #[cfg(feature = "http")]
 pub(crate) use lookup::Owner;
 pub(crate) use manager_inner::ManagerInner;

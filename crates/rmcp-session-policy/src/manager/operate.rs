@@ -8,6 +8,7 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PolicySessionManager;
+use super::all_sessions::RestoreWatch;
 use super::close::CLOSE_GRACE;
 use super::durable::DIRECTORY_WAIT;
 use super::manager_inner::ManagerInner;
@@ -15,7 +16,7 @@ use super::parked::Parked;
 use super::single_flight::Flight;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, DrainReport, SessionSnapshot, Stats};
-use crate::session::{Phase, Record, SessionKey};
+use crate::session::{Phase, SessionKey};
 use crate::time::HOUR;
 use crate::timestamp::Timestamp;
 use crate::tracker::Waiting;
@@ -66,35 +67,39 @@ impl<F: Fn(&SessionInfo<'_>) -> bool> SessionSelector for F {
 }
 
 impl<I: SessionManager> PolicySessionManager<I> {
-    /// Returns the numbers of sessions now, and the counts since the start. Its cost grows with the number of sessions.
+    /// Returns the numbers of sessions now, and the counts since the start. Its cost grows with the number of sessions,
+    /// but it holds the manager's lock for 1,000 of them at a time. With more, sessions may come and go during the look:
+    /// `live` and `reserved` are of one moment, and the others fit to them.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shared = &*self.shared;
         let (now, deadline) = (Instant::now(), shared.settings.close_deadline);
         let mut stats = Stats::empty(shared.settings.max_sessions);
-        {
-            let mut core = shared.lock();
-            stats.surge_since = core.registry.surge_since(now);
-            for session in core.registry.iter() {
-                let seen = session.record.entry.state.read();
-                match seen.phase() {
-                    Phase::Opening => stats.opening += 1,
-                    Phase::Ready => stats.ready += 1,
-                    Phase::Closing => {
-                        stats.closing += 1;
-                        let is_stuck =
-                            |(_, since): (_, Timestamp)| now.saturating_duration_since(since.instant()) >= deadline;
-                        stats.stuck += usize::from(session.close_reason().is_some_and(is_stuck));
-                    }
-                }
-                stats.busy += usize::from(seen.active() > 0 && seen.phase() != Phase::Closing);
-            }
-            stats.live = stats.opening + stats.ready + stats.closing;
+        let (mut opening, mut closing, mut stuck, mut busy, mut streams) = (0, 0, 0, 0, 0);
+        let look = |session: &Session<I::Transport>| {
+            let seen = session.record.entry.state.read();
+            let is_closing = seen.phase() == Phase::Closing;
+            opening += usize::from(seen.phase() == Phase::Opening);
+            closing += usize::from(is_closing);
+            busy += usize::from(seen.active() > 0 && !is_closing);
+            streams += session.record.open_streams();
+            let is_late = |(_, since): (_, Timestamp)| now.saturating_duration_since(since.instant()) >= deadline;
+            stuck += usize::from(is_closing && session.close_reason().is_some_and(is_late));
+        };
+        shared.look_at_all(look, |core| {
+            // Read in one hold, so that they add up to the places that are taken.
+            stats.live = core.registry.len();
             stats.reserved = stats.max_sessions - core.places.free() - stats.live;
+            stats.surge_since = core.registry.surge_since(now);
             stats.advantage = core.registry.advantage();
             stats.overruled = core.registry.overruled;
-            stats.missed_returns = self.shared.signals.missed_returns();
-        }
+        });
+        // Beyond one lot, sessions come and go during the look.
+        stats.closing = stats.live.min(closing);
+        stats.opening = opening.min(stats.live - stats.closing);
+        stats.ready = stats.live - stats.closing - stats.opening;
+        (stats.stuck, stats.busy, stats.streams) = (stuck.min(stats.closing), busy.min(stats.live), streams);
+        stats.missed_returns = shared.signals.missed_returns();
         (stats.parked, stats.parked_bytes) = shared.parking.size(now);
         stats.parked_streams = shared.held.len();
         if let Some(durable) = &shared.durable {
@@ -106,16 +111,19 @@ impl<I: SessionManager> PolicySessionManager<I> {
         stats
     }
 
-    /// Lists the live sessions. Its cost grows with the number of sessions.
+    /// Lists the live sessions. Its cost grows with the number of sessions, but it holds the manager's lock for 1,000 of them
+    /// at a time. Sessions that come or go meanwhile may be on the list or not; all others are on it once.
     #[must_use]
     pub fn list(&self) -> Vec<SessionSnapshot> {
         // Rounded to a full microsecond, as the moments of sessions are.
         let now = Timestamp::at(Instant::now()).instant();
-        self.shared.lock().registry.iter().map(|session| SessionSnapshot::of(&session.record, now)).collect()
+        self.shared.sessions().iter().map(|session| SessionSnapshot::of(&session.record, now)).collect()
     }
 
     /// Ends the selected sessions, live and parked, and waits until they are gone, for at most the close deadline.
-    /// Returns how many it selected. A closure must name the type of its argument, as below.
+    /// Returns how many it selected. A closure must name the type of its argument, as below. It comes to each session that
+    /// exists when it is called, also to those that are parked or restored meanwhile, and holds the manager's lock for 1,000
+    /// of them at a time.
     ///
     /// Requests in flight are answered with an error. The reason decides whether the sessions may be restored:
     /// [`Revoked`](CloseReason::Revoked) ones may not.
@@ -246,10 +254,6 @@ struct Selected<T> {
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    pub(super) fn sessions(&self) -> Vec<Arc<Session<I::Transport>>> {
-        self.lock().registry.iter().cloned().collect()
-    }
-
     /// Closes the selected sessions, and removes the selected ones from the parking.
     fn close_selected(self: &Arc<Self>, select: &impl SessionSelector, reason: CloseReason) -> Selected<I::Transport> {
         let selects = |session: &Arc<Session<I::Transport>>| select.selects(&SessionInfo::of(&session.record));
@@ -257,6 +261,7 @@ impl<I: SessionManager> ManagerInner<I> {
             true => self.close(session, reason),
             false => self.close_for_good(session, reason),
         };
+        let restored = (!reason.is_restorable()).then(|| self.watch_restores());
         // All are selected before the first is closed: the selector may look at the manager, or panic.
         let selected: Vec<_> = self.sessions().into_iter().filter(selects).collect();
         let mut ended: Vec<_> = selected.into_iter().filter(close).collect();
@@ -265,11 +270,7 @@ impl<I: SessionManager> ManagerInner<I> {
             0
         } else {
             let selects_parked = |id: &SessionId, parked: &Parked| {
-                let origin = parked.origin(SessionId::clone(id));
-                let opened = origin.history.opened;
-                let key = SessionKey::new(u32::MAX, u32::MAX);
-                let record = Record::new(key, origin, opened, Arc::clone(&self.signals));
-                select.selects(&SessionInfo::of(&record))
+                select.selects(&SessionInfo::of(&parked.record(SessionId::clone(id), &self.signals)))
             };
             self.parking.take_all(reason, |id, parked| {
                 let selected = selects_parked(id, parked);
@@ -281,10 +282,8 @@ impl<I: SessionManager> ManagerInner<I> {
         };
         // A session that was parked when the live ones were ended may have been restored before the parked ones were
         // removed.
-        if !reason.is_restorable() {
-            let restored = self.sessions().into_iter().filter(|session| selects(session) && close(session));
-            ended.extend(restored);
-        }
+        let restored = restored.map(RestoreWatch::end).unwrap_or_default();
+        ended.extend(restored.into_iter().filter(|session| selects(session) && close(session)));
         Selected { ended, parked, restores }
     }
 

@@ -9,7 +9,7 @@ use crate::context::ClientContext;
 use crate::data::Values;
 use crate::directory::{Body, Ownership, StoredSession};
 use crate::observe::CloseReason;
-use crate::session::{Gap, History, Origin, Record, SessionOrigin};
+use crate::session::{Gap, History, Origin, Record, SessionKey, SessionOrigin, Signals};
 use crate::timestamp::Timestamp;
 use crate::transport::SealKey;
 
@@ -36,6 +36,8 @@ pub(super) struct Parked {
     pub(super) seal_key: Option<Box<SealKey>>,
     /// Whether it is parked again after a restore that was given up.
     pub(super) is_back: bool,
+    /// How often this process has restored it.
+    restores: u16,
     /// Why it has ended for good. While it is being restored, it is removed after that.
     pub(super) ended: Option<CloseReason>,
 }
@@ -60,6 +62,7 @@ impl Parked {
             ownership: None,
             seal_key: None,
             is_back,
+            restores: record.restores,
             ended: None,
         }
     }
@@ -88,13 +91,22 @@ impl Parked {
             ownership,
             seal_key: body.seal_key.map(|key| Box::new(SealKey::of_stored(&key))),
             is_back: false,
+            restores: 0,
             ended: None,
         }
     }
 
     /// The origin of a new incarnation.
     pub(super) fn origin(&self, id: SessionId) -> Origin {
-        Origin { id, serial: self.serial, context: self.context.clone(), history: self.history, restored: true }
+        let (context, restores) = (self.context.clone(), self.restores.saturating_add(1));
+        Origin { id, serial: self.serial, context, history: self.history, restored: true, restores }
+    }
+
+    /// A record of it, which no registry has, for what reads a session.
+    pub(super) fn record(&self, id: SessionId, signals: &Arc<Signals>) -> Record {
+        let origin = Origin { restores: self.restores, ..self.origin(id) };
+        let opened = origin.history.opened;
+        Record::new(SessionKey::new(u32::MAX, u32::MAX), origin, opened, Arc::clone(signals))
     }
 
     pub(super) const fn serial(&self) -> SessionOrigin {
@@ -167,6 +179,7 @@ impl Parked {
             ownership: None,
             seal_key: None,
             is_back: false,
+            restores: 0,
             ended: None,
         }
     }

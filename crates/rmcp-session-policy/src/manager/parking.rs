@@ -206,9 +206,13 @@ impl Parking {
         reason: CloseReason,
         mut predicate: impl FnMut(&SessionId, &Parked) -> bool,
     ) -> usize {
+        self.all().iter().filter(|(id, parked)| predicate(id, parked) && self.take(id, reason)).count()
+    }
+
+    /// A copy of all that are parked or being restored, with their ids.
+    pub(super) fn all(&self) -> Vec<(SessionId, Parked)> {
         let copy = |(id, parked): (&SessionId, &Parked)| (SessionId::clone(id), parked.clone());
-        let all: Vec<_> = self.look_at(|state| state.iter().map(copy).collect());
-        all.iter().filter(|(id, parked)| predicate(id, parked) && self.take(id, reason)).count()
+        self.look_at(|state| state.iter().map(copy).collect())
     }
 
     /// How many are parked, and what they hold in bytes.

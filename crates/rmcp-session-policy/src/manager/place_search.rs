@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
 
+use super::explanations::Chosen;
 use super::manager_inner::{ManagerInner, ManagerState};
 use crate::admission::{Arrival, ArrivalKind, ClientKey};
 use crate::context::ClientContext;
@@ -138,8 +139,8 @@ enum Step<T> {
     Waits(Instant),
     /// The same, or until some session becomes evictable. The request has its turn.
     Listens(Instant),
-    /// Waits for a place, having taken this victim.
-    Takes(Arc<Session<T>>, Instant),
+    /// Waits for a place, having taken this victim: why it was chosen, and among how many.
+    Takes(Arc<Session<T>>, (&'static str, usize), Instant),
 }
 
 impl<I: SessionManager> ManagerInner<I> {
@@ -193,8 +194,8 @@ impl<I: SessionManager> ManagerInner<I> {
                 Step::Refused => return None,
                 Step::Waits(until) => (until, false),
                 Step::Listens(until) => (until, true),
-                Step::Takes(victim, until) => {
-                    self.close_victim(victim);
+                Step::Takes(victim, (phrase, among), until) => {
+                    self.close_victim(victim, Chosen { phrase, among, arrival: Some((kind, context)) });
                     (until, false)
                 }
             };
@@ -258,17 +259,19 @@ impl<'a, I: SessionManager> Search<'a, I> {
         let arriving = core.places.arriving_beside(number);
         let full = core.registry.full(self.share, expects);
         let choice = core.registry.choose(now, self.kind, self.context, arriving, full);
-        if expects && !matches!(choice, Choice::Victim(_)) {
+        if expects && !matches!(choice, Choice::Victim(..)) {
             self.next_victim = now + VICTIM_TIMEOUT;
             return Step::Waits(self.next_victim);
         }
         match choice {
-            Choice::Victim(victim) => {
+            Choice::Victim(victim, phrase) => {
+                // A session that closes counts until it is gone.
+                let among = core.registry.len();
                 core.mark_closing(&victim, CloseReason::Evicted, now);
                 core.places.stalled_since = None;
                 self.victims += 1;
                 self.expect(core, now);
-                Step::Takes(victim, self.next_victim)
+                Step::Takes(victim, (phrase, among), self.next_victim)
             }
             Choice::Handshakes => {
                 core.places.stalled_since = None;

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::create::{Admitted, Luggage};
 use super::durable::RESTORE_WAIT;
+use super::explanations::Asker;
 use super::manager_inner::ManagerInner;
 use super::parked::Parked;
 use super::parking_state::Came;
@@ -65,7 +66,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 None => match self.begin_restore(id) {
                     Ok(restoring) => restoring,
                     Err(other) => {
-                        self.wait_for(&other, deadline).await?;
+                        self.wait_for(id, &other, deadline).await?;
                         continue;
                     }
                 },
@@ -75,7 +76,7 @@ impl<I: SessionManager> ManagerInner<I> {
             restoring.done();
             let closed = timeout(self.settings.close_deadline, session.until(|session| session.has(Flag::Left)));
             if closed.await.is_err() {
-                return Err(self.refuse_restore());
+                return Err(self.refuse_restore(id));
             }
         }
     }
@@ -91,10 +92,10 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         let admitted = match restoring.admitted.take() {
             Some(admitted) => Some(admitted),
-            None => self.admit_restore(parked.as_ref(), restoring.patience()).await?,
+            None => self.admit_restore(&id, parked.as_ref(), restoring.patience()).await?,
         };
-        let admitted = admitted.ok_or_else(|| self.refuse_restore())?;
-        if !self.claim_pinned(restoring).await? {
+        let admitted = admitted.ok_or_else(|| self.refuse_restore(&id))?;
+        if !self.claim_pinned(&id, restoring).await? {
             return Ok(RestoreOutcome::NotSupported);
         }
         let transport = match self.inner_restore(&id).await? {
@@ -110,7 +111,12 @@ impl<I: SessionManager> ManagerInner<I> {
             }
             None => {
                 let origin = Origin::new(id, ClientContext::current(), Timestamp::of(now));
-                Luggage { origin: Origin { restored: true, ..origin }, initialize_params: None, pin: None, claimed }
+                Luggage {
+                    origin: Origin { restored: true, restores: 1, ..origin },
+                    initialize_params: None,
+                    pin: None,
+                    claimed,
+                }
             }
         };
         // `register` takes the session out of the parking. If this future is dropped before, the session is still
@@ -148,6 +154,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// needs. `None` if there is no place. The session counts as one of the client that opened it.
     async fn admit_restore(
         self: &Arc<Self>,
+        id: &SessionId,
         parked: Option<&Parked>,
         patience: Patience,
     ) -> Result<Option<Admitted>, Failed<I>> {
@@ -155,19 +162,20 @@ impl<I: SessionManager> ManagerInner<I> {
         if is_listening() && self.hands_over() {
             // A stream keeps no session busy: it would be parked again at once, and its client would come back with the
             // next stream.
-            return Err(self.refuse(ArrivalKind::Restore, context.as_deref(), PolicyError::Draining));
+            return Err(self.refuse_here(id, PolicyError::Draining));
         }
         let owner = match parked {
             Some(parked) => parked.context(),
             None => context.as_deref(),
         };
         let patience = if is_passive() { Patience::OnlyFree } else { patience };
-        self.try_admit(ArrivalKind::Restore, context.as_deref(), owner, patience).await
+        self.try_admit(ArrivalKind::Restore, Asker { context: context.as_deref(), session: Some(id) }, owner, patience)
+            .await
     }
 
     /// Rejects a restore that found no place, or waited too long.
-    pub(super) fn refuse_restore(&self) -> Failed<I> {
-        self.refuse_here(self.at_capacity())
+    pub(super) fn refuse_restore(&self, id: &str) -> Failed<I> {
+        self.refuse_here(id, self.at_capacity())
     }
 
     /// Takes the right to restore an id, or returns the restore to wait for.
@@ -177,17 +185,18 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Waits for the restore of another request. Returns an error if that takes too long, or waits for a claim that is
     /// late: the session is there, so it is no 404, which clients take as final.
-    pub(super) async fn wait_for(&self, other: &Flight, deadline: Instant) -> Result<(), Failed<I>> {
+    pub(super) async fn wait_for(&self, id: &str, other: &Flight, deadline: Instant) -> Result<(), Failed<I>> {
         match timeout_at(deadline, other.landed()).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(self.refuse_here(PolicyError::Away)),
-            Err(_) => Err(self.refuse_restore()),
+            Ok(false) => Err(self.refuse_here(id, PolicyError::Away)),
+            Err(_) => Err(self.refuse_restore(id)),
         }
     }
 
-    /// Rejects the restore of the request of the current scope.
-    pub(super) fn refuse_here(&self, error: Failed<I>) -> Failed<I> {
-        self.refuse(ArrivalKind::Restore, ClientContext::current().as_deref(), error)
+    /// Rejects the restore of this session for the request of the current scope.
+    pub(super) fn refuse_here(&self, id: &str, error: Failed<I>) -> Failed<I> {
+        let context = ClientContext::current();
+        self.refuse(ArrivalKind::Restore, Asker { context: context.as_deref(), session: Some(id) }, error)
     }
 
     /// Takes the right to restore a parked session for a request in a scope. The scope is needed because rmcp asks in
@@ -217,20 +226,20 @@ impl<I: SessionManager> ManagerInner<I> {
         let parked = restoring.pin();
         if parked.as_ref().is_some_and(|parked| parked.ownership.is_some()) && !restoring.wait_for_permit().await {
             restoring.done();
-            return Err(self.refuse_restore());
+            return Err(self.refuse_restore(id));
         }
-        let admitted = match self.admit_restore(parked.as_ref(), restoring.patience()).await {
+        let admitted = match self.admit_restore(id, parked.as_ref(), restoring.patience()).await {
             Ok(Some(admitted)) => admitted,
             refused => {
                 restoring.done();
                 return match (refused?, parked) {
                     (None, Some(parked)) if self.reserve_stream(id, &parked) => Ok(true),
-                    _ => Err(self.refuse_restore()),
+                    _ => Err(self.refuse_restore(id)),
                 };
             }
         };
         restoring.admitted = Some(admitted);
-        match self.claim_pinned(&mut restoring).await {
+        match self.claim_pinned(id, &mut restoring).await {
             Ok(true) => hold_in_scope(|| Some(restoring)),
             Ok(false) => restoring.done(),
             Err(refused) => {
@@ -273,20 +282,20 @@ impl<I: SessionManager> ManagerInner<I> {
             Ok(found) => found,
             Err(refused) => {
                 restoring.done();
-                return Err(self.refuse_here(refused));
+                return Err(self.refuse_here(id, refused));
             }
         };
         if !restoring.wait_for_permit().await {
             restoring.done();
-            return Err(self.refuse_restore());
+            return Err(self.refuse_restore(id));
         }
-        let admitted = match self.admit_restore(None, restoring.patience()).await {
+        let admitted = match self.admit_restore(id, None, restoring.patience()).await {
             // Without a place, a stream is held for a session that is parked here, so it is claimed all the same.
             Ok(None) if self.may_hold_streams() => None,
             Ok(Some(admitted)) => Some(admitted),
             refused => {
                 restoring.done();
-                return Err(refused.err().unwrap_or_else(|| self.refuse_restore()));
+                return Err(refused.err().unwrap_or_else(|| self.refuse_restore(id)));
             }
         };
         let ownership = Ownership { digest: SessionDigest::of(id), epoch: found.epoch };
@@ -294,7 +303,7 @@ impl<I: SessionManager> ManagerInner<I> {
             Ok(is_won) => is_won,
             Err(refused) => {
                 restoring.done();
-                return Err(self.refuse_here(refused));
+                return Err(self.refuse_here(id, refused));
             }
         };
         if !is_won || !restoring.pin_claimed() {
@@ -306,7 +315,7 @@ impl<I: SessionManager> ManagerInner<I> {
             let parked = restoring.pin().filter(|_| restoring.barred().is_none());
             restoring.done();
             let holds = |parked: Parked| self.parking.contains(id) && self.reserve_stream(id, &parked);
-            return if parked.is_some_and(holds) { Ok(true) } else { Err(self.refuse_restore()) };
+            return if parked.is_some_and(holds) { Ok(true) } else { Err(self.refuse_restore(id)) };
         }
         restoring.admitted = admitted;
         hold_in_scope(|| Some(restoring));
@@ -314,14 +323,14 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     /// Claims a session that is parked here and in the directory, once. Returns false if it has ended there.
-    async fn claim_pinned(&self, restoring: &mut PendingRestore<I>) -> Result<bool, Failed<I>> {
+    async fn claim_pinned(&self, id: &str, restoring: &mut PendingRestore<I>) -> Result<bool, Failed<I>> {
         let Some(ownership) = restoring.to_claim() else { return Ok(true) };
-        restoring.claim(ownership).await.map_err(|refused| self.refuse_here(refused))
+        restoring.claim(ownership).await.map_err(|refused| self.refuse_here(id, refused))
     }
 
     async fn inner_restore(&self, id: &SessionId) -> Result<Option<I::Transport>, Failed<I>> {
         let again = || self.inner.restore_session(SessionId::clone(id));
-        let failed = |error| self.failed(ArrivalKind::Restore, error);
+        let failed = |error| self.failed(ArrivalKind::Restore, Some(id), error);
         match again().await.map_err(failed)? {
             RestoreOutcome::Restored(transport) => return Ok(Some(transport)),
             RestoreOutcome::NotSupported => return Ok(None),

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::PolicySessionManager;
 use super::asking::Asking;
 use super::current_session::CurrentSession;
+use super::explanations::Asker;
 use super::lookup::Entered;
 use super::manager_inner::{ManagerInner, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};
@@ -41,8 +42,8 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         mut message: ClientJsonRpcMessage,
     ) -> Result<ServerJsonRpcMessage, Self::Error> {
         let kind = if is_replay(&message) { ActivityKind::Replay } else { ActivityKind::Handshake };
-        let session = self.shared.find(id).ok_or_else(|| self.shared.cut_off(kind, None))?;
-        let cut_off = || self.shared.cut_off(kind, session.close_reason().map(|(reason, _)| reason));
+        let session = self.shared.find(id).ok_or_else(|| self.shared.cut_off(id, kind, None))?;
+        let cut_off = || self.shared.cut_off(id, kind, session.close_reason().map(|(reason, _)| reason));
         let activity = Activity::begin(&session, kind, Instant::now()).ok_or_else(cut_off)?;
         note_software(&session, &message);
         session.raise(Flag::Initializing);
@@ -75,7 +76,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             (Ok(_), _) if is_other => Err(cut_off()),
             (Ok(answer), _) => Ok(answer),
             (Err(_), _) if session.is_closing() => Err(cut_off()),
-            (Err(error), _) => Err(self.shared.failed_opening(kind, error)),
+            (Err(error), _) => Err(self.shared.failed_opening(id, kind, error)),
         };
         if failed {
             self.shared.close(&session, CloseReason::InitFailed);
@@ -122,7 +123,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         if for_good {
             self.shared.deletion_written(&session).await;
         }
-        ended.map_err(|error| self.shared.failed(ArrivalKind::Request, error))
+        ended.map_err(|error| self.shared.failed(ArrivalKind::Request, Some(id), error))
     }
 
     async fn create_stream(
@@ -331,12 +332,13 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Counts and reports the rejection of a request within a session.
     fn turn_away_request(&self, session: &Session<I::Transport>, refusal: Rejected) -> Rejected {
         let current = ClientContext::current();
-        self.turn_away(refusal, current.as_deref().or(session.record.entry.context.as_deref()))
+        let context = current.as_deref().or(session.record.entry.context.as_deref());
+        self.turn_away(refusal, Asker { context, session: Some(&session.record.id) })
     }
 
     /// Returns the error for an `initialize` if its session ended before the answer. The client does not have the
     /// session id yet, so it is told to try again, not that the session is unknown.
-    fn cut_off(&self, kind: ActivityKind, reason: Option<CloseReason>) -> PolicyError<I::Error> {
+    fn cut_off(&self, id: &str, kind: ActivityKind, reason: Option<CloseReason>) -> PolicyError<I::Error> {
         let draining = reason == Some(CloseReason::Drained) || self.stops_taking(ArrivalKind::Create);
         let refusal = match kind {
             // For the request that restores its session, the session does not exist.
@@ -345,19 +347,25 @@ impl<I: SessionManager> ManagerInner<I> {
             _ => Rejected::cut_off(ArrivalKind::Create),
         };
         let error = if draining { PolicyError::Draining } else { PolicyError::NotFound };
-        record_outcome(Outcome::Rejected(Box::new(self.turn_away(refusal, ClientContext::current().as_deref()))));
+        let context = ClientContext::current();
+        let asker = Asker { context: context.as_deref(), session: Some(id) };
+        record_outcome(Outcome::Rejected(Box::new(self.turn_away(refusal, asker))));
         error
     }
 
     /// Returns the error for a failed call of the inner manager. If the session has ended meanwhile, that is no failure
     /// of the inner manager.
     pub(super) fn failed_within(&self, session: &Session<I::Transport>, error: I::Error) -> PolicyError<I::Error> {
-        if session.is_closing() { not_found() } else { self.failed(ArrivalKind::Request, error) }
+        if session.is_closing() {
+            return not_found();
+        }
+        self.failed(ArrivalKind::Request, Some(&session.record.id), error)
     }
 
     /// Returns the error for a failed handshake or replay. It counts as the rejection of the creation or restore.
-    fn failed_opening(&self, kind: ActivityKind, error: I::Error) -> PolicyError<I::Error> {
-        self.failed(if kind == ActivityKind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create }, error)
+    fn failed_opening(&self, id: &str, kind: ActivityKind, error: I::Error) -> PolicyError<I::Error> {
+        let kind = if kind == ActivityKind::Replay { ArrivalKind::Restore } else { ArrivalKind::Create };
+        self.failed(kind, Some(id), error)
     }
 
     /// Asks the policy about a request within a session. Returns the lease of the request, and the moment of its
@@ -374,8 +382,9 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         let current = ClientContext::current();
         let context = current.as_deref().or(session.record.entry.context.as_deref());
+        let asker = Asker { context, session: Some(&session.record.id) };
         if self.stops_taking(ArrivalKind::Request) {
-            return Err(self.turn_away(Rejected::draining(ArrivalKind::Request), context));
+            return Err(self.turn_away(Rejected::draining(ArrivalKind::Request), asker));
         }
         // A client that is refused `server/discover` takes the server for one of an older revision.
         let Some(policy) = self.requests.as_deref().filter(|_| !is_discover) else { return Ok((None, now)) };
@@ -400,7 +409,7 @@ impl<I: SessionManager> ManagerInner<I> {
         drop(asking);
         match admitted {
             Ok(permit) => Ok((Some(permit.commit()).filter(|lease| !lease.is_free()), now)),
-            Err(rejection) => Err(self.turn_away(Rejected::by_policy(ArrivalKind::Request, &rejection), context)),
+            Err(rejection) => Err(self.turn_away(Rejected::by_policy(ArrivalKind::Request, &rejection), asker)),
         }
     }
 }

@@ -39,6 +39,14 @@ pub(super) fn capacity(most: usize) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Checks how many ends and rejections are kept.
+pub(super) fn explanations(most: usize) -> Result<(), ConfigError> {
+    if most > 1_000_000 {
+        return Err(ConfigError::new("explanations", most, "keep at most 1,000,000; 0 keeps none"));
+    }
+    Ok(())
+}
+
 /// Checks how many of `most` places half-open sessions may hold, or returns the default.
 pub(super) fn opening(set: Option<usize>, most: usize) -> Result<usize, ConfigError> {
     let opening = set.unwrap_or_else(|| default_opening(most));

@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     /// What is done at the final end of a session with data.
     pub(crate) final_end: Option<Hook>,
     pub(crate) final_end_deadline: Duration,
+    /// How many ends and rejections are kept to be explained.
+    pub(crate) explanations: usize,
     /// What a drain says to clients that listen.
     pub(crate) expected_downtime: Duration,
 }

@@ -87,6 +87,8 @@ pub struct Stats {
     /// Sessions with an activity under way that are not closing: a request in flight, a hold, a stream being opened, or
     /// work of a handler.
     pub busy: usize,
+    /// Streams that clients of live sessions hold open by GET.
+    pub streams: usize,
     /// Places reserved for sessions that are being created or restored.
     pub reserved: usize,
     /// Whether the manager rejects newcomers because the server is about to stop.
@@ -139,6 +141,7 @@ impl Stats {
             closing: 0,
             stuck: 0,
             busy: 0,
+            streams: 0,
             reserved: 0,
             draining: false,
             surge_since: None,

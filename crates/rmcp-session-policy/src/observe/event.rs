@@ -1,6 +1,8 @@
 //! [`SessionEvent`] and [`SessionObserver`]: events, and the trait that receives them.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reason::{CloseReason, RejectionReason};
@@ -69,6 +71,9 @@ pub enum SessionEvent<'a> {
 ///
 /// The manager catches a panic of an observer.
 ///
+/// A request or a creation waits for it, so what takes time belongs into a [`Queued`](crate::Queued). A manager has one
+/// observer; a tuple of two is one, which tells its first and then its second, and may be nested.
+///
 /// ```
 /// use std::sync::Arc;
 /// use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -97,4 +102,27 @@ pub enum SessionEvent<'a> {
 pub trait SessionObserver: fmt::Debug + Send + Sync + 'static {
     /// Receives one event. It should return quickly, since a request or a creation waits for it.
     fn observe(&self, event: &SessionEvent<'_>);
+}
+
+impl<O: SessionObserver + ?Sized> SessionObserver for Box<O> {
+    fn observe(&self, event: &SessionEvent<'_>) {
+        (**self).observe(event);
+    }
+}
+
+impl<O: SessionObserver + ?Sized> SessionObserver for Arc<O> {
+    fn observe(&self, event: &SessionEvent<'_>) {
+        (**self).observe(event);
+    }
+}
+
+/// Tells both, also if the first panics.
+impl<A: SessionObserver, B: SessionObserver> SessionObserver for (A, B) {
+    fn observe(&self, event: &SessionEvent<'_>) {
+        let first = catch_unwind(AssertUnwindSafe(|| self.0.observe(event)));
+        self.1.observe(event);
+        if let Err(panic) = first {
+            resume_unwind(panic);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::context::ClientContext;
 use crate::eviction::SessionInfo;
-use crate::session::{Fingerprint, Phase, Record, SessionKey, Stream};
+use crate::session::{Fingerprint, Phase, Record, SessionKey, SessionOrigin, Stream};
 
 /// Holds what an operator may see of a session at one moment.
 ///
@@ -30,6 +30,8 @@ use crate::session::{Fingerprint, Phase, Record, SessionKey, Stream};
 pub struct SessionSnapshot {
     /// The key of this incarnation, for [`terminate`](crate::PolicySessionManager::terminate).
     pub key: SessionKey,
+    /// The name of the session, which its incarnations share.
+    pub origin: SessionOrigin,
     /// A hash of the id, which logs may show.
     pub fingerprint: Fingerprint,
     /// Where the session is in its life.
@@ -52,6 +54,8 @@ pub struct SessionSnapshot {
     pub stream: Stream,
     /// Whether this incarnation was restored.
     pub restored: bool,
+    /// How often this process has restored the session, at most 65,535.
+    pub restores: u32,
     /// The client that opened the session.
     pub context: Option<Arc<ClientContext>>,
     /// The name and version of the client's software. `None` until its `initialize` was seen.
@@ -65,6 +69,7 @@ impl SessionSnapshot {
         let session = SessionInfo::of(record);
         Self {
             key: session.key(),
+            origin: session.origin(),
             fingerprint: session.fingerprint(),
             phase: session.phase(),
             age: now.saturating_duration_since(session.created()),
@@ -75,6 +80,7 @@ impl SessionSnapshot {
             open_streams: session.open_streams(),
             stream: session.stream(),
             restored: record.restored,
+            restores: record.restores.into(),
             context: record.entry.context.clone(),
             client: record.software.get().map(|client| (client.name().to_owned(), client.version().to_owned())),
         }

@@ -25,8 +25,9 @@ use crate::timestamp::Timestamp;
 #[derive(Debug)]
 pub(crate) enum Choice<S> {
     /// This session's close has begun: its state is closing, and the policy has heard of its end. The caller sets the
-    /// reason under the same lock, by `ManagerState::mark_closing`, and runs the close after it.
-    Victim(Arc<S>),
+    /// reason under the same lock, by `ManagerState::mark_closing`, and runs the close after it. The phrase says why it was
+    /// chosen, before "of 1,000 sessions".
+    Victim(Arc<S>, &'static str),
     /// The half-open sessions, and newcomers that will be, hold their share, and none of the half-open ones may go:
     /// each is answering `initialize`, was so a moment ago, or is protected. For a restore, no other session may go
     /// either. The caller waits, because each handshake ends by itself.
@@ -67,22 +68,22 @@ impl<S: Recorded> Registry<S> {
         let share_is_full = self.signals.opening.load(SeqCst) as usize + arriving >= self.max_opening;
         if share_is_full {
             if let Some(session) = self.oldest_opening(now, Timestamp::NEVER) {
-                return Choice::Victim(session);
+                return Choice::Victim(session, "oldest unfinished handshake");
             }
             if kind != ArrivalKind::Restore {
                 return Choice::Handshakes;
             }
         }
         let own = full.and_then(|client| self.choose_own(now, client));
-        if let Some(session) = own.or_else(|| self.choose_in_surge(now, newcomer)) {
-            return Choice::Victim(session);
+        let own = own.map(|session| (session, "one of a client that holds its share of the places,"));
+        if let Some((session, phrase)) = own.or_else(|| self.choose_in_surge(now, newcomer)) {
+            return Choice::Victim(session, phrase);
         }
-        let chosen = self.choose_by_policy(now, newcomer);
-        if let Some(session) = &chosen {
-            self.note_victim(session, now);
+        if let Some((session, phrase)) = self.choose_by_policy(now, newcomer) {
+            self.note_victim(&session, now);
+            return Choice::Victim(session, phrase);
         }
-        let none = if share_is_full { Choice::Handshakes } else { Choice::NoVictim };
-        chosen.map_or(none, Choice::Victim)
+        if share_is_full { Choice::Handshakes } else { Choice::NoVictim }
     }
 
     /// Begins the close of a session; if it may not go, takes it out of the policy's order until it may. Returns the

@@ -86,19 +86,30 @@ impl<S: Recorded> Registry<S> {
     ///    handshakes which are never finished cost no newcomer at work its place.
     /// 3. One that was opened in the surge: without a principal, then with one.
     /// 4. One that was restored in the surge, and opened before.
-    pub(super) fn choose_in_surge(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Option<Arc<S>> {
+    ///
+    /// The text says why the session was chosen.
+    pub(super) fn choose_in_surge(
+        &mut self,
+        now: Instant,
+        newcomer: Option<&ClientContext>,
+    ) -> Option<(Arc<S>, &'static str)> {
         self.surge_since(now)?;
         self.join_surge(now);
         let usual = self.surge.as_ref().and_then(SurgeSessions::usual_idle).unwrap_or(UNKNOWN_IDLE).max(SHORTEST_IDLE);
         let abandoned = now.checked_sub(usual).and_then(|since| self.choose_abandoned(now, since, newcomer));
-        let abandoned = abandoned.or_else(|| self.oldest_opening(now, Timestamp::at(now.checked_sub(HANDSHAKE)?)));
-        abandoned.or_else(|| {
-            Rank::ALL.into_iter().find_map(|rank| {
-                self.take_drawn(now, |registry| {
-                    let Self { surge: Some(surge), random, .. } = registry else { return Vec::new() };
-                    surge.draw(rank, SAMPLE, random)
-                })
-            })
+        if let Some(session) = abandoned {
+            return Some((session, "in a surge, one that looks abandoned,"));
+        }
+        let opened = now.checked_sub(HANDSHAKE).map(Timestamp::at);
+        if let Some(session) = opened.and_then(|opened| self.oldest_opening(now, opened)) {
+            return Some((session, "in a surge, oldest unfinished handshake"));
+        }
+        Rank::ALL.into_iter().find_map(|rank| {
+            let session = self.take_drawn(now, |registry| {
+                let Self { surge: Some(surge), random, .. } = registry else { return Vec::new() };
+                surge.draw(rank, SAMPLE, random)
+            })?;
+            Some((session, rank.phrase()))
         })
     }
 

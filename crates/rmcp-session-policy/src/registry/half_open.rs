@@ -133,7 +133,7 @@ mod tests {
         let mut stage = half_open(2);
         let [_one, two, _three] = [stage.ready(), stage.opening(), stage.opening()];
         let restore = |stage: &mut TestRegistry| match stage.choose_for(ArrivalKind::Restore) {
-            Choice::Victim(record) => {
+            Choice::Victim(record, _) => {
                 Ok(stage.registry.remove(record.entry.key).unwrap().session.entry.key.generation())
             }
             choice => Err(matches!(choice, Choice::Handshakes)),

@@ -44,4 +44,4 @@ pub(crate) use choice::Choice;
 pub(crate) use client_id::{ClientId, ClientIds, ClientOf};
 pub(crate) use client_max::Allowed;
 pub(crate) use rules::{Predicate, Rules};
-pub(crate) use sessions::Registry;
+pub(crate) use sessions::{LOT, Registry};

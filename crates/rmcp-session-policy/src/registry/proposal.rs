@@ -24,11 +24,17 @@ impl<S: Recorded> Registry<S> {
     ///
     /// A policy that names none is asked again as long as sessions are found that were due, and once more if a session
     /// in its order may go: a change just after the policy's look is no fault of the policy.
-    pub(super) fn choose_by_policy(&mut self, now: Instant, newcomer: Option<&ClientContext>) -> Option<Arc<S>> {
+    ///
+    /// The text says why the session was chosen.
+    pub(super) fn choose_by_policy(
+        &mut self,
+        now: Instant,
+        newcomer: Option<&ClientContext>,
+    ) -> Option<(Arc<S>, &'static str)> {
         let mut missed = false;
         let fault = loop {
             match self.propose(now, newcomer) {
-                Ok(session) => return Some(session),
+                Ok(session) => return Some((session, self.phrase())),
                 // No newcomer is turned away while any session may go.
                 Err(None) if self.hear_of_time(now) => {}
                 // It may have come to that since the policy looked, so the policy is asked once more.
@@ -45,7 +51,14 @@ impl<S: Recorded> Registry<S> {
         if let Some(why) = fault.or(chosen.is_some().then_some("it named none while some session might go")) {
             self.note_overruled(why);
         }
-        chosen
+        chosen.map(|session| (session, "oldest, as the eviction policy named none that may go,"))
+    }
+
+    /// Why the policy named the session that it named last. If it panics, that is counted, and the phrase is the default.
+    fn phrase(&mut self) -> &'static str {
+        let mut phrase = "chosen by the eviction policy,";
+        self.call_policy(|policy| phrase = policy.phrase());
+        phrase
     }
 
     /// Asks the policy, and suspends what it names and may not go, until it names a session that may. That session's
@@ -253,7 +266,7 @@ mod tests {
             named
         }));
         stage.ready_many::<3>();
-        let Choice::Victim(closing) = stage.choose() else { panic!("one may go") };
+        let Choice::Victim(closing, _) = stage.choose() else { panic!("one may go") };
         assert_eq!((closing.entry.key.generation(), stage.registry.overruled), (1, 0));
         assert_eq!((stage.victim(), stage.registry.overruled), (Some(2), 1));
         assert!(stage.registry.remove(closing.entry.key).is_some());

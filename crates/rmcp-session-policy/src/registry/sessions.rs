@@ -21,6 +21,9 @@ use crate::session::{Record, Recorded};
 use crate::time::HOUR;
 use crate::timestamp::Timestamp;
 
+/// How many records are looked at in one hold of the manager's lock, by what looks at all of them.
+pub(crate) const LOT: usize = 1_000;
+
 /// A session, and what the registry notes of it.
 ///
 /// A session has a slot from its creation until it is gone, so a closing session keeps its slot, and its place.
@@ -109,6 +112,9 @@ pub(crate) struct Registry<S> {
     pub(super) fallback: Option<Queue<Timestamp>>,
     /// Times the policy panicked, or was overruled. `Stats` shows it.
     pub(crate) overruled: u64,
+    /// How many records were looked at in this hold of the lock, and in the longest one.
+    #[cfg(test)]
+    pub(crate) looked_at: std::cell::Cell<[usize; 2]>,
 }
 
 impl<S: Recorded> Registry<S> {
@@ -135,6 +141,8 @@ impl<S: Recorded> Registry<S> {
             rechecks: Queue::default(),
             fallback: None,
             overruled: 0,
+            #[cfg(test)]
+            looked_at: std::cell::Cell::default(),
         }
     }
 
@@ -158,7 +166,29 @@ impl<S: Recorded> Registry<S> {
         self.slots.len()
     }
 
+    /// Calls `look` with the sessions of the next [`LOT`] indexes, closing ones included. Returns the index to go on from;
+    /// `None` after the last one.
+    ///
+    /// Nothing else looks at all sessions, so that no hold of the manager's lock grows with their number. A session keeps
+    /// its index: one that is there before the first lot and after the last one is met once, and one that comes or goes
+    /// meanwhile, once or not at all.
+    pub(crate) fn lot(&self, from: usize, mut look: impl FnMut(&Arc<S>)) -> Option<usize> {
+        let until = from + LOT;
+        for index in from..until.min(self.slots.capacity()) {
+            if let Some(slot) = self.slots.get(index) {
+                look(&slot.session);
+                #[cfg(test)]
+                self.looked_at.set({
+                    let [hold, longest] = self.looked_at.get();
+                    [hold + 1, longest.max(hold + 1)]
+                });
+            }
+        }
+        (until < self.slots.capacity()).then_some(until)
+    }
+
     /// All sessions, closing ones included, by index.
+    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<S>> {
         self.slots.iter().map(|(_, slot)| &slot.session)
     }
@@ -360,6 +390,24 @@ mod tests {
         assert!(stage.registry.get(one).is_none() && stage.registry.get(two).is_some());
         assert!(stage.registry.remove(one).is_none(), "a stale end changes nothing");
         assert_eq!(stage.victim(), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lots_meet_each_session_once_and_are_no_larger_than_they_may_be() {
+        let mut stage = TestRegistry::new(Lru::new());
+        let all = stage.ready_many::<{ 2 * super::LOT + 7 }>();
+        for gone in all.iter().step_by(3) {
+            stage.registry.remove(gone.entry.key);
+        }
+        let (mut from, mut met, mut largest) = (Some(0), Vec::new(), 0);
+        while let Some(at) = from {
+            let before = met.len();
+            from = stage.registry.lot(at, |record| met.push(record.entry.key));
+            largest = largest.max(met.len() - before);
+        }
+        let left: Vec<_> = stage.registry.iter().map(|record| record.entry.key).collect();
+        assert_eq!(met, left);
+        assert!(largest <= super::LOT && largest > super::LOT / 2, "{largest}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -104,7 +104,7 @@ mod tests {
     fn victim(stage: &mut TestRegistry, of: Option<ClientId>) -> Option<u32> {
         let full = stage.registry.full(of, false);
         let choice = stage.registry.choose(Instant::now(), ArrivalKind::Create, None, 0, full);
-        let Choice::Victim(record) = choice else { return None };
+        let Choice::Victim(record, _) = choice else { return None };
         stage.registry.remove(record.entry.key).expect("a victim is in the registry");
         Some(record.entry.key.generation())
     }

@@ -24,6 +24,15 @@ pub(super) enum Rank {
 impl Rank {
     pub(super) const ALL: [Self; 3] = [Self::Unknown, Self::Known, Self::Restored];
 
+    /// Why a session of this rank goes.
+    pub(super) const fn phrase(self) -> &'static str {
+        match self {
+            Self::Unknown => "in a surge, one that came with it without a principal,",
+            Self::Known => "in a surge, one that came with it,",
+            Self::Restored => "in a surge, one that was restored in it,",
+        }
+    }
+
     fn of(record: &Record, since: Instant) -> Self {
         if record.entry.opened.instant() < since {
             return Self::Restored;

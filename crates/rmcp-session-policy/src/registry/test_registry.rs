@@ -113,7 +113,7 @@ impl TestRegistry {
 
     /// Has a victim chosen and takes it out; returns which one it was, counted by arrival.
     pub(crate) fn victim(&mut self) -> Option<u32> {
-        let Choice::Victim(record) = self.choose() else { return None };
+        let Choice::Victim(record, _) = self.choose() else { return None };
         self.registry.remove(record.entry.key).expect("a victim is in the registry");
         Some(record.entry.key.generation())
     }

@@ -71,6 +71,25 @@ impl Entry {
         }
     }
 
+    /// A copy that shows the entry as it is now, whatever happens to it later.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            state: self.state.copy(),
+            key: self.key,
+            mark: AtomicBool::new(self.is_marked()),
+            unwritten: AtomicBool::new(false),
+            last_used: AtomicU64::new(self.last_used().0),
+            uses: AtomicU64::new(self.uses()),
+            requests: Mutex::default(),
+            untaken: Untaken::default(),
+            signals: Arc::clone(&self.signals),
+            serial: self.serial,
+            created: self.created,
+            opened: self.opened,
+            context: self.context.clone(),
+        }
+    }
+
     /// How it tells its manager of a change.
     pub(crate) fn signals(&self) -> &Signals {
         &self.signals

@@ -26,6 +26,13 @@ impl Fingerprint {
         let [first, second, third, fourth, ..] = *SessionDigest::of(id).as_bytes();
         Self(u32::from_be_bytes([first, second, third, fourth]))
     }
+
+    /// Reads the eight digits that `Display` writes.
+    #[cfg(feature = "admin")]
+    pub(crate) fn parse(digits: &str) -> Option<Self> {
+        let are_digits = digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        are_digits.then(|| u32::from_str_radix(digits, 16).ok().map(Self)).flatten()
+    }
 }
 
 impl fmt::Display for Fingerprint {

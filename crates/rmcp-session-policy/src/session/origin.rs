@@ -71,12 +71,15 @@ pub(crate) struct Origin {
     pub(crate) history: History,
     /// Whether the incarnation that begins with it is a restored one.
     pub(crate) restored: bool,
+    /// How often this process has restored it, with the incarnation that begins with it, at most 65,535.
+    pub(crate) restores: u16,
 }
 
 impl Origin {
     /// Creates the origin of a new session.
     pub(crate) fn new(id: SessionId, context: Option<Arc<ClientContext>>, opened: Timestamp) -> Self {
-        Self { id, serial: SessionOrigin::allocate(), context, history: History::new(opened), restored: false }
+        let history = History::new(opened);
+        Self { id, serial: SessionOrigin::allocate(), context, history, restored: false, restores: 0 }
     }
 }
 

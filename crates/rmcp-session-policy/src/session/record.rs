@@ -54,6 +54,8 @@ pub(crate) struct Record {
     pub(crate) id: SessionId,
     /// Whether this is a later incarnation. It does not count against the share of half-open sessions.
     pub(crate) restored: bool,
+    /// How often this process has restored it, at most 65,535. It takes the room between its neighbours.
+    pub(crate) restores: u16,
     /// Calls so far, in all incarnations. The parking forgets sessions without any first. It and `last_gap` are written
     /// only under the lock of the requests, so loom need not model them.
     calls: UncheckedU32,
@@ -82,6 +84,7 @@ impl Record {
         }
         Self {
             restored: origin.restored,
+            restores: origin.restores,
             software: OnceLock::new(),
             last_heard: AtomicU64::new(origin.history.last_seen.0),
             answered: AtomicU64::new(created.0),
@@ -92,6 +95,24 @@ impl Record {
             progress: LazyNotify::default(),
             id: SessionId::clone(&origin.id),
             entry: Entry::new(key, origin, created, signals),
+        }
+    }
+
+    /// A copy that shows the session as it is now, whatever happens to it later. It is no session: no registry has it.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            restored: self.restored,
+            restores: self.restores,
+            software: self.software.clone(),
+            last_heard: AtomicU64::new(self.last_heard.load(Relaxed)),
+            answered: AtomicU64::new(self.answered.load(Relaxed)),
+            open_streams: AtomicU32::new(self.open_streams.load(SeqCst)),
+            calls: UncheckedU32::new(self.calls()),
+            last_gap: UncheckedU32::new(self.last_gap().0),
+            stream_lost: AtomicU64::new(self.stream_lost.load(SeqCst)),
+            progress: LazyNotify::default(),
+            id: SessionId::clone(&self.id),
+            entry: self.entry.copy(),
         }
     }
 
@@ -472,7 +493,7 @@ mod tests {
                 for _ in 0..300 {
                     // Half of the sessions stay for the end of the test.
                     if gone < crowd.len() / 2
-                        && let Choice::Victim(record) = stage.choose()
+                        && let Choice::Victim(record, _) = stage.choose()
                     {
                         begun_too_late |= begin(&record, ActivityKind::Call).is_some();
                         stage.registry.remove(record.entry.key);
@@ -582,7 +603,7 @@ mod loom_tests {
             let mut handshake = pin!(signals.evictable.notified());
             handshake.as_mut().enable();
             let choice = stage.choose();
-            if !matches!(choice, Choice::Victim(_)) {
+            if !matches!(choice, Choice::Victim(..)) {
                 assert!(matches!(choice, Choice::Handshakes));
                 wait(&signals.evictable, handshake, &mut end);
                 assert_eq!(stage.victim(), Some(1));

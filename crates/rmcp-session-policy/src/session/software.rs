@@ -6,7 +6,7 @@ const LONGEST: usize = 128;
 /// The name and version of a client's software, as `initialize` gave them, each cut at 128 bytes.
 ///
 /// They are one text, so a session makes one allocation for them, and the name is read with one look beyond the record.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Software {
     /// A character whose number is the length of the name in bytes, the name, and the version.
     text: Box<str>,

@@ -84,6 +84,11 @@ impl State {
         Self(AtomicU64::new(0))
     }
 
+    /// The state at this moment, which does not change any more.
+    pub(super) fn copy(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(SeqCst)))
+    }
+
     pub(crate) fn read(&self) -> StateSnapshot {
         StateSnapshot(self.0.load(SeqCst))
     }

@@ -383,6 +383,10 @@ impl<P: EvictionPolicy> EvictionPolicy for Watched<P> {
         self.watch(|policy| policy.on_forgotten(session));
     }
 
+    fn phrase(&self) -> &'static str {
+        self.policy.phrase()
+    }
+
     fn keep_resumptions(&mut self, share: f64) -> bool {
         self.policy.keep_resumptions(share)
     }

@@ -243,6 +243,11 @@ impl<S: RequestOwner> Ids<S> {
         }
     }
 
+    /// How many requests wait for their answers.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Whether the client still waits for the answer on this stream. Costs a look at each request in flight.
     pub(crate) fn has(&self, stream: &EventSource) -> bool {
         self.lock().keys().any(|id| stream.is_of(id))

@@ -8,6 +8,9 @@ mod directory;
 mod edge;
 #[path = "../support/events.rs"]
 mod events;
+#[cfg(feature = "admin")]
+#[path = "../support/operator.rs"]
+mod operator;
 #[path = "../support/parked.rs"]
 mod parked;
 #[path = "../support/scripted.rs"]
@@ -42,6 +45,7 @@ mod ended_for_good;
 mod ends_at_bad_moments;
 mod event_ids_are_sealed;
 mod event_stores;
+mod explanations;
 mod faulty_policies;
 mod held_streams;
 mod http_everywhere;
@@ -54,9 +58,14 @@ mod lifetimes;
 mod limits_end_with_sessions;
 mod listening_clients;
 mod one_end;
+#[cfg(feature = "admin")]
+mod operator_access;
 mod operator_api;
+#[cfg(feature = "admin")]
+mod operator_page;
 mod parking_bounds;
 mod principals_and_limits;
+mod queued_observers;
 mod real_clients;
 mod request_classification;
 mod requests_without_sessions;

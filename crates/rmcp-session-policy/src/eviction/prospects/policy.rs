@@ -259,6 +259,10 @@ impl EvictionPolicy for Prospects {
         self.take_out(session);
     }
 
+    fn phrase(&self) -> &'static str {
+        if self.rival.follows_lru() { "least recently used" } else { "least likely to return" }
+    }
+
     fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
         if self.rival.follows_lru() {
             return among.iter().min_by_key(|session| session.rank_by_use()).map(SessionInfo::key);

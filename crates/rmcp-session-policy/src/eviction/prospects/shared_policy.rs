@@ -39,7 +39,7 @@ impl Shared {
 pub(super) fn restore(stage: &mut TestRegistry, gone: &Record) -> Arc<Record> {
     let (now, id) = (Instant::now(), "a session".into());
     let history = gone.history(now);
-    let origin = Origin { id, serial: gone.entry.serial, context: None, history, restored: true };
+    let origin = Origin { id, serial: gone.entry.serial, context: None, history, restored: true, restores: 1 };
     stage.registry.insert(origin, now, |record| record)
 }
 
@@ -87,6 +87,9 @@ impl EvictionPolicy for Shared {
     }
     fn pick(&mut self, among: &[SessionInfo<'_>], now: Instant) -> Option<SessionKey> {
         self.policy().pick(among, now)
+    }
+    fn phrase(&self) -> &'static str {
+        self.policy().phrase()
     }
     fn keep_resumptions(&mut self, share: f64) -> bool {
         self.policy().keep_resumptions(share)

@@ -1,0 +1,130 @@
+//! What the history keeps of an end and of a rejection, and what operators read of it.
+
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use tokio::time::Instant;
+
+use super::PolicySessionManager;
+use super::idle_timeout::IdleTimeout;
+use super::manager_inner::ManagerInner;
+use crate::admission::ArrivalKind;
+use crate::context::ClientContext;
+use crate::error::Rejected;
+use crate::eviction::SessionInfo;
+use crate::explain::{Cause, Client, End, Eviction, Explanation};
+use crate::observe::CloseReason;
+use crate::session::Fingerprint;
+use crate::transport::{Flag, Session};
+
+impl<I: SessionManager> PolicySessionManager<I> {
+    /// Returns the last ends of sessions and rejections, `most` of them at most, newest first. How many there are, the
+    /// builder's [`explanations`](crate::PolicySessionManagerBuilder::explanations) says. Cost: a copy of each under a lock of
+    /// the history alone.
+    ///
+    /// ```
+    /// use rmcp::transport::streamable_http_server::session::SessionManager;
+    /// use rmcp_session_policy::PolicySessionManager;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let sessions = PolicySessionManager::local().max_sessions(1).refuse_when_full().build()?;
+    /// let (_id, _transport) = sessions.create_session().await?;
+    /// sessions.create_session().await.expect_err("full");
+    ///
+    /// let last = &sessions.recent(10)[0];
+    /// assert_eq!(last.for_client(), "the server is full, come back later");
+    /// let why = "rejected: a new session of an unknown client, all places (1) are taken and no session may go, may come back at any time";
+    /// assert_eq!(last.for_operator(), why);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn recent(&self, most: usize) -> Vec<Explanation> {
+        self.shared.history.as_ref().map_or_else(Vec::new, |history| history.recent(most))
+    }
+
+    /// Returns why the sessions with that fingerprint ended, and their restores and requests were rejected: all that is in
+    /// the history, newest first. Cost: a look at each entry under a lock of the history alone.
+    ///
+    /// ```
+    /// use rmcp::transport::streamable_http_server::session::SessionManager;
+    /// use rmcp_session_policy::{Fingerprint, PolicySessionManager};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let sessions = PolicySessionManager::local().build()?;
+    /// let (id, _transport) = sessions.create_session().await?;
+    /// assert!(sessions.explain(Fingerprint::of(&id)).is_empty());
+    /// sessions.close_session(&id).await?;
+    /// assert_eq!(sessions.explain(Fingerprint::of(&id)).len(), 1);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn explain(&self, session: Fingerprint) -> Vec<Explanation> {
+        self.shared.history.as_ref().map_or_else(Vec::new, |history| history.of_session(session))
+    }
+}
+
+/// What is known of an arrival that is rejected: its client, and the id of the session that it is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    pub(crate) context: Option<&'a ClientContext>,
+    /// `None` for a newcomer, and for a request without a session.
+    pub(crate) session: Option<&'a str>,
+}
+
+/// How a victim was chosen, and what for.
+#[derive(Clone, Copy)]
+pub(super) struct Chosen<'a> {
+    /// Why it was chosen, before "of 1,000 sessions".
+    pub(super) phrase: &'static str,
+    /// Among how many sessions.
+    pub(super) among: usize,
+    /// What needed its place. `None` if it was another session of its own client, at the limit of that client.
+    pub(super) arrival: Option<(ArrivalKind, Option<&'a ClientContext>)>,
+}
+
+impl<I: SessionManager> ManagerInner<I> {
+    /// Keeps why a session ended. `chosen`: how, if it was a victim. `waiting`: how many of its requests were not
+    /// answered.
+    pub(super) fn explain_end(
+        &self,
+        session: &Session<I::Transport>,
+        (reason, at): (CloseReason, Instant),
+        chosen: Option<Chosen<'_>>,
+        waiting: usize,
+    ) {
+        let Some(history) = &self.history else { return };
+        let info = SessionInfo::of(&session.record);
+        let settings = &self.settings;
+        let cause = match reason {
+            CloseReason::Evicted => chosen.map_or(Cause::Plain, |Chosen { phrase, among, arrival }| {
+                let arrival = arrival.map(|(kind, client)| (kind, Client::of(client)));
+                Cause::Evicted(Eviction { phrase, among, arrival })
+            }),
+            CloseReason::Idle => match settings.idle_timeout {
+                IdleTimeout::After(timeout) => Cause::Timeout(timeout),
+                IdleTimeout::Worth(_) => Cause::Worth,
+                IdleTimeout::Never => Cause::Plain,
+            },
+            CloseReason::Lifetime => settings.max_lifetime.map_or(Cause::Plain, Cause::Timeout),
+            CloseReason::InitTimeout if session.has(Flag::Initializing) && !session.has(Flag::Initialized) => {
+                Cause::Unanswered(settings.max_busy)
+            }
+            CloseReason::InitTimeout => Cause::Timeout(settings.init_timeout),
+            CloseReason::Revoked if session.has(Flag::CloseAsked) => Cause::Handler,
+            _ => Cause::Plain,
+        };
+        let idle_since = match reason {
+            CloseReason::Idle => info.last_seen(),
+            _ => info.last_used(),
+        };
+        let age = at.saturating_duration_since(info.created());
+        let idle = at.saturating_duration_since(idle_since);
+        let end = End { reason, age, idle, waiting, cause };
+        history.add(Explanation::of_end(info.fingerprint(), Client::of(info.context()), end));
+    }
+
+    /// Keeps why an arrival was rejected.
+    pub(super) fn explain_rejection(&self, rejected: &Rejected, asker: Asker<'_>) {
+        let Some(history) = &self.history else { return };
+        let session = asker.session.map(Fingerprint::of);
+        history.add(Explanation::of_rejection(session, Client::of(asker.context), rejected));
+    }
+}
