@@ -38,7 +38,8 @@
 //! | a preset with the API of the crate `mcp-session` | [`bounded`] |
 //!
 //! The module `http` (feature `http`, on by default) has the tower layer, which gives policies the client's address and
-//! principal and gives clients the right status. The module `testing` (feature `testing`) has a test kit for policies, and
+//! principal and gives clients the right status. `Metrics` (feature `metrics`) has a manager record metrics for any exporter. The
+//! module `testing` (feature `testing`) has a test kit for policies, and
 //! `simulation` (feature `simulation`) drives one without a server, for replays.
 //!
 //! The [guides](_guide) describe the layer's answers, how clients behave, how to write a policy, and how to move from
@@ -60,6 +61,8 @@ pub mod eviction;
 pub mod http;
 mod lazy_notify;
 mod manager;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod observe;
 mod queue;
 mod registry;
@@ -75,6 +78,8 @@ mod timestamp;
 mod tracker;
 mod transport;
 
+#[cfg(feature = "metrics")]
+pub use self::metrics::Metrics;
 pub use call_rejection::CallRejection;
 pub use config_error::ConfigError;
 pub use context::ClientContext;

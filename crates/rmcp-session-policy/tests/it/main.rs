@@ -76,3 +76,5 @@ mod surges;
 mod undo_is_drop;
 mod untaken_answers;
 mod unusual_inner_managers;
+#[cfg(feature = "metrics")]
+mod what_is_measured;
