@@ -33,6 +33,7 @@
 //! | what handlers keep in a session | [`SessionData`], [`FinalEnd`], [`SessionDataError`] |
 //! | sessions that outlive their process | [`directory`] |
 //! | an event store that costs no client its answer | [`event_store`] |
+//! | metrics for any exporter | `Metrics` (feature `metrics`), [`stats`](PolicySessionManager::stats) without it |
 //! | counts, lists and events | [`Stats`], [`SessionSnapshot`], [`SessionObserver`], [`SessionEvent`], [`CloseReason`], [`RejectionReason`] |
 //! | stopping | [`refuse_newcomers`](PolicySessionManager::refuse_newcomers), [`drain`](PolicySessionManager::drain), [`terminate`](PolicySessionManager::terminate) |
 //! | a preset with the API of the crate `mcp-session` | [`bounded`] |
