@@ -12,7 +12,7 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::{Lru, Prospects};
 use rmcp_session_policy::testing::directory::MemoryDirectory;
-use rmcp_session_policy_benches::service::{call, governed, handshake, in_directory, mcp, open, parking};
+use rmcp_session_policy_benches::service::{call, governed, handshake, in_directory, mcp, measured, open, parking};
 use tower_service::Service;
 
 /// Does the same `times` times.
@@ -44,7 +44,9 @@ enum Through {
     Bare,
     /// The layer, the manager and a token bucket
     Policies,
-    /// The same with Lru in place of the default policy
+    /// The same, and metrics
+    Metrics,
+    /// The same without metrics, with Lru in place of the default policy
     Lru,
     /// The same with parking
     Parking,
@@ -59,6 +61,7 @@ async fn main() {
     let sessions = match args.through {
         Through::Bare => return bare(args.what, args.times).await,
         Through::Policies | Through::Parking => governed(Prospects::new()),
+        Through::Metrics => measured(),
         Through::Lru => governed(Lru::new()),
         Through::Directory => in_directory(MemoryDirectory::new()),
     };

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::body::{Body, HttpBody};
 use http_body_util::BodyExt;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::ClientJsonRpcMessage;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
@@ -14,7 +15,7 @@ use rmcp::{schemars, tool, tool_router};
 use rmcp_session_policy::admission::{AdmissionPolicyExt, TokenBucket};
 use rmcp_session_policy::directory::SessionDirectory;
 use rmcp_session_policy::eviction::EvictionPolicy;
-use rmcp_session_policy::{PolicySessionManager, PolicySessionManagerBuilder};
+use rmcp_session_policy::{Metrics, PolicySessionManager, PolicySessionManagerBuilder};
 use serde_json::{Value, json};
 use tower_service::Service;
 
@@ -154,6 +155,31 @@ pub fn governed(eviction: impl EvictionPolicy) -> Arc<PolicySessionManager<Local
 #[must_use]
 pub fn in_directory(directory: impl SessionDirectory) -> Arc<PolicySessionManager<LocalSessionManager>> {
     Arc::new(with_buckets().directory(directory).build().expect("valid"))
+}
+
+/// Sessions in the default order, with metrics for Prometheus.
+///
+/// # Panics
+///
+/// If there is a recorder already.
+#[must_use]
+pub fn measured() -> Arc<PolicySessionManager<LocalSessionManager>> {
+    let _exporter = exporter();
+    Arc::new(with_buckets().metrics(Metrics::new()).build().expect("valid"))
+}
+
+/// Installs an exporter for Prometheus, with the buckets of the library.
+///
+/// # Panics
+///
+/// If there is a recorder already.
+#[must_use]
+pub fn exporter() -> PrometheusHandle {
+    let buckets = |builder: PrometheusBuilder, (name, bounds): &(&str, &[f64])| {
+        builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds).expect("some bounds")
+    };
+    let builder = Metrics::buckets().iter().fold(PrometheusBuilder::new(), buckets);
+    builder.with_recommended_naming(true).install_recorder().expect("the first one")
 }
 
 fn with_buckets() -> PolicySessionManagerBuilder<LocalSessionManager> {

@@ -7,8 +7,8 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
-use rmcp_session_policy::SECOND;
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use rmcp_session_policy::{Metrics, SECOND};
 
 use super::Sessions;
 
@@ -17,9 +17,13 @@ use super::Sessions;
 pub(crate) struct Exporter(PrometheusHandle);
 
 impl Exporter {
-    /// Makes it the process's recorder.
+    /// Makes it the process's recorder. Units and `_total` are in the names, as is usual with Prometheus.
     pub(crate) fn install() -> Result<Self, BuildError> {
-        Ok(Self(PrometheusBuilder::new().install_recorder()?))
+        let mut builder = PrometheusBuilder::new().with_recommended_naming(true);
+        for (name, bounds) in Metrics::buckets() {
+            builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds)?;
+        }
+        Ok(Self(builder.install_recorder()?))
     }
 
     pub(crate) fn router(self, sessions: &Arc<Sessions>) -> Router {
@@ -36,6 +40,12 @@ impl Exporter {
     }
 }
 
-async fn render(State((_sessions, exporter)): State<(Arc<Sessions>, Exporter)>) -> impl IntoResponse {
+/// What the manager is to measure. Other software than this is `other`: clients choose their names.
+pub(crate) fn metrics() -> Metrics {
+    Metrics::new().clients(["claude-ai", "claude-code", "codex-mcp-client", "cursor-vscode", "Visual Studio Code"])
+}
+
+async fn render(State((sessions, exporter)): State<(Arc<Sessions>, Exporter)>) -> impl IntoResponse {
+    sessions.publish_metrics();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], exporter.0.render())
 }

@@ -29,3 +29,8 @@ pub mod operator_page {}
 /// Moving from the crate `mcp-session`.
 #[doc = include_str!("../docs/moving-from-mcp-session.md")]
 pub mod moving_from_mcp_session {}
+
+/// Operating: all metrics, and what to watch.
+#[cfg(feature = "metrics")]
+#[doc = include_str!("../docs/operating.md")]
+pub mod operating {}

@@ -33,12 +33,14 @@
 //! | what handlers keep in a session | [`SessionData`], [`FinalEnd`], [`SessionDataError`] |
 //! | sessions that outlive their process | [`directory`] |
 //! | an event store that costs no client its answer | [`event_store`] |
+//! | metrics for any exporter | `Metrics` (feature `metrics`), [`stats`](PolicySessionManager::stats) without it |
 //! | counts, lists and events | [`Stats`], [`SessionSnapshot`], [`SessionObserver`], [`SessionEvent`], [`CloseReason`], [`RejectionReason`] |
 //! | stopping | [`refuse_newcomers`](PolicySessionManager::refuse_newcomers), [`drain`](PolicySessionManager::drain), [`terminate`](PolicySessionManager::terminate) |
 //! | a preset with the API of the crate `mcp-session` | [`bounded`] |
 //!
 //! The module `http` (feature `http`, on by default) has the tower layer, which gives policies the client's address and
-//! principal and gives clients the right status. The module `testing` (feature `testing`) has a test kit for policies, and
+//! principal and gives clients the right status. `Metrics` (feature `metrics`) has a manager record metrics for any exporter. The
+//! module `testing` (feature `testing`) has a test kit for policies, and
 //! `simulation` (feature `simulation`) drives one without a server, for replays.
 //!
 //! The [guides](_guide) describe the layer's answers, how clients behave, how to write a policy, and how to move from
@@ -65,6 +67,8 @@ mod explain;
 pub mod http;
 mod lazy_notify;
 mod manager;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod observe;
 mod queue;
 mod registry;
@@ -80,6 +84,8 @@ mod timestamp;
 mod tracker;
 mod transport;
 
+#[cfg(feature = "metrics")]
+pub use self::metrics::Metrics;
 pub use call_rejection::CallRejection;
 pub use config_error::ConfigError;
 pub use context::ClientContext;

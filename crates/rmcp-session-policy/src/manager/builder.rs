@@ -28,6 +28,8 @@ use crate::data::DataTypes;
 use crate::directory::SessionDirectory;
 use crate::event_store::BestEffort;
 use crate::eviction::{EvictionPolicy, Prospects, SessionInfo};
+#[cfg(feature = "metrics")]
+use crate::metrics::{Instruments, Metrics};
 use crate::observe::SessionObserver;
 use crate::registry::{ClientOf, Predicate, Rules};
 use crate::time::{HOUR, MINUTE, SECOND};
@@ -87,6 +89,8 @@ pub struct PolicySessionManagerBuilder<I> {
     observer: Option<Arc<dyn SessionObserver>>,
     data_types: DataTypes,
     max_data_bytes: Option<usize>,
+    #[cfg(feature = "metrics")]
+    metrics: Option<Metrics>,
 }
 
 impl PolicySessionManagerBuilder<LocalSessionManager> {
@@ -132,6 +136,8 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
                 final_end_deadline: 10 * SECOND,
                 explanations: 10_000,
                 expected_downtime: 3 * SECOND,
+                #[cfg(feature = "metrics")]
+                metrics: None,
             },
             max_opening: None,
             max_parked_streams: None,
@@ -147,6 +153,8 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             observer: None,
             data_types: DataTypes::default(),
             max_data_bytes: None,
+            #[cfg(feature = "metrics")]
+            metrics: None,
         }
     }
 
@@ -637,6 +645,14 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
+    /// Has the manager record [metrics](Metrics). Install the recorder before [`build`](Self::build), and call
+    /// [`publish_metrics`](PolicySessionManager::publish_metrics) before each render. Defaults to no metrics.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
     /// Offers busy sessions to the eviction policy too. Defaults to idle sessions only.
     pub(crate) const fn busy_may_go(mut self) -> Self {
         self.busy_may_go = true;
@@ -673,6 +689,10 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         settings.data_types = Arc::new(self.data_types);
         for policy in [&self.admission, &self.requests].into_iter().flatten() {
             policy.validate()?;
+        }
+        #[cfg(feature = "metrics")]
+        {
+            settings.metrics = self.metrics.map(Instruments::new).transpose()?.map(Arc::new);
         }
         let max_busy = if self.busy_may_go { Duration::ZERO } else { settings.max_busy };
         let rules = Rules { min_idle: self.min_idle, max_busy, protect: self.protect };

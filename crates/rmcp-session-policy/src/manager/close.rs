@@ -133,6 +133,8 @@ impl<I: SessionManager> ManagerInner<I> {
         let info = SessionInfo::of(&session.record);
         let age = at.instant().saturating_duration_since(info.created());
         self.counters.count_closed(reason);
+        #[cfg(feature = "metrics")]
+        self.measure_end(session, reason, at);
         if self.settings.logs_ends {
             tracing::info!(session = %info.fingerprint(), %reason, ?age, uses = info.uses(), "session closed");
         }
@@ -316,6 +318,10 @@ impl<I: SessionManager> ManagerInner<I> {
             goes_on = goes_on && !comes_back;
         }
         drop(slot);
+        #[cfg(feature = "metrics")]
+        if let Some((_, begun)) = session.close_reason() {
+            self.measure(|metrics| metrics.gone(now.saturating_duration_since(begun.instant())));
+        }
         session.drop_lease();
         session.raise(Flag::Left);
         // A creation may have committed the lease after the first drop, to a session that ended at once.

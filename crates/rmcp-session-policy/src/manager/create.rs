@@ -87,6 +87,25 @@ impl<I: SessionManager> ManagerInner<I> {
         owner: Option<&ClientContext>,
         patience: Patience,
     ) -> Result<Option<Admitted>, Failed<I>> {
+        #[cfg(feature = "metrics")]
+        let began = self.begin_measure();
+        let admitted = self.ask_and_place(kind, context, owner, patience).await;
+        #[cfg(feature = "metrics")]
+        if let Some(began) = began {
+            let is_admitted = matches!(admitted, Ok(Some(_)));
+            self.measure(|metrics| metrics.admission(kind, is_admitted, began.elapsed()));
+        }
+        admitted
+    }
+
+    /// The steps of [`try_admit`](Self::try_admit).
+    async fn ask_and_place(
+        self: &Arc<Self>,
+        kind: ArrivalKind,
+        context: Option<&ClientContext>,
+        owner: Option<&ClientContext>,
+        patience: Patience,
+    ) -> Result<Option<Admitted>, Failed<I>> {
         if self.stops_taking(kind) {
             return Err(self.refuse(kind, asker, PolicyError::Draining));
         }
@@ -185,6 +204,8 @@ impl<I: SessionManager> ManagerInner<I> {
         let host: Arc<dyn TransportEvents<I::Transport>> = Arc::<Self>::clone(self);
         let transport = PolicyTransport::new(Arc::clone(&session), host);
         let info = SessionInfo::of(&session.record);
+        #[cfg(feature = "metrics")]
+        self.measure(|metrics| metrics.opened(restored));
         if restored {
             self.counters.restored.fetch_add(1, Relaxed);
             tracing::debug!(session = %info.fingerprint(), "session restored");

@@ -246,13 +246,19 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     /// Whether the answer to an `initialize`, or to its replay, is in the protocol version that the client speaks. It is not
-    /// if another release of the server, which supports other versions, has answered the client. Costs nothing without a
-    /// directory.
+    /// if another release of the server, which supports other versions, has answered the client. Without a directory it always
+    /// is, and costs nothing but for metrics, which show the version.
     pub(super) fn speaks_the_same(&self, session: &Session<I::Transport>, answer: &ServerJsonRpcMessage) -> bool {
-        let (Some(_), ServerJsonRpcMessage::Response(answer)) = (&self.durable, answer) else { return true };
+        let is_noted = self.durable.is_some();
+        #[cfg(feature = "metrics")]
+        let is_noted = is_noted || self.settings.metrics.is_some();
+        let ServerJsonRpcMessage::Response(answer) = answer else { return true };
+        if !is_noted {
+            return true;
+        }
         let ServerResult::InitializeResult(answer) = &answer.result else { return true };
         let version = answer.protocol_version.as_str();
-        **session.speaks(version) == *version
+        **session.speaks(version) == *version || self.durable.is_none()
     }
 
     /// Starts the tasks that watch the directory, with the first session. Two, since a panic of a backend ends a task.

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
+use slab::Slab;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 #[cfg(feature = "http")]
 use tokio::time::Instant;
 
-use super::all_sessions::Watched;
 use super::deadlines::Deadlines;
 use super::durable::Durable;
 use super::ended_for_good::Ends;
@@ -51,8 +51,9 @@ pub(super) struct ManagerState<T> {
     /// How many sessions are closing.
     pub(super) closing: usize,
     pub(super) deadlines: Deadlines,
-    /// What is restored while something comes to all sessions.
-    pub(super) restored_meanwhile: Watched<T>,
+    /// The sessions that are restored while something has to come to all sessions: one list for each of those. See
+    /// [`watch_restores`](ManagerInner::watch_restores).
+    pub(super) restored_meanwhile: Slab<Vec<Arc<Session<T>>>>,
 }
 
 /// A manager.
@@ -149,7 +150,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
         let history = History::new(settings.explanations);
         let places = Places::new(settings.max_sessions);
-        let core = ManagerState { registry, places, closing: 0, deadlines, restored_meanwhile: Watched::new() };
+        let core = ManagerState { registry, places, closing: 0, deadlines, restored_meanwhile: Slab::new() };
         Ok(Self {
             inner,
             settings,
@@ -209,6 +210,8 @@ impl<I: SessionManager> ManagerInner<I> {
     pub(crate) fn turn_away(&self, refusal: Rejected, asker: Asker<'_>) -> Rejected {
         let Rejected { kind, reason, retry, ref policy, .. } = refusal;
         self.counters.count_rejected(kind, reason);
+        #[cfg(feature = "metrics")]
+        self.measure(|metrics| metrics.rejected(kind, reason, policy));
         tracing::debug!(?kind, %reason, %policy, "rejected");
         self.explain_rejection(&refusal, asker);
         let context = asker.context;

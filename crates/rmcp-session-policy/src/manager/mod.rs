@@ -30,6 +30,8 @@ mod live_sessions;
 mod look_queue;
 mod lookup;
 mod manager_inner;
+#[cfg(feature = "metrics")]
+mod measure;
 mod misses;
 mod operate;
 #[cfg(feature = "admin")]

@@ -72,11 +72,17 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// `live` and `reserved` are of one moment, and the others fit to them.
     #[must_use]
     pub fn stats(&self) -> Stats {
+        self.census(|_| {})
+    }
+
+    /// The numbers of sessions, and the counts. Calls `also` with the record of each session, under the lock.
+    pub(super) fn census(&self, mut also: impl FnMut(&Record)) -> Stats {
         let shared = &*self.shared;
         let (now, deadline) = (Instant::now(), shared.settings.close_deadline);
         let mut stats = Stats::empty(shared.settings.max_sessions);
         let (mut opening, mut closing, mut stuck, mut busy, mut streams) = (0, 0, 0, 0, 0);
         let look = |session: &Session<I::Transport>| {
+            also(&session.record);
             let seen = session.record.entry.state.read();
             let is_closing = seen.phase() == Phase::Closing;
             opening += usize::from(seen.phase() == Phase::Opening);

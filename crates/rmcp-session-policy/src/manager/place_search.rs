@@ -190,7 +190,11 @@ impl<I: SessionManager> ManagerInner<I> {
             let mut change = pin!(self.signals.evictable.notified());
             let step = search.next_step(&mut self.lock(), now, change.as_mut());
             let (until, listens) = match step {
-                Step::Has(place) => return Some(place),
+                Step::Has(place) => {
+                    #[cfg(feature = "metrics")]
+                    self.measure(|metrics| metrics.room(now.saturating_duration_since(search.began)));
+                    return Some(place);
+                }
                 Step::Refused => return None,
                 Step::Waits(until) => (until, false),
                 Step::Listens(until) => (until, true),

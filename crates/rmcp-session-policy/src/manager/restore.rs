@@ -133,6 +133,8 @@ impl<I: SessionManager> ManagerInner<I> {
         if transport.session().is_closing() {
             return Ok(RestoreOutcome::NotSupported);
         }
+        #[cfg(feature = "metrics")]
+        self.measure(|metrics| metrics.came_back(now.saturating_duration_since(restoring.began)));
         Ok(RestoreOutcome::Restored(transport))
     }
 

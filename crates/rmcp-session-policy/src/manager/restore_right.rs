@@ -55,6 +55,9 @@ pub(super) struct PendingRestore<I: SessionManager> {
     right: Option<Right<I>>,
     /// What the session needs, once it has it.
     pub(super) admitted: Option<Admitted>,
+    /// When its request came.
+    #[cfg(feature = "metrics")]
+    pub(super) began: Instant,
 }
 
 impl<I: SessionManager> Right<I> {
@@ -156,7 +159,12 @@ impl<I: SessionManager> PendingRestore<I> {
         let shared = Arc::clone(shared);
         let (claimed, stored, permit) = (None, None, None);
         let right = Right { flight, shared, pin: None, claimed, stored, is_lost: false, permit, until: None };
-        Self { right: Some(right), admitted: None }
+        Self {
+            right: Some(right),
+            admitted: None,
+            #[cfg(feature = "metrics")]
+            began: Instant::now(),
+        }
     }
 
     pub(super) fn is_of(&self, shared: &Arc<ManagerInner<I>>, id: &SessionId) -> bool {

@@ -45,7 +45,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let session = self.shared.find(id).ok_or_else(|| self.shared.cut_off(id, kind, None))?;
         let cut_off = || self.shared.cut_off(id, kind, session.close_reason().map(|(reason, _)| reason));
         let activity = Activity::begin(&session, kind, Instant::now()).ok_or_else(cut_off)?;
-        note_software(&session, &message);
+        self.shared.note_software(&session, &message);
         session.raise(Flag::Initializing);
         session.record.progress.notify_waiters();
         let mut abandoned = Abandoned { shared: &self.shared, session: Some(Arc::clone(&session)) };
@@ -147,6 +147,10 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             Err(refusal) => return Ok(LiveStream::once(&session, self.shared.refused(&refusal, message))),
         };
         let activity = begin(&session, held, kind, now).ok_or_else(not_found)?;
+        #[cfg(feature = "metrics")]
+        if kind.is_use() {
+            self.shared.measure(|metrics| metrics.request(true));
+        }
         if kind.is_use() && self.shared.tracks_access {
             self.shared.lock().registry.used(&session.record);
         }
@@ -294,16 +298,18 @@ fn is_replay(message: &ClientJsonRpcMessage) -> bool {
     extensions.get::<SessionRestoreMarker>().is_some()
 }
 
-fn note_software<T>(session: &Session<T>, message: &ClientJsonRpcMessage) {
-    if let ClientJsonRpcMessage::Request(request) = message
-        && let ClientRequest::InitializeRequest(initialize) = &request.request
-    {
-        let client = &initialize.params.client_info;
-        session.record.software.get_or_init(|| Software::new(&client.name, &client.version));
-    }
-}
-
 impl<I: SessionManager> ManagerInner<I> {
+    fn note_software(&self, session: &Session<I::Transport>, message: &ClientJsonRpcMessage) {
+        if let ClientJsonRpcMessage::Request(request) = message
+            && let ClientRequest::InitializeRequest(initialize) = &request.request
+        {
+            let client = &initialize.params.client_info;
+            session.record.software.get_or_init(|| Software::new(&client.name, &client.version));
+            #[cfg(feature = "metrics")]
+            self.measure_software(session, &client.name);
+        }
+    }
+
     /// Enters the id of a request among those in flight. Returns the answer to the request if its id is not allowed.
     fn take_seat<'a>(
         &self,
@@ -317,7 +323,10 @@ impl<I: SessionManager> ManagerInner<I> {
                 tracing::debug!(session = %session.record.fingerprint(), ?refused, "refused the id of a request");
                 return Box::new(ServerJsonRpcMessage::error(error, Some(request.id.clone())));
             }
-            let refusal = self.turn_away_request(session, Rejected::too_many_in_flight(MAX_IN_FLIGHT));
+            let current = ClientContext::current();
+            let context = current.as_deref().or(session.record.entry.context.as_deref());
+            let asker = Asker { context, session: Some(&session.record.id) };
+            let refusal = self.turn_away_request(Rejected::too_many_in_flight(MAX_IN_FLIGHT), asker);
             Box::new(refusal.answer_to(is_call, self.settings.call_rejection, request.id.clone()))
         })
     }
@@ -330,10 +339,10 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     /// Counts and reports the rejection of a request within a session.
-    fn turn_away_request(&self, session: &Session<I::Transport>, refusal: Rejected) -> Rejected {
-        let current = ClientContext::current();
-        let context = current.as_deref().or(session.record.entry.context.as_deref());
-        self.turn_away(refusal, Asker { context, session: Some(&session.record.id) })
+    fn turn_away_request(&self, refusal: Rejected, asker: Asker<'_>) -> Rejected {
+        #[cfg(feature = "metrics")]
+        self.measure(|metrics| metrics.request(false));
+        self.turn_away(refusal, asker)
     }
 
     /// Returns the error for an `initialize` if its session ended before the answer. The client does not have the
@@ -384,7 +393,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let context = current.as_deref().or(session.record.entry.context.as_deref());
         let asker = Asker { context, session: Some(&session.record.id) };
         if self.stops_taking(ArrivalKind::Request) {
-            return Err(self.turn_away(Rejected::draining(ArrivalKind::Request), asker));
+            return Err(self.turn_away_request(Rejected::draining(ArrivalKind::Request), asker));
         }
         // A client that is refused `server/discover` takes the server for one of an older revision.
         let Some(policy) = self.requests.as_deref().filter(|_| !is_discover) else { return Ok((None, now)) };
@@ -409,7 +418,9 @@ impl<I: SessionManager> ManagerInner<I> {
         drop(asking);
         match admitted {
             Ok(permit) => Ok((Some(permit.commit()).filter(|lease| !lease.is_free()), now)),
-            Err(rejection) => Err(self.turn_away(Rejected::by_policy(ArrivalKind::Request, &rejection), asker)),
+            Err(rejection) => {
+                Err(self.turn_away_request(Rejected::by_policy(ArrivalKind::Request, &rejection), asker))
+            }
         }
     }
 }

@@ -9,6 +9,8 @@ use super::idle_timeout::IdleTimeout;
 use crate::call_rejection::CallRejection;
 use crate::data::DataTypes;
 use crate::directory::SessionDirectory;
+#[cfg(feature = "metrics")]
+use crate::metrics::Instruments;
 
 /// The settings of a manager, as its builder has checked them.
 #[derive(Clone, Debug)]
@@ -39,4 +41,7 @@ pub(crate) struct Settings {
     pub(crate) explanations: usize,
     /// What a drain says to clients that listen.
     pub(crate) expected_downtime: Duration,
+    /// What records metrics.
+    #[cfg(feature = "metrics")]
+    pub(crate) metrics: Option<Arc<Instruments>>,
 }

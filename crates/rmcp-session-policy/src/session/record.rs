@@ -1,6 +1,8 @@
 //! What the registry and the policies know of one incarnation of a session.
 
 use std::fmt;
+#[cfg(feature = "metrics")]
+use std::sync::atomic::AtomicU8;
 use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -56,6 +58,9 @@ pub(crate) struct Record {
     pub(crate) restored: bool,
     /// How often this process has restored it, at most 65,535. It takes the room between its neighbours.
     pub(crate) restores: u16,
+    /// Which of the client software that the metrics know it is. The begin of its `initialize` sets it.
+    #[cfg(feature = "metrics")]
+    pub(crate) client: AtomicU8,
     /// Calls so far, in all incarnations. The parking forgets sessions without any first. It and `last_gap` are written
     /// only under the lock of the requests, so loom need not model them.
     calls: UncheckedU32,
@@ -85,6 +90,8 @@ impl Record {
         Self {
             restored: origin.restored,
             restores: origin.restores,
+            #[cfg(feature = "metrics")]
+            client: AtomicU8::new(0),
             software: OnceLock::new(),
             last_heard: AtomicU64::new(origin.history.last_seen.0),
             answered: AtomicU64::new(created.0),

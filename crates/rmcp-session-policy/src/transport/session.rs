@@ -99,7 +99,8 @@ pub(crate) struct Session<T> {
     pub(crate) ids: Ids<Self>,
     /// What is needed at the opening or the end of a stream and at the close, but not by each message.
     belongings: Mutex<Belongings>,
-    /// The protocol version that `initialize` was answered with. Set only if there is a directory.
+    /// The protocol version that `initialize` was answered with. Set only if there is a directory, or there are
+    /// metrics.
     protocol_version: OnceLock<Arc<str>>,
     /// What it is in the directory that outlives the process. Empty without one, and until `initialize` was answered.
     in_directory: OnceLock<Box<InDirectory>>,

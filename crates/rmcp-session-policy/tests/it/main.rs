@@ -85,3 +85,5 @@ mod surges;
 mod undo_is_drop;
 mod untaken_answers;
 mod unusual_inner_managers;
+#[cfg(feature = "metrics")]
+mod what_is_measured;
