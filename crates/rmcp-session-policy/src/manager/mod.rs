@@ -1,9 +1,11 @@
 //! The manager: rmcp's `SessionManager` over admission, places, parking, ends and deadlines.
 
 mod allowance;
+mod asker;
 mod asking;
 mod availability;
 mod builder;
+mod chosen;
 mod client_limits;
 mod close;
 mod create;
@@ -67,7 +69,7 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 
 #[cfg(feature = "http")]
-pub(crate) use explanations::Asker;
+pub(crate) use asker::Asker;
 #[cfg(feature = "http")]
 pub(crate) use lookup::Owner;
 pub(crate) use manager_inner::ManagerInner;
