@@ -12,7 +12,8 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::eviction::{Lru, Prospects};
 use rmcp_session_policy::testing::directory::MemoryDirectory;
-use rmcp_session_policy_benches::service::{call, governed, handshake, in_directory, mcp, measured, open, parking};
+use rmcp_session_policy::{Queued, SessionEvent, SessionObserver};
+use rmcp_session_policy_benches::service::{call, governed, handshake, in_directory, mcp, measured, open, parking, set};
 use tower_service::Service;
 
 /// Does the same `times` times.
@@ -48,6 +49,10 @@ enum Through {
     Metrics,
     /// The same without metrics, with Lru in place of the default policy
     Lru,
+    /// The layer, the manager and a token bucket, and no explanations
+    Unexplained,
+    /// The same with explanations and a queued observer
+    Queued,
     /// The same with parking
     Parking,
     /// The same with parking, and a directory in memory
@@ -63,6 +68,8 @@ async fn main() {
         Through::Policies | Through::Parking => governed(Prospects::new()),
         Through::Metrics => measured(),
         Through::Lru => governed(Lru::new()),
+        Through::Unexplained => set(|builder| builder.explanations(0)),
+        Through::Queued => set(|builder| builder.observer(Queued::new(Deaf, 1_000))),
         Through::Directory => in_directory(MemoryDirectory::new()),
     };
     let layer = sessions.layer();
@@ -72,6 +79,14 @@ async fn main() {
         (What::Call, _) => calls(layer.layer(mcp(Arc::clone(&sessions))), args.times).await,
         (What::Open, _) => opens(layer.layer(parking(&sessions)), args.times).await,
     }
+}
+
+/// Hears events, and does nothing.
+#[derive(Debug)]
+struct Deaf;
+
+impl SessionObserver for Deaf {
+    fn observe(&self, _: &SessionEvent<'_>) {}
 }
 
 /// Does it through rmcp alone.

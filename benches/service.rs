@@ -147,6 +147,20 @@ pub fn governed(eviction: impl EvictionPolicy) -> Arc<PolicySessionManager<Local
     Arc::new(with_buckets().eviction(eviction).build().expect("valid"))
 }
 
+/// The same with what else is set, in the default order.
+///
+/// # Panics
+///
+/// If a setting is not valid.
+#[must_use]
+pub fn set(
+    configure: impl FnOnce(
+        PolicySessionManagerBuilder<LocalSessionManager>,
+    ) -> PolicySessionManagerBuilder<LocalSessionManager>,
+) -> Arc<PolicySessionManager<LocalSessionManager>> {
+    Arc::new(configure(with_buckets()).build().expect("valid"))
+}
+
 /// The same, in a directory.
 ///
 /// # Panics

@@ -29,6 +29,11 @@ impl EvictionPolicy for GuestsFirst {
         self.order_of(session).on_remove(session);
     }
 
+    /// An operator reads "evicted: least recently used, guests first, of 1,000 sessions".
+    fn phrase(&self) -> &'static str {
+        "least recently used, guests first,"
+    }
+
     fn victim(&mut self, candidates: &Candidates<'_>) -> Option<SessionKey> {
         self.guests.victim(candidates).or_else(|| self.members.victim(candidates))
     }

@@ -55,7 +55,8 @@ fn ended(text: &mut String, end: &End) -> fmt::Result {
         (CloseReason::Drained, _) => write!(text, "closed by a drain, idle for {idle}")?,
         (CloseReason::Moved, _) => write!(text, "another server has it now, idle for {idle}")?,
     }
-    if end.waiting > 0 {
+    // `initialize` itself is not told once more.
+    if end.waiting > 0 && !matches!(end.cause, Cause::Unanswered(_)) {
         write!(text, ", with {} in flight", Count(end.waiting as u64, "request"))?;
     }
     Ok(())

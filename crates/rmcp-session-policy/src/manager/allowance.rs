@@ -12,7 +12,7 @@ use futures_util::future::select;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::explanations::Chosen;
+use super::chosen::Chosen;
 use super::manager_inner::{ManagerInner, ManagerState};
 use super::place_search::{IDLE_GRACE, MAX_VICTIMS, VICTIM_TIMEOUT};
 use crate::admission::Rejection;

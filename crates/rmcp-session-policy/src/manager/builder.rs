@@ -613,7 +613,8 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
-    /// Sets the observer that receives the events of sessions and rejections. Defaults to no observer.
+    /// Sets the observer that receives the events of sessions and rejections, in line: what causes an event waits for it. Put
+    /// one that takes time into a [`Queued`](crate::Queued). For several, give a tuple. Defaults to no observer.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -12,7 +12,7 @@ use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::explanations::Chosen;
+use super::chosen::Chosen;
 use super::final_end::FinalEndReason;
 use super::goes_on::GoesOn;
 use super::manager_inner::{ManagerInner, ManagerState};

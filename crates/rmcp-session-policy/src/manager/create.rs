@@ -8,8 +8,8 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::allowance::Allowance;
+use super::asker::Asker;
 use super::durable::Claimed;
-use super::explanations::Asker;
 use super::lifecycle;
 use super::manager_inner::ManagerInner;
 use super::parked::Parked;

@@ -4,10 +4,10 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::Instant;
 
 use super::PolicySessionManager;
+use super::asker::Asker;
+use super::chosen::Chosen;
 use super::idle_timeout::IdleTimeout;
 use super::manager_inner::ManagerInner;
-use crate::admission::ArrivalKind;
-use crate::context::ClientContext;
 use crate::error::Rejected;
 use crate::eviction::SessionInfo;
 use crate::explain::{Cause, Client, End, Eviction, Explanation};
@@ -59,25 +59,6 @@ impl<I: SessionManager> PolicySessionManager<I> {
     pub fn explain(&self, session: Fingerprint) -> Vec<Explanation> {
         self.shared.history.as_ref().map_or_else(Vec::new, |history| history.of_session(session))
     }
-}
-
-/// What is known of an arrival that is rejected: its client, and the id of the session that it is for.
-#[derive(Clone, Copy)]
-pub(crate) struct Asker<'a> {
-    pub(crate) context: Option<&'a ClientContext>,
-    /// `None` for a newcomer, and for a request without a session.
-    pub(crate) session: Option<&'a str>,
-}
-
-/// How a victim was chosen, and what for.
-#[derive(Clone, Copy)]
-pub(super) struct Chosen<'a> {
-    /// Why it was chosen, before "of 1,000 sessions".
-    pub(super) phrase: &'static str,
-    /// Among how many sessions.
-    pub(super) among: usize,
-    /// What needed its place. `None` if it was another session of its own client, at the limit of that client.
-    pub(super) arrival: Option<(ArrivalKind, Option<&'a ClientContext>)>,
 }
 
 impl<I: SessionManager> ManagerInner<I> {

@@ -12,10 +12,10 @@ use tokio::task::AbortHandle;
 #[cfg(feature = "http")]
 use tokio::time::Instant;
 
+use super::asker::Asker;
 use super::deadlines::Deadlines;
 use super::durable::Durable;
 use super::ended_for_good::Ends;
-use super::explanations::Asker;
 use super::final_ends::FinalEnds;
 use super::handlers::Handlers;
 use super::leases::Leases;

@@ -2,9 +2,11 @@
 
 mod all_sessions;
 mod allowance;
+mod asker;
 mod asking;
 mod availability;
 mod builder;
+mod chosen;
 mod client_limits;
 mod close;
 mod create;
@@ -72,7 +74,7 @@ use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 
 #[cfg(feature = "http")]
-pub(crate) use explanations::Asker;
+pub(crate) use asker::Asker;
 #[cfg(feature = "http")]
 pub(crate) use lookup::Owner;
 pub(crate) use manager_inner::ManagerInner;

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
 
-use super::explanations::Chosen;
+use super::chosen::Chosen;
 use super::manager_inner::{ManagerInner, ManagerState};
 use crate::admission::{Arrival, ArrivalKind, ClientKey};
 use crate::context::ClientContext;

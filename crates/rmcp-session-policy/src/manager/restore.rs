@@ -6,9 +6,9 @@ use std::time::Duration;
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, SessionId, SessionManager};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::asker::Asker;
 use super::create::{Admitted, Luggage};
 use super::durable::RESTORE_WAIT;
-use super::explanations::Asker;
 use super::manager_inner::ManagerInner;
 use super::parked::Parked;
 use super::parking_state::Came;

@@ -11,9 +11,9 @@ use rmcp::transport::streamable_http_server::session::{
 use tokio::time::Instant;
 
 use super::PolicySessionManager;
+use super::asker::Asker;
 use super::asking::Asking;
 use super::current_session::CurrentSession;
-use super::explanations::Asker;
 use super::lookup::Entered;
 use super::manager_inner::{ManagerInner, not_found};
 use crate::admission::{Arrival, ArrivalKind, Lease};

@@ -234,7 +234,7 @@ impl rmcp::ServerHandler for Closes {
 
 #[tokio::test(start_paused = true)]
 async fn a_rejected_newcomer_hears_when_to_come_back() {
-    let sessions = local(|b| b.admission(SlidingWindow::new(2, MINUTE).per_client()));
+    let sessions = local(|b| b.admission(SlidingWindow::new(2, MINUTE).per_client()).init_timeout(HOUR));
     let mallory = || at([10, 1, 2, 3]);
     let _first = mallory().scope(sessions.create_session()).await.expect("room");
     let _second = mallory().scope(sessions.create_session()).await.expect("room");

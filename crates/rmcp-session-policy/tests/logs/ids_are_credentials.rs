@@ -162,6 +162,7 @@ async fn no_id_is_shown_during_a_busy_day() {
         paper.debug(sessions);
         paper.debug(&sessions.stats());
         paper.debug(&sessions.list());
+        paper.debug(&sessions.recent(100));
     };
 
     // Evictions and restores.
