@@ -9,7 +9,6 @@ use tokio::time::Instant;
 
 use super::allowance::Allowance;
 use super::durable::Claimed;
-use super::lifecycle;
 use super::manager_inner::ManagerInner;
 use super::parked::Parked;
 use super::parking_state::Came;
@@ -130,7 +129,7 @@ impl<I: SessionManager> ManagerInner<I> {
         now: Instant,
     ) -> Result<(PolicyTransport<I::Transport>, Came), Failed<I>> {
         self.parking.final_ends().run_on(self.runtime.get_or_init(Handle::current));
-        self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
+        self.start_lifecycle();
         self.watch_directory();
         let Luggage { origin, initialize_params, pin, claimed } = luggage;
         let Admitted { permit, allowance, place, clients } = admitted;

@@ -33,7 +33,8 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
                     // A parked session may never be asked for again, so its age is checked here too.
                     shared.parking.expire(now);
                     let streams = shared.end_overdue_streams(now);
-                    let others = [at, shared.parking.next_expiry(), streams, leases, handlers];
+                    let probes = shared.held.probe(now);
+                    let others = [at, shared.parking.next_expiry(), streams, probes, leases, handlers];
                     Err(others.into_iter().flatten().min())
                 }
             }
@@ -54,6 +55,11 @@ enum Due {
 }
 
 impl<I: SessionManager> ManagerInner<I> {
+    /// Starts the task, if it does not run yet.
+    pub(super) fn start_lifecycle(self: &Arc<Self>) {
+        self.lifecycle.get_or_init(|| tokio::spawn(run(Arc::downgrade(self))).abort_handle());
+    }
+
     /// When a new session is checked for the first time: at the earliest moment at which any of its times may be due.
     pub(super) fn first_deadline(&self, session: &Session<I::Transport>, now: Instant) -> Instant {
         let Settings { init_timeout, idle_timeout, max_lifetime, .. } = &self.settings;

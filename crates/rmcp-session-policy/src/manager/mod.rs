@@ -35,6 +35,7 @@ mod parking;
 mod parking_state;
 mod place_queue;
 mod place_search;
+mod probe_answer;
 mod restore;
 mod restore_right;
 mod resume;

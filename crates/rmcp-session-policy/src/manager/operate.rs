@@ -19,7 +19,7 @@ use crate::session::{Phase, Record, SessionKey};
 use crate::time::HOUR;
 use crate::timestamp::Timestamp;
 use crate::tracker::Waiting;
-use crate::transport::{Flag, Session};
+use crate::transport::{Flag, Probes, Session};
 
 /// The longest drain. A longer one could overflow an `Instant`.
 const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * HOUR.as_secs());
@@ -97,6 +97,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         }
         (stats.parked, stats.parked_bytes) = shared.parking.size(now);
         stats.parked_streams = shared.held.len();
+        stats.dead_streams = shared.held.probes().map_or(0, Probes::ended);
         if let Some(durable) = &shared.durable {
             (stats.directory_away, stats.directory_late) = (durable.availability.is_away(), durable.late.load(Relaxed));
         }

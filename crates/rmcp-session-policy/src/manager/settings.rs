@@ -9,6 +9,7 @@ use super::idle_timeout::IdleTimeout;
 use crate::call_rejection::CallRejection;
 use crate::data::DataTypes;
 use crate::directory::SessionDirectory;
+use crate::transport::ProbeTimes;
 
 /// The settings of a manager, as its builder has checked them.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) max_sessions: usize,
     pub(crate) max_opening: usize,
     pub(crate) max_parked_streams: usize,
+    /// When listening streams are probed. `None` if they are not.
+    pub(crate) listener_probes: Option<ProbeTimes>,
     pub(crate) idle_timeout: IdleTimeout,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) init_timeout: Duration,

@@ -57,6 +57,7 @@ mod one_end;
 mod operator_api;
 mod parking_bounds;
 mod principals_and_limits;
+mod probed_listeners;
 mod real_clients;
 mod request_classification;
 mod requests_without_sessions;
