@@ -20,7 +20,7 @@ use http::request::Parts;
 use memchr::memmem::Finder;
 use rmcp::model::{ClientJsonRpcMessage, ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion, RequestId};
 
-use crate::transport::PROBE_PREFIX;
+use crate::transport::{PROBE_ID_BYTES, PROBE_PREFIX};
 
 /// Names the session of a request, and in the answer to an `initialize` the session that was opened.
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -172,7 +172,8 @@ pub(super) fn probe_answered_by(body: &[u8]) -> Option<Box<str>> {
     }
     PROBE.find(body)?;
     let answer: Answer<'_> = serde_json::from_slice(body).ok()?;
-    (answer.method.is_none() && answer.id.starts_with(PROBE_PREFIX)).then(|| answer.id.into())
+    let is_probe = answer.id.starts_with(PROBE_PREFIX) && answer.id.len() <= PROBE_ID_BYTES;
+    (is_probe && answer.method.is_none()).then(|| answer.id.into())
 }
 
 /// Returns the session that a request names. Like rmcp, it ignores an id that is not text.

@@ -43,7 +43,8 @@ pub(crate) use ids::{IdRefused, MAX_IN_FLIGHT, Seat, is_call};
 pub(crate) use in_flight::{InFlight, Leased, RequestOwner};
 pub(crate) use listening::{Listening, Reserved};
 pub use policy_transport::PolicyTransport;
-pub(crate) use probe_id::PROBE_PREFIX;
+#[cfg(feature = "http")]
+pub(crate) use probe_id::{PROBE_ID_BYTES, PROBE_PREFIX};
 pub(crate) use probes::{ProbeTimes, Probes};
 pub(crate) use replayed::Replayed;
 pub(crate) use request_kind::{is_discover, kind_of};
