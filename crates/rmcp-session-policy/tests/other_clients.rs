@@ -393,7 +393,7 @@ async fn too_many_calls(sdk: Sdk) {
 
 /// Each SDK answers the `ping` on its listening stream, also while its session is parked.
 async fn probed_it_keeps_its_listening_stream(sdk: Sdk) {
-    const EVERY: Duration = Duration::from_secs(2);
+    const EVERY: Duration = Duration::from_secs(3);
     let sessions = sessions(|builder| builder.probe_listeners(EVERY, EVERY));
     let server = Server::with_layer(Arc::clone(&sessions)).await;
     let mut alice = sdk.connect(&server).await;

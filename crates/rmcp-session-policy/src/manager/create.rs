@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::allowance::Allowance;
 use super::durable::Claimed;
+use super::lifecycle;
 use super::manager_inner::ManagerInner;
 use super::parked::Parked;
 use super::parking_state::Came;
@@ -129,7 +130,7 @@ impl<I: SessionManager> ManagerInner<I> {
         now: Instant,
     ) -> Result<(PolicyTransport<I::Transport>, Came), Failed<I>> {
         self.parking.final_ends().run_on(self.runtime.get_or_init(Handle::current));
-        self.start_lifecycle();
+        self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
         self.watch_directory();
         let Luggage { origin, initialize_params, pin, claimed } = luggage;
         let Admitted { permit, allowance, place, clients } = admitted;

@@ -55,11 +55,6 @@ enum Due {
 }
 
 impl<I: SessionManager> ManagerInner<I> {
-    /// Starts the task, if it does not run yet.
-    pub(super) fn start_lifecycle(self: &Arc<Self>) {
-        self.lifecycle.get_or_init(|| tokio::spawn(run(Arc::downgrade(self))).abort_handle());
-    }
-
     /// When a new session is checked for the first time: at the earliest moment at which any of its times may be due.
     pub(super) fn first_deadline(&self, session: &Session<I::Transport>, now: Instant) -> Instant {
         let Settings { init_timeout, idle_timeout, max_lifetime, .. } = &self.settings;

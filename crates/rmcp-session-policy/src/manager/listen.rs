@@ -118,10 +118,6 @@ impl<I: SessionManager> ManagerInner<I> {
     ) -> Result<Option<Listening>, Failed<I>> {
         let origin = reserved.session.origin;
         let Some(stream) = reserved.open() else { return Err(self.refuse_restore()) };
-        if self.held.probes().is_some() {
-            // This server may have had no live session yet: what is parked may come from the directory.
-            self.start_lifecycle();
-        }
         // Checked after the stream is held: an end of the parking, or a restore that reaches its join, after this check
         // finds the stream.
         if self.parking.get(id, Instant::now()).is_some_and(|parked| parked.serial() == origin) {

@@ -325,9 +325,9 @@ async fn a_stream_is_probed_across_incarnations_and_take_overs() {
     assert_eq!((newer.hear().await, edge.sessions.stats().dead_streams), (ended(""), 1));
 }
 
-/// The server after a restart knows the session by the directory alone, and has had none of its own.
+/// The server after a restart knows the session by the directory alone.
 #[tokio::test(start_paused = true)]
-async fn an_answer_to_a_probe_of_the_server_before_restores_nothing_and_a_stream_of_its_parking_is_probed() {
+async fn an_answer_to_a_probe_of_the_server_before_restores_nothing() {
     let directory = MemoryDirectory::new();
     let over = |directory| Edge::local(|b| b.directory(directory).max_sessions(1).probe_listeners(EVERY, WITHIN));
     let first = over(directory.clone());
