@@ -341,7 +341,27 @@ async fn an_answer_to_a_probe_of_the_server_before_restores_nothing() {
     assert_eq!((stats.live, stats.parked, stats.restored), (0, 0, 0));
     assert!(second.say(&id, "1").await, "by its next call");
     // Of a live session it may be the answer to an inner manager, so it is passed on.
+    sleep(MINUTE).await;
     answer(&second, &id, pong(&probe)).await;
+    assert!(second.sessions.list()[0].idle < SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_stacked_managers_each_gets_the_answers_to_its_probes() {
+    let inner = PolicySessionManager::local().probe_listeners(EVERY, WITHIN).build().expect("valid");
+    let edge = Edge::new(PolicySessionManager::builder(inner).probe_listeners(EVERY, WITHIN));
+    let (id, mut ear) = listen(&edge).await;
+    for _ in 0..3 {
+        sleep(EVERY).await;
+        let probes = pings(&ear.hear_raw().await);
+        assert_eq!(probes.len(), 2);
+        for probe in probes {
+            answer(&edge, &id, pong(&probe)).await;
+        }
+    }
+    sleep(WITHIN).await;
+    let dead = [edge.sessions.stats().dead_streams, edge.sessions.inner().stats().dead_streams];
+    assert_eq!((ear.hear().await, dead), (heard(""), [0, 0]));
 }
 
 // Events
