@@ -391,6 +391,28 @@ async fn too_many_calls(sdk: Sdk) {
     assert_eq!(sessions.stats().opened, 1);
 }
 
+/// Each SDK answers the `ping` on its listening stream, also while its session is parked.
+async fn probed_it_keeps_its_listening_stream(sdk: Sdk) {
+    const EVERY: Duration = Duration::from_secs(3);
+    let sessions = sessions(|builder| builder.probe_listeners(EVERY, EVERY));
+    let server = Server::with_layer(Arc::clone(&sessions)).await;
+    let mut alice = sdk.connect(&server).await;
+    let listens = async {
+        while sessions.list()[0].open_streams == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, listens).await.expect("it listens");
+    // Without an answer the stream would end after twice the time.
+    tokio::time::sleep(3 * EVERY).await;
+    assert_eq!((sessions.list()[0].open_streams, sessions.stats().dead_streams), (1, 0), "while live");
+    assert_eq!(sessions.terminate(sessions.list()[0].key, CloseReason::Idle).await, 1);
+    tokio::time::sleep(3 * EVERY).await;
+    let stats = sessions.stats();
+    assert_eq!((stats.parked_streams, stats.restored, stats.dead_streams), (1, 0, 0), "while parked");
+    assert_eq!(alice.echo("a").await, json!({ "ok": "a" }));
+}
+
 /// Every scenario with every SDK, as tests of their own.
 macro_rules! with_each_sdk {
     ($($scenario:ident)*) => {
@@ -433,4 +455,5 @@ with_each_sdk! {
     too_many_newcomers
     no_room
     too_many_calls
+    probed_it_keeps_its_listening_stream
 }

@@ -58,6 +58,13 @@ pub(super) fn ended_stream<B>(ended: EndedStream, version: Version) -> Response<
     response
 }
 
+/// Answers a message that needs no answer, as rmcp does.
+pub(super) fn accepted<B>() -> Response<PolicyBody<B>> {
+    let mut response = Response::new(PolicyBody::own(""));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
 /// Answers that the client is unknown and the server rejects unknown clients.
 pub(super) fn anonymous<B>(version: Version, closes: bool) -> Response<PolicyBody<B>> {
     plain(StatusCode::FORBIDDEN, "Forbidden: nothing is known of the client", version, closes)

@@ -20,6 +20,8 @@ use http::request::Parts;
 use memchr::memmem::Finder;
 use rmcp::model::{ClientJsonRpcMessage, ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion, RequestId};
 
+use crate::transport::{PROBE_ID_BYTES, PROBE_PREFIX};
+
 /// Names the session of a request, and in the answer to an `initialize` the session that was opened.
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 /// Names the revision of MCP that a client speaks. A client without the header is taken for one that speaks an older
@@ -42,6 +44,9 @@ static METADATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("io.mo
 static ESCAPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u"));
 /// Searches bodies for the name of the method, to parse only bodies that may be a `ping`.
 static PING: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("ping"));
+
+/// Searches bodies for the id of a probe. No JSON writes one escaped.
+static PROBE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(PROBE_PREFIX));
 
 /// Says what rmcp does with a request.
 ///
@@ -153,6 +158,22 @@ impl Head {
         let is_late = meta.protocol_version().map_or(self.is_late, |version| !version.has_initialize());
         is_late || meta.missing_required_keys(&ProtocolVersion::V_2026_07_28).is_empty()
     }
+}
+
+/// Returns the id of the probe that a body answers, of this manager or another. `None` for any other body.
+///
+/// It does not matter what the answer is. Costs a search of the body, and a parse if it has such an id.
+pub(super) fn probe_answered_by(body: &[u8]) -> Option<Box<str>> {
+    #[derive(serde::Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        id: std::borrow::Cow<'a, str>,
+        method: Option<serde::de::IgnoredAny>,
+    }
+    PROBE.find(body)?;
+    let answer: Answer<'_> = serde_json::from_slice(body).ok()?;
+    let is_probe = answer.id.starts_with(PROBE_PREFIX) && answer.id.len() <= PROBE_ID_BYTES;
+    (is_probe && answer.method.is_none()).then(|| answer.id.into())
 }
 
 /// Returns the session that a request names. Like rmcp, it ignores an id that is not text.

@@ -9,7 +9,7 @@
 //! | `refuse_by_head` | `tracked`, for a request without a body |
 //! | `PolicyService::call` | `lease_slot` |
 //! | `see` | `chunks` |
-//! | `decide` | `target`, `envelope`, `tracked`, `refusal`; it empties `chunks` if the body is large |
+//! | `decide` | `target`, `envelope`, `tracked`, `refusal`, `answers_probe`; it empties `chunks` if the body is large |
 //! | `ask` | `lease`; it takes `lease_slot` |
 //! | `through` | it takes all of it, when rmcp has answered |
 
@@ -28,7 +28,7 @@ use super::answer::{self, Answered};
 use super::body::{Decision, Gate, PolicyBody};
 use super::discard::{Discarded, KEPT_BYTES};
 use super::held_lease::{HeldLease, LeaseSlot};
-use super::request::{Chunks, Envelope, Head, RequestTarget, SESSION_ID};
+use super::request::{Chunks, Envelope, Head, RequestTarget, SESSION_ID, probe_answered_by};
 use super::settings::Settings;
 use super::tracked::{self, TrackedBody, is_cut, listens};
 use crate::admission::{AdmissionPolicy, Arrival, ArrivalKind};
@@ -84,6 +84,8 @@ pub(super) struct Progress {
     /// Why the layer rejected the request when its body was checked. It was counted and reported. rmcp's own answer to
     /// the body that failed is dropped then.
     refusal: Option<Rejected>,
+    /// Whether the request was the answer to a probe, which is done with it.
+    answers_probe: bool,
 }
 
 impl<I: SessionManager> Visit<I> {
@@ -235,6 +237,7 @@ impl<I: SessionManager> Visit<I> {
     ///
     /// - A drain cut the request off: the error of a drain.
     /// - rmcp's service failed: its error, as it is.
+    /// - The request was the answer to a probe of a listening stream: 202.
     /// - The layer rejected the request when it saw the body: that rejection.
     /// - The manager rejected it: that rejection, or a pong for the `ping` of a session that stays parked.
     /// - Nothing is left of the stream to resume: 405.
@@ -246,7 +249,8 @@ impl<I: SessionManager> Visit<I> {
         response: impl Future<Output = Result<Response<R>, E>>,
     ) -> Result<Response<PolicyBody<R>>, E> {
         let (response, outcome) = observe(Arc::clone(&self.context), self.until_cut(response)).await;
-        let Progress { chunks, target, envelope, lease, tracked, refusal, .. } = std::mem::take(&mut *self.lock());
+        let Progress { chunks, target, envelope, lease, tracked, refusal, answers_probe, .. } =
+            std::mem::take(&mut *self.lock());
         let target = target.unwrap_or(self.head.target);
         let mut request = tracked::Request::new(chunks, envelope);
         let answered = |refusal: &Rejected, envelope: Option<&Envelope>| {
@@ -257,6 +261,9 @@ impl<I: SessionManager> Visit<I> {
             return Ok(answered(&self.turn_away(Rejected::draining(ArrivalKind::Request)), request.envelope()));
         };
         let response = response?;
+        if answers_probe {
+            return Ok(answer::accepted());
+        }
         if let Some(refusal) = refusal {
             if let Some(tracked) = tracked {
                 tracked.refuse();
@@ -349,6 +356,14 @@ impl<I: SessionManager> Visit<I> {
         Ok(())
     }
 
+    /// Takes the body if it is the answer to a probe of a listening stream. Returns whether it was.
+    fn take_probe_answer(&self, body: &[u8]) -> bool {
+        self.shared.probes_listeners()
+            && self.session.as_ref().is_some_and(|session| {
+                probe_answered_by(body).is_some_and(|id| self.shared.take_probe_answer_early(session, &id))
+            })
+    }
+
     /// Waits for the response. Returns `None` if a drain cuts the request off before. The response is then dropped, and
     /// rmcp's work for it with it.
     ///
@@ -383,7 +398,7 @@ impl<I: SessionManager> Gate for Visit<I> {
 
     /// Judges the request by its whole body, and rejects or tracks it accordingly.
     ///
-    /// A request within a session always passes, since the manager decides on it; a `ping` is noted in the scope, which
+    /// The answer to a probe is taken here, and does not count as a request: rmcp would have its session restored. A request within a session always passes, since the manager decides on it; a `ping` is noted in the scope, which
     /// is why this must run in the scope of the request. Any other request is tracked first, and then rejected if its
     /// headers did not show what it is and it may not begin. A request without a session is last put to its policy.
     ///
@@ -400,6 +415,10 @@ impl<I: SessionManager> Gate for Visit<I> {
             if is_large {
                 progress.chunks = Chunks::default();
             }
+        }
+        if target == RequestTarget::Within && self.take_probe_answer(&body) {
+            self.lock().answers_probe = true;
+            return Decision::Refuse;
         }
         self.count(target);
         if target == RequestTarget::Within {

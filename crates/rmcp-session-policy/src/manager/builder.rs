@@ -33,6 +33,7 @@ use crate::metrics::{Instruments, Metrics};
 use crate::observe::SessionObserver;
 use crate::registry::{ClientOf, Predicate, Rules};
 use crate::time::{HOUR, MINUTE, SECOND};
+use crate::transport::ProbeTimes;
 
 /// Builds a [`PolicySessionManager`]. [`local`](PolicySessionManager::local) and
 /// [`builder`](PolicySessionManager::builder) create it.
@@ -121,6 +122,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
                 max_sessions: 1_000,
                 max_opening: 0,
                 max_parked_streams: 0,
+                listener_probes: None,
                 idle_timeout: IdleTimeout::After(30 * MINUTE),
                 max_lifetime: None,
                 init_timeout: 30 * SECOND,
@@ -465,6 +467,36 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
+    /// Sets how often listening streams (GETs) are probed, and how long a client has to answer. Behind some proxies a stream
+    /// stays open when its client has gone; its session would count as connected for ever.
+    ///
+    /// A probe is an MCP `ping` on the stream, `every` so long after the stream was opened and after each answer. Each stream
+    /// is probed, also if a client has several, and while its session is parked. Without an answer `within` that time, the
+    /// stream is closed and counts as [lost](crate::Stream::Lost), and its session goes on. A client that is merely cut off
+    /// opens another stream. Any answer will do, an error too. An answer is no use of its session: it neither moves a moment
+    /// of the session nor restores a parked one.
+    ///
+    /// `answer_within` is at most `every`. Some seconds are enough for a client that reads its stream; one that stops reading
+    /// for longer loses it. Cost: O(1) for each stream that is opened, probed or answered, and about a hundred bytes for each
+    /// stream; 6,400 streams are probed in a second at most. Requires [`layer`](PolicySessionManager::layer). Streams without
+    /// a session (protocol 2026-07-28) are not probed. See [`Stats::dead_streams`](crate::Stats::dead_streams). Defaults to no
+    /// probes.
+    ///
+    /// ```
+    /// use rmcp_session_policy::{MINUTE, PolicySessionManager, SECOND};
+    ///
+    /// let sessions = PolicySessionManager::local().probe_listeners(MINUTE, 20 * SECOND).build()?;
+    /// assert_eq!(sessions.stats().dead_streams, 0);
+    ///
+    /// let error = PolicySessionManager::local().probe_listeners(SECOND, MINUTE).build().unwrap_err();
+    /// assert_eq!(error.to_string(), "answer_within of probe_listeners is 60s: allow at most every, which is 1s");
+    /// # Ok::<(), rmcp_session_policy::ConfigError>(())
+    /// ```
+    pub const fn probe_listeners(mut self, every: Duration, answer_within: Duration) -> Self {
+        self.settings.listener_probes = Some(ProbeTimes { every, answer_within });
+        self
+    }
+
     /// Sets the directory that keeps sessions beyond the process, so that the next server answers them under their old ids.
     ///
     /// Each session is in it from the answer to its `initialize` until it ends for good; parked ones stay in it when the
@@ -685,6 +717,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             setting_checks::keep_resumptions(worth, policy)?;
         }
         setting_checks::durations(settings, &self.limits, self.min_idle)?;
+        setting_checks::listener_probes(settings.listener_probes)?;
         setting_checks::parked_bytes(&self.limits)?;
         setting_checks::data_bytes(&mut self.data_types, self.max_data_bytes, &self.limits)?;
         settings.data_types = Arc::new(self.data_types);

@@ -33,7 +33,8 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
                     // A parked session may never be asked for again, so its age is checked here too.
                     shared.parking.expire(now);
                     let streams = shared.end_overdue_streams(now);
-                    let others = [at, shared.parking.next_expiry(), streams, leases, handlers];
+                    let probes = shared.held.probe(now);
+                    let others = [at, shared.parking.next_expiry(), streams, probes, leases, handlers];
                     Err(others.into_iter().flatten().min())
                 }
             }

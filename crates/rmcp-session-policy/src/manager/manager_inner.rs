@@ -40,7 +40,7 @@ use crate::session::Signals;
 use crate::tracker::RequestTracker;
 #[cfg(feature = "http")]
 use crate::transport::Flag;
-use crate::transport::{HeldStreams, Incarnations, SealKey, Session};
+use crate::transport::{HeldStreams, Incarnations, Probes, SealKey, Session};
 
 /// The state that creations and ends change, behind one lock. No request within a session takes the lock, and it is
 /// never held across an await.
@@ -133,7 +133,10 @@ impl<I: SessionManager> ManagerInner<I> {
         let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
         let deadlines = Deadlines::default();
         let sooner = Arc::clone(&deadlines.sooner);
-        let held = Arc::new(HeldStreams::new(settings.max_parked_streams, settings.max_sessions, Arc::clone(&sooner)));
+        let seal_root = Arc::new(SealKey::random()?);
+        let probes = settings.listener_probes.map(|times| Probes::new(times, &seal_root, Arc::clone(&sooner)));
+        let held = HeldStreams::new(settings.max_parked_streams, settings.max_sessions, Arc::clone(&sooner));
+        let held = Arc::new(held.with_probes(probes));
         let (streams, told) = (Arc::clone(&held), Arc::clone(&signals));
         let leases = Leases::new(settings.max_busy, Arc::clone(&sooner));
         let handlers = Handlers::new(settings.max_busy, Arc::clone(&sooner));
@@ -164,7 +167,7 @@ impl<I: SessionManager> ManagerInner<I> {
             held,
             serving_tasks,
             incarnations: Incarnations::default(),
-            seal_root: Arc::new(SealKey::random()?),
+            seal_root,
             tracks_access,
             admission,
             requests,

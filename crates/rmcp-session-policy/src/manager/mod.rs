@@ -43,6 +43,7 @@ mod parking;
 mod parking_state;
 mod place_queue;
 mod place_search;
+mod probe_answer;
 mod restore;
 mod restore_right;
 mod resume;

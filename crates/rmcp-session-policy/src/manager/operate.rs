@@ -20,7 +20,7 @@ use crate::session::{Phase, SessionKey};
 use crate::time::HOUR;
 use crate::timestamp::Timestamp;
 use crate::tracker::Waiting;
-use crate::transport::{Flag, Session};
+use crate::transport::{Flag, Probes, Session};
 
 /// The longest drain. A longer one could overflow an `Instant`.
 const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * HOUR.as_secs());
@@ -108,6 +108,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         stats.missed_returns = shared.signals.missed_returns();
         (stats.parked, stats.parked_bytes) = shared.parking.size(now);
         stats.parked_streams = shared.held.len();
+        stats.dead_streams = shared.held.probes().map_or(0, Probes::ended);
         if let Some(durable) = &shared.durable {
             (stats.directory_away, stats.directory_late) = (durable.availability.is_away(), durable.late.load(Relaxed));
         }

@@ -183,6 +183,10 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
+        if self.shared.take_probe_answer(id, &message) {
+            clear_held();
+            return Ok(());
+        }
         let replay = is_replay(&message);
         // The replay must not take what is held for the restoring request. That is kept until rmcp hands the request
         // over.

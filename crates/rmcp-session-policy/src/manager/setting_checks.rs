@@ -12,6 +12,7 @@ use crate::data::DataTypes;
 use crate::eviction::EvictionPolicy;
 use crate::registry::ClientOf;
 use crate::time::HOUR;
+use crate::transport::ProbeTimes;
 
 /// The default limit of the data of one session, in bytes.
 const SESSION_DATA: usize = 64 << 10;
@@ -146,6 +147,26 @@ pub(super) fn durations(settings: &Settings, limits: &Limits, min_idle: Duration
         if duration.is_some_and(|duration| duration > LONGEST) {
             return Err(ConfigError::new(setting, duration.unwrap_or_default(), "allow at most 365 days"));
         }
+    }
+    Ok(())
+}
+
+/// Checks the times of probes.
+pub(super) fn listener_probes(times: Option<ProbeTimes>) -> Result<(), ConfigError> {
+    let Some(ProbeTimes { every, answer_within }) = times else { return Ok(()) };
+    let durations = [("every of probe_listeners", every), ("answer_within of probe_listeners", answer_within)];
+    for (setting, duration) in durations {
+        if duration.is_zero() {
+            let remedy = "allow more than zero; without probe_listeners there are no probes";
+            return Err(ConfigError::new(setting, duration, remedy));
+        }
+        if duration > LONGEST {
+            return Err(ConfigError::new(setting, duration, "allow at most 365 days"));
+        }
+    }
+    if answer_within > every {
+        let remedy = format!("allow at most every, which is {every:?}");
+        return Err(ConfigError::new("answer_within of probe_listeners", answer_within, remedy));
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::data::DataTypes;
 use crate::directory::SessionDirectory;
 #[cfg(feature = "metrics")]
 use crate::metrics::Instruments;
+use crate::transport::ProbeTimes;
 
 /// The settings of a manager, as its builder has checked them.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) max_sessions: usize,
     pub(crate) max_opening: usize,
     pub(crate) max_parked_streams: usize,
+    /// When listening streams are probed. `None` if they are not.
+    pub(crate) listener_probes: Option<ProbeTimes>,
     pub(crate) idle_timeout: IdleTimeout,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) init_timeout: Duration,

@@ -104,6 +104,9 @@ pub struct Stats {
     pub parked_bytes: usize,
     /// Listening streams that stay open while their sessions are parked.
     pub parked_streams: usize,
+    /// Listening streams of sessions that were closed because their clients did not answer a
+    /// [probe](crate::PolicySessionManagerBuilder::probe_listeners).
+    pub dead_streams: u64,
     /// Sessions created. Restored ones are not counted again.
     pub opened: u64,
     /// Sessions restored. A session counts once for each restore.
@@ -149,6 +152,7 @@ impl Stats {
             parked: 0,
             parked_bytes: 0,
             parked_streams: 0,
+            dead_streams: 0,
             opened: 0,
             restored: 0,
             requests: 0,

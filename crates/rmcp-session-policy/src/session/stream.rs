@@ -24,6 +24,7 @@ pub enum Stream {
     /// A stream is open.
     Open,
     /// The last stream was lost at this moment, and the client has opened no other one since. Proxies cut streams too, and
-    /// clients then come back after some seconds.
+    /// clients then come back after some seconds. A stream is also lost when its client does not answer a
+    /// [probe](crate::PolicySessionManagerBuilder::probe_listeners).
     Lost(Instant),
 }

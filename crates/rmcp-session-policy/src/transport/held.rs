@@ -11,8 +11,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::listener::{IncarnationStream, Listener, Rest};
+use super::probes::{Probed, Probes};
 use super::session::Session;
-use crate::session::SessionOrigin;
+use crate::session::{Fingerprint, SessionOrigin};
 
 /// The list of streams that stay open while their sessions are parked, until the next incarnation or the end of the
 /// parking.
@@ -35,6 +36,8 @@ pub(crate) struct HeldStreams {
     /// The limit of live sessions, which is also the limit of streams in transit.
     places: usize,
     list: Mutex<List>,
+    /// The probes of all listening streams, of live sessions too. `None` if they are off.
+    probes: Option<Probes>,
     /// Notified when the earliest deadline becomes earlier. It wakes the lifecycle task.
     sooner: Arc<Notify>,
 }
@@ -169,7 +172,41 @@ impl HeldStreams {
             moving: None,
             closed: false,
         };
-        Self { most, places, list: Mutex::new(list), sooner }
+        Self { most, places, list: Mutex::new(list), probes: None, sooner }
+    }
+
+    /// Sets the probes of the streams.
+    pub(crate) fn with_probes(self, probes: Option<Probes>) -> Self {
+        Self { probes, ..self }
+    }
+
+    /// The probes of the streams. `None` if they are off.
+    pub(crate) const fn probes(&self) -> Option<&Probes> {
+        self.probes.as_ref()
+    }
+
+    /// Probes a stream from now on, if probes are on.
+    pub(super) fn watch(&self, listener: &Arc<Listener>, id: &SessionId, origin: SessionOrigin) {
+        if let Some(probes) = &self.probes {
+            probes.watch(listener, id, origin);
+        }
+    }
+
+    /// Probes the streams that are due, and ends those of clients that did not answer. Returns when there is more to do.
+    pub(crate) fn probe(&self, now: Instant) -> Option<Instant> {
+        self.probes.as_ref()?.turn(now, |probed| self.give_up(&probed))
+    }
+
+    /// Ends the stream of a client that did not answer, as if the client had hung up. Returns false if it is over already.
+    fn give_up(&self, probed: &Probed) -> bool {
+        let Some(listener) = probed.listener.upgrade() else { return false };
+        let Some((was_held, rest)) = listener.give_up() else { return false };
+        drop(rest);
+        if was_held {
+            self.remove(probed.origin, &listener);
+        }
+        tracing::debug!(session = %Fingerprint::of(&probed.id), "a client did not answer on its listening stream, which ends");
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {

@@ -42,7 +42,9 @@ struct State {
     stage: Stage,
     /// Messages that ended incarnations had ready for the client.
     kept: VecDeque<ServerSseMessage>,
-    /// Wakes the client's end at each change of the stage. Set by its last poll that found no message.
+    /// A `ping` that its client has not taken yet.
+    probe: Option<Box<ServerSseMessage>>,
+    /// Wakes the client's end at each change of the stage, and for a probe. Set by its last poll that found no message.
     waker: Option<Waker>,
     /// Whether the end of the session decides if the stream is held or ends. Until it has decided, a stream that the
     /// inner manager ended is not over for the client.
@@ -87,11 +89,18 @@ impl State {
     fn change(&mut self, to: Stage) -> Rest {
         Rest { _was: Some(mem::replace(&mut self.stage, to)), waker: self.waker.take() }
     }
+
+    /// Ends it: the client hears nothing more. Returns whether it was held.
+    fn end(&mut self) -> (bool, Rest) {
+        (self.unread, self.probe) = (None, None);
+        (matches!(self.stage, Stage::Held), self.change(Stage::Over))
+    }
 }
 
 impl Listener {
     fn new(stage: Stage, kept: VecDeque<ServerSseMessage>) -> Arc<Self> {
-        let state = State { stage, kept, waker: None, may_be_held: true, joined: false, last: None, unread: None };
+        let state =
+            State { stage, kept, probe: None, waker: None, may_be_held: true, joined: false, last: None, unread: None };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
@@ -167,12 +176,26 @@ impl Listener {
         self.lock().unread = Some(unread.clone());
     }
 
+    /// Puts a `ping` on the stream, after what is kept and before what comes. Does nothing if the stream is over.
+    pub(super) fn probe(&self, ping: ServerSseMessage) -> Rest {
+        let mut state = self.lock();
+        if !matches!(state.stage, Stage::Over) {
+            state.probe = Some(Box::new(ping));
+        }
+        Rest { _was: None, waker: state.waker.take() }
+    }
+
+    /// Ends the stream when the client is taken for gone. Returns whether it was held, as [`hang_up`](Self::hang_up).
+    /// `None` if the stream is over already.
+    pub(super) fn give_up(&self) -> Option<(bool, Rest)> {
+        let mut state = self.lock();
+        (!matches!(state.stage, Stage::Over)).then(|| state.end())
+    }
+
     /// Ends the stream when the client has hung up. Returns whether it was held, so that the caller takes it off the
     /// list of held streams.
     pub(super) fn hang_up(&self) -> (bool, Rest) {
-        let mut state = self.lock();
-        state.unread = None;
-        (matches!(state.stage, Stage::Held), state.change(Stage::Over))
+        self.lock().end()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -198,14 +221,19 @@ impl Listener {
         Some(newer)
     }
 
-    /// Polls for the next message: first what was kept, then the stream of the incarnation. In a closing session the
+    /// Polls for the next message: first what was kept, then a probe, then the stream of the incarnation. In a closing session the
     /// end of that stream is not passed on unless the stream was released: the client waits until its session is parked
     /// or gone.
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<ServerSseMessage>> {
         let mut state = self.lock();
-        let State { stage, kept, waker, may_be_held, last, unread, .. } = &mut *state;
+        let State { stage, kept, probe, waker, may_be_held, last, unread, .. } = &mut *state;
         if let Some(message) = kept.pop_front() {
             return Poll::Ready(Some(message));
+        }
+        if let Some(probe) = probe.take()
+            && !matches!(stage, Stage::Over)
+        {
+            return Poll::Ready(Some(*probe));
         }
         let next = match stage {
             Stage::Live(stream) => match Pin::new(&mut *stream).poll_next(cx) {

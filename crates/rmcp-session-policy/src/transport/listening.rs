@@ -50,6 +50,7 @@ impl Listening {
             // The session has ended since. Its end has taken the listeners before this one was added.
             held.end_all(std::slice::from_ref(&listener));
         }
+        held.watch(&listener, &session.record.id, session.record.entry.serial);
         Self::new(listener, Arc::clone(held), session.record.entry.serial)
     }
 
@@ -117,6 +118,7 @@ impl Reserved {
         let listener = Listener::held();
         self.give_back();
         drop(self.held.insert(&self.session, &listener, 0)?);
+        self.held.watch(&listener, &self.session.id, self.session.origin);
         Some(Listening::new(listener, Arc::clone(&self.held), self.session.origin))
     }
 

@@ -15,6 +15,7 @@
 //! - `replayed` is a stream of stored events and of live ones after them.
 //! - `event_id` and `seal` make and read the ids of events.
 //! - `listening`, `listener` and `held` keep a listening stream open from one incarnation to the next.
+//! - `probes` and `probe_id` end the listening streams of clients that are gone.
 
 mod event_id;
 mod farewell;
@@ -24,6 +25,8 @@ mod in_flight;
 mod listener;
 mod listening;
 mod policy_transport;
+mod probe_id;
+mod probes;
 mod replayed;
 mod request_kind;
 mod seal;
@@ -40,6 +43,9 @@ pub(crate) use ids::{IdRefused, MAX_IN_FLIGHT, Seat, is_call};
 pub(crate) use in_flight::{InFlight, Leased, RequestOwner};
 pub(crate) use listening::{Listening, Reserved};
 pub use policy_transport::PolicyTransport;
+#[cfg(feature = "http")]
+pub(crate) use probe_id::{PROBE_ID_BYTES, PROBE_PREFIX};
+pub(crate) use probes::{ProbeTimes, Probes};
 pub(crate) use replayed::Replayed;
 pub(crate) use request_kind::{is_discover, kind_of};
 pub(crate) use seal::{LazySealKey, SealKey};

@@ -64,6 +64,18 @@ impl SealKey {
         }
     }
 
+    /// Derives the key of the ids of probes.
+    pub(crate) fn of_probes(&self) -> Self {
+        self.derive("probes", "")
+    }
+
+    /// A number that looks random to all that do not have the key.
+    pub(super) fn number(&self, nth: u64) -> u64 {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&blake3::keyed_hash(&self.0, &nth.to_be_bytes()).as_bytes()[..8]);
+        u64::from_be_bytes(bytes)
+    }
+
     /// Derives a key for one purpose. A zero byte stands between purpose and name, so no two pairs give the same text.
     fn derive(&self, purpose: &str, name: &str) -> Self {
         let mut hasher = Hasher::new_keyed(&self.0);
@@ -161,6 +173,7 @@ mod tests {
             root.of_principal(Some("b")),
             root.of_principal(Some("")),
             root.of_principal(None),
+            root.of_probes(),
             other.of_session("a"),
             other.of_principal(Some("a")),
             other.of_principal(None),

@@ -41,6 +41,18 @@ fn no_down_time_is_refused() {
 }
 
 #[test]
+fn probes_that_cannot_be_are_refused() {
+    let off = "without probe_listeners there are no probes";
+    let (every, within) = ("every of probe_listeners", "answer_within of probe_listeners");
+    assert_names(&refused(|b| b.probe_listeners(Duration::ZERO, SECOND)), every, "0ns", off);
+    assert_names(&refused(|b| b.probe_listeners(SECOND, Duration::ZERO)), within, "0ns", off);
+    let too_long = refused(|b| b.probe_listeners(366 * DAY, SECOND));
+    assert_names(&too_long, every, "31622400s", "at most 365 days");
+    assert_names(&refused(|b| b.probe_listeners(SECOND, 2 * SECOND)), within, "2s", "every, which is 1s");
+    assert!(PolicySessionManager::local().probe_listeners(SECOND, SECOND).build().is_ok());
+}
+
+#[test]
 fn no_half_open_session_is_refused() {
     assert_names(&refused(|b| b.max_opening(0)), "max_opening", "0", "at least 1");
 }

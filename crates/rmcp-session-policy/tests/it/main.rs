@@ -65,6 +65,7 @@ mod operator_api;
 mod operator_page;
 mod parking_bounds;
 mod principals_and_limits;
+mod probed_listeners;
 mod queued_observers;
 mod real_clients;
 mod request_classification;
