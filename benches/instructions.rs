@@ -13,7 +13,9 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp_session_policy::eviction::{Lru, Prospects};
 use rmcp_session_policy::testing::directory::MemoryDirectory;
 use rmcp_session_policy::{Queued, SessionEvent, SessionObserver};
-use rmcp_session_policy_benches::service::{call, governed, handshake, in_directory, mcp, measured, open, parking, set};
+use rmcp_session_policy_benches::service::{
+    call, governed, handshake, in_directory, mcp, measured, open, parking, set,
+};
 use tower_service::Service;
 
 /// Does the same `times` times.

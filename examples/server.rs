@@ -167,7 +167,7 @@ pub(crate) fn sessions(args: &Args) -> Result<Sessions, Box<dyn Error>> {
         Some(file) => builder.directory(SqliteDirectory::open(file)?),
         None => builder,
     };
-    let builder = if args.admin.is_some() { builder.metrics(exporter::metrics()) } else { builder };
+    let builder = if args.operators.admin.is_some() { builder.metrics(exporter::metrics()) } else { builder };
     Ok(builder.build()?)
 }
 

@@ -89,7 +89,7 @@ impl<I: SessionManager> ManagerInner<I> {
     ) -> Result<Option<Admitted>, Failed<I>> {
         #[cfg(feature = "metrics")]
         let began = self.begin_measure();
-        let admitted = self.ask_and_place(kind, context, owner, patience).await;
+        let admitted = self.ask_and_place(kind, asker, owner, patience).await;
         #[cfg(feature = "metrics")]
         if let Some(began) = began {
             let is_admitted = matches!(admitted, Ok(Some(_)));
@@ -102,7 +102,7 @@ impl<I: SessionManager> ManagerInner<I> {
     async fn ask_and_place(
         self: &Arc<Self>,
         kind: ArrivalKind,
-        context: Option<&ClientContext>,
+        asker: Asker<'_>,
         owner: Option<&ClientContext>,
         patience: Patience,
     ) -> Result<Option<Admitted>, Failed<I>> {

@@ -16,7 +16,7 @@ use super::parked::Parked;
 use super::single_flight::Flight;
 use crate::eviction::SessionInfo;
 use crate::observe::{CloseReason, DrainReport, SessionSnapshot, Stats};
-use crate::session::{Phase, SessionKey};
+use crate::session::{Phase, Record, SessionKey};
 use crate::time::HOUR;
 use crate::timestamp::Timestamp;
 use crate::tracker::Waiting;

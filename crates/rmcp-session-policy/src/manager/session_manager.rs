@@ -422,9 +422,7 @@ impl<I: SessionManager> ManagerInner<I> {
         drop(asking);
         match admitted {
             Ok(permit) => Ok((Some(permit.commit()).filter(|lease| !lease.is_free()), now)),
-            Err(rejection) => {
-                Err(self.turn_away_request(Rejected::by_policy(ArrivalKind::Request, &rejection), asker))
-            }
+            Err(rejection) => Err(self.turn_away_request(Rejected::by_policy(ArrivalKind::Request, &rejection), asker)),
         }
     }
 }

@@ -110,6 +110,8 @@ impl Record {
         Self {
             restored: self.restored,
             restores: self.restores,
+            #[cfg(feature = "metrics")]
+            client: AtomicU8::new(self.client.load(Relaxed)),
             software: self.software.clone(),
             last_heard: AtomicU64::new(self.last_heard.load(Relaxed)),
             answered: AtomicU64::new(self.answered.load(Relaxed)),
