@@ -26,6 +26,7 @@ mod refusal;
 mod rows;
 mod samples;
 mod selection;
+mod session_name;
 mod sessions;
 
 pub use builder::AdminRouterBuilder;

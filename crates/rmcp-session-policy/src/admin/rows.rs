@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::session_name::SessionName;
 use crate::observe::SessionSnapshot;
 use crate::session::{Phase, Stream};
 
@@ -14,8 +15,8 @@ const LONGEST_PRINCIPAL: usize = 256;
 /// One session.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
-    /// Its number in this process, which its incarnations share.
-    session: u64,
+    /// Its name, which its incarnations share.
+    session: String,
     fingerprint: String,
     phase: &'static str,
     client: Option<Software>,
@@ -44,7 +45,7 @@ impl Row {
         let principal = principal(session);
         let shown = principal.map(|principal| cut(principal, LONGEST_PRINCIPAL));
         Self {
-            session: session.origin.number(),
+            session: SessionName::of(session).to_string(),
             fingerprint: session.fingerprint.to_string(),
             phase: phase(session.phase),
             client: session.client.clone().map(|(name, version)| Software { name, version }),

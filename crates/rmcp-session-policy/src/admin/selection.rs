@@ -17,6 +17,7 @@ use super::body::read_body;
 use super::console::Console;
 use super::refusal::Refusal;
 use super::rows::{address, principal};
+use super::session_name::SessionName;
 use crate::context::ClientContext;
 use crate::eviction::SessionInfo;
 use crate::manager::PolicySessionManager;
@@ -27,7 +28,7 @@ use crate::session::Phase;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Selection {
-    session: Option<u64>,
+    session: Option<SessionName>,
     principal: Option<String>,
     address: Option<IpAddr>,
 }
@@ -36,7 +37,7 @@ pub(super) struct Selection {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Terminate {
-    session: Option<u64>,
+    session: Option<SessionName>,
     principal: Option<String>,
     address: Option<IpAddr>,
     /// The number that the operator has confirmed. If more would end now, none do.
@@ -62,17 +63,17 @@ impl Selection {
     fn selects(&self, session: &SessionInfo<'_>) -> bool {
         let context = session.context();
         self.holds(
-            session.origin().number(),
+            SessionName::new(session.origin(), session.fingerprint()),
             context.and_then(ClientContext::principal),
             context.and_then(ClientContext::peer),
         )
     }
 
     fn shows(&self, session: &SessionSnapshot) -> bool {
-        self.holds(session.origin.number(), principal(session), address(session))
+        self.holds(SessionName::of(session), principal(session), address(session))
     }
 
-    fn holds(&self, session: u64, principal: Option<&str>, address: Option<IpAddr>) -> bool {
+    fn holds(&self, session: SessionName, principal: Option<&str>, address: Option<IpAddr>) -> bool {
         self.session.is_none_or(|wanted| wanted == session)
             && self.principal.as_deref().is_none_or(|wanted| principal == Some(wanted))
             && self.address.is_none_or(|wanted| address == Some(wanted))

@@ -187,7 +187,9 @@ async fn another_site_cannot_act() {
 async fn a_page_without_actions_only_shows() {
     let sessions = PolicySessionManager::local().build().expect("valid");
     let page = sessions.admin().build().expect("valid");
-    for (path, body) in [("/api/drain", json!({"deadline_seconds": 1})), ("/api/terminate", json!({"session": 0}))] {
+    for (path, body) in
+        [("/api/drain", json!({"deadline_seconds": 1})), ("/api/terminate", json!({"session": "0-01234567"}))]
+    {
         let answer = ask(&page, action(path, &body)).await;
         assert_eq!(answer.status, 403);
         assert!(answer.text().contains("read-only"));

@@ -148,7 +148,8 @@ async fn a_question_that_makes_no_sense_is_answered_with_400() {
         "/api/sessions/+1234567",
         "/api/explanations?count=51",
         "/api/selection",
-        "/api/selection?session=1&principal=alice",
+        "/api/selection?session=1-01234567&principal=alice",
+        "/api/selection?session=1",
         &*long,
         &*unknown,
     ] {
@@ -159,6 +160,7 @@ async fn a_question_that_makes_no_sense_is_answered_with_400() {
     for body in [
         json!({}),
         json!([]),
+        json!({"session": 1}),
         json!({"session": "1"}),
         json!({"principal": "a", "address": "::1"}),
         json!({"all": true}),
@@ -184,15 +186,19 @@ async fn one_session_is_terminated_and_no_other() {
     let print = Fingerprint::of(&alice.id);
     let found = read(&page, &format!("/api/sessions/{print}")).await;
     assert_eq!((found["live"].as_array().map(Vec::len), &found["live"][0]["principal"]), (Some(1), &json!("alice")));
-    let number = &found["live"][0]["session"];
-    assert_eq!(read(&page, &format!("/api/selection?session={number}")).await, json!({"live": 1, "parked": 0}));
-    let answer = ask(&page, action("/api/terminate", &json!({"session": number, "at_most": 1}))).await;
+    let name = found["live"][0]["session"].as_str().expect("text");
+    assert!(name.ends_with(&format!("-{print}")), "{name}");
+    let stale = name.replace(&print.to_string(), &Fingerprint::of(&bob.id).to_string());
+    let answer = ask(&page, action("/api/terminate", &json!({"session": stale}))).await;
+    assert_eq!(answer.json(), json!({"ended": 0}), "the number alone is not enough");
+    assert_eq!(read(&page, &format!("/api/selection?session={name}")).await, json!({"live": 1, "parked": 0}));
+    let answer = ask(&page, action("/api/terminate", &json!({"session": name, "at_most": 1}))).await;
     assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({"ended": 1})));
     assert!(!alice.lives().await && bob.lives().await);
     let found = read(&page, &format!("/api/sessions/{print}")).await;
     assert_eq!((&found["live"], &found["parked"]), (&json!([]), &json!([])), "it cannot be restored");
     assert!(found["explanations"][0]["text"].as_str().expect("text").starts_with("terminated by an operator"));
-    let again = ask(&page, action("/api/terminate", &json!({"session": number}))).await;
+    let again = ask(&page, action("/api/terminate", &json!({"session": name}))).await;
     assert_eq!(again.json(), json!({"ended": 0}));
 }
 

@@ -636,7 +636,7 @@
     by("token").value = "";
     refresh();
   });
-  document.addEventListener("visibilitychange", () => document.hidden ? clearTimeout(timer) : refresh());
+  document.addEventListener("visibilitychange", () => document.hidden || paused ? clearTimeout(timer) : refresh());
   addEventListener("hashchange", navigate);
   navigate();
 })();
