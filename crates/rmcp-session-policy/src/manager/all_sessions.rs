@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(longest_hold(&sessions), LOT);
         assert_eq!(sessions.list().len(), most);
         assert_eq!(longest_hold(&sessions), LOT);
-        let even = |session: &SessionInfo<'_>| session.key().index() % 2 == 0;
+        let even = |session: &SessionInfo<'_>| session.key().index().is_multiple_of(2);
         assert_eq!(sessions.terminate(even, CloseReason::Revoked).await, most / 2);
         assert_eq!(longest_hold(&sessions), LOT);
         sessions.drain(SECOND).await;
