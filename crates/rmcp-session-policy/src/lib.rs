@@ -81,8 +81,8 @@ pub use context::ClientContext;
 pub use data::SessionDataError;
 pub use error::{PolicyError, ServerFull};
 pub use manager::{
-    BusyGuard, CurrentSession, CurrentSessionError, FinalEnd, FinalEndReason, GivenUp, IdleTimeout,
-    PolicySessionManager, PolicySessionManagerBuilder, SessionData, SessionSelector, Worth,
+    BusyGuard, CurrentSession, CurrentSessionError, FinalEnd, FinalEndReason, GivenUp, IdleTimeout, LiveSettings,
+    PolicySessionManager, PolicySessionManagerBuilder, SessionData, SessionSelector, SettingsInForce, Worth,
 };
 pub use observe::{CloseReason, DrainReport, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats};
 pub use session::{Fingerprint, Phase, SessionKey, SessionOrigin, Stream};

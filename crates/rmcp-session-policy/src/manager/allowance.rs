@@ -99,7 +99,7 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     fn over_client_max(&self) -> Rejection {
-        let limit = self.settings.clients.max.as_ref().map_or(0, |max| max.sessions);
+        let limit = self.in_force.load().clients.max.as_ref().map_or(0, |max| max.sessions);
         Rejection::new("per_client_max").with_limit(limit as u64, 0)
     }
 
@@ -118,10 +118,13 @@ impl<I: SessionManager> ManagerInner<I> {
                         return Some(self.allowance(client, false));
                     }
                     Allowed::Instead(victim) => {
-                        core.mark_closing(&victim, CloseReason::Evicted, now);
+                        let mut victims = vec![victim];
+                        // More than one if its limit was lowered.
+                        victims.extend(std::iter::from_fn(|| core.registry.surplus_of(client, now)));
+                        victims.iter().for_each(|victim| core.mark_closing(victim, CloseReason::Evicted, now));
                         drop(core);
                         let allowance = self.allowance(client, false);
-                        self.close_victim(victim);
+                        victims.into_iter().for_each(|victim| self.close_victim(victim));
                         return Some(allowance);
                     }
                     Allowed::No => core.registry.has_fewer(client)?,

@@ -46,6 +46,8 @@ pub(super) struct Admitted {
     place: Place,
     /// The client that the session will belong to, by the limits of clients.
     clients: ClientIds,
+    /// Of the limits of clients.
+    version: u32,
 }
 
 impl<I: SessionManager> ManagerInner<I> {
@@ -90,7 +92,8 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         let permit =
             self.ask(kind, context).await.map_err(|no| self.refuse(kind, context, PolicyError::Rejected(no)))?;
-        let clients = self.settings.clients.ids(owner);
+        let limits = self.in_force.load_full();
+        let clients = limits.clients.ids(owner);
         let allowance = match self.allow(clients.max, patience == Patience::OnlyFree).await {
             Ok(Some(allowance)) => allowance,
             Ok(None) => return Ok(None),
@@ -106,7 +109,7 @@ impl<I: SessionManager> ManagerInner<I> {
             drop((place, permit));
             return Err(self.refuse(kind, context, PolicyError::Draining));
         }
-        Ok(place.map(|place| Admitted { permit, allowance, place, clients }))
+        Ok(place.map(|place| Admitted { permit, allowance, place, clients, version: limits.clients.version }))
     }
 
     /// Asks the admission policy.
@@ -133,9 +136,9 @@ impl<I: SessionManager> ManagerInner<I> {
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
         self.watch_directory();
         let Luggage { origin, initialize_params, pin, claimed } = luggage;
-        let Admitted { permit, allowance, place, clients } = admitted;
+        let Admitted { permit, allowance, place, clients, version } = admitted;
         let restored = origin.restored;
-        let (session, newborn, came, gone) = {
+        let (session, newborn, came, gone, is_owned) = {
             let mut core = self.lock();
             if self.live.contains(&origin.id) {
                 drop(core);
@@ -157,14 +160,17 @@ impl<I: SessionManager> ManagerInner<I> {
                 self.durable.iter().for_each(|durable| durable.is_here(ownership, &session.record.id));
             }
             let key = session.record.entry.key;
-            core.registry.owned_by(key, clients);
+            let is_owned = version == self.in_force.load().clients.version;
+            if is_owned {
+                core.registry.owned_by(key, clients);
+            }
             core.look_at(key, self.first_deadline(&session, now));
             self.live.insert(Arc::clone(&session));
             place.settle(&mut core);
             allowance.settle(&mut core);
             // Leaves the parking under the lock under which it enters the registry, so it is always in one of them, and
             // never counted in both.
-            let places = self.settings.max_sessions.saturating_sub(core.registry.len());
+            let places = core.places_without_session();
             let arrived = self.parking.arrive(&session.record.id, pin.as_ref(), places);
             // Begun under the lock, before another request can choose a victim: the session is not evicted until its
             // first request comes.
@@ -175,9 +181,12 @@ impl<I: SessionManager> ManagerInner<I> {
             if arrived.came == Came::Lost {
                 session.raise(Flag::EndTold);
             }
-            (session, newborn, arrived.came, arrived.gone)
+            (session, newborn, arrived.came, arrived.gone, is_owned)
         };
         drop(gone);
+        if !is_owned {
+            self.own(&[Arc::clone(&session)]);
+        }
         let host: Arc<dyn TransportEvents<I::Transport>> = Arc::<Self>::clone(self);
         let transport = PolicyTransport::new(Arc::clone(&session), host);
         let info = SessionInfo::of(&session.record);

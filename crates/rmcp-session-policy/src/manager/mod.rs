@@ -20,11 +20,13 @@ mod final_ends;
 mod goes_on;
 mod handlers;
 mod idle_timeout;
+mod in_force;
 mod in_turn;
 mod leases;
 mod lifecycle;
 mod listen;
 mod live_sessions;
+mod live_settings;
 mod look_queue;
 mod lookup;
 mod manager_inner;
@@ -35,6 +37,7 @@ mod parking;
 mod parking_state;
 mod place_queue;
 mod place_search;
+mod reconfigure;
 mod restore;
 mod restore_right;
 mod resume;
@@ -44,6 +47,8 @@ mod session_manager;
 mod session_store;
 mod setting_checks;
 mod settings;
+mod settings_in_force;
+mod shrink;
 mod single_flight;
 mod unservable;
 
@@ -54,8 +59,10 @@ pub use durable_sessions::GivenUp;
 pub(crate) use durable_sessions::LookedUp;
 pub use final_end::{FinalEnd, FinalEndReason};
 pub use idle_timeout::{IdleTimeout, Worth};
+pub use live_settings::LiveSettings;
 pub use operate::SessionSelector;
 pub use session_data::SessionData;
+pub use settings_in_force::SettingsInForce;
 #[cfg(feature = "simulation")]
 pub(crate) use setting_checks::default_opening;
 
@@ -136,6 +143,6 @@ impl<I: SessionManager> PolicySessionManager<I> {
 
 impl<I: SessionManager> fmt::Debug for PolicySessionManager<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PolicySessionManager").field("settings", &self.shared.settings).finish_non_exhaustive()
+        f.debug_struct("PolicySessionManager").field("settings", &self.settings()).finish_non_exhaustive()
     }
 }

@@ -163,7 +163,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let (source, answered) = match &message {
             ClientJsonRpcMessage::Request(request) => {
                 let (id, is_call) = (request.id.clone(), is_call(&request.request));
-                let rejection = self.shared.settings.call_rejection;
+                let rejection = self.shared.call_rejection();
                 (EventSource::request(incarnation, &id, is_call), Some(StreamRequest { id, is_call, rejection }))
             }
             _ => (EventSource::listening(incarnation), None),
@@ -317,14 +317,14 @@ impl<I: SessionManager> ManagerInner<I> {
                 return Box::new(ServerJsonRpcMessage::error(error, Some(request.id.clone())));
             }
             let refusal = self.turn_away_request(session, Rejected::too_many_in_flight(MAX_IN_FLIGHT));
-            Box::new(refusal.answer_to(is_call, self.settings.call_rejection, request.id.clone()))
+            Box::new(refusal.answer_to(is_call, self.call_rejection(), request.id.clone()))
         })
     }
 
     /// Returns the answer to a rejected request.
     fn refused(&self, refusal: &Rejected, message: ClientJsonRpcMessage) -> Option<ServerSseMessage> {
         let (request, id) = message.into_request()?;
-        let answer = refusal.answer_to(is_call(&request), self.settings.call_rejection, id);
+        let answer = refusal.answer_to(is_call(&request), self.call_rejection(), id);
         Some(ServerSseMessage::from_message(answer))
     }
 

@@ -104,6 +104,8 @@ pub(crate) struct Registry<S> {
     /// When to ask again whether the author protects a session. A queue of its own, so that neither kind waits for the
     /// other.
     pub(super) rechecks: Queue<Timestamp>,
+    /// Entries of `moments` and `rechecks` that are due at once, because the rules have changed.
+    pub(super) revisited: [Queue<Timestamp>; 2],
     /// The sessions in the policy's order by age. `None` until the policy names none for the first time, or breaks its
     /// contract. Sessions that were suspended, or have ended, may still be in it.
     pub(super) fallback: Option<Queue<Timestamp>>,
@@ -133,9 +135,15 @@ impl<S: Recorded> Registry<S> {
             max_opening,
             moments: Queue::default(),
             rechecks: Queue::default(),
+            revisited: Default::default(),
             fallback: None,
             overruled: 0,
         }
+    }
+
+    /// Changes how many places half-open sessions may hold.
+    pub(crate) const fn set_max_opening(&mut self, sessions: usize) {
+        self.max_opening = sessions;
     }
 
     /// Whether any session is ever a victim.
@@ -266,6 +274,20 @@ impl<S: Recorded> Registry<S> {
     pub(super) fn tell(&mut self, key: SessionKey, call: impl FnOnce(&mut dyn EvictionPolicy, &SessionInfo<'_>)) {
         let Some(session) = self.get(key).map(|slot| Arc::clone(&slot.session)) else { return };
         self.call_policy(|policy| call(policy, &SessionInfo::of(session.record())));
+    }
+
+    /// Asks the policy, if there is one. `None` if there is none, or it panics.
+    pub(crate) fn ask_policy<R>(&mut self, ask: impl FnOnce(&mut dyn EvictionPolicy) -> R) -> Option<R> {
+        let mut answer = None;
+        self.call_policy(|policy| answer = Some(ask(policy)));
+        answer
+    }
+
+    /// Some sessions from an index on, `most` at most, and the index that follows if there may be more.
+    pub(crate) fn some(&self, from: usize, most: usize) -> (Vec<Arc<S>>, Option<usize>) {
+        let until = (from + most).min(self.slots.capacity());
+        let some = (from..until).filter_map(|index| self.slots.get(index)).map(|slot| Arc::clone(&slot.session));
+        (some.collect(), (until < self.slots.capacity()).then_some(until))
     }
 
     /// Calls the policy, if there is one.

@@ -14,6 +14,9 @@ use super::listener::{IncarnationStream, Listener, Rest};
 use super::session::Session;
 use crate::session::SessionOrigin;
 
+/// How many streams are ended in one hold of the lock when the limit is lowered.
+const AT_ONCE: usize = 1_000;
+
 /// The list of streams that stay open while their sessions are parked, until the next incarnation or the end of the
 /// parking.
 ///
@@ -30,10 +33,6 @@ use crate::session::SessionOrigin;
 /// a listener goes from the list to a session or back. Under it the locks of a listener and of a session's belongings
 /// may be taken. What ends or wakes a stream ([`Rest`]) is dropped after it.
 pub(crate) struct HeldStreams {
-    /// How many slots there are: the setting `max_parked_streams`.
-    most: usize,
-    /// The limit of live sessions, which is also the limit of streams in transit.
-    places: usize,
     list: Mutex<List>,
     /// Notified when the earliest deadline becomes earlier. It wakes the lifecycle task.
     sooner: Arc<Notify>,
@@ -52,6 +51,10 @@ impl Unread {
 
 /// What the lock guards.
 struct List {
+    /// How many slots there are: the setting `max_parked_streams`.
+    most: usize,
+    /// The limit of live sessions, which is also the limit of streams in transit.
+    places: usize,
     /// The streams by their session, in transit or not.
     streams: HashMap<SessionOrigin, Held>,
     /// How many of the streams are in transit.
@@ -98,8 +101,8 @@ pub(crate) struct ParkedSession {
 
 impl List {
     /// Whether a slot is free that is not reserved.
-    fn has_room(&self, most: usize) -> bool {
-        !self.closed && self.ending.is_none() && self.len() + self.reserved < most
+    fn has_room(&self) -> bool {
+        !self.closed && self.ending.is_none() && self.len() + self.reserved < self.most
     }
 
     /// What clients hear before the end of a stream.
@@ -137,6 +140,19 @@ impl List {
         self.remove(session).map(|listener| listener.release(last))
     }
 
+    /// The sessions that lose their slots first if there are only so many, [`AT_ONCE`] at most.
+    fn beyond(&self, most: usize) -> Vec<SessionOrigin> {
+        let surplus = self.len().saturating_sub(most).min(AT_ONCE);
+        let mut beyond: Vec<_> = self.uncalled.iter().take(surplus).copied().collect();
+        if beyond.len() < surplus {
+            let has_called = |(_, held): &(&SessionOrigin, &Held)| held.called && !held.in_transit;
+            let mut called: Vec<_> = self.streams.iter().filter(has_called).map(|(session, _)| *session).collect();
+            called.sort_unstable();
+            beyond.extend(called.into_iter().take(surplus - beyond.len()));
+        }
+        beyond
+    }
+
     /// Takes a stream out of the list and all that the list notes of it. Returns its listener, unless the client has
     /// hung up.
     fn remove(&mut self, session: SessionOrigin) -> Option<Arc<Listener>> {
@@ -159,6 +175,8 @@ impl List {
 impl HeldStreams {
     pub(crate) fn new(most: usize, places: usize, sooner: Arc<Notify>) -> Self {
         let list = List {
+            most,
+            places,
             streams: HashMap::new(),
             in_transit: 0,
             coming_back: BTreeSet::new(),
@@ -169,11 +187,42 @@ impl HeldStreams {
             moving: None,
             closed: false,
         };
-        Self { most, places, list: Mutex::new(list), sooner }
+        Self { list: Mutex::new(list), sooner }
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the number of slots and that of live sessions. Returns whether no more slots are taken than there are; if not,
+    /// this has ended [`AT_ONCE`] streams: those of clients that never called first, and then the oldest.
+    pub(crate) fn set_limits(&self, most: usize, places: usize) -> bool {
+        let mut list = self.lock();
+        (list.most, list.places) = (most, places);
+        if list.closed || list.ending.is_some() {
+            return true;
+        }
+        let last = list.last_word();
+        let beyond = list.beyond(most);
+        let ended: Vec<_> = beyond.into_iter().filter_map(|session| list.remove(session)).collect();
+        let fits = list.len() <= most;
+        drop(list);
+        ended.into_iter().for_each(|listener| drop(listener.release(last.clone())));
+        fits
+    }
+
+    /// Changes when the lifetime of a session ends. It has an effect if the session has a stream here.
+    pub(crate) fn set_until(&self, session: SessionOrigin, id: &SessionId, until: Option<Instant>) {
+        let mut list = self.lock();
+        let List { streams, deadlines, .. } = &mut *list;
+        let Some(held) = streams.get_mut(&session) else { return };
+        if let Some(before) = std::mem::replace(&mut held.until, until) {
+            deadlines.remove(&(before, session));
+        }
+        if let Some(until) = until {
+            deadlines.insert((until, session), SessionId::clone(id));
+            self.sooner.notify_one();
+        }
     }
 
     /// How many slots are taken by streams. Reserved slots do not count.
@@ -183,7 +232,7 @@ impl HeldStreams {
 
     /// Whether a slot is free now.
     pub(crate) fn has_room(&self) -> bool {
-        self.lock().has_room(self.most)
+        self.lock().has_room()
     }
 
     /// Whether the session has a stream in the list. Its client may have hung up just now.
@@ -199,7 +248,7 @@ impl HeldStreams {
         let mut is_held = false;
         for listener in listeners.into_iter().rev() {
             listener.sever();
-            let rest = if is_held { None } else { self.insert(session, &listener, self.places) };
+            let rest = if is_held { None } else { self.insert(session, &listener, true) };
             is_held |= rest.is_some();
             drop(rest.unwrap_or_else(|| (listener.release(self.lock().last_word()), None)));
         }
@@ -208,14 +257,14 @@ impl HeldStreams {
     /// Puts a stream on the list, in place of the session's present one. `None` if there is no room, or the stream has
     /// ended.
     ///
-    /// `places` is how many streams may be in transit for it. With 0, no stream passes its slot on.
+    /// `passes_on`: whether a stream that is about to leave the list may pass its slot on to it.
     ///
     /// Returns what wakes the stream, and what ends the present one. The caller drops both, when no lock is held.
     pub(super) fn insert(
         &self,
         session: &ParkedSession,
         listener: &Arc<Listener>,
-        places: usize,
+        passes_on: bool,
     ) -> Option<(Rest, Option<Rest>)> {
         let ParkedSession { id, origin, until, called } = session;
         // Dropped after the lock.
@@ -226,12 +275,13 @@ impl HeldStreams {
             return None;
         }
         let has_slot = list.ending.is_some() || list.streams.get(origin).is_some_and(|held| !held.in_transit);
-        if !has_slot && !list.has_room(self.most) {
-            list.make_room(places);
-            if *called && !list.has_room(self.most) {
+        if !has_slot && !list.has_room() {
+            let places = list.places;
+            list.make_room(if passes_on { places } else { 0 });
+            if *called && !list.has_room() {
                 _ended = list.end_uncalled();
             }
-            if !list.has_room(self.most) {
+            if !list.has_room() {
                 return None;
             }
         }
@@ -327,10 +377,10 @@ impl HeldStreams {
         let mut list = self.lock();
         list.coming_back.remove(&session);
         let Some(Held { called, in_transit: true, .. }) = list.streams.get(&session) else { return };
-        if *called && !list.has_room(self.most) {
+        if *called && !list.has_room() {
             _uncalled = list.end_uncalled();
         }
-        let has_room = list.ending.is_some() || list.has_room(self.most);
+        let has_room = list.ending.is_some() || list.has_room();
         let List { streams, in_transit, uncalled, .. } = &mut *list;
         let Some(held) = streams.get_mut(&session) else { return };
         let ended = if has_room {
@@ -377,10 +427,10 @@ impl HeldStreams {
         let mut _ended = None;
         let mut list = self.lock();
         let takes_slot = list.streams.get(&session.origin).is_none_or(|held| held.in_transit);
-        if takes_slot && session.called && !list.has_room(self.most) {
+        if takes_slot && session.called && !list.has_room() {
             _ended = list.end_uncalled();
         }
-        if takes_slot && !list.has_room(self.most) {
+        if takes_slot && !list.has_room() {
             return None;
         }
         list.reserved += usize::from(takes_slot);

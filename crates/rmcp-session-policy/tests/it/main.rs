@@ -53,6 +53,7 @@ mod inner_manager_failures;
 mod lifetimes;
 mod limits_end_with_sessions;
 mod listening_clients;
+mod live_change;
 mod one_end;
 mod operator_api;
 mod parking_bounds;
