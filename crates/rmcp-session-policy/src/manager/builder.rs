@@ -631,7 +631,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     pub fn build(mut self) -> Result<PolicySessionManager<I>, ConfigError> {
         self.given.evicts = self.eviction.is_some();
         let in_force = InForce::check(self.given, None)?;
-        for policy in &mut self.eviction {
+        if let Some(policy) = &mut self.eviction {
             setting_checks::keep_resumptions(in_force.given.idle_timeout, &mut **policy)?;
         }
         self.data_types.check()?;

@@ -19,10 +19,7 @@ use crate::time::SECOND;
 const DUE_EVERY: Duration = Duration::from_secs(30);
 
 /// Ends what is due, until the manager is gone. A second passes between two lots, so that not all hooks run at once.
-pub(super) async fn end_due<I: SessionManager>(
-    shared: Weak<ManagerInner<I>>,
-    directory: Arc<dyn SessionDirectory>,
-) {
+pub(super) async fn end_due<I: SessionManager>(shared: Weak<ManagerInner<I>>, directory: Arc<dyn SessionDirectory>) {
     loop {
         let Some(lifetime) = shared.upgrade().map(|shared| shared.max_lifetime()) else { return };
         let due = directory.take_due(lifetime).await.unwrap_or_default();

@@ -67,7 +67,14 @@ impl FinalEnds {
         types: Arc<DataTypes>,
         directory: Option<Arc<dyn SessionDirectory>>,
     ) -> Self {
-        Self { hook, deadline: Mutex::new(deadline), types, directory, runtime: OnceLock::new(), running: Arc::default() }
+        Self {
+            hook,
+            deadline: Mutex::new(deadline),
+            types,
+            directory,
+            runtime: OnceLock::new(),
+            running: Arc::default(),
+        }
     }
 
     fn deadline(&self) -> MutexGuard<'_, Duration> {

@@ -44,7 +44,14 @@ struct Waiter<'a> {
 
 impl InTurn {
     pub(super) fn new(permits: usize) -> Self {
-        let state = State { all: permits, free: permits, over: 0, queue: FairQueue::default(), waiting: HashMap::new(), last: 0 };
+        let state = State {
+            all: permits,
+            free: permits,
+            over: 0,
+            queue: FairQueue::default(),
+            waiting: HashMap::new(),
+            last: 0,
+        };
         Self { state: Mutex::new(state) }
     }
 

@@ -62,9 +62,9 @@ pub use idle_timeout::{IdleTimeout, Worth};
 pub use live_settings::LiveSettings;
 pub use operate::SessionSelector;
 pub use session_data::SessionData;
-pub use settings_in_force::SettingsInForce;
 #[cfg(feature = "simulation")]
 pub(crate) use setting_checks::default_opening;
+pub use settings_in_force::SettingsInForce;
 
 use std::fmt;
 use std::sync::Arc;

@@ -93,7 +93,8 @@ impl<I: SessionManager> ManagerInner<I> {
             let mut core = self.lock();
             if given.idle_timeout != before.given.idle_timeout {
                 // The policy in force is asked last of all that may say no.
-                let keeps = |policy: &mut dyn EvictionPolicy| setting_checks::keep_resumptions(given.idle_timeout, policy);
+                let keeps =
+                    |policy: &mut dyn EvictionPolicy| setting_checks::keep_resumptions(given.idle_timeout, policy);
                 core.registry.ask_policy(keeps).unwrap_or_else(|| setting_checks::no_worth(given.idle_timeout))?;
             }
             core.apply(before, after, self.settings.busy_may_go);

@@ -88,7 +88,11 @@ impl Given {
     /// What keeps a session from eviction.
     pub(super) fn rules(&self, busy_may_go: bool) -> Rules {
         let max_busy = if busy_may_go { Duration::ZERO } else { self.max_busy };
-        Rules { min_idle: self.min_idle, max_busy, protect: self.protect.as_ref().map(|protect| Arc::clone(&protect.0)) }
+        Rules {
+            min_idle: self.min_idle,
+            max_busy,
+            protect: self.protect.as_ref().map(|protect| Arc::clone(&protect.0)),
+        }
     }
 }
 

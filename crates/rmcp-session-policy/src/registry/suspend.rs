@@ -206,8 +206,8 @@ mod tests {
 
     use super::*;
     use crate::eviction::{Candidates, EvictionPolicy, EvictionPolicyExt, Fifo, Lru, SessionInfo};
-    use crate::registry::test_registry::{TestRegistry, call, lenient, looks, touch};
     use crate::registry::Choice;
+    use crate::registry::test_registry::{TestRegistry, call, lenient, looks, touch};
 
     fn end_beside<T>(act: impl FnOnce() -> T + Send, end: impl FnOnce() + Send) -> T {
         let start = Barrier::new(2);

@@ -319,6 +319,7 @@ async fn what_protects_sessions_counts_at_once_and_sessions_it_kept_may_go() {
     change(&sessions, |settings| settings.max_busy(MINUTE)).await;
     held.extend(open(&sessions, 1).await);
     // Victims that do not answer take a moment, in which the newcomer may have taken both.
+    sleep(SECOND).await;
     held.extend(open(&sessions, 2 - sessions.stats().live).await);
     change(&sessions, |settings| settings.protect(|_| true)).await;
     assert!(sessions.create_session().await.is_err(), "both are protected");
@@ -330,23 +331,16 @@ async fn what_protects_sessions_counts_at_once_and_sessions_it_kept_may_go() {
 
 #[tokio::test(start_paused = true)]
 async fn lower_limits_of_the_parking_forget_the_oldest() {
-    let (_, sessions) = scripted(|builder| builder.max_sessions(2_000).max_parked_age(10 * HOUR));
-    let mut ids = Vec::new();
-    for _ in 0..2_000 {
-        let (id, transport) = ready(&sessions).await;
-        ids.push(id);
-        drop(transport);
-    }
-    assert_eq!(sessions.stats().live, 0, "their services have ended");
+    let (_, sessions) = scripted(|builder| builder.max_sessions(300).max_parked_age(10 * HOUR));
     let mut held = Vec::new();
-    for _ in 0..2_000 {
+    for _ in 0..300 {
         held.push(ready(&sessions).await);
     }
     sessions.terminate(|_: &rmcp_session_policy::eviction::SessionInfo<'_>| true, CloseReason::Evicted).await;
-    assert_eq!(sessions.stats().parked, 2_000);
+    assert_eq!(sessions.stats().parked, 300);
     change(&sessions, |settings| settings.max_parked(100).max_parked_streams(100)).await;
     assert_eq!(sessions.stats().parked, 100);
-    assert!(sessions.parking().load(&held[1_999].0).await.expect("loads").is_some(), "the newest stay");
+    assert!(sessions.parking().load(&held[299].0).await.expect("loads").is_some(), "the newest stay");
     let bytes = sessions.stats().parked_bytes;
     change(&sessions, |settings| settings.max_parked_bytes(bytes / 2).max_session_data_bytes(0)).await;
     assert!(sessions.stats().parked <= 50 && sessions.stats().parked_bytes <= bytes / 2);
