@@ -619,7 +619,11 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// # Ok(()) }
     /// ```
     pub fn settings(mut self, change: impl FnOnce(LiveSettings) -> LiveSettings) -> Self {
-        self.given = change(LiveSettings::new(self.given)).given;
+        let LiveSettings { given, eviction } = change(LiveSettings::new(self.given));
+        self.given = given;
+        if let Some(eviction) = eviction {
+            self.eviction = eviction;
+        }
         self
     }
 

@@ -10,7 +10,7 @@ use super::setting_checks::ClientShare;
 use super::settings::{Given, Protect};
 use crate::call_rejection::CallRejection;
 use crate::context::ClientContext;
-use crate::eviction::SessionInfo;
+use crate::eviction::{EvictionPolicy, SessionInfo};
 use crate::registry::ClientOf;
 
 /// The settings that [`reconfigure`](crate::PolicySessionManager::reconfigure) changes.
@@ -36,11 +36,13 @@ use crate::registry::ClientOf;
 #[must_use]
 pub struct LiveSettings {
     pub(super) given: Given,
+    /// The eviction policy that replaces the one in force, or `Some(None)` if none does.
+    pub(super) eviction: Option<Option<Box<dyn EvictionPolicy>>>,
 }
 
 impl LiveSettings {
     pub(super) const fn new(given: Given) -> Self {
-        Self { given }
+        Self { given, eviction: None }
     }
 
     /// Sets the capacity. Places that are added are given to what waits. If the capacity falls below the number of
@@ -143,6 +145,22 @@ impl LiveSettings {
         self
     }
 
+    /// Sets the policy that chooses the session to evict. It meets the sessions there are, oldest first and with the moments
+    /// and uses that they have, 1,000 in one hold of the lock; until it has met all, the policy before decides. Of sessions
+    /// that are parked it hears when they come back. Give it also to keep the policy and forget what it has learned.
+    pub fn eviction(mut self, policy: impl EvictionPolicy) -> Self {
+        self.eviction = Some(Some(Box::new(policy)));
+        self.given.evicts = true;
+        self
+    }
+
+    /// Switches eviction off. A capacity that is lowered then evicts none either: it is reached as sessions end.
+    pub fn refuse_when_full(mut self) -> Self {
+        self.eviction = Some(None);
+        self.given.evicts = false;
+        self
+    }
+
     /// Switches the guard against surges on or off. It learns anew when it is switched on.
     pub fn surge_guard(mut self, on: bool) -> Self {
         self.given.surge_guard = on;
@@ -209,6 +227,6 @@ impl LiveSettings {
 
 impl fmt::Debug for LiveSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiveSettings").field("given", &self.given).finish_non_exhaustive()
+        f.debug_struct("LiveSettings").field("given", &self.given).field("eviction", &self.eviction).finish_non_exhaustive()
     }
 }

@@ -82,7 +82,7 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     /// The key from which the keys of event ids are derived.
     pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of each use.
-    pub(super) tracks_access: bool,
+    pub(super) tracks_access: AtomicBool,
     pub(super) admission: Option<Arc<dyn AdmissionPolicy>>,
     /// The admission policy of requests within sessions.
     pub(super) requests: Option<Arc<dyn AdmissionPolicy>>,
@@ -174,7 +174,7 @@ impl<I: SessionManager> ManagerInner<I> {
             serving_tasks,
             incarnations: Incarnations::default(),
             seal_root: Arc::new(SealKey::random()?),
-            tracks_access,
+            tracks_access: AtomicBool::new(tracks_access),
             admission,
             requests,
             signals,

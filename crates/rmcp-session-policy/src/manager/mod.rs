@@ -50,6 +50,7 @@ mod settings;
 mod settings_in_force;
 mod shrink;
 mod single_flight;
+mod swap;
 mod unservable;
 
 pub use builder::PolicySessionManagerBuilder;

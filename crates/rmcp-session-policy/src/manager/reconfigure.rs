@@ -17,6 +17,7 @@ use super::live_settings::LiveSettings;
 use super::manager_inner::{ManagerInner, ManagerState};
 use super::setting_checks;
 use super::settings_in_force::SettingsInForce;
+use super::swap::Swap;
 use crate::call_rejection::CallRejection;
 use crate::config_error::ConfigError;
 use crate::eviction::EvictionPolicy;
@@ -55,9 +56,18 @@ impl<I: SessionManager> PolicySessionManager<I> {
         let shared = &self.shared;
         let _one_at_a_time = shared.reconfiguring.lock().await;
         let before = shared.in_force.load_full();
-        let LiveSettings { given } = change(LiveSettings::new(before.given.clone()));
+        let LiveSettings { given, eviction } = change(LiveSettings::new(before.given.clone()));
         let after = Arc::new(InForce::check(given, Some(&before))?);
-        shared.put_in_force(&before, &after)?;
+        let swap = match eviction {
+            None => None,
+            Some(mut policy) => {
+                if let Some(policy) = &mut policy {
+                    setting_checks::keep_resumptions(after.given.idle_timeout, &mut **policy)?;
+                }
+                Some(Swap::meet(shared, policy).await)
+            }
+        };
+        shared.put_in_force(&before, &after, swap)?;
         tracing::info!(changes = after.changes, "the settings were changed");
         Ok(())
     }
@@ -87,11 +97,20 @@ impl<T> ManagerState<T> {
 
 impl<I: SessionManager> ManagerInner<I> {
     /// Puts checked settings in force. It does not await, so it cannot be dropped halfway.
-    fn put_in_force(self: &Arc<Self>, before: &InForce, after: &Arc<InForce>) -> Result<(), ConfigError> {
+    fn put_in_force(
+        self: &Arc<Self>,
+        before: &InForce,
+        after: &Arc<InForce>,
+        swap: Option<Swap<'_, I>>,
+    ) -> Result<(), ConfigError> {
         let given = &after.given;
+        // Dropped when the lock is not held, as it may take long.
+        let mut _old_policy = None;
         {
             let mut core = self.lock();
-            if given.idle_timeout != before.given.idle_timeout {
+            if let Some(swap) = swap {
+                _old_policy = swap.finish(&mut core);
+            } else if given.idle_timeout != before.given.idle_timeout {
                 // The policy in force is asked last of all that may say no.
                 let keeps =
                     |policy: &mut dyn EvictionPolicy| setting_checks::keep_resumptions(given.idle_timeout, policy);

@@ -1,6 +1,7 @@
 //! rmcp's trait [`SessionManager`] for the manager.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_core::Stream;
 use futures_util::FutureExt;
@@ -146,7 +147,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
             Err(refusal) => return Ok(LiveStream::once(&session, self.shared.refused(&refusal, message))),
         };
         let activity = begin(&session, held, kind, now).ok_or_else(not_found)?;
-        if kind.is_use() && self.shared.tracks_access {
+        if kind.is_use() && self.shared.tracks_access.load(Relaxed) {
             self.shared.lock().registry.used(&session.record);
         }
         CurrentSession::attach(&mut message, &session);

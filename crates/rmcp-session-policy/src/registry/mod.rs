@@ -35,6 +35,7 @@ mod sessions;
 mod shares;
 mod surge;
 mod surge_sessions;
+mod swap;
 mod suspend;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod test_registry;

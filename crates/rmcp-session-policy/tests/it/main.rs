@@ -57,6 +57,7 @@ mod live_change;
 mod one_end;
 mod operator_api;
 mod parking_bounds;
+mod policy_swaps;
 mod principals_and_limits;
 mod real_clients;
 mod request_classification;
