@@ -11,13 +11,14 @@ use rmcp::transport::streamable_http_server::session::{EventStore, SessionManage
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::client_limits::ClientShare;
 use super::final_end::FinalEnd;
 use super::final_ends::Hook;
 use super::idle_timeout::IdleTimeout;
 use super::in_force::InForce;
 use super::live_settings::LiveSettings;
 use super::manager_inner::ManagerInner;
-use super::setting_checks::ClientShare;
+use super::policies::Policies;
 use super::settings::{Given, Protect, Settings};
 use super::{PolicySessionManager, setting_checks};
 use crate::admission::AdmissionPolicy;
@@ -619,8 +620,10 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// # Ok(()) }
     /// ```
     pub fn settings(mut self, change: impl FnOnce(LiveSettings) -> LiveSettings) -> Self {
-        let LiveSettings { given, eviction } = change(LiveSettings::new(self.given));
+        let LiveSettings { given, eviction, admission, requests } = change(LiveSettings::new(self.given));
         self.given = given;
+        self.admission = admission.or(self.admission);
+        self.requests = requests.or(self.requests);
         if let Some(eviction) = eviction {
             self.eviction = eviction;
         }
@@ -648,7 +651,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
             self.inner,
             self.settings,
             in_force,
-            [self.admission, self.requests].map(|policy| policy.map(Arc::from)),
+            Policies { admission: self.admission.map(Arc::from), requests: self.requests.map(Arc::from) },
             self.eviction,
             self.observer,
         );

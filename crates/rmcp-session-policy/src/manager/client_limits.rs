@@ -3,6 +3,17 @@
 use crate::context::ClientContext;
 use crate::registry::{ClientIds, ClientOf};
 
+/// The share of the places that a client may hold, as it was set.
+#[derive(Clone, Debug)]
+pub(super) struct ClientShare {
+    /// The name of the setting.
+    pub(super) setting: &'static str,
+    /// More than 0 and at most 1, once it is checked.
+    pub(super) share: f64,
+    /// How clients are told apart.
+    pub(super) of: ClientOf,
+}
+
 /// A number of sessions, and how the clients are told apart of which each may have so many.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientLimit {

@@ -14,6 +14,7 @@ use super::manager_inner::ManagerInner;
 use super::parked::Parked;
 use super::parking_state::Came;
 use super::place_search::{Patience, Place};
+use super::policies::{Admits, is_same};
 use crate::admission::{Arrival, ArrivalKind, Permit, Rejection};
 use crate::context::ClientContext;
 use crate::directory::InDirectory;
@@ -48,6 +49,19 @@ pub(super) struct Admitted {
     clients: ClientIds,
     /// Of the limits of clients.
     version: u32,
+    /// The policy that gave the permit.
+    policy: Admits,
+}
+
+/// Asks the admission policy.
+async fn ask(policy: &Admits, kind: ArrivalKind, context: Option<&ClientContext>) -> Result<Permit, Rejection> {
+    let Some(policy) = policy else { return Ok(Permit::free()) };
+    let arrival = Arrival::new(Instant::now(), kind);
+    let arrival = match context {
+        Some(context) => arrival.with_context(context),
+        None => arrival,
+    };
+    policy.admit(&arrival).await
 }
 
 impl<I: SessionManager> ManagerInner<I> {
@@ -90,8 +104,9 @@ impl<I: SessionManager> ManagerInner<I> {
         if self.stops_taking(kind) {
             return Err(self.refuse(kind, context, PolicyError::Draining));
         }
-        let permit =
-            self.ask(kind, context).await.map_err(|no| self.refuse(kind, context, PolicyError::Rejected(no)))?;
+        let policy = self.admission();
+        let asked = ask(&policy, kind, context).await;
+        let permit = asked.map_err(|no| self.refuse(kind, context, PolicyError::Rejected(no)))?;
         let limits = self.in_force.load_full();
         let clients = limits.clients.ids(owner);
         let allowance = match self.allow(clients.max, patience == Patience::OnlyFree).await {
@@ -109,18 +124,7 @@ impl<I: SessionManager> ManagerInner<I> {
             drop((place, permit));
             return Err(self.refuse(kind, context, PolicyError::Draining));
         }
-        Ok(place.map(|place| Admitted { permit, allowance, place, clients, version: limits.clients.version }))
-    }
-
-    /// Asks the admission policy.
-    async fn ask(&self, kind: ArrivalKind, context: Option<&ClientContext>) -> Result<Permit, Rejection> {
-        let Some(policy) = self.admission.as_deref() else { return Ok(Permit::free()) };
-        let arrival = Arrival::new(Instant::now(), kind);
-        let arrival = match context {
-            Some(context) => arrival.with_context(context),
-            None => arrival,
-        };
-        policy.admit(&arrival).await
+        Ok(place.map(|place| Admitted { permit, allowance, place, clients, version: limits.clients.version, policy }))
     }
 
     /// Puts a session that exists in the inner manager into the registry. Returns how it came out of the parking. It does
@@ -136,7 +140,7 @@ impl<I: SessionManager> ManagerInner<I> {
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
         self.watch_directory();
         let Luggage { origin, initialize_params, pin, claimed } = luggage;
-        let Admitted { permit, allowance, place, clients, version } = admitted;
+        let Admitted { permit, allowance, place, clients, version, policy } = admitted;
         let restored = origin.restored;
         let (session, newborn, came, gone, is_owned) = {
             let mut core = self.lock();
@@ -203,6 +207,10 @@ impl<I: SessionManager> ManagerInner<I> {
         session.hold(permit.commit());
         if session.has(Flag::Left) {
             session.drop_lease();
+        }
+        if !is_same(&policy, &self.admission()) {
+            // Another policy is in force by now, and may have missed the session.
+            self.adopt(&session);
         }
         // A drain that began after the admission may have listed the sessions before this one was there. So the new
         // session checks for a drain itself.

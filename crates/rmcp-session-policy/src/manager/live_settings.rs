@@ -5,9 +5,10 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::client_limits::ClientShare;
 use super::idle_timeout::IdleTimeout;
-use super::setting_checks::ClientShare;
 use super::settings::{Given, Protect};
+use crate::admission::AdmissionPolicy;
 use crate::call_rejection::CallRejection;
 use crate::context::ClientContext;
 use crate::eviction::{EvictionPolicy, SessionInfo};
@@ -38,11 +39,14 @@ pub struct LiveSettings {
     pub(super) given: Given,
     /// The eviction policy that replaces the one in force, or `Some(None)` if none does.
     pub(super) eviction: Option<Option<Box<dyn EvictionPolicy>>>,
+    /// The policies that replace those in force.
+    pub(super) admission: Option<Box<dyn AdmissionPolicy>>,
+    pub(super) requests: Option<Box<dyn AdmissionPolicy>>,
 }
 
 impl LiveSettings {
     pub(super) const fn new(given: Given) -> Self {
-        Self { given, eviction: None }
+        Self { given, eviction: None, admission: None, requests: None }
     }
 
     /// Sets the capacity. Places that are added are given to what waits. If the capacity falls below the number of
@@ -145,6 +149,38 @@ impl LiveSettings {
         self
     }
 
+    /// Sets the policy that decides about new and restored sessions. If it has the same shape as the one in force, which is
+    /// its type with the keys and predicates that it asks, the one in force takes over its numbers where it stands: what
+    /// clients owe stays, and so do leases and open permits ([`retune`](AdmissionPolicy::retune)). Otherwise it takes its
+    /// place: permits and leases of the old one end with that, and the new one starts empty, but
+    /// [adopts](AdmissionPolicy::adopt) the live sessions, so that [`Concurrent`](crate::admission::Concurrent) knows them.
+    /// A predicate or key that captures something makes another shape. [`Open`](crate::admission::Open) switches the limit off.
+    ///
+    /// ```
+    /// use rmcp_session_policy::PolicySessionManager;
+    /// use rmcp_session_policy::admission::{AdmissionPolicyExt, TokenBucket};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let sessions = PolicySessionManager::local().admission(TokenBucket::per_minute(10).per_client()).build()?;
+    /// // Clients that owe tokens owe them still, and pay them back twice as fast.
+    /// sessions.reconfigure(|settings| settings.admission(TokenBucket::per_minute(20).per_client())).await?;
+    ///
+    /// let none = sessions.reconfigure(|settings| settings.admission(TokenBucket::per_minute(0).per_client())).await;
+    /// assert_eq!(none.unwrap_err().setting, "the rate of TokenBucket");
+    /// # Ok(()) }
+    /// ```
+    pub fn admission(mut self, policy: impl AdmissionPolicy) -> Self {
+        self.admission = Some(Box::new(policy));
+        self
+    }
+
+    /// Sets the policy that decides about requests within a session, as [`admission`](Self::admission) does. Another policy
+    /// does not know the requests in flight.
+    pub fn requests(mut self, policy: impl AdmissionPolicy) -> Self {
+        self.requests = Some(Box::new(policy));
+        self
+    }
+
     /// Sets the policy that chooses the session to evict. It meets the sessions there are, oldest first and with the moments
     /// and uses that they have, 1,000 in one hold of the lock; until it has met all, the policy before decides. Of sessions
     /// that are parked it hears when they come back. Give it also to keep the policy and forget what it has learned.
@@ -227,6 +263,11 @@ impl LiveSettings {
 
 impl fmt::Debug for LiveSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiveSettings").field("given", &self.given).field("eviction", &self.eviction).finish_non_exhaustive()
+        f.debug_struct("LiveSettings")
+            .field("given", &self.given)
+            .field("eviction", &self.eviction)
+            .field("admission", &self.admission)
+            .field("requests", &self.requests)
+            .finish_non_exhaustive()
     }
 }

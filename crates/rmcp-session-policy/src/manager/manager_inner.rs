@@ -23,10 +23,11 @@ use super::leases::Leases;
 use super::live_sessions::LiveSessions;
 use super::parking::Parking;
 use super::place_queue::Places;
+use super::policies::{Policies, PoliciesInForce};
 use super::serving_tasks::ServingTasks;
 use super::settings::Settings;
 use super::single_flight::SingleFlight;
-use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
+use crate::admission::{ArrivalKind, Retry};
 use crate::call_rejection::CallRejection;
 use crate::context::ClientContext;
 use crate::error::{PolicyError, Rejected, ServerFull};
@@ -83,9 +84,7 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of each use.
     pub(super) tracks_access: AtomicBool,
-    pub(super) admission: Option<Arc<dyn AdmissionPolicy>>,
-    /// The admission policy of requests within sessions.
-    pub(super) requests: Option<Arc<dyn AdmissionPolicy>>,
+    pub(super) policies: PoliciesInForce,
     pub(super) signals: Arc<Signals>,
     pub(super) counters: Counters,
     pub(super) draining: AtomicBool,
@@ -118,7 +117,7 @@ impl<I: SessionManager> ManagerInner<I> {
         inner: I,
         settings: Settings,
         in_force: InForce,
-        [admission, requests]: [Option<Arc<dyn AdmissionPolicy>>; 2],
+        policies: Policies,
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
     ) -> Result<Self, getrandom::Error> {
@@ -145,9 +144,9 @@ impl<I: SessionManager> ManagerInner<I> {
         let (streams, told) = (Arc::clone(&held), Arc::clone(&signals));
         let leases = Leases::new(max_busy, Arc::clone(&sooner));
         let handlers = Handlers::new(max_busy, Arc::clone(&sooner));
-        let policies = [&admission, &requests].into_iter().flatten().cloned();
+        let policies: PoliciesInForce = Arc::new(ArcSwap::from_pointee(policies));
         let ends = Ends::new(
-            policies,
+            Arc::clone(&policies),
             Box::new(move |session| {
                 streams.end(session);
                 told.forget(session);
@@ -175,8 +174,7 @@ impl<I: SessionManager> ManagerInner<I> {
             incarnations: Incarnations::default(),
             seal_root: Arc::new(SealKey::random()?),
             tracks_access: AtomicBool::new(tracks_access),
-            admission,
-            requests,
+            policies,
             signals,
             counters: Counters::default(),
             draining: AtomicBool::new(false),
@@ -303,15 +301,6 @@ impl<I: SessionManager> ManagerInner<I> {
 
     pub(crate) const fn tracker(&self) -> &Arc<RequestTracker> {
         &self.tracker
-    }
-
-    pub(crate) fn admission(&self) -> Option<&dyn AdmissionPolicy> {
-        self.admission.as_deref()
-    }
-
-    /// The policy of requests within a session.
-    pub(crate) fn requests(&self) -> Option<&dyn AdmissionPolicy> {
-        self.requests.as_deref()
     }
 
     pub(crate) fn has_event_store(&self) -> bool {

@@ -1,5 +1,6 @@
 //! The manager: rmcp's `SessionManager` over admission, places, parking, ends and deadlines.
 
+mod adoption;
 mod allowance;
 mod asking;
 mod availability;
@@ -37,6 +38,7 @@ mod parking;
 mod parking_state;
 mod place_queue;
 mod place_search;
+mod policies;
 mod reconfigure;
 mod restore;
 mod restore_right;

@@ -56,8 +56,11 @@ impl<I: SessionManager> PolicySessionManager<I> {
         let shared = &self.shared;
         let _one_at_a_time = shared.reconfiguring.lock().await;
         let before = shared.in_force.load_full();
-        let LiveSettings { given, eviction } = change(LiveSettings::new(before.given.clone()));
+        let LiveSettings { given, eviction, admission, requests } = change(LiveSettings::new(before.given.clone()));
         let after = Arc::new(InForce::check(given, Some(&before))?);
+        for policy in [&admission, &requests].into_iter().flatten() {
+            policy.validate()?;
+        }
         let swap = match eviction {
             None => None,
             Some(mut policy) => {
@@ -68,6 +71,9 @@ impl<I: SessionManager> PolicySessionManager<I> {
             }
         };
         shared.put_in_force(&before, &after, swap)?;
+        if shared.change_admission(admission, requests) {
+            shared.each_lot(|sessions| sessions.iter().for_each(|session| shared.adopt(session)));
+        }
         tracing::info!(changes = after.changes, "the settings were changed");
         Ok(())
     }
@@ -157,11 +163,15 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Says of each session which client it belongs to, since clients are told apart in another way. Sessions that come
     /// meanwhile say so themselves.
     fn own_all(&self) {
-        let mut from = 0;
-        loop {
-            let (sessions, next) = self.lock().registry.some(from, AT_ONCE);
-            self.own(&sessions);
-            let Some(next) = next else { return };
+        self.each_lot(|sessions| self.own(sessions));
+    }
+
+    /// Does something with all sessions, some at a time and without the lock.
+    fn each_lot(&self, mut act: impl FnMut(&[Arc<Session<I::Transport>>])) {
+        let mut from = Some(0);
+        while let Some(index) = from {
+            let (sessions, next) = self.lock().registry.some(index, AT_ONCE);
+            act(&sessions);
             from = next;
         }
     }

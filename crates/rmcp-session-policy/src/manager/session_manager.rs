@@ -379,7 +379,7 @@ impl<I: SessionManager> ManagerInner<I> {
             return Err(self.turn_away(Rejected::draining(ArrivalKind::Request), context));
         }
         // A client that is refused `server/discover` takes the server for one of an older revision.
-        let Some(policy) = self.requests.as_deref().filter(|_| !is_discover) else { return Ok((None, now)) };
+        let Some(policy) = self.requests().filter(|_| !is_discover) else { return Ok((None, now)) };
         let record = &session.record;
         let arrival =
             Arrival::new(now, ArrivalKind::Request).with_session(record.entry.key).with_origin(record.entry.serial);

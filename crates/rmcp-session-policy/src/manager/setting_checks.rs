@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::client_limits::{ClientLimit, ClientLimits};
+use super::client_limits::{ClientLimit, ClientLimits, ClientShare};
 use super::idle_timeout::{IdleTimeout, Worth};
 use super::parking_state::Limits;
 use super::settings::Given;
@@ -18,17 +18,6 @@ use crate::time::HOUR;
 const SESSION_DATA: usize = 64 << 10;
 /// The longest duration of a setting. tokio's timer wheel reaches two years. No session needs a time that long.
 const LONGEST: Duration = HOUR.saturating_mul(365 * 24);
-
-/// The share of the places that a client may hold, as it was set.
-#[derive(Clone, Debug)]
-pub(super) struct ClientShare {
-    /// The name of the setting.
-    pub(super) setting: &'static str,
-    /// More than 0 and at most 1, once it is checked.
-    pub(super) share: f64,
-    /// How clients are told apart.
-    pub(super) of: ClientOf,
-}
 
 /// Checks the capacity.
 pub(super) fn capacity(most: usize) -> Result<(), ConfigError> {

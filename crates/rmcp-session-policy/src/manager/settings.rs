@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::client_limits::ClientShare;
 use super::final_ends::Hook;
 use super::idle_timeout::IdleTimeout;
 use super::parking_state::Limits;
-use super::setting_checks::ClientShare;
 use crate::call_rejection::CallRejection;
 use crate::data::DataTypes;
 use crate::directory::SessionDirectory;

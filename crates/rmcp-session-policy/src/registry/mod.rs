@@ -35,10 +35,11 @@ mod sessions;
 mod shares;
 mod surge;
 mod surge_sessions;
-mod swap;
 mod suspend;
+mod swap;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod test_registry;
+mod told;
 mod view;
 
 pub(crate) use choice::Choice;

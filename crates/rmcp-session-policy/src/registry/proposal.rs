@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::rules::Verdict;
 use super::sessions::{Registry, Standing};
-use super::swap::Told;
+use super::told::Told;
 use super::view::{Draws, SlotsView};
 use crate::context::ClientContext;
 use crate::eviction::Candidates;

@@ -10,7 +10,7 @@ use super::clients::Clients;
 use super::dense::{Dense, NOWHERE};
 use super::rules::Rules;
 use super::surge_sessions::SurgeSessions;
-use super::swap::{Incoming, Told};
+use super::told::{Incoming, Told};
 use crate::eviction::{EvictionPolicy, SessionInfo};
 use crate::queue::Queue;
 use crate::session::Origin;

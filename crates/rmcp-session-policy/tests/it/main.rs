@@ -23,6 +23,7 @@ mod web;
 #[path = "../support/witness.rs"]
 mod witness;
 
+mod admission_changes;
 mod bad_config;
 mod bounded;
 mod busy_is_exact;
