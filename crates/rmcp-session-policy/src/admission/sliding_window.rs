@@ -91,7 +91,7 @@ impl State {
         // One admission adds one entry, so removing up to two per decision keeps up with any backlog, and no decision
         // pays for all entries that expired since the last one. Only after a lower limit there may be more than it.
         let mut removed = 0;
-        while (removed < 2 || self.log.len() > self.limit)
+        while (removed < 2 || self.log.len() >= self.limit)
             && self.log.oldest().is_some_and(|at| self.expires(at) <= now)
         {
             self.log.pop_oldest();

@@ -202,10 +202,9 @@ impl HeldStreams {
         if list.closed || list.ending.is_some() {
             return true;
         }
-        let last = list.last_word();
-        let beyond = list.beyond(most);
+        let (last, beyond) = (list.last_word(), list.beyond(most));
+        let fits = beyond.len() < AT_ONCE || list.len() - beyond.len() <= most;
         let ended: Vec<_> = beyond.into_iter().filter_map(|session| list.remove(session)).collect();
-        let fits = list.len() <= most;
         drop(list);
         ended.into_iter().for_each(|listener| drop(listener.release(last.clone())));
         fits
@@ -556,5 +555,41 @@ mod tests {
             (1, 1, false),
             "a stream that is open does"
         );
+    }
+
+    #[test]
+    fn a_lower_limit_ends_the_streams_of_clients_that_never_called_first_and_1000_at_a_time() {
+        let held = HeldStreams::new(3_000, 0, Arc::default());
+        let hold = |called| {
+            let (session, listener) = (parked(called), Listener::held());
+            held.hold(&session, vec![Arc::clone(&listener)]);
+            listener
+        };
+        let callers: Vec<_> = (0..1_500).map(|_| hold(true)).collect();
+        let others: Vec<_> = (0..1_500).map(|_| hold(false)).collect();
+        assert!(!held.set_limits(1_000, 0), "there is more to do");
+        assert_eq!(held.len(), 2_000);
+        assert!(held.set_limits(1_000, 0));
+        assert!(others.iter().all(|listener| listener.is_over()));
+        assert!(callers[..500].iter().all(|listener| listener.is_over()), "and then the oldest");
+        assert_eq!((held.len(), held.has_room()), (1_000, false));
+        assert!(held.set_limits(1_001, 0) && held.has_room());
+        assert!(!callers[500].is_over());
+    }
+
+    #[test]
+    fn the_end_of_a_lifetime_moves() {
+        let session = parked(true);
+        let (held, _listener) = full(0, &session);
+        let now = Instant::now();
+        let at = |secs| now + Duration::from_secs(secs);
+        for secs in [9, 3] {
+            held.set_until(session.origin, &session.id, Some(at(secs)));
+            assert_eq!(held.next_overdue(now), Err(Some(at(secs))));
+        }
+        held.set_until(session.origin, &session.id, None);
+        assert_eq!(held.next_overdue(at(99)), Err(None));
+        held.set_until(SessionOrigin::allocate(), &session.id, Some(at(1)));
+        assert_eq!(held.next_overdue(at(99)), Err(None), "it holds no stream of that one");
     }
 }
