@@ -6,6 +6,8 @@
 
 #[path = "server/admin.rs"]
 mod admin;
+#[path = "server/config.rs"]
+mod config;
 #[path = "server/exporter.rs"]
 mod exporter;
 
@@ -23,15 +25,13 @@ use axum::http::{HeaderName, StatusCode};
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Open, SlidingWindow};
 use rmcp_session_policy::eviction::{Fifo, Lfu, Lru, Prospects};
 use rmcp_session_policy::http::PolicyLayer;
-use rmcp_session_policy::{
-    CloseReason, ConfigError, PolicySessionManager, PolicySessionManagerBuilder, RejectionReason, SECOND,
-};
+use rmcp_session_policy::{CloseReason, ConfigError, LiveSettings, PolicySessionManager, RejectionReason, SECOND};
 use rmcp_session_policy_examples::{Count, Tools};
 use rmcp_session_policy_sqlite::SqliteDirectory;
 use serde_json::{Map, Value, json};
@@ -43,11 +43,13 @@ use tokio::task::JoinHandle;
 use self::exporter::Exporter;
 
 pub(crate) type Sessions = PolicySessionManager<LocalSessionManager>;
-type Builder = PolicySessionManagerBuilder<LocalSessionManager>;
 
 /// An MCP server with the tools echo, sleep, count, notify and close, whose sessions are bounded by policies.
 #[derive(Debug, Parser)]
 pub(crate) struct Args {
+    /// Take flags from this TOML file, by their long names; it is read again on SIGHUP. Typed flags win
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Address to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
@@ -108,13 +110,12 @@ enum Eviction {
 }
 
 impl Eviction {
-    fn set(self, builder: Builder) -> Builder {
+    fn set(self, settings: LiveSettings) -> LiveSettings {
         match self {
-            Self::Default => builder,
-            Self::Prospects => builder.eviction(Prospects::new()),
-            Self::Lru => builder.eviction(Lru::new()),
-            Self::Lfu => builder.eviction(Lfu::new()),
-            Self::Fifo => builder.eviction(Fifo::new()),
+            Self::Default | Self::Prospects => settings.eviction(Prospects::new()),
+            Self::Lru => settings.eviction(Lru::new()),
+            Self::Lfu => settings.eviction(Lfu::new()),
+            Self::Fifo => settings.eviction(Fifo::new()),
         }
     }
 }
@@ -124,11 +125,14 @@ impl Eviction {
 struct Rate(usize, u64);
 
 impl FromStr for Rate {
-    type Err = &'static str;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts = text.split_once('/').and_then(|(n, secs)| Some(Self(n.parse().ok()?, secs.parse().ok()?)));
-        parts.ok_or("write a number, a slash and seconds, as in 600/60")
+        let rate = parts.ok_or("write a number, a slash and seconds, as in 600/60")?;
+        // Here, so that the message says which flag it is of.
+        SlidingWindow::from(rate).validate().map_err(|error| error.to_string())?;
+        Ok(rate)
     }
 }
 
@@ -138,31 +142,47 @@ impl From<Rate> for SlidingWindow {
     }
 }
 
+impl Args {
+    /// The settings that may change while the server runs, but for the eviction policy.
+    fn live(&self, settings: LiveSettings) -> LiveSettings {
+        settings
+            .max_sessions(self.max_sessions)
+            .idle_timeout(Duration::from_secs(self.idle_timeout))
+            .max_lifetime(self.max_lifetime.map(Duration::from_secs))
+            .init_timeout(Duration::from_secs(self.init_timeout))
+            .max_parked(self.parked)
+    }
+
+    /// The limits of new sessions.
+    fn admission(&self) -> impl AdmissionPolicy + use<> {
+        // A session that comes back from the parking is not new.
+        let is_new = |arrival: &Arrival<'_>| arrival.kind() == ArrivalKind::Create;
+        let all: Box<dyn AdmissionPolicy> = match self.rate {
+            Some(rate) => Box::new(SlidingWindow::from(rate).only(is_new)),
+            None => Box::new(Open),
+        };
+        let each: Box<dyn AdmissionPolicy> = match self.per_client_rate {
+            Some(rate) => Box::new(SlidingWindow::from(rate).per_client().only(is_new)),
+            None => Box::new(Open),
+        };
+        each.and(all)
+    }
+
+    /// The limit of requests within a session.
+    fn requests(&self) -> Box<dyn AdmissionPolicy> {
+        match self.request_rate {
+            Some(rate) => Box::new(SlidingWindow::from(rate).per_session()),
+            None => Box::new(Open),
+        }
+    }
+}
+
 pub(crate) fn sessions(args: &Args) -> Result<Sessions, Box<dyn Error>> {
-    // A session that comes back from the parking is not new.
-    let is_new = |arrival: &Arrival<'_>| arrival.kind() == ArrivalKind::Create;
-    let all: Box<dyn AdmissionPolicy> = match args.rate {
-        Some(rate) => Box::new(SlidingWindow::from(rate).only(is_new)),
-        None => Box::new(Open),
-    };
-    let each: Box<dyn AdmissionPolicy> = match args.per_client_rate {
-        Some(rate) => Box::new(SlidingWindow::from(rate).per_client().only(is_new)),
-        None => Box::new(Open),
-    };
-    let requests: Box<dyn AdmissionPolicy> = match args.request_rate {
-        Some(rate) => Box::new(SlidingWindow::from(rate).per_session()),
-        None => Box::new(Open),
-    };
     let builder = PolicySessionManager::local()
-        .max_sessions(args.max_sessions)
-        .admission(each.and(all))
-        .requests(requests)
-        .idle_timeout(Duration::from_secs(args.idle_timeout))
-        .max_lifetime(args.max_lifetime.map(Duration::from_secs))
-        .init_timeout(Duration::from_secs(args.init_timeout))
-        .max_parked(args.parked)
+        .settings(|settings| args.eviction.set(args.live(settings)))
+        .admission(args.admission())
+        .requests(args.requests())
         .session_data::<Count>("count", 1);
-    let builder = args.eviction.set(builder);
     let builder = match &args.state {
         Some(file) => builder.directory(SqliteDirectory::open(file)?),
         None => builder,
@@ -215,15 +235,13 @@ async fn healthz(State(sessions): State<Arc<Sessions>>) -> (StatusCode, Json<Val
 }
 
 async fn serve(
-    args: Args,
+    mut loaded: config::Loaded,
     sessions: Arc<Sessions>,
     layer: PolicyLayer<LocalSessionManager>,
     operators: Option<(Router, Exporter)>,
 ) -> std::io::Result<()> {
     let mut config = StreamableHttpServerConfig::default();
-    if args.parked > 0 {
-        config.session_store = Some(sessions.parking());
-    }
+    config.session_store = Some(sessions.parking());
     let stopped = config.cancellation_token.clone();
     let mcp = StreamableHttpService::new(|| Ok(Tools::default()), Arc::clone(&sessions), config);
     let app = Router::new()
@@ -234,8 +252,9 @@ async fn serve(
     // Before a client can know that the server runs: from here on a signal stops it in order.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let listener = TcpListener::bind(args.listen).await?;
-    let admin = match args.operators.admin.zip(operators) {
+    let mut hangup = if loaded.has_file() { Some(signal(SignalKind::hangup())?) } else { None };
+    let listener = TcpListener::bind(loaded.args.listen).await?;
+    let admin = match loaded.args.operators.admin.zip(operators) {
         Some((address, operators)) => Some((TcpListener::bind(address).await?, operators)),
         None => None,
     };
@@ -257,17 +276,23 @@ async fn serve(
         .with_graceful_shutdown(stopped.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
 
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = async { hangup.as_mut()?.recv().await }, if hangup.is_some() => match loaded.reload(&sessions).await {
+                Ok(changed) => tracing::info!(?changed, "the configuration was read again"),
+                Err(wrong) => tracing::error!("{wrong}; nothing has changed"),
+            },
+        }
     }
     // The listener stays open: load balancers must hear that the server is about to stop.
     sessions.refuse_newcomers();
-    if args.state.is_some() {
+    if loaded.args.state.is_some() {
         // A server that shares the file serves each session from the moment at which nothing of it is in flight here.
         sessions.hand_over();
     }
-    tokio::time::sleep(Duration::from_secs(args.drain_grace)).await;
+    tokio::time::sleep(Duration::from_secs(loaded.args.drain_grace)).await;
     let report = sessions.drain(5 * SECOND).await;
     tracing::info!(?report, "stopped");
     // The last bytes are on their way; a client that does not read them is not waited for.
@@ -280,10 +305,15 @@ async fn serve(
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) if error.use_stderr() => return bad_flags(&error.to_string()),
+    let typed: Vec<_> = std::env::args_os().collect();
+    let loaded = match Args::command().try_get_matches_from(&typed) {
+        Ok(matches) => config::Loaded::new(typed, matches),
+        Err(error) if error.use_stderr() => Err(config::said(&error)),
         Err(help) => help.exit(),
+    };
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(wrong) => return bad_flags(&wrong),
     };
     // rmcp logs session ids, which are credentials, also in warnings of its server: none of those, unless asked for.
     // `rmcp` alone would silence this library too, whose name begins with it.
@@ -293,19 +323,23 @@ async fn main() -> ExitCode {
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
     // Before the manager is built, which records into it.
+    let args = &loaded.args;
     let exporter = match args.operators.exporter() {
         Ok(exporter) => exporter,
         Err(error) => return bad_flags(&error.to_string()),
     };
-    let built = sessions(&args).map(Arc::new).and_then(|sessions| {
+    let built = sessions(args).map(Arc::new).and_then(|sessions| {
         let operators = exporter.map(|exporter| args.operators.router(&sessions, exporter)).transpose()?;
-        Ok((layer(&args, &sessions)?, sessions, operators))
+        Ok((layer(args, &sessions)?, sessions, operators))
     });
     let (layer, sessions, operators) = match built {
         Ok(built) => built,
-        Err(error) => return bad_flags(&error.to_string()),
+        Err(error) => {
+            let error = error.downcast_ref::<ConfigError>().map_or_else(|| error.to_string(), |it| loaded.explain(it));
+            return bad_flags(&error);
+        }
     };
-    match serve(args, sessions, layer, operators).await {
+    match serve(loaded, sessions, layer, operators).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the server failed");
@@ -315,9 +349,7 @@ async fn main() -> ExitCode {
 }
 
 /// One clear line, and exit code 2.
-fn bad_flags(text: &str) -> ExitCode {
-    let said = text.lines().take_while(|line| !line.starts_with("Usage") && !line.starts_with("For more"));
-    let line = said.map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-    eprintln!("{}", line.strip_prefix("error: ").unwrap_or(&line));
+fn bad_flags(line: &str) -> ExitCode {
+    eprintln!("{line}");
     ExitCode::from(2)
 }

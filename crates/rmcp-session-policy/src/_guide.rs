@@ -13,6 +13,10 @@ pub mod directory {}
 #[doc = include_str!("../docs/explanations.md")]
 pub mod explanations {}
 
+/// Changing settings while the server runs: what each does to the sessions there are.
+#[doc = include_str!("../docs/live-change.md")]
+pub mod live_change {}
+
 /// How clients behave: what the official SDKs and common hosts do with each answer.
 #[doc = include_str!("../docs/clients.md")]
 pub mod clients {}

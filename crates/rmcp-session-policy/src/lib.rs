@@ -93,8 +93,8 @@ pub use data::SessionDataError;
 pub use error::{PolicyError, ServerFull};
 pub use explain::{Explained, Explanation};
 pub use manager::{
-    BusyGuard, CurrentSession, CurrentSessionError, FinalEnd, FinalEndReason, GivenUp, IdleTimeout,
-    PolicySessionManager, PolicySessionManagerBuilder, SessionData, SessionSelector, Worth,
+    BusyGuard, CurrentSession, CurrentSessionError, FinalEnd, FinalEndReason, GivenUp, IdleTimeout, LiveSettings,
+    PolicySessionManager, PolicySessionManagerBuilder, SessionData, SessionSelector, SettingsInForce, Worth,
 };
 pub use observe::{
     CloseReason, DrainReport, Queued, RejectionReason, SessionEvent, SessionObserver, SessionSnapshot, Stats,

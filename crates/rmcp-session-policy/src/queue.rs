@@ -82,6 +82,16 @@ impl<R: Ord + Copy> Queue<R> {
         Some(entry)
     }
 
+    /// Takes all entries of another queue. O(1) if this one has none.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        if self.len() == 0 {
+            std::mem::swap(self, other);
+        }
+        while let Some((rank, key)) = other.pop() {
+            self.push(rank, key);
+        }
+    }
+
     /// Removes stale entries, if there are more than twice as many entries as `sessions`, and [`SPARE`] more.
     ///
     /// `has_meaning` returns false for a stale entry. The owner of a queue calls this with each push. Between two

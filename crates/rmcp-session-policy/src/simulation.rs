@@ -170,7 +170,7 @@ impl Simulation {
     /// [`ask`](Self::ask). Defaults to off.
     #[must_use]
     pub fn guarded(mut self) -> Self {
-        self.registry.guard_surges();
+        self.registry.guard_surges(true);
         self
     }
 
@@ -178,7 +178,7 @@ impl Simulation {
     /// [`per_prefix_share`](crate::PolicySessionManagerBuilder::per_prefix_share) does. Defaults to no share.
     #[must_use]
     pub fn with_prefix_share(mut self, places: usize) -> Self {
-        self.registry.share_places(places);
+        self.registry.share_places(Some(places), false);
         self.share = Some(ClientOf::per_prefix());
         self
     }

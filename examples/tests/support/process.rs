@@ -3,10 +3,11 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "a fixture, of which each test file uses a part")]
 
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -23,7 +24,8 @@ pub(crate) struct Server {
     pub(crate) url: String,
     /// Of what it offers to operators, with `--admin`.
     admin: Option<String>,
-    logs: JoinHandle<String>,
+    logs: JoinHandle<()>,
+    logged: Arc<Mutex<String>>,
 }
 
 impl Server {
@@ -42,11 +44,14 @@ impl Server {
             .kill_on_drop(true)
             .spawn()
             .expect("starts");
-        let mut stderr = process.stderr.take().expect("piped");
+        let mut stderr = BufReader::new(process.stderr.take().expect("piped"));
+        let logged = Arc::<Mutex<String>>::default();
+        let log = Arc::clone(&logged);
         let logs = tokio::spawn(async move {
-            let mut logs = String::new();
-            stderr.read_to_string(&mut logs).await.expect("text");
-            logs
+            let mut line = String::new();
+            while stderr.read_line(&mut line).await.expect("text") > 0 {
+                log.lock().expect("no panic").push_str(&std::mem::take(&mut line));
+            }
         });
         let mut line = String::new();
         let mut stdout = BufReader::new(process.stdout.as_mut().expect("piped"));
@@ -60,7 +65,7 @@ impl Server {
         } else {
             None
         };
-        Self { process, url, admin, logs }
+        Self { process, url, admin, logs, logged }
     }
 
     /// Where it serves operators, up to the first slash of the path. It was started with `--admin`.
@@ -95,6 +100,18 @@ impl Server {
         }
     }
 
+    /// Waits until the log has a text.
+    pub(crate) async fn logs(&self, text: &str) {
+        let until = async {
+            while !self.logged.lock().expect("no panic").contains(text) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(PATIENCE, until).await.is_err() {
+            panic!("never logged {text}: {}", self.logged.lock().expect("no panic"));
+        }
+    }
+
     /// Sends a signal, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.process.id().expect("it runs");
@@ -105,6 +122,8 @@ impl Server {
     /// Waits for the end; gives the exit status and what was logged.
     pub(crate) async fn end(mut self) -> (ExitStatus, String) {
         let status = timeout(PATIENCE, self.process.wait()).await.expect("ends").expect("waits");
-        (status, self.logs.await.expect("collected"))
+        self.logs.await.expect("collected");
+        let logged = std::mem::take(&mut *self.logged.lock().expect("no panic"));
+        (status, logged)
     }
 }

@@ -1,9 +1,12 @@
 //! [`admit_fn`]: an admission policy from a closure.
 
+use std::any::Any;
 use std::fmt;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
+use super::shape::{captures_nothing, same};
 use super::{AdmissionPolicy, Arrival, Permit, Rejection};
 
 /// Makes a policy from a closure, which admits with a [`Permit`] or rejects with a [`Rejection`].
@@ -48,6 +51,14 @@ where
 {
     async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
         (self.admit)(arrival)
+    }
+
+    fn retune(&self, to: &dyn AdmissionPolicy, _: Instant) -> bool {
+        captures_nothing::<F>() && same::<Self>(to).is_some()
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 }
 

@@ -1,9 +1,12 @@
 //! [`And`]: a policy that admits if both of two policies admit.
 
+use std::any::Any;
+
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{AdmissionPolicy, Arrival, Permit, Rejection, Replicate};
+use super::shape::same;
+use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection, Replicate};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
@@ -68,6 +71,19 @@ impl<A: AdmissionPolicy, B: AdmissionPolicy> AdmissionPolicy for And<A, B> {
     fn on_session_end(&self, session: SessionOrigin) {
         self.first.on_session_end(session);
         self.second.on_session_end(session);
+    }
+
+    fn retune(&self, to: &dyn AdmissionPolicy, now: Instant) -> bool {
+        // Both: if one cannot, this policy is replaced, and what was changed in it does not matter.
+        same::<Self>(to).is_some_and(|to| self.first.retune(&to.first, now) && self.second.retune(&to.second, now))
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
+    fn adopt(&self, session: &Arrival<'_>) -> Lease {
+        self.first.adopt(session).and(self.second.adopt(session))
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

@@ -1,12 +1,14 @@
 //! [`Concurrent`]: a limit on the number at one time.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{AdmissionPolicy, Arrival, Permit, Rejection, Replicate};
+use super::shape::same;
+use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection, Replicate};
 use crate::config_error::ConfigError;
 
 /// Admits up to a number at one time: an admission counts until its session is gone, or its request is served.
@@ -34,7 +36,7 @@ use crate::config_error::ConfigError;
 /// ```
 #[derive(Debug)]
 pub struct Concurrent {
-    most: u64,
+    most: AtomicU64,
     there: Arc<AtomicU64>,
 }
 
@@ -42,11 +44,15 @@ impl Concurrent {
     /// Admits at most `most` at one time.
     #[must_use]
     pub fn new(most: u64) -> Self {
-        Self { most, there: Arc::default() }
+        Self { most: AtomicU64::new(most), there: Arc::default() }
+    }
+
+    fn most(&self) -> u64 {
+        self.most.load(SeqCst)
     }
 
     fn refusal(&self) -> Rejection {
-        Rejection::new("concurrent").with_limit(self.most, 0)
+        Rejection::new("concurrent").with_limit(self.most(), 0)
     }
 }
 
@@ -63,18 +69,31 @@ impl Drop for There {
 impl AdmissionPolicy for Concurrent {
     async fn admit(&self, _: &Arrival<'_>) -> Result<Permit, Rejection> {
         self.there
-            .fetch_update(SeqCst, SeqCst, |there| (there < self.most).then_some(there + 1))
+            .fetch_update(SeqCst, SeqCst, |there| (there < self.most()).then_some(there + 1))
             .map(|_| Permit::holding(There(Arc::clone(&self.there))))
             .map_err(|_| self.refusal())
     }
 
     fn peek(&self, _: &Arrival<'_>) -> Result<(), Rejection> {
-        if self.there.load(SeqCst) < self.most { Ok(()) } else { Err(self.refusal()) }
+        if self.there.load(SeqCst) < self.most() { Ok(()) } else { Err(self.refusal()) }
+    }
+
+    fn retune(&self, to: &dyn AdmissionPolicy, _: Instant) -> bool {
+        same::<Self>(to).map(|to| self.most.store(to.most(), SeqCst)).is_some()
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
+    fn adopt(&self, _: &Arrival<'_>) -> Lease {
+        self.there.fetch_add(1, SeqCst);
+        Lease::holding(There(Arc::clone(&self.there)))
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        if self.most == 0 {
-            return Err(ConfigError::new("the limit of Concurrent", self.most, "allow at least 1 at once"));
+        if self.most() == 0 {
+            return Err(ConfigError::new("the limit of Concurrent", self.most(), "allow at least 1 at once"));
         }
         Ok(())
     }
@@ -82,7 +101,7 @@ impl AdmissionPolicy for Concurrent {
 
 impl Replicate for Concurrent {
     fn replicate(&self) -> Self {
-        Self::new(self.most)
+        Self::new(self.most())
     }
 
     fn is_fresh(&self, _: Instant) -> bool {

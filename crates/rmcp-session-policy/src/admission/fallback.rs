@@ -1,9 +1,12 @@
 //! [`Fallback`]: a policy with another one for the arrivals that it cannot decide.
 
+use std::any::Any;
+
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{AdmissionPolicy, Arrival, Permit, Rejection, RejectionClass, Replicate};
+use super::shape::same;
+use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection, RejectionClass, Replicate};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
@@ -83,6 +86,20 @@ impl<P: AdmissionPolicy, Q: AdmissionPolicy> AdmissionPolicy for Fallback<P, Q> 
     fn on_session_end(&self, session: SessionOrigin) {
         self.policy.on_session_end(session);
         self.fallback.on_session_end(session);
+    }
+
+    fn retune(&self, to: &dyn AdmissionPolicy, now: Instant) -> bool {
+        // Both: if one cannot, this policy is replaced, and what was changed in it does not matter.
+        same::<Self>(to)
+            .is_some_and(|to| self.policy.retune(&to.policy, now) && self.fallback.retune(&to.fallback, now))
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
+    fn adopt(&self, session: &Arrival<'_>) -> Lease {
+        self.policy.adopt(session)
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

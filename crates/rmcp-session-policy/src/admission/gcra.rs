@@ -40,6 +40,14 @@ impl Quota {
         if after <= latest && after < u64::MAX { Ok(after) } else { Err((after - latest).max(1)) }
     }
 
+    /// Returns the state at `now` under another quota, with as many tokens owed as under this one. Rounded up, so that a
+    /// change admits nothing that is owed.
+    pub(super) fn convert(self, arrival_time: u64, now: u64, to: Self) -> u64 {
+        let owed = u128::from(arrival_time.saturating_sub(now)) * u128::from(to.interval);
+        let owed = u64::try_from(owed.div_ceil(u128::from(self.interval))).unwrap_or(u64::MAX);
+        if owed == 0 { arrival_time } else { now.saturating_add(owed) }
+    }
+
     /// Returns the state after an admission at `now`, without a check.
     pub(super) fn after(self, arrival_time: u64, now: u64) -> u64 {
         arrival_time.max(now).saturating_add(self.interval)

@@ -1,14 +1,17 @@
 //! [`Keyed`]: a policy of its own for every key, such as every client.
 
+use std::any::Any;
 use std::fmt;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use hashlink::LinkedHashMap;
 use tokio::time::Instant;
 
-use super::{AdmissionPolicy, Arrival, Permit, Rejection};
+use super::shape::{KeyKind, same};
+use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
@@ -56,24 +59,27 @@ pub trait Replicate: AdmissionPolicy + Sized {
 pub struct Keyed<P, K> {
     template: P,
     key: Box<dyn Fn(&Arrival<'_>) -> K + Send + Sync>,
+    /// Where the keys come from. `None` if another policy of this type may have other ones.
+    kind: Option<KeyKind>,
     /// Makes the key to drop when a session ends, if there is one.
     ending: Option<fn(SessionOrigin) -> K>,
-    max_keys: usize,
+    max_keys: AtomicUsize,
     /// In the order in which the keys were added or last checked for room, oldest first.
     known: Mutex<LinkedHashMap<K, Arc<P>>>,
     overflow: Arc<P>,
 }
 
 impl<P: Replicate, K: Hash + Eq + Clone> Keyed<P, K> {
-    pub(super) fn new(template: P, key: Box<dyn Fn(&Arrival<'_>) -> K + Send + Sync>) -> Self {
+    pub(super) fn new(template: P, kind: Option<KeyKind>, key: Box<dyn Fn(&Arrival<'_>) -> K + Send + Sync>) -> Self {
         let overflow = Arc::new(template.replicate());
-        Self { template, key, ending: None, max_keys: 100_000, known: Mutex::default(), overflow }
+        let max_keys = AtomicUsize::new(100_000);
+        Self { template, key, kind, ending: None, max_keys, known: Mutex::default(), overflow }
     }
 
     /// Sets the number of keys that are known at one time. Defaults to 100,000.
     #[must_use]
-    pub const fn max_keys(mut self, keys: usize) -> Self {
-        self.max_keys = keys;
+    pub fn max_keys(mut self, keys: usize) -> Self {
+        *self.max_keys.get_mut() = keys;
         self
     }
 
@@ -95,7 +101,7 @@ impl<P: Replicate, K: Hash + Eq + Clone> Keyed<P, K> {
         if let Some(policy) = known.get(&key) {
             return Arc::clone(policy);
         }
-        if known.len() >= self.max_keys && !Self::forget_one(&mut known, arrival.now()) {
+        if known.len() >= self.max_keys.load(Relaxed) && !Self::forget_one(&mut known, arrival.now()) {
             return Arc::clone(&self.overflow);
         }
         let policy = Arc::new(self.template.replicate());
@@ -147,9 +153,32 @@ where
         }
     }
 
+    fn retune(&self, to: &dyn AdmissionPolicy, now: Instant) -> bool {
+        let Some(to) = same::<Self>(to).filter(|to| self.kind.is_some() && self.kind == to.kind) else { return false };
+        // The template first: a key that comes meanwhile has the new numbers, or is among those below.
+        if !self.template.retune(&to.template, now) || !self.overflow.retune(&to.template, now) {
+            return false;
+        }
+        self.max_keys.store(to.max_keys.load(Relaxed), Relaxed);
+        let known: Vec<_> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.values().map(Arc::clone).collect()
+        };
+        known.iter().all(|policy| P::retune(policy, &to.template, now))
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
+    fn adopt(&self, session: &Arrival<'_>) -> Lease {
+        P::adopt(&self.policy(session), session)
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
-        if self.max_keys == 0 {
-            return Err(ConfigError::new("max_keys", self.max_keys, "allow at least 1 key"));
+        let max_keys = self.max_keys.load(Relaxed);
+        if max_keys == 0 {
+            return Err(ConfigError::new("max_keys", max_keys, "allow at least 1 key"));
         }
         self.template.validate()
     }
@@ -258,5 +287,24 @@ mod tests {
         policy.on_session_end(one);
         assert_eq!(policy.keys(), 3);
         assert!(!comes_in(request.with_origin(two)));
+    }
+
+    #[test]
+    fn all_keys_take_over_new_numbers_and_other_keys_make_another_policy() {
+        let policy = TokenBucket::per_minute(1).burst(2).per_client().max_keys(2);
+        let now = Instant::now();
+        for who in ["alice", "bob", "shared"] {
+            assert_eq!([0; 3].map(|_| comes_in(&policy, who, now)), [true, true, false], "{who}");
+        }
+        assert!(policy.retune(&TokenBucket::per_minute(1).burst(3).per_client().max_keys(3), now));
+        for who in ["alice", "bob", "shared"] {
+            assert_eq!([0; 2].map(|_| comes_in(&policy, who, now)), [true, who == "shared"], "{who}");
+        }
+        assert_eq!(policy.keys(), 3);
+        assert!(!policy.retune(&TokenBucket::per_minute(1).per_prefix(), now));
+        let per = |_: &Arrival<'_>| 1_u8;
+        assert!(TokenBucket::per_minute(1).per(per).retune(&TokenBucket::per_minute(2).per(per), now));
+        let captured = |key: u8| TokenBucket::per_minute(1).per(move |_: &Arrival<'_>| key);
+        assert!(!captured(1).retune(&captured(2), now));
     }
 }

@@ -41,6 +41,7 @@ mod permit;
 mod policy;
 mod rejection;
 mod shadow;
+mod shape;
 mod sliding_window;
 mod token_bucket;
 

@@ -1,10 +1,13 @@
 //! [`Only`]: a policy that is asked only about arrivals for which a predicate holds.
 
+use std::any::Any;
 use std::fmt;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
-use super::{AdmissionPolicy, Arrival, Permit, Rejection};
+use super::shape::{captures_nothing, same};
+use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
@@ -56,6 +59,18 @@ where
         self.policy.on_session_end(session);
     }
 
+    fn retune(&self, to: &dyn AdmissionPolicy, now: Instant) -> bool {
+        captures_nothing::<F>() && same::<Self>(to).is_some_and(|to| self.policy.retune(&to.policy, now))
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
+    fn adopt(&self, session: &Arrival<'_>) -> Lease {
+        if (self.predicate)(session) { self.policy.adopt(session) } else { Lease::free() }
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         self.policy.validate()
     }
@@ -69,9 +84,7 @@ impl<P: fmt::Debug, F> fmt::Debug for Only<P, F> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
-    use super::super::{AdmissionPolicyExt, ArrivalKind, admit_fn};
+    use super::super::{AdmissionPolicyExt, ArrivalKind, Concurrent, admit_fn};
     use super::*;
 
     #[tokio::test]
@@ -81,5 +94,15 @@ mod tests {
         let now = Instant::now();
         assert!(policy.admit(&Arrival::new(now, ArrivalKind::Create)).await.is_err());
         assert!(policy.admit(&Arrival::new(now, ArrivalKind::Restore)).await.is_ok());
+    }
+
+    #[test]
+    fn a_predicate_that_captures_something_makes_another_policy() {
+        let only = |most, admits: bool| Concurrent::new(most).only(move |_: &Arrival<'_>| admits);
+        let all = |most| Concurrent::new(most).only(|_: &Arrival<'_>| true);
+        let now = Instant::now();
+        assert!(all(1).retune(&all(2), now));
+        assert!(!only(1, true).retune(&only(2, false), now));
+        assert!(!all(1).retune(&Concurrent::new(1), now));
     }
 }

@@ -1,8 +1,11 @@
 //! [`Open`]: the policy that admits every arrival.
 
+use std::any::Any;
+
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+use super::shape::same;
 use super::{AdmissionPolicy, Arrival, Permit, Rejection, Replicate};
 
 /// Admits every arrival. The capacity of the manager still holds.
@@ -24,6 +27,14 @@ pub struct Open;
 impl AdmissionPolicy for Open {
     async fn admit(&self, _: &Arrival<'_>) -> Result<Permit, Rejection> {
         Ok(Permit::free())
+    }
+
+    fn retune(&self, to: &dyn AdmissionPolicy, _: Instant) -> bool {
+        same::<Self>(to).is_some()
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 }
 

@@ -152,6 +152,23 @@ impl Lease {
         Self { parts: Parts::None }
     }
 
+    /// Joins two leases: both are held until the session is gone.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use rmcp_session_policy::admission::Lease;
+    ///
+    /// let seat = Arc::new(());
+    /// let both = Lease::holding(Arc::clone(&seat)).and(Lease::holding(Arc::clone(&seat)));
+    /// assert_eq!(Arc::strong_count(&seat), 3);
+    /// drop(both);
+    /// assert_eq!(Arc::strong_count(&seat), 1);
+    /// ```
+    pub fn and(self, other: Self) -> Self {
+        Self { parts: self.parts.join(other.parts) }
+    }
+
     pub(crate) const fn is_free(&self) -> bool {
         matches!(self.parts, Parts::None)
     }

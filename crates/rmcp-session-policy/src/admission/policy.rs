@@ -1,12 +1,17 @@
 //! [`AdmissionPolicy`], the trait of a policy, and [`AdmissionPolicyExt`], the methods that combine policies.
 
+use std::any::Any;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
-use super::{And, Arrival, CallerKey, ClientKey, Fallback, Keyed, Only, Or, Permit, Rejection, Replicate, Shadow};
+use super::shape::KeyKind;
+use super::{
+    And, Arrival, CallerKey, ClientKey, Fallback, Keyed, Lease, Only, Or, Permit, Rejection, Replicate, Shadow,
+};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
@@ -77,6 +82,44 @@ pub trait AdmissionPolicy: fmt::Debug + Send + Sync + 'static {
         let _: SessionOrigin = session;
     }
 
+    /// Takes over the numbers of another policy of the same shape, and keeps what it knows: debts, leases and open permits
+    /// stay, and count under the new numbers. Returns whether it did. By default it does not; then the manager puts the
+    /// other policy in its place. It is called by [`reconfigure`](crate::PolicySessionManager::reconfigure) with a policy
+    /// that was [validated](Self::validate). An undo stays exact: what was admitted before counts as it did then.
+    ///
+    /// The shape of a policy is its type with all that is in it, and the keys and predicates that it asks. To see the other
+    /// policy as one of this type, ask it for [`as_any`](Self::as_any).
+    ///
+    /// ```
+    /// use rmcp_session_policy::admission::{AdmissionPolicy, AdmissionPolicyExt, Concurrent, TokenBucket};
+    /// use tokio::time::Instant;
+    ///
+    /// let policy = TokenBucket::per_minute(10).per_client().and(Concurrent::new(5));
+    /// let (more, other) = (TokenBucket::per_minute(20), TokenBucket::per_minute(20));
+    /// assert!(policy.retune(&more.per_client().and(Concurrent::new(9)), Instant::now()));
+    /// assert!(!policy.retune(&other.per_prefix().and(Concurrent::new(9)), Instant::now()));
+    /// ```
+    fn retune(&self, to: &dyn AdmissionPolicy, now: Instant) -> bool {
+        let _: (&dyn AdmissionPolicy, Instant) = (to, now);
+        false
+    }
+
+    /// Returns the policy itself, if others of its type can take over its numbers by [`retune`](Self::retune). A box and
+    /// the like return what is in them. By default none.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
+
+    /// Hears of a session that was admitted by an earlier policy, and is live when this one takes its place. Returns what the
+    /// session holds of it from then on, even where an arrival would be rejected. By default nothing: only a policy that
+    /// counts what is there, such as [`Concurrent`](super::Concurrent), has to know.
+    ///
+    /// The arrival has the context, the key and the origin of the session, and its kind says how the session came.
+    fn adopt(&self, session: &Arrival<'_>) -> Lease {
+        let _: &Arrival<'_> = session;
+        Lease::free()
+    }
+
     /// Checks the policy's settings. The manager's `build` calls it. By default every setting is valid.
     ///
     /// # Errors
@@ -101,6 +144,18 @@ impl<P: AdmissionPolicy + ?Sized> AdmissionPolicy for Box<P> {
         (**self).on_session_end(session);
     }
 
+    fn retune(&self, to: &dyn AdmissionPolicy, now: Instant) -> bool {
+        (**self).retune(to, now)
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        (**self).as_any()
+    }
+
+    fn adopt(&self, session: &Arrival<'_>) -> Lease {
+        (**self).adopt(session)
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         (**self).validate()
     }
@@ -118,6 +173,18 @@ impl<P: AdmissionPolicy + ?Sized> AdmissionPolicy for Arc<P> {
 
     fn on_session_end(&self, session: SessionOrigin) {
         (**self).on_session_end(session);
+    }
+
+    fn retune(&self, to: &dyn AdmissionPolicy, now: Instant) -> bool {
+        (**self).retune(to, now)
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        (**self).as_any()
+    }
+
+    fn adopt(&self, session: &Arrival<'_>) -> Lease {
+        (**self).adopt(session)
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
@@ -158,7 +225,7 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
     where
         Self: Replicate,
     {
-        Keyed::new(self, Box::new(ClientKey::warning_of()))
+        Keyed::new(self, Some(KeyKind::Client), Box::new(ClientKey::warning_of()))
     }
 
     /// Gives every network of clients a policy of its own: by /24 of IPv4 and /48 of IPv6, so that a client which has
@@ -191,7 +258,7 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
     {
         let warning = "a policy per prefix knows no client: all such clients share one limit";
         let key = ClientKey::warning_of_context(warning, ClientKey::by_prefix);
-        Keyed::new(self, Box::new(move |arrival| key(arrival.context())))
+        Keyed::new(self, Some(KeyKind::Prefix), Box::new(move |arrival| key(arrival.context())))
     }
 
     /// Gives every session a policy of its own, for
@@ -202,7 +269,7 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
     where
         Self: Replicate,
     {
-        Keyed::new(self, Box::new(CallerKey::warning_of())).ending_with(CallerKey::Session)
+        Keyed::new(self, Some(KeyKind::Session), Box::new(CallerKey::warning_of())).ending_with(CallerKey::Session)
     }
 
     /// Gives every key a policy of its own. See [`Keyed`].
@@ -211,7 +278,7 @@ pub trait AdmissionPolicyExt: AdmissionPolicy + Sized {
         Self: Replicate,
         K: Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static,
     {
-        Keyed::new(self, Box::new(key))
+        Keyed::new(self, KeyKind::of(&key), Box::new(key))
     }
 
     /// Asks the policy only about arrivals for which `predicate` holds, and admits the others. See [`Only`].
@@ -233,8 +300,6 @@ impl<P: AdmissionPolicy> AdmissionPolicyExt for P {}
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-
-    use tokio::time::Instant;
 
     use super::super::{ArrivalKind, Concurrent, Open, RejectionClass};
     use super::*;

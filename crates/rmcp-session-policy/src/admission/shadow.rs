@@ -1,10 +1,13 @@
 //! [`Shadow`]: a policy that reports its rejections and rejects nothing.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
-use super::{AdmissionPolicy, Arrival, Permit, Rejection};
+use super::shape::same;
+use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection};
 use crate::config_error::ConfigError;
 use crate::session::SessionOrigin;
 
@@ -61,6 +64,18 @@ impl<P: AdmissionPolicy> AdmissionPolicy for Shadow<P> {
         self.policy.on_session_end(session);
     }
 
+    fn retune(&self, to: &dyn AdmissionPolicy, now: Instant) -> bool {
+        same::<Self>(to).is_some_and(|to| self.policy.retune(&to.policy, now))
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
+    fn adopt(&self, session: &Arrival<'_>) -> Lease {
+        self.policy.adopt(session)
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         self.policy.validate()
     }
@@ -68,8 +83,6 @@ impl<P: AdmissionPolicy> AdmissionPolicy for Shadow<P> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::super::{AdmissionPolicyExt, ArrivalKind, Concurrent};
     use super::*;
 

@@ -1,5 +1,6 @@
 //! [`SlidingWindow`]: an exact limit on the number in any window of time.
 
+use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::log::{Log, Token};
+use super::shape::same;
 use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection, Replicate, Reservation, Retry};
 use crate::config_error::ConfigError;
 
@@ -39,13 +41,13 @@ use crate::config_error::ConfigError;
 /// ```
 #[derive(Debug)]
 pub struct SlidingWindow {
-    limit: usize,
-    window: Duration,
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    limit: usize,
+    window: Duration,
     epoch: Option<Instant>,
     log: Log,
 }
@@ -65,33 +67,43 @@ impl SlidingWindow {
     /// Admits at most `limit` within any `window`.
     #[must_use]
     pub fn new(limit: usize, window: Duration) -> Self {
-        Self { limit, window, state: Arc::default() }
+        Self { state: Arc::new(Mutex::new(State { limit, window, epoch: None, log: Log::default() })) }
+    }
+
+    fn numbers(&self) -> (usize, Duration) {
+        let state = self.lock();
+        (state.limit, state.window)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn window_nanos(&self) -> u64 {
-        u64::try_from(self.window.as_nanos()).unwrap_or(u64::MAX)
+impl State {
+    /// When an admission stops counting.
+    fn expires(&self, at: u64) -> u64 {
+        at.saturating_add(u64::try_from(self.window.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// Checks whether there is room now.
-    fn room(&self, state: &mut State, now: u64) -> Result<(), Rejection> {
-        let window = self.window_nanos();
-        let expires = |at: u64| at.saturating_add(window);
+    fn room(&mut self, now: u64) -> Result<(), Rejection> {
         // One admission adds one entry, so removing up to two per decision keeps up with any backlog, and no decision
-        // pays for all entries that expired since the last one.
-        for _ in 0..2 {
-            if state.log.oldest().is_some_and(|at| expires(at) <= now) {
-                state.log.pop_oldest();
-            }
+        // pays for all entries that expired since the last one. Only after a lower limit there may be more than it.
+        let mut removed = 0;
+        while (removed < 2 || self.log.len() >= self.limit)
+            && self.log.oldest().is_some_and(|at| self.expires(at) <= now)
+        {
+            self.log.pop_oldest();
+            removed += 1;
         }
-        if state.log.len() < self.limit {
+        if self.log.len() < self.limit {
             return Ok(());
         }
-        let retry = match state.log.oldest() {
-            Some(oldest) => Retry::After(Duration::from_nanos(expires(oldest).saturating_sub(now))),
+        // Above a limit that was lowered more than the oldest has to go; the newest is the last.
+        let last = if self.log.len() > self.limit { self.log.newest() } else { self.log.oldest() };
+        let retry = match last {
+            Some(last) => Retry::After(Duration::from_nanos(self.expires(last).saturating_sub(now))),
             None => Retry::Never,
         };
         Err(Rejection::new("sliding_window")
@@ -127,7 +139,7 @@ impl AdmissionPolicy for SlidingWindow {
     async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
         let mut state = self.lock();
         let now = state.nanos(arrival.now());
-        self.room(&mut state, now)?;
+        state.room(now)?;
         let token = Some(state.log.push(now));
         drop(state);
         Ok(Permit::reserving(Admitted { state: Arc::clone(&self.state), token }))
@@ -136,18 +148,38 @@ impl AdmissionPolicy for SlidingWindow {
     fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
         let mut state = self.lock();
         let now = state.nanos(arrival.now());
-        self.room(&mut state, now)
+        state.room(now)
+    }
+
+    fn retune(&self, to: &dyn AdmissionPolicy, now: Instant) -> bool {
+        let Some(to) = same::<Self>(to) else { return false };
+        if !Arc::ptr_eq(&self.state, &to.state) {
+            let (limit, window) = to.numbers();
+            let mut state = self.lock();
+            (state.limit, state.window) = (limit, window);
+            // What a shorter window leaves out counts no more.
+            let now = state.nanos(now);
+            while state.log.oldest().is_some_and(|at| state.expires(at) <= now) {
+                state.log.pop_oldest();
+            }
+        }
+        true
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        if self.limit == 0 {
-            return Err(ConfigError::new("the limit of SlidingWindow", self.limit, "allow at least 1 per window"));
+        let (limit, window) = self.numbers();
+        if limit == 0 {
+            return Err(ConfigError::new("the limit of SlidingWindow", limit, "allow at least 1 per window"));
         }
-        if self.limit > i32::MAX as usize {
-            return Err(ConfigError::new("the limit of SlidingWindow", self.limit, "allow at most 2,147,483,647"));
+        if limit > i32::MAX as usize {
+            return Err(ConfigError::new("the limit of SlidingWindow", limit, "allow at most 2,147,483,647"));
         }
-        if self.window.is_zero() {
-            return Err(ConfigError::new("the window of SlidingWindow", self.window, "allow more than zero"));
+        if window.is_zero() {
+            return Err(ConfigError::new("the window of SlidingWindow", window, "allow more than zero"));
         }
         Ok(())
     }
@@ -155,13 +187,14 @@ impl AdmissionPolicy for SlidingWindow {
 
 impl Replicate for SlidingWindow {
     fn replicate(&self) -> Self {
-        Self::new(self.limit, self.window)
+        let (limit, window) = self.numbers();
+        Self::new(limit, window)
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
         let mut state = self.lock();
         let now = state.nanos(now);
-        state.log.newest().is_none_or(|newest| newest.saturating_add(self.window_nanos()) <= now)
+        state.log.newest().is_none_or(|newest| state.expires(newest) <= now)
     }
 }
 
@@ -274,5 +307,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn after_a_change_what_was_admitted_counts_under_the_new_numbers() {
+        use futures_util::FutureExt;
+        let start = Instant::now();
+        let at = |secs| Arrival::new(start + Duration::from_secs(secs), ArrivalKind::Create);
+        let admit = |policy: &SlidingWindow, secs| {
+            let admitted = policy.admit(&at(secs)).now_or_never().expect("never waits");
+            admitted.map(|permit| drop(permit.commit())).map_err(|no| no.retry())
+        };
+        let policy = SlidingWindow::new(10, 60 * SECOND);
+        for secs in 0..10 {
+            assert_eq!(admit(&policy, secs), Ok(()));
+        }
+        assert!(policy.retune(&SlidingWindow::new(3, 60 * SECOND), at(9).now()));
+        let Err(Retry::After(wait)) = admit(&policy, 10) else { panic!("there are ten") };
+        assert_eq!(wait, 59 * SECOND, "that is enough");
+        assert_eq!(admit(&policy, 69), Ok(()));
+        assert!(policy.retune(&SlidingWindow::new(3, SECOND), at(70).now()));
+        assert_eq!([70, 70, 70].map(|secs| admit(&policy, secs).is_ok()), [true; 3]);
+        assert!(!policy.retune(&super::super::TokenBucket::per_second(1), at(70).now()));
     }
 }

@@ -1,5 +1,6 @@
 //! [`TokenBucket`]: a limit on the rate, with bursts.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::gcra::{Quota, interval};
+use super::shape::same;
 use super::{AdmissionPolicy, Arrival, Lease, Permit, Rejection, Replicate, Reservation, Retry};
 use crate::config_error::ConfigError;
 
@@ -44,19 +46,28 @@ use crate::config_error::ConfigError;
 /// ```
 #[derive(Debug)]
 pub struct TokenBucket {
+    state: Arc<Mutex<Bucket>>,
+}
+
+/// The numbers of a bucket.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
     tokens: f64,
     per: Duration,
     burst: Option<u32>,
     /// The quota made of the three settings above; `None` if they make no sense.
     quota: Option<Quota>,
-    state: Arc<Mutex<Bucket>>,
 }
 
 impl TokenBucket {
     /// Admits `tokens` per `per`. The burst defaults to the tokens of one second, at least 1.
     #[must_use]
     pub fn new(tokens: impl Into<f64>, per: Duration) -> Self {
-        Self { tokens: tokens.into(), per, burst: None, quota: None, state: Arc::default() }.settled()
+        Self::of(Rate { tokens: tokens.into(), per, burst: None, quota: None }.settled())
+    }
+
+    fn of(rate: Rate) -> Self {
+        Self { state: Arc::new(Mutex::new(Bucket::new(rate))) }
     }
 
     /// Admits `tokens` per second.
@@ -74,12 +85,21 @@ impl TokenBucket {
     /// Sets the number that may be admitted at once after a pause. Defaults to the tokens of one second, rounded up, at
     /// least 1.
     #[must_use]
-    pub fn burst(mut self, tokens: u32) -> Self {
-        self.burst = Some(tokens);
-        self.settled()
+    pub fn burst(self, tokens: u32) -> Self {
+        {
+            let rate = &mut self.lock().rate;
+            *rate = Rate { burst: Some(tokens), ..*rate }.settled();
+        }
+        self
     }
 
-    fn rate_is_valid(&self) -> bool {
+    fn lock(&self) -> MutexGuard<'_, Bucket> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rate {
+    fn is_valid(&self) -> bool {
         self.tokens.is_finite() && self.tokens > 0.0 && !self.per.is_zero()
     }
 
@@ -96,14 +116,10 @@ impl TokenBucket {
     }
 
     fn to_quota(&self) -> Option<Quota> {
-        if !self.rate_is_valid() || self.size() == 0 {
+        if !self.is_valid() || self.size() == 0 {
             return None;
         }
         Quota::new(interval(self.tokens, self.per)?, self.size())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Bucket> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refusal(&self, retry: Retry) -> Rejection {
@@ -116,23 +132,32 @@ impl TokenBucket {
 }
 
 /// Holds the state of a bucket, and what an undo needs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Bucket {
+    rate: Rate,
     epoch: Option<Instant>,
     latest: u64,
     arrival_time: u64,
-    /// The theoretical arrival time before the first of `admissions`.
+    /// The theoretical arrival time before the first of `steps`, and the quota in force then.
     before: u64,
-    /// Admissions since the oldest that may still be undone.
-    admissions: VecDeque<Admission>,
-    /// The number of the first of `admissions`.
+    quota_before: Option<Quota>,
+    /// What has happened since the oldest admission that may still be undone.
+    steps: VecDeque<Step>,
+    /// The number of the first of `steps`.
     first: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Admission {
-    at: u64,
-    fate: Fate,
+enum Step {
+    Admission {
+        at: u64,
+        fate: Fate,
+    },
+    /// From here on this quota is in force.
+    Retuned {
+        at: u64,
+        to: Quota,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +168,19 @@ enum Fate {
 }
 
 impl Bucket {
+    fn new(rate: Rate) -> Self {
+        Self {
+            rate,
+            epoch: None,
+            latest: 0,
+            arrival_time: 0,
+            before: 0,
+            quota_before: None,
+            steps: VecDeque::new(),
+            first: 0,
+        }
+    }
+
     /// Converts a moment to nanoseconds, never before that of the previous decision.
     fn nanos(&mut self, now: Instant) -> u64 {
         let epoch = *self.epoch.get_or_insert(now);
@@ -157,39 +195,66 @@ impl Bucket {
         if self.arrival_time <= now {
             // The bucket is full, and it would be full without any of the admissions so far, so undoing one changes
             // nothing.
-            self.first += self.admissions.len() as u64;
-            self.admissions.clear();
+            self.first += self.steps.len() as u64;
+            self.steps.clear();
         }
-        if self.admissions.is_empty() {
-            self.before = self.arrival_time;
-        }
+        self.begin(quota);
         self.arrival_time = after;
-        self.admissions.push_back(Admission { at: now, fate: Fate::Open });
-        Ok(self.first + self.admissions.len() as u64 - 1)
+        self.steps.push_back(Step::Admission { at: now, fate: Fate::Open });
+        Ok(self.first + self.steps.len() as u64 - 1)
     }
 
-    fn settle(&mut self, quota: Quota, number: u64, fate: Fate) {
-        let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
-        let Some(admission) = place.and_then(|place| self.admissions.get_mut(place)) else { return };
-        admission.fate = fate;
-        if fate == Fate::Undone {
-            let kept = self.admissions.iter().filter(|admission| admission.fate != Fate::Undone);
-            self.arrival_time = kept.fold(self.before, |time, admission| quota.after(time, admission.at));
+    /// Notes what is before the first step.
+    fn begin(&mut self, quota: Quota) {
+        if self.steps.is_empty() {
+            (self.before, self.quota_before) = (self.arrival_time, Some(quota));
         }
-        while let Some(oldest) = self.admissions.front().filter(|admission| admission.fate != Fate::Open) {
-            if oldest.fate == Fate::Committed {
-                self.before = quota.after(self.before, oldest.at);
+    }
+
+    /// Puts another rate in force. What is owed is as many tokens as before.
+    fn retune(&mut self, rate: Rate, now: u64) {
+        if let (Some(from), Some(to)) = (self.rate.quota, rate.quota) {
+            if !self.steps.is_empty() {
+                self.steps.push_back(Step::Retuned { at: now, to });
             }
-            self.admissions.pop_front();
+            self.arrival_time = from.convert(self.arrival_time, now, to);
+        }
+        self.rate = rate;
+    }
+
+    /// The state after a step.
+    fn after(state: (u64, Quota), step: &Step) -> (u64, Quota) {
+        let (time, quota) = state;
+        match *step {
+            Step::Admission { fate: Fate::Undone, .. } => state,
+            Step::Admission { at, .. } => (quota.after(time, at), quota),
+            Step::Retuned { at, to } => (quota.convert(time, at, to), to),
+        }
+    }
+
+    fn settle(&mut self, number: u64, settled: Fate) {
+        let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+        let Some(quota) = self.quota_before else { return };
+        let Some(Step::Admission { fate, .. }) = place.and_then(|place| self.steps.get_mut(place)) else { return };
+        *fate = settled;
+        if settled == Fate::Undone {
+            (self.arrival_time, _) = self.steps.iter().fold((self.before, quota), Self::after);
+        }
+        let mut state = (self.before, quota);
+        while let Some(oldest) =
+            self.steps.front().filter(|step| !matches!(step, Step::Admission { fate: Fate::Open, .. }))
+        {
+            state = Self::after(state, oldest);
+            self.steps.pop_front();
             self.first += 1;
         }
+        (self.before, self.quota_before) = (state.0, Some(state.1));
     }
 }
 
 /// Undoes an admission when dropped without a commit.
 struct Admitted {
     bucket: Arc<Mutex<Bucket>>,
-    quota: Quota,
     number: u64,
     fate: Fate,
 }
@@ -204,46 +269,65 @@ impl Reservation for Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.settle(self.quota, self.number, self.fate);
+        bucket.settle(self.number, self.fate);
     }
 }
 
 #[async_trait]
 impl AdmissionPolicy for TokenBucket {
     async fn admit(&self, arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
-        let Some(quota) = self.quota else { return Err(self.refusal(Retry::Never)) };
-        let mut bucket = self.lock();
-        let now = bucket.nanos(arrival.now());
-        let number = bucket.admit(quota, now).map_err(|wait| self.refusal(Retry::After(Duration::from_nanos(wait))))?;
-        drop(bucket);
+        let number = {
+            let mut bucket = self.lock();
+            let rate = bucket.rate;
+            let quota = rate.quota.ok_or_else(|| rate.refusal(Retry::Never))?;
+            let now = bucket.nanos(arrival.now());
+            bucket.admit(quota, now).map_err(|wait| rate.refusal(Retry::After(Duration::from_nanos(wait))))?
+        };
         // A drop without a commit is the undo.
-        let admitted = Admitted { bucket: Arc::clone(&self.state), quota, number, fate: Fate::Undone };
+        let admitted = Admitted { bucket: Arc::clone(&self.state), number, fate: Fate::Undone };
         Ok(Permit::reserving(admitted))
     }
 
     fn peek(&self, arrival: &Arrival<'_>) -> Result<(), Rejection> {
-        let Some(quota) = self.quota else { return Err(self.refusal(Retry::Never)) };
         let mut bucket = self.lock();
+        let rate = bucket.rate;
+        let quota = rate.quota.ok_or_else(|| rate.refusal(Retry::Never))?;
         let now = bucket.nanos(arrival.now());
         let admitted = quota.admit(bucket.arrival_time, now).map(drop);
-        admitted.map_err(|wait| self.refusal(Retry::After(Duration::from_nanos(wait))))
+        admitted.map_err(|wait| rate.refusal(Retry::After(Duration::from_nanos(wait))))
+    }
+
+    fn retune(&self, to: &dyn AdmissionPolicy, now: Instant) -> bool {
+        let Some(to) = same::<Self>(to) else { return false };
+        if !Arc::ptr_eq(&self.state, &to.state) {
+            let rate = to.lock().rate;
+            let mut bucket = self.lock();
+            let now = bucket.nanos(now);
+            bucket.retune(rate, now);
+        }
+        true
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        if !self.tokens.is_finite() || self.tokens <= 0.0 {
-            return Err(ConfigError::new("the rate of TokenBucket", self.tokens, "allow more than zero"));
+        let rate = self.lock().rate;
+        if !rate.tokens.is_finite() || rate.tokens <= 0.0 {
+            return Err(ConfigError::new("the rate of TokenBucket", rate.tokens, "allow more than zero"));
         }
-        if self.per.is_zero() {
-            return Err(ConfigError::new("the period of TokenBucket", self.per, "allow more than zero"));
+        if rate.per.is_zero() {
+            return Err(ConfigError::new("the period of TokenBucket", rate.per, "allow more than zero"));
         }
-        if self.size() == 0 {
-            return Err(ConfigError::new("the burst of TokenBucket", self.size(), "allow at least 1"));
+        if rate.size() == 0 {
+            return Err(ConfigError::new("the burst of TokenBucket", rate.size(), "allow at least 1"));
         }
-        if self.quota.is_none() {
+        if rate.quota.is_none() {
             let remedy = "an empty bucket must fill within 36,500 days: allow a higher rate or a smaller burst";
-            return Err(match self.burst {
+            return Err(match rate.burst {
                 Some(burst) if burst > 1 => ConfigError::new("the burst of TokenBucket", burst, remedy),
-                _ => ConfigError::new("the rate of TokenBucket", self.tokens, remedy),
+                _ => ConfigError::new("the rate of TokenBucket", rate.tokens, remedy),
             });
         }
         Ok(())
@@ -252,7 +336,7 @@ impl AdmissionPolicy for TokenBucket {
 
 impl Replicate for TokenBucket {
     fn replicate(&self) -> Self {
-        Self { tokens: self.tokens, per: self.per, burst: self.burst, quota: self.quota, state: Arc::default() }
+        Self::of(self.lock().rate)
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
@@ -331,7 +415,7 @@ mod tests {
         assert_eq!(spend(&policy, start), 0);
         drop(held);
         assert_eq!(spend(&policy, start), 10);
-        assert!(policy.lock().admissions.is_empty());
+        assert!(policy.lock().steps.is_empty());
     }
 
     #[test]
@@ -389,8 +473,9 @@ mod tests {
             // In parts of the time in which a token comes back, in which an empty bucket fills, and in years.
             steps in prop::collection::vec((0u8..3, 0.0f64..3.0), 1..60),
         ) {
-            let seconds_per_token = bucket.per.as_secs_f64() / bucket.tokens;
-            let (burst, start) = (f64::from(bucket.size()), Instant::now());
+            let rate = bucket.lock().rate;
+            let seconds_per_token = rate.per.as_secs_f64() / rate.tokens;
+            let (burst, start) = (f64::from(rate.size()), Instant::now());
             let mut now = start;
             let mut admitted = 0u64;
             for (unit, parts) in steps {
@@ -420,7 +505,7 @@ mod tests {
             steps in prop::collection::vec((0u64..3_000, 0u8..4, any::<prop::sample::Index>()), 1..150),
         ) {
             let policy = TokenBucket::per_second(1).burst(4);
-            let quota = policy.quota.expect("valid");
+            let quota = policy.lock().rate.quota.expect("valid");
             let start = Instant::now();
             let mut millis = 0;
             let mut open: Vec<(usize, Permit)> = Vec::new();
@@ -479,6 +564,66 @@ mod tests {
                 prop_assert_eq!(decision.is_ok(), theirs.check().is_ok());
                 drop(decision.map(Permit::commit));
             }
+        }
+    }
+
+    #[test]
+    fn a_change_keeps_the_tokens_owed_and_an_undo_is_exact_across_it() {
+        let start = Instant::now();
+        let at = |secs| Arrival::new(start + Duration::from_secs(secs), ArrivalKind::Create);
+        let admit = |policy: &TokenBucket, secs| policy.admit(&at(secs)).now_or_never().expect("never waits");
+        let changed = TokenBucket::per_second(1).burst(4);
+        let expected = TokenBucket::per_second(1).burst(4);
+        // The other one is never asked for what is undone here.
+        let undone = admit(&changed, 0).expect("full");
+        for policy in [&changed, &expected] {
+            for _ in 0..3 {
+                drop(admit(policy, 0).expect("a burst of four").commit());
+            }
+            assert!(policy.retune(&TokenBucket::per_second(0.1).burst(4), at(0).now()));
+        }
+        assert!(admit(&changed, 1).is_err(), "four are owed, at ten seconds each");
+        drop(undone);
+        let left = [&changed, &expected].map(|policy| {
+            let first = admit(policy, 11).map(|permit| drop(permit.commit())).is_ok();
+            (first, admit(policy, 11).map(drop).map_err(|no| no.retry()))
+        });
+        assert_eq!(left[0], left[1]);
+        assert!(changed.lock().steps.is_empty(), "nothing is remembered for an undo");
+    }
+
+    proptest! {
+        /// A bucket in which some admissions are undone decides as one that was never asked for them, whatever changes.
+        #[test]
+        fn an_undo_is_exact_whatever_the_rates(
+            steps in prop::collection::vec((0..3_u8, 0..20_u64, 1..6_u32), 0..40),
+            keeps in prop::collection::vec(any::<bool>(), 40),
+        ) {
+            let start = Instant::now();
+            let rate = |number: u32| TokenBucket::new(number, Duration::from_secs(10)).burst(number);
+            let (changed, expected) = (rate(3), rate(3));
+            let (mut now, mut open) = (start, Vec::new());
+            for ((step, wait, number), keep) in steps.into_iter().zip(keeps) {
+                now += Duration::from_secs(wait);
+                let arrival = Arrival::new(now, ArrivalKind::Create);
+                let ask = |policy: &TokenBucket| policy.admit(&arrival).now_or_never().expect("never waits");
+                match step {
+                    0 => for policy in [&changed, &expected] {
+                        assert!(policy.retune(&rate(number), now));
+                    },
+                    _ if keep => {
+                        // What is open now may make it stricter, and never more lenient.
+                        if let Ok(permit) = ask(&changed) {
+                            drop(permit.commit());
+                            prop_assert!(ask(&expected).map(|permit| drop(permit.commit())).is_ok());
+                        }
+                    }
+                    _ => open.extend(ask(&changed).ok()),
+                }
+            }
+            drop(open);
+            let arrival = Arrival::new(now, ArrivalKind::Create);
+            prop_assert_eq!(changed.peek(&arrival).map_err(|no| no.retry()), expected.peek(&arrival).map_err(|no| no.retry()));
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,11 +16,11 @@ const LONGEST_NAME: usize = 64;
 const MOST_BYTES: usize = 512 << 10;
 
 /// The registered types, and the limit of the values of one session.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct DataTypes {
     types: Vec<DataType>,
-    /// What the values of one session may be in bytes.
-    pub(crate) max_bytes: usize,
+    /// What the values of one session may be in bytes. It may change while the manager runs.
+    pub(crate) max_bytes: AtomicUsize,
 }
 
 /// A value of any type.
@@ -59,8 +60,8 @@ impl DataTypes {
         });
     }
 
-    /// Checks the types, and the limit for parked sessions that may have `max_parked_bytes` together.
-    pub(crate) fn check(&self, max_parked_bytes: Option<usize>) -> Result<(), ConfigError> {
+    /// Checks the types.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let wrong = |value: &DataType, remedy: String| Err(ConfigError::new("session_data", &*value.name, remedy));
         for (place, this) in self.types.iter().enumerate() {
             if this.name.is_empty() || this.name.len() > LONGEST_NAME {
@@ -73,11 +74,16 @@ impl DataTypes {
                 return wrong(this, format!("register each type once: {} is {:?} too", this.type_name, other.name));
             }
         }
+        Ok(())
+    }
+
+    /// Checks a limit of the values of one session, where parked sessions may have `max_parked_bytes` together.
+    pub(crate) fn check_bytes(max_bytes: usize, max_parked_bytes: Option<usize>) -> Result<(), ConfigError> {
         // A parked session is more than its data.
         let most = max_parked_bytes.map_or(MOST_BYTES, |bytes| MOST_BYTES.min(bytes / 2));
-        if self.max_bytes > most {
+        if max_bytes > most {
             let remedy = format!("allow at most {most} bytes: half of max_parked_bytes, and not over {MOST_BYTES}");
-            return Err(ConfigError::new("max_session_data_bytes", self.max_bytes, remedy));
+            return Err(ConfigError::new("max_session_data_bytes", max_bytes, remedy));
         }
         Ok(())
     }
@@ -120,7 +126,7 @@ mod tests {
     use super::*;
 
     fn types(register: impl FnOnce(&mut DataTypes)) -> DataTypes {
-        let mut types = DataTypes { max_bytes: 1_000, ..DataTypes::default() };
+        let mut types = DataTypes::default();
         register(&mut types);
         types
     }
@@ -138,7 +144,7 @@ mod tests {
 
     #[test]
     fn names_and_types_are_registered_once() {
-        let remedy = |types: DataTypes| types.check(None).unwrap_err().to_string();
+        let remedy = |types: DataTypes| types.check().unwrap_err().to_string();
         let twice = types(|types| {
             types.register::<u8>("a", 1);
             types.register::<u16>("a", 2);
@@ -151,20 +157,20 @@ mod tests {
         assert_eq!(remedy(twice), "session_data is \"b\": register each type once: u8 is \"a\" too");
         let no_name = types(|types| types.register::<u8>("", 1));
         assert_eq!(remedy(no_name), "session_data is \"\": allow a name of 1 to 64 bytes");
-        assert!(types(|types| types.register::<u8>(&"a".repeat(65), 1)).check(None).is_err());
-        assert!(types(|types| types.register::<u8>(&"a".repeat(64), 1)).check(None).is_ok());
+        assert!(types(|types| types.register::<u8>(&"a".repeat(65), 1)).check().is_err());
+        assert!(types(|types| types.register::<u8>(&"a".repeat(64), 1)).check().is_ok());
     }
 
     #[test]
     fn the_data_of_one_session_must_fit_into_the_parking_and_a_stored_session() {
-        let types = |max_bytes| DataTypes { max_bytes, ..DataTypes::default() };
-        assert!(types(100).check(Some(200)).is_ok());
-        let error = types(101).check(Some(200)).unwrap_err();
+        let check = DataTypes::check_bytes;
+        assert!(check(100, Some(200)).is_ok());
+        let error = check(101, Some(200)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "max_session_data_bytes is 101: allow at most 100 bytes: half of max_parked_bytes, and not over 524288"
         );
-        assert!(types(512 << 10).check(None).is_ok());
-        assert!(types((512 << 10) + 1).check(Some(1 << 30)).is_err());
+        assert!(check(512 << 10, None).is_ok());
+        assert!(check((512 << 10) + 1, Some(1 << 30)).is_err());
     }
 }

@@ -150,9 +150,9 @@ impl<I: SessionManager> Visit<I> {
     /// policy of requests within a session, so that such a request cannot bypass it.
     ///
     /// Returns `None` if no policy has to be asked.
-    fn sessionless_policy(&self) -> Option<&dyn AdmissionPolicy> {
+    fn sessionless_policy(&self) -> Option<Arc<dyn AdmissionPolicy>> {
         let within = || self.session.as_ref().and_then(|_| self.shared.requests());
-        self.settings.sessionless.as_deref().or_else(within)
+        self.settings.sessionless.clone().or_else(within)
     }
 
     /// Returns whether a policy may be asked about a POST as a request without a session. The handler of such a request

@@ -100,7 +100,7 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     fn over_client_max(&self) -> Rejection {
-        let limit = self.settings.clients.max.as_ref().map_or(0, |max| max.sessions);
+        let limit = self.in_force.load().clients.max.as_ref().map_or(0, |max| max.sessions);
         Rejection::new("per_client_max").with_limit(limit as u64, 0)
     }
 
@@ -119,11 +119,16 @@ impl<I: SessionManager> ManagerInner<I> {
                         return Some(self.allowance(client, false));
                     }
                     Allowed::Instead(victim) => {
-                        core.mark_closing(&victim, CloseReason::Evicted, now);
+                        let mut victims = vec![victim];
+                        // More than one if its limit was lowered.
+                        victims.extend(std::iter::from_fn(|| core.registry.surplus_of(client, now)));
+                        victims.iter().for_each(|victim| core.mark_closing(victim, CloseReason::Evicted, now));
                         drop(core);
                         let allowance = self.allowance(client, false);
-                        let among = self.settings.clients.max.as_ref().map_or(0, |max| max.sessions);
-                        self.close_victim(victim, Chosen { phrase: "least recently used", among, arrival: None });
+                        let among = self.in_force.load().clients.max.as_ref().map_or(0, |max| max.sessions);
+                        for victim in victims {
+                            self.close_victim(victim, Chosen { phrase: "least recently used", among, arrival: None });
+                        }
                         return Some(allowance);
                     }
                     Allowed::No => core.registry.has_fewer(client)?,

@@ -11,14 +11,15 @@ use rmcp::transport::streamable_http_server::session::{EventStore, SessionManage
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::client_limits::ClientLimits;
+use super::client_limits::ClientShare;
 use super::final_end::FinalEnd;
 use super::final_ends::Hook;
 use super::idle_timeout::IdleTimeout;
+use super::in_force::InForce;
+use super::live_settings::LiveSettings;
 use super::manager_inner::ManagerInner;
-use super::parking_state::Limits;
-use super::setting_checks::ClientShare;
-use super::settings::Settings;
+use super::policies::Policies;
+use super::settings::{Given, Protect, Settings};
 use super::{PolicySessionManager, setting_checks};
 use crate::admission::AdmissionPolicy;
 use crate::call_rejection::CallRejection;
@@ -31,8 +32,7 @@ use crate::eviction::{EvictionPolicy, Prospects, SessionInfo};
 #[cfg(feature = "metrics")]
 use crate::metrics::{Instruments, Metrics};
 use crate::observe::SessionObserver;
-use crate::registry::{ClientOf, Predicate, Rules};
-use crate::time::{HOUR, MINUTE, SECOND};
+use crate::registry::ClientOf;
 use crate::transport::ProbeTimes;
 
 /// Builds a [`PolicySessionManager`]. [`local`](PolicySessionManager::local) and
@@ -76,20 +76,12 @@ use crate::transport::ProbeTimes;
 pub struct PolicySessionManagerBuilder<I> {
     inner: I,
     settings: Settings,
-    max_opening: Option<usize>,
-    max_parked_streams: Option<usize>,
-    min_idle: Duration,
-    busy_may_go: bool,
-    protect: Option<Predicate>,
-    share: Option<ClientShare>,
-    client_max: Option<usize>,
-    limits: Limits,
+    given: Given,
     admission: Option<Box<dyn AdmissionPolicy>>,
     requests: Option<Box<dyn AdmissionPolicy>>,
     eviction: Option<Box<dyn EvictionPolicy>>,
     observer: Option<Arc<dyn SessionObserver>>,
     data_types: DataTypes,
-    max_data_bytes: Option<usize>,
     #[cfg(feature = "metrics")]
     metrics: Option<Metrics>,
 }
@@ -119,42 +111,22 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         Self {
             inner,
             settings: Settings {
-                max_sessions: 1_000,
-                max_opening: 0,
-                max_parked_streams: 0,
                 listener_probes: None,
-                idle_timeout: IdleTimeout::After(30 * MINUTE),
-                max_lifetime: None,
-                init_timeout: 30 * SECOND,
-                max_busy: 10 * MINUTE,
-                close_deadline: 5 * SECOND,
-                clients: ClientLimits::default(),
-                surge_guard: true,
                 logs_ends: true,
-                call_rejection: CallRejection::Result,
+                busy_may_go: false,
                 directory: None,
                 data_types: Arc::default(),
                 final_end: None,
-                final_end_deadline: 10 * SECOND,
                 explanations: 10_000,
-                expected_downtime: 3 * SECOND,
                 #[cfg(feature = "metrics")]
                 metrics: None,
             },
-            max_opening: None,
-            max_parked_streams: None,
-            min_idle: Duration::ZERO,
-            busy_may_go: false,
-            protect: None,
-            share: None,
-            client_max: None,
-            limits: Limits { entries: 10_000, bytes: 64 << 20, entry_bytes: 64 << 10, age: 24 * HOUR },
+            given: Given::default(),
             admission: None,
             requests: None,
             eviction: Some(Box::new(Prospects::new())),
             observer: None,
             data_types: DataTypes::default(),
-            max_data_bytes: None,
             #[cfg(feature = "metrics")]
             metrics: None,
         }
@@ -162,7 +134,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
 
     /// Sets the capacity: the most sessions that may exist in the inner manager at one time. Defaults to 1,000.
     pub const fn max_sessions(mut self, sessions: usize) -> Self {
-        self.settings.max_sessions = sessions;
+        self.given.max_sessions = sessions;
         self
     }
 
@@ -205,7 +177,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// # Ok::<(), rmcp_session_policy::ConfigError>(())
     /// ```
     pub const fn reject_calls_with(mut self, rejection: CallRejection) -> Self {
-        self.settings.call_rejection = rejection;
+        self.given.call_rejection = rejection;
         self
     }
 
@@ -259,7 +231,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// # Ok::<(), rmcp_session_policy::ConfigError>(())
     /// ```
     pub const fn surge_guard(mut self, on: bool) -> Self {
-        self.settings.surge_guard = on;
+        self.given.surge_guard = on;
         self
     }
 
@@ -289,7 +261,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// # Ok::<(), rmcp_session_policy::ConfigError>(())
     /// ```
     pub fn per_client_share(mut self, share: f64) -> Self {
-        self.share = Some(ClientShare { setting: "per_client_share", share, of: ClientOf::per_client() });
+        self.given.share = Some(ClientShare { setting: "per_client_share", share, of: ClientOf::per_client() });
         self
     }
 
@@ -305,7 +277,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// # Ok::<(), rmcp_session_policy::ConfigError>(())
     /// ```
     pub fn per_prefix_share(mut self, share: f64) -> Self {
-        self.share = Some(ClientShare { setting: "per_prefix_share", share, of: ClientOf::per_prefix() });
+        self.given.share = Some(ClientShare { setting: "per_prefix_share", share, of: ClientOf::per_prefix() });
         self
     }
 
@@ -328,7 +300,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         share: f64,
         key: impl Fn(&ClientContext) -> Option<K> + Send + Sync + 'static,
     ) -> Self {
-        self.share = Some(ClientShare { setting: "per_key_share", share, of: ClientOf::per_key(key) });
+        self.given.share = Some(ClientShare { setting: "per_key_share", share, of: ClientOf::per_key(key) });
         self
     }
 
@@ -361,7 +333,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// # Ok(()) }
     /// ```
     pub const fn per_client_max(mut self, sessions: usize) -> Self {
-        self.client_max = Some(sessions);
+        self.given.client_max = Some(sessions);
         self
     }
 
@@ -371,14 +343,14 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// [`Worth::keep(0.95)`](crate::Worth) learns the time for each kind of session instead, and needs a fraction of the
     /// places.
     pub fn idle_timeout(mut self, timeout: impl Into<IdleTimeout>) -> Self {
-        self.settings.idle_timeout = timeout.into();
+        self.given.idle_timeout = timeout.into();
         self
     }
 
     /// Sets how long after it was first opened a session is closed, even if it is busy. `None` means no limit. Defaults
     /// to `None`.
     pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
-        self.settings.max_lifetime = lifetime.into();
+        self.given.max_lifetime = lifetime.into();
         self
     }
 
@@ -386,7 +358,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// answer to `initialize`; the handler has up to [`max_busy`](Self::max_busy) for that answer. If the answer was
     /// sent, the closed session is parked. Defaults to 30 seconds.
     pub const fn init_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.init_timeout = timeout;
+        self.given.init_timeout = timeout;
         self
     }
 
@@ -394,13 +366,13 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// to a tenth of the capacity, but to no less than the smaller of 5 and a quarter of the capacity, and to at least
     /// 1.
     pub const fn max_opening(mut self, sessions: usize) -> Self {
-        self.max_opening = Some(sessions);
+        self.given.max_opening = Some(sessions);
         self
     }
 
     /// Sets for how long after its last use a session is never evicted. Defaults to zero.
     pub const fn min_idle(mut self, idle: Duration) -> Self {
-        self.min_idle = idle;
+        self.given.min_idle = idle;
         self
     }
 
@@ -409,14 +381,14 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// is in flight until its handler is done, or for as long as the handler keeps a copy of the request's context.
     /// Defaults to 10 minutes.
     pub const fn max_busy(mut self, busy: Duration) -> Self {
-        self.settings.max_busy = busy;
+        self.given.max_busy = busy;
         self
     }
 
     /// Sets how long the close of a session may take before the session counts as stuck. A stuck session keeps its
     /// place until its close is done. Defaults to 5 seconds.
     pub const fn close_deadline(mut self, deadline: Duration) -> Self {
-        self.settings.close_deadline = deadline;
+        self.given.close_deadline = deadline;
         self
     }
 
@@ -426,7 +398,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// the predicate must not call [`stats`](PolicySessionManager::stats), [`list`](PolicySessionManager::list) or any
     /// other method of this manager. Defaults to no protection.
     pub fn protect(mut self, predicate: impl Fn(&SessionInfo<'_>) -> bool + Send + Sync + 'static) -> Self {
-        self.protect = Some(Arc::new(predicate));
+        self.given.protect = Some(Protect(Arc::new(predicate)));
         self
     }
 
@@ -434,14 +406,14 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// never called (see [`SessionInfo::has_called`]), oldest first, and then the oldest of the others. Defaults
     /// to 10,000.
     pub const fn max_parked(mut self, sessions: usize) -> Self {
-        self.limits.entries = sessions;
+        self.given.limits.entries = sessions;
         self
     }
 
     /// Sets how many bytes the parked sessions may hold together, counted as
     /// [`max_parked_entry_bytes`](Self::max_parked_entry_bytes) says. Defaults to 64 MiB.
     pub const fn max_parked_bytes(mut self, bytes: usize) -> Self {
-        self.limits.bytes = bytes;
+        self.given.limits.bytes = bytes;
         self
     }
 
@@ -449,13 +421,13 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// parameters of `initialize`, the context that the session was opened with (principal, kept headers), the
     /// session's id, and about 200 bytes for the entry. Defaults to 64 KiB.
     pub const fn max_parked_entry_bytes(mut self, bytes: usize) -> Self {
-        self.limits.entry_bytes = bytes;
+        self.given.limits.entry_bytes = bytes;
         self
     }
 
     /// Sets for how long a session stays parked without a message from its client. Defaults to 24 hours.
     pub const fn max_parked_age(mut self, age: Duration) -> Self {
-        self.limits.age = age;
+        self.given.limits.age = age;
         self
     }
 
@@ -463,7 +435,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// keeps none. A stream that stays open goes on with the next incarnation of its session, so its client misses
     /// nothing. Requires [`layer`](PolicySessionManager::layer). Defaults to [`max_sessions`](Self::max_sessions).
     pub const fn max_parked_streams(mut self, streams: usize) -> Self {
-        self.max_parked_streams = Some(streams);
+        self.given.max_parked_streams = Some(streams);
         self
     }
 
@@ -569,7 +541,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// assert_eq!(error.setting, "max_session_data_bytes");
     /// ```
     pub const fn max_session_data_bytes(mut self, bytes: usize) -> Self {
-        self.max_data_bytes = Some(bytes);
+        self.given.max_data_bytes = Some(bytes);
         self
     }
 
@@ -614,7 +586,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
 
     /// Sets how long a call of [`on_final_end`](Self::on_final_end) may take. Defaults to 10 seconds.
     pub const fn final_end_deadline(mut self, deadline: Duration) -> Self {
-        self.settings.final_end_deadline = deadline;
+        self.given.final_end_deadline = deadline;
         self
     }
 
@@ -623,7 +595,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// with this time as its SSE `retry`, in whole milliseconds. Clients try a few times and then give the stream up, but not
     /// the session, so it should not be too short. Defaults to 3 seconds, as rmcp's `sse_retry`.
     pub const fn expected_downtime(mut self, downtime: Duration) -> Self {
-        self.settings.expected_downtime = downtime;
+        self.given.expected_downtime = downtime;
         self
     }
 
@@ -688,7 +660,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
 
     /// Offers busy sessions to the eviction policy too. Defaults to idle sessions only.
     pub(crate) const fn busy_may_go(mut self) -> Self {
-        self.busy_may_go = true;
+        self.settings.busy_may_go = true;
         self
     }
 
@@ -698,44 +670,62 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
         self
     }
 
+    /// Changes settings as [`reconfigure`](PolicySessionManager::reconfigure) does later, so that one function serves both.
+    ///
+    /// ```
+    /// use rmcp_session_policy::{LiveSettings, MINUTE, PolicySessionManager};
+    ///
+    /// /// What the configuration says.
+    /// fn configured(settings: LiveSettings) -> LiveSettings {
+    ///     settings.max_sessions(500).idle_timeout(10 * MINUTE)
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let sessions = PolicySessionManager::local().settings(configured).build()?;
+    /// assert_eq!(sessions.stats().max_sessions, 500);
+    /// // Later, when the configuration has changed.
+    /// sessions.reconfigure(configured).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn settings(mut self, change: impl FnOnce(LiveSettings) -> LiveSettings) -> Self {
+        let LiveSettings { given, eviction, admission, requests } = change(LiveSettings::new(self.given));
+        self.given = given;
+        self.admission = admission.or(self.admission);
+        self.requests = requests.or(self.requests);
+        if let Some(eviction) = eviction {
+            self.eviction = eviction;
+        }
+        self
+    }
+
     /// Checks the settings and builds the manager.
     ///
     /// # Errors
     ///
     /// [`ConfigError`] names the first invalid setting, its value, and a remedy.
     pub fn build(mut self) -> Result<PolicySessionManager<I>, ConfigError> {
-        let settings = &mut self.settings;
-        let most = settings.max_sessions;
-        setting_checks::capacity(most)?;
-        setting_checks::explanations(settings.explanations)?;
-        settings.max_opening = setting_checks::opening(self.max_opening, most)?;
-        setting_checks::parked_streams(self.max_parked_streams, &self.limits)?;
-        settings.max_parked_streams = self.max_parked_streams.unwrap_or(most);
-        settings.clients = setting_checks::client_limits(self.share, self.client_max, most, self.eviction.is_some())?;
-        if let IdleTimeout::Worth(worth) = settings.idle_timeout {
-            let policy = self.eviction.as_deref_mut().filter(|_| self.limits.entries > 0);
-            setting_checks::keep_resumptions(worth, policy)?;
+        setting_checks::explanations(self.settings.explanations)?;
+        setting_checks::listener_probes(self.settings.listener_probes)?;
+        self.given.evicts = self.eviction.is_some();
+        let in_force = InForce::check(self.given, None)?;
+        if let Some(policy) = &mut self.eviction {
+            setting_checks::keep_resumptions(in_force.given.idle_timeout, &mut **policy)?;
         }
-        setting_checks::durations(settings, &self.limits, self.min_idle)?;
-        setting_checks::listener_probes(settings.listener_probes)?;
-        setting_checks::parked_bytes(&self.limits)?;
-        setting_checks::data_bytes(&mut self.data_types, self.max_data_bytes, &self.limits)?;
-        settings.data_types = Arc::new(self.data_types);
+        self.data_types.check()?;
+        *self.data_types.max_bytes.get_mut() = in_force.max_data_bytes;
+        self.settings.data_types = Arc::new(self.data_types);
         for policy in [&self.admission, &self.requests].into_iter().flatten() {
             policy.validate()?;
         }
         #[cfg(feature = "metrics")]
         {
-            settings.metrics = self.metrics.map(Instruments::new).transpose()?.map(Arc::new);
+            self.settings.metrics = self.metrics.map(Instruments::new).transpose()?.map(Arc::new);
         }
-        let max_busy = if self.busy_may_go { Duration::ZERO } else { settings.max_busy };
-        let rules = Rules { min_idle: self.min_idle, max_busy, protect: self.protect };
         let shared = ManagerInner::new(
             self.inner,
             self.settings,
-            rules,
-            self.limits,
-            [self.admission, self.requests].map(|policy| policy.map(Arc::from)),
+            in_force,
+            Policies { admission: self.admission.map(Arc::from), requests: self.requests.map(Arc::from) },
             self.eviction,
             self.observer,
         );
@@ -747,7 +737,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
 impl<I> fmt::Debug for PolicySessionManagerBuilder<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PolicySessionManagerBuilder")
-            .field("settings", &self.settings)
+            .field("settings", &self.given)
             .field("admission", &self.admission)
             .field("eviction", &self.eviction)
             .finish_non_exhaustive()

@@ -41,6 +41,10 @@ impl<T> ManagerState<T> {
         session.set_close_reason(reason, Timestamp::at(now));
         self.registry.retire(key);
         self.closing += 1;
+        if self.places.over() > 0 && !self.is_shrinking() {
+            // What waits takes victims of its own from here on.
+            self.places.wake_first();
+        }
     }
 
     /// Sets the next deadline of a session.
@@ -175,7 +179,7 @@ impl<I: SessionManager> ManagerInner<I> {
         match first {
             Poll::Ready(closed) => closed,
             // A longer close continues on a task of its own, and keeps its place until it is done.
-            Poll::Pending => timeout(self.settings.close_deadline, end).await.unwrap_or(Ok(())),
+            Poll::Pending => timeout(self.close_deadline(), end).await.unwrap_or(Ok(())),
         }
     }
 
@@ -204,7 +208,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 Err(_) => {
                     session.sever_stalled_streams();
                     let begun = session.close_reason().map_or_else(Instant::now, |(_, at)| at.instant());
-                    match timeout_at(begun + self.settings.close_deadline, &mut inner).await {
+                    match timeout_at(begun + self.close_deadline(), &mut inner).await {
                         Ok(outcome) => outcome,
                         Err(_) => {
                             tracing::warn!(session = %record.fingerprint(), "the inner manager does not close a session; it keeps its place");
@@ -303,7 +307,7 @@ impl<I: SessionManager> ManagerInner<I> {
             let slot = core.registry.remove(record.entry.key);
             // The session is parked before it leaves the live ones, so that its id is always in one of them. It is also
             // parked before its place is passed on, so that a session restored into that place makes room for this one.
-            let places = self.settings.max_sessions.saturating_sub(core.registry.len());
+            let places = core.places_without_session();
             let gone = parked.map(|parked| self.parking.park(SessionId::clone(&record.id), parked, places, now));
             self.live.remove(session);
             core.places.put_back();
@@ -344,7 +348,7 @@ impl<I: SessionManager> ManagerInner<I> {
 
 impl<I: SessionManager> TransportEvents<I::Transport> for ManagerInner<I> {
     fn call_rejection(&self) -> CallRejection {
-        self.settings.call_rejection
+        self.call_rejection()
     }
 
     fn on_handler_left_running(&self, request: Arc<InFlight<Session<I::Transport>>>) {

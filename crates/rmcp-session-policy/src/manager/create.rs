@@ -15,6 +15,7 @@ use super::manager_inner::ManagerInner;
 use super::parked::Parked;
 use super::parking_state::Came;
 use super::place_search::{Patience, Place};
+use super::policies::{Admits, is_same};
 use crate::admission::{Arrival, ArrivalKind, Permit, Rejection};
 use crate::context::ClientContext;
 use crate::directory::InDirectory;
@@ -47,6 +48,21 @@ pub(super) struct Admitted {
     place: Place,
     /// The client that the session will belong to, by the limits of clients.
     clients: ClientIds,
+    /// Of the limits of clients.
+    version: u32,
+    /// The policy that gave the permit.
+    policy: Admits,
+}
+
+/// Asks the admission policy.
+async fn ask(policy: &Admits, kind: ArrivalKind, context: Option<&ClientContext>) -> Result<Permit, Rejection> {
+    let Some(policy) = policy else { return Ok(Permit::free()) };
+    let arrival = Arrival::new(Instant::now(), kind);
+    let arrival = match context {
+        Some(context) => arrival.with_context(context),
+        None => arrival,
+    };
+    policy.admit(&arrival).await
 }
 
 impl<I: SessionManager> ManagerInner<I> {
@@ -110,8 +126,11 @@ impl<I: SessionManager> ManagerInner<I> {
             return Err(self.refuse(kind, asker, PolicyError::Draining));
         }
         let context = asker.context;
-        let permit = self.ask(kind, context).await.map_err(|no| self.refuse(kind, asker, PolicyError::Rejected(no)))?;
-        let clients = self.settings.clients.ids(owner);
+        let policy = self.admission();
+        let asked = ask(&policy, kind, context).await;
+        let permit = asked.map_err(|no| self.refuse(kind, asker, PolicyError::Rejected(no)))?;
+        let limits = self.in_force.load_full();
+        let clients = limits.clients.ids(owner);
         let allowance = match self.allow(clients.max, patience == Patience::OnlyFree).await {
             Ok(Some(allowance)) => allowance,
             Ok(None) => return Ok(None),
@@ -127,18 +146,7 @@ impl<I: SessionManager> ManagerInner<I> {
             drop((place, permit));
             return Err(self.refuse(kind, asker, PolicyError::Draining));
         }
-        Ok(place.map(|place| Admitted { permit, allowance, place, clients }))
-    }
-
-    /// Asks the admission policy.
-    async fn ask(&self, kind: ArrivalKind, context: Option<&ClientContext>) -> Result<Permit, Rejection> {
-        let Some(policy) = self.admission.as_deref() else { return Ok(Permit::free()) };
-        let arrival = Arrival::new(Instant::now(), kind);
-        let arrival = match context {
-            Some(context) => arrival.with_context(context),
-            None => arrival,
-        };
-        policy.admit(&arrival).await
+        Ok(place.map(|place| Admitted { permit, allowance, place, clients, version: limits.clients.version, policy }))
     }
 
     /// Puts a session that exists in the inner manager into the registry. Returns how it came out of the parking. It does
@@ -154,9 +162,9 @@ impl<I: SessionManager> ManagerInner<I> {
         self.lifecycle.get_or_init(|| tokio::spawn(lifecycle::run(Arc::downgrade(self))).abort_handle());
         self.watch_directory();
         let Luggage { origin, initialize_params, pin, claimed } = luggage;
-        let Admitted { permit, allowance, place, clients } = admitted;
+        let Admitted { permit, allowance, place, clients, version, policy } = admitted;
         let restored = origin.restored;
-        let (session, newborn, came, gone) = {
+        let (session, newborn, came, gone, is_owned) = {
             let mut core = self.lock();
             if self.live.contains(&origin.id) {
                 drop(core);
@@ -177,7 +185,10 @@ impl<I: SessionManager> ManagerInner<I> {
                 self.durable.iter().for_each(|durable| durable.is_here(ownership, &session.record.id));
             }
             let key = session.record.entry.key;
-            core.registry.owned_by(key, clients);
+            let is_owned = version == self.in_force.load().clients.version;
+            if is_owned {
+                core.registry.owned_by(key, clients);
+            }
             core.look_at(key, self.first_deadline(&session, now));
             self.live.insert(Arc::clone(&session));
             if restored {
@@ -187,7 +198,7 @@ impl<I: SessionManager> ManagerInner<I> {
             allowance.settle(&mut core);
             // Leaves the parking under the lock under which it enters the registry, so it is always in one of them, and
             // never counted in both.
-            let places = self.settings.max_sessions.saturating_sub(core.registry.len());
+            let places = core.places_without_session();
             let arrived = self.parking.arrive(&session.record.id, pin.as_ref(), places);
             // Begun under the lock, before another request can choose a victim: the session is not evicted until its
             // first request comes.
@@ -198,9 +209,12 @@ impl<I: SessionManager> ManagerInner<I> {
             if arrived.came == Came::Lost {
                 session.raise(Flag::EndTold);
             }
-            (session, newborn, arrived.came, arrived.gone)
+            (session, newborn, arrived.came, arrived.gone, is_owned)
         };
         drop(gone);
+        if !is_owned {
+            self.own(&[Arc::clone(&session)]);
+        }
         let host: Arc<dyn TransportEvents<I::Transport>> = Arc::<Self>::clone(self);
         let transport = PolicyTransport::new(Arc::clone(&session), host);
         let info = SessionInfo::of(&session.record);
@@ -219,6 +233,10 @@ impl<I: SessionManager> ManagerInner<I> {
         session.hold(permit.commit());
         if session.has(Flag::Left) {
             session.drop_lease();
+        }
+        if !is_same(&policy, &self.admission()) {
+            // Another policy is in force by now, and may have missed the session.
+            self.adopt(&session);
         }
         // A drain that began after the admission may have listed the sessions before this one was there. So the new
         // session checks for a drain itself.

@@ -16,6 +16,9 @@ use crate::timestamp::Timestamp;
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     earliest: Queue<Timestamp>,
+    /// Sessions that are looked at once now, whenever their deadlines were, since the times have changed. A session is
+    /// here or in `earliest`, so it still has one entry.
+    revisited: Queue<Timestamp>,
     /// Notified when the earliest deadline becomes earlier.
     pub(super) sooner: Arc<Notify>,
 }
@@ -40,8 +43,17 @@ impl Deadlines {
         self.earliest.push(at, key);
     }
 
+    /// Has [`next`](Self::next) return each session once, since the times that its deadline comes from have changed.
+    pub(super) fn revisit(&mut self) {
+        self.revisited.append(&mut self.earliest);
+        self.sooner.notify_one();
+    }
+
     /// Takes the session with the earliest deadline if that is due, or returns when the next deadline is.
     pub(super) fn next(&mut self, now: Instant) -> Result<SessionKey, Option<Instant>> {
+        if let Some((_, key)) = self.revisited.pop() {
+            return Ok(key);
+        }
         let Some((at, key)) = self.earliest.peek() else { return Err(None) };
         if Timestamp::at(now) < at {
             return Err(Some(at.instant()));

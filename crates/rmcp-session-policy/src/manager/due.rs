@@ -19,12 +19,9 @@ use crate::time::SECOND;
 const DUE_EVERY: Duration = Duration::from_secs(30);
 
 /// Ends what is due, until the manager is gone. A second passes between two lots, so that not all hooks run at once.
-pub(super) async fn end_due<I: SessionManager>(
-    shared: Weak<ManagerInner<I>>,
-    directory: Arc<dyn SessionDirectory>,
-    lifetime: Option<Duration>,
-) {
+pub(super) async fn end_due<I: SessionManager>(shared: Weak<ManagerInner<I>>, directory: Arc<dyn SessionDirectory>) {
     loop {
+        let Some(lifetime) = shared.upgrade().map(|shared| shared.max_lifetime()) else { return };
         let due = directory.take_due(lifetime).await.unwrap_or_default();
         let wait = if due.is_empty() { DUE_EVERY } else { SECOND };
         // Without the manager they stay ending, and are due again once this server is gone.
@@ -40,7 +37,7 @@ impl<I: SessionManager> ManagerInner<I> {
     fn end_due(&self, due: Due) {
         let Some(durable) = &self.durable else { return };
         let ownership = Ownership { digest: due.id, epoch: due.epoch };
-        let is_over = self.settings.max_lifetime.is_some_and(|lifetime| due.session.age >= lifetime);
+        let is_over = self.max_lifetime().is_some_and(|lifetime| due.session.age >= lifetime);
         let reason = match (due.was_ending, is_over) {
             (true, _) => FinalEndReason::Unfinished,
             (false, true) => FinalEndReason::Closed(CloseReason::Lifetime),

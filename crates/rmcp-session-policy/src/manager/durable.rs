@@ -72,6 +72,11 @@ impl Durable {
         }
     }
 
+    /// Follows the capacity.
+    pub(super) fn set_places(&self, places: usize) {
+        self.restores.resize(RESTORES.min(places));
+    }
+
     /// Waits until this client may restore one more session. `None` if it took too long, or the directory is away meanwhile
     /// for longer than a slow answer takes: restores that wait for it then keep their permits.
     pub(super) async fn may_restore(&self, client: &ClientKey) -> Option<Permit> {

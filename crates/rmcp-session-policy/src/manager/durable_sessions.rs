@@ -81,7 +81,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         let shared = &self.shared;
         let Some(durable) = &shared.durable else { return GivenUp::NotHere };
         let Some(id) = durable.id(session) else { return GivenUp::NotHere };
-        let deadline = Instant::now() + shared.settings.close_deadline;
+        let deadline = Instant::now() + shared.close_deadline();
         let Some(live) = shared.find(&id) else {
             // It is parked in the directory already.
             return match shared.parking.ownership(&id) {
@@ -130,7 +130,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         self.refuse_newcomers();
         if let Some(durable) = &self.shared.durable {
             durable.directory.leave();
-            self.shared.held.move_away(self.shared.settings.expected_downtime);
+            self.shared.held.move_away(self.shared.expected_downtime());
         }
         if self.shared.durable.is_some() && !self.shared.signals.draining.swap(true, SeqCst) {
             drop(tokio::spawn(hand_over(Arc::downgrade(&self.shared))));
@@ -265,11 +265,10 @@ impl<I: SessionManager> ManagerInner<I> {
     pub(super) fn watch_directory(self: &Arc<Self>) {
         if let Some(durable) = &self.durable {
             let (shared, directory) = (|| Arc::downgrade(self), || Arc::clone(&durable.directory));
-            let lifetime = self.settings.max_lifetime;
             let has_hook = self.parking.final_ends().has_hook();
             let start = || {
                 let watch = tokio::spawn(watch(shared(), directory())).abort_handle();
-                let due = has_hook.then(|| tokio::spawn(end_due(shared(), directory(), lifetime)).abort_handle());
+                let due = has_hook.then(|| tokio::spawn(end_due(shared(), directory())).abort_handle());
                 (watch, due)
             };
             self.durable_tasks.get_or_init(start);
@@ -336,7 +335,7 @@ impl<I: SessionManager> ManagerInner<I> {
             return Err(PolicyError::Away);
         };
         let owner = client.and_then(OwnerDigest::of);
-        let is_over_age = |age| self.settings.max_lifetime.is_some_and(|lifetime| age >= lifetime);
+        let is_over_age = |age| self.max_lifetime().is_some_and(|lifetime| age >= lifetime);
         let is_here =
             |found: &Found| found.state != FoundState::Dead && found.owner == owner && !is_over_age(found.age);
         match found.filter(is_here) {
@@ -352,7 +351,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Returns what to restore from what was claimed. `None` if it cannot be decoded, or is over age; then it is ended, or
     /// given back if a newer release can decode it.
     pub(super) fn decode(&self, claimed: Claimed, stored: &StoredSession) -> Option<(Claimed, Parked)> {
-        if self.settings.max_lifetime.is_some_and(|lifetime| stored.age >= lifetime) {
+        if self.max_lifetime().is_some_and(|lifetime| stored.age >= lifetime) {
             self.end_claimed(claimed, CloseReason::Lifetime, None, Some(stored));
             return None;
         }

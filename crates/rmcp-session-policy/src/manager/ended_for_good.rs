@@ -8,13 +8,13 @@ use super::durable::Durable;
 use super::final_end::FinalEndReason;
 use super::final_ends::FinalEnds;
 use super::parked::Parked;
-use crate::admission::AdmissionPolicy;
+use super::policies::PoliciesInForce;
 use crate::session::SessionOrigin;
 
 /// The receivers of an end for good, when a session is neither live nor parked any more: the stream that is held for
 /// it, and the policies.
 pub(super) struct Ends {
-    policies: Vec<Arc<dyn AdmissionPolicy>>,
+    policies: PoliciesInForce,
     end_stream: EndStream,
     /// The directory that outlives the process. A session that has ended for this process may go on in it.
     durable: Option<Arc<Durable>>,
@@ -26,18 +26,19 @@ pub(super) type EndStream = Box<dyn Fn(SessionOrigin) + Send + Sync>;
 
 impl Ends {
     pub(super) fn new(
-        policies: impl IntoIterator<Item = Arc<dyn AdmissionPolicy>>,
+        policies: PoliciesInForce,
         end_stream: EndStream,
         durable: Option<Arc<Durable>>,
         finals: FinalEnds,
     ) -> Self {
-        Self { policies: policies.into_iter().collect(), end_stream, durable, finals }
+        Self { policies, end_stream, durable, finals }
     }
 
     /// Tells them of the end of a session. This runs code of the policies, so the caller must hold no lock.
     pub(super) fn tell(&self, session: SessionOrigin) {
         (self.end_stream)(session);
-        for policy in &self.policies {
+        let policies = self.policies.load_full();
+        for policy in [&policies.admission, &policies.requests].into_iter().flatten() {
             if catch_unwind(AssertUnwindSafe(|| policy.on_session_end(session))).is_err() {
                 tracing::warn!("an admission policy panicked when it was told of the end of a session");
             }
@@ -47,7 +48,7 @@ impl Ends {
 
 impl fmt::Debug for Ends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ends").field("policies", &self.policies).finish_non_exhaustive()
+        f.debug_struct("Ends").field("policies", &self.policies.load()).finish_non_exhaustive()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -40,7 +40,7 @@ pub(super) struct FinalEnds {
     /// Without one, the data is only dropped.
     hook: Option<Hook>,
     /// How long a call may take.
-    deadline: Duration,
+    deadline: Mutex<Duration>,
     types: Arc<DataTypes>,
     /// Keeps what the hook needs, until it has run.
     directory: Option<Arc<dyn SessionDirectory>>,
@@ -67,7 +67,23 @@ impl FinalEnds {
         types: Arc<DataTypes>,
         directory: Option<Arc<dyn SessionDirectory>>,
     ) -> Self {
-        Self { hook, deadline, types, directory, runtime: OnceLock::new(), running: Arc::default() }
+        Self {
+            hook,
+            deadline: Mutex::new(deadline),
+            types,
+            directory,
+            runtime: OnceLock::new(),
+            running: Arc::default(),
+        }
+    }
+
+    fn deadline(&self) -> MutexGuard<'_, Duration> {
+        self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes how long a hook may take that begins from now on.
+    pub(super) fn set_deadline(&self, deadline: Duration) {
+        *self.deadline() = deadline;
     }
 
     pub(super) const fn has_hook(&self) -> bool {
@@ -106,7 +122,7 @@ impl FinalEnds {
         let Some(values) = values.filter(|values| !values.is_empty()) else { return done() };
         let Some(runtime) = Handle::try_current().ok().or_else(|| self.runtime.get().cloned()) else { return };
         let end = FinalEnd { reason, context, values, types: Arc::clone(&self.types) };
-        let (hook, deadline, call) = (hook.clone(), self.deadline, Call::begin(&self.running));
+        let (hook, deadline, call) = (hook.clone(), *self.deadline(), Call::begin(&self.running));
         drop(runtime.spawn(async move {
             let _call = call;
             // An async block, so that a panic before the first await is caught too.
@@ -151,7 +167,7 @@ impl fmt::Debug for FinalEnds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FinalEnds")
             .field("has_hook", &self.has_hook())
-            .field("deadline", &self.deadline)
+            .field("deadline", &*self.deadline())
             .finish_non_exhaustive()
     }
 }

@@ -21,7 +21,6 @@ const AT_ONCE: usize = 256;
 /// when a request is rejected that one of their leases could admit.
 #[derive(Debug)]
 pub(super) struct Handlers<S: RequestOwner> {
-    max_busy: Duration,
     list: Mutex<List<S>>,
     /// Notified when there is a first handler to poll.
     sooner: Arc<Notify>,
@@ -29,6 +28,7 @@ pub(super) struct Handlers<S: RequestOwner> {
 
 #[derive(Debug)]
 struct List<S: RequestOwner> {
+    max_busy: Duration,
     running: VecDeque<Running<S>>,
     next_look: Option<Instant>,
 }
@@ -36,7 +36,7 @@ struct List<S: RequestOwner> {
 #[derive(Debug)]
 struct Running<S: RequestOwner> {
     request: Arc<InFlight<S>>,
-    until: Instant,
+    since: Instant,
 }
 
 impl<S: RequestOwner> List<S> {
@@ -45,7 +45,7 @@ impl<S: RequestOwner> List<S> {
         let mut done = Vec::new();
         for _ in 0..limit.min(self.running.len()) {
             let Some(running) = self.running.pop_front() else { break };
-            if running.request.is_done() || running.until <= now {
+            if running.request.is_done() || running.since + self.max_busy <= now {
                 done.push(running.request);
             } else {
                 self.running.push_back(running);
@@ -60,7 +60,12 @@ impl<S: RequestOwner> List<S> {
 
 impl<S: RequestOwner> Handlers<S> {
     pub(super) fn new(max_busy: Duration, sooner: Arc<Notify>) -> Self {
-        Self { max_busy, list: Mutex::new(List { running: VecDeque::new(), next_look: None }), sooner }
+        Self { list: Mutex::new(List { max_busy, running: VecDeque::new(), next_look: None }), sooner }
+    }
+
+    /// Changes for what time a handler is looked at, those that run too.
+    pub(super) fn set_max_busy(&self, max_busy: Duration) {
+        self.lock().max_busy = max_busy;
     }
 
     fn lock(&self) -> MutexGuard<'_, List<S>> {
@@ -72,10 +77,10 @@ impl<S: RequestOwner> Handlers<S> {
         if request.is_done() {
             return;
         }
-        let until = Instant::now() + self.max_busy;
+        let since = Instant::now();
         let is_only = {
             let mut list = self.lock();
-            list.running.push_back(Running { request, until });
+            list.running.push_back(Running { request, since });
             list.running.len() == 1
         };
         if is_only {

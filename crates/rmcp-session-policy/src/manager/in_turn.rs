@@ -18,7 +18,10 @@ pub(super) struct InTurn {
 
 #[derive(Debug)]
 struct State {
+    all: usize,
     free: usize,
+    /// How many permits there are beyond `all`, since it was lowered. They are withdrawn when they come back.
+    over: usize,
     queue: FairQueue,
     waiting: HashMap<u64, oneshot::Sender<Permit>>,
     /// The number of the last task that waited.
@@ -41,12 +44,37 @@ struct Waiter<'a> {
 
 impl InTurn {
     pub(super) fn new(permits: usize) -> Self {
-        let state = State { free: permits, queue: FairQueue::default(), waiting: HashMap::new(), last: 0 };
+        let state = State {
+            all: permits,
+            free: permits,
+            over: 0,
+            queue: FairQueue::default(),
+            waiting: HashMap::new(),
+            last: 0,
+        };
         Self { state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the number of permits. More permits go to what waits.
+    pub(super) fn resize(self: &Arc<Self>, permits: usize) {
+        let more = {
+            let mut state = self.lock();
+            let before = std::mem::replace(&mut state.all, permits);
+            let fewer = before.saturating_sub(permits);
+            let free = fewer.min(state.free);
+            state.free -= free;
+            state.over += fewer - free;
+            let more = permits.saturating_sub(before);
+            let withdrawn = more.min(state.over);
+            state.over -= withdrawn;
+            more - withdrawn
+        };
+        // The drop of a permit passes it on.
+        (0..more).for_each(|_| drop(Permit(Arc::clone(self))));
     }
 
     /// Waits for a permit. `None` if too many tasks wait already.
@@ -89,6 +117,10 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let next = {
             let mut state = self.0.lock();
+            if let Some(fewer) = state.over.checked_sub(1) {
+                state.over = fewer;
+                return;
+            }
             let next = state.queue.pop().and_then(|number| state.waiting.remove(&number));
             state.free += usize::from(next.is_none());
             next

@@ -17,7 +17,6 @@ const SPARE: usize = 64;
 /// A request that ends stays in the queue until it is due, or the queue is twice as long as after the last tidying.
 #[derive(Debug)]
 pub(super) struct Leases<S: RequestOwner> {
-    max_busy: Duration,
     list: Mutex<List<S>>,
     /// Notified when there is a first lease.
     sooner: Arc<Notify>,
@@ -25,6 +24,7 @@ pub(super) struct Leases<S: RequestOwner> {
 
 #[derive(Debug)]
 struct List<S: RequestOwner> {
+    max_busy: Duration,
     queue: VecDeque<(Instant, Leased<S>)>,
     tidy_at: usize,
 }
@@ -44,9 +44,9 @@ impl<S: RequestOwner> List<S> {
     }
 
     /// Takes the next request that is older than `max_busy`, or returns when the next one will be.
-    fn next(&mut self, now: Instant, max_busy: Duration) -> Result<Arc<InFlight<S>>, Option<Instant>> {
+    fn next(&mut self, now: Instant) -> Result<Arc<InFlight<S>>, Option<Instant>> {
         while let Some((begun, request)) = self.queue.front() {
-            let overdue = *begun + max_busy;
+            let overdue = *begun + self.max_busy;
             // Not upgraded: the drop of the last reference here would end the request, which runs code of a policy
             // under the lock.
             if request.strong_count() > 0 && now < overdue {
@@ -64,7 +64,12 @@ impl<S: RequestOwner> List<S> {
 
 impl<S: RequestOwner> Leases<S> {
     pub(super) fn new(max_busy: Duration, sooner: Arc<Notify>) -> Self {
-        Self { max_busy, list: Mutex::new(List { queue: VecDeque::new(), tidy_at: SPARE }), sooner }
+        Self { list: Mutex::new(List { max_busy, queue: VecDeque::new(), tidy_at: SPARE }), sooner }
+    }
+
+    /// Changes after what time a request gives its lease back, those in flight too.
+    pub(super) fn set_max_busy(&self, max_busy: Duration) {
+        self.lock().max_busy = max_busy;
     }
 
     fn lock(&self) -> MutexGuard<'_, List<S>> {
@@ -82,7 +87,7 @@ impl<S: RequestOwner> Leases<S> {
     /// Gives back the leases of requests that are older than `max_busy`. Returns when the next one will be.
     pub(super) fn release_old(&self, now: Instant) -> Option<Instant> {
         loop {
-            let next = self.lock().next(now, self.max_busy);
+            let next = self.lock().next(now);
             match next {
                 Ok(request) => request.release_lease(),
                 Err(at) => return at,

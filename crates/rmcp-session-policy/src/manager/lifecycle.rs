@@ -8,11 +8,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::idle_timeout::IdleTimeout;
 use super::manager_inner::ManagerInner;
-use super::settings::Settings;
+use super::settings::Given;
 use crate::observe::CloseReason;
 use crate::session::{Phase, SessionKey, StateSnapshot};
-use crate::time::MINUTE;
+use crate::time::{HOUR, MINUTE};
 use crate::transport::{Flag, Session};
+
+/// When a session without any time is looked at again.
+const NO_TIME: Duration = Duration::from_secs(365 * 24 * HOUR.as_secs());
 
 /// Ends sessions that are due, and forgets parked sessions that are too old. A use of a session sets no timer: when the
 /// session's deadline comes, the task reads what the session did meanwhile, and sets the next deadline.
@@ -23,7 +26,11 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
             let Some(shared) = shared.upgrade() else { return };
             let now = Instant::now();
             let (leases, handlers) = (shared.leases.release_old(now), shared.handlers.poll(now));
-            let next = shared.lock().deadlines.next(now);
+            let (next, lot) = {
+                let mut core = shared.lock();
+                (core.deadlines.next(now), core.shrink(now))
+            };
+            lot.victims.into_iter().for_each(|victim| shared.close_victim(victim));
             match next {
                 Ok(key) => {
                     shared.deadline_passed(key);
@@ -34,7 +41,7 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
                     shared.parking.expire(now);
                     let streams = shared.end_overdue_streams(now);
                     let probes = shared.held.probe(now);
-                    let others = [at, shared.parking.next_expiry(), streams, probes, leases, handlers];
+                    let others = [at, lot.next, shared.parking.next_expiry(), streams, probes, leases, handlers];
                     Err(others.into_iter().flatten().min())
                 }
             }
@@ -57,7 +64,8 @@ enum Due {
 impl<I: SessionManager> ManagerInner<I> {
     /// When a new session is checked for the first time: at the earliest moment at which any of its times may be due.
     pub(super) fn first_deadline(&self, session: &Session<I::Transport>, now: Instant) -> Instant {
-        let Settings { init_timeout, idle_timeout, max_lifetime, .. } = &self.settings;
+        let in_force = self.in_force.load();
+        let Given { init_timeout, idle_timeout, max_lifetime, .. } = &in_force.given;
         let lifetime = max_lifetime.map(|lifetime| session.record.entry.opened.plus(lifetime));
         let idle = shortest_idle(*idle_timeout).map(|shortest| now + shortest);
         [lifetime, idle].into_iter().flatten().fold(now + *init_timeout, Instant::min)
@@ -73,10 +81,8 @@ impl<I: SessionManager> ManagerInner<I> {
             }
             match self.due(&session, seen, now) {
                 Due::At(next) => {
-                    let mut core = self.lock();
-                    if let Some(next) = next {
-                        core.look_at(key, next);
-                    }
+                    // Without one it stays in the queue all the same, so that a change of the times finds it.
+                    self.lock().look_at(key, next.unwrap_or(now + NO_TIME));
                     return;
                 }
                 Due::End(reason) => {
@@ -97,16 +103,16 @@ impl<I: SessionManager> ManagerInner<I> {
         // For a new session, the handshake is the last use. A replay comes from rmcp, not from a client, and gets the
         // time of a client.
         if is_being_answered && !record.restored {
-            return record.entry.last_used().instant() + self.settings.max_busy;
+            return record.entry.last_used().instant() + self.max_busy();
         }
-        record.answered().instant() + self.settings.init_timeout
+        record.answered().instant() + self.init_timeout()
     }
 
     fn due(&self, session: &Session<I::Transport>, seen: StateSnapshot, now: Instant) -> Due {
         let record = &session.record;
         let mut next = None;
         let mut at = |when: Instant| next = Some(next.map_or(when, |next: Instant| next.min(when)));
-        if let Some(lifetime) = self.settings.max_lifetime {
+        if let Some(lifetime) = self.max_lifetime() {
             let end = record.entry.opened.plus(lifetime);
             if now >= end {
                 return Due::End(CloseReason::Lifetime);
@@ -120,9 +126,9 @@ impl<I: SessionManager> ManagerInner<I> {
                 return Due::End(CloseReason::InitTimeout);
             }
             // If `initialize` is answered right now, the client's time starts now.
-            at(end.min(now + self.settings.init_timeout));
+            at(end.min(now + self.init_timeout()));
         }
-        if let Some(shortest) = shortest_idle(self.settings.idle_timeout) {
+        if let Some(shortest) = shortest_idle(self.idle_timeout()) {
             let idle_until = self.idle_until(session, seen, now, shortest);
             if now >= idle_until {
                 return Due::End(CloseReason::Idle);
@@ -145,13 +151,13 @@ impl<I: SessionManager> ManagerInner<I> {
         let silent_until = record.last_seen().instant() + shortest;
         let busy_until = (seen.active() > 0).then(|| {
             let newest = record.entry.newest_request(seen);
-            newest.map_or(now + shortest, |newest| newest.instant() + self.settings.max_busy)
+            newest.map_or(now + shortest, |newest| newest.instant() + self.max_busy())
         });
         if let Some(until) = busy_until.filter(|until| now < *until) {
             // If the last activity ends right now, the idle time starts now.
             return (now + shortest).min(until.max(silent_until));
         }
-        match self.settings.idle_timeout {
+        match self.idle_timeout() {
             // Its handshake has times of its own, and what is not finished has no worth.
             IdleTimeout::Worth(_) if seen.phase() == Phase::Opening => now + shortest,
             IdleTimeout::Worth(_) => self.lock().registry.worth_until(record.entry.key, now),

@@ -102,11 +102,11 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Whether the request of the current scope is a GET, and there may be room to hold its stream for a session that is
     /// about to be parked here.
     pub(super) fn may_hold_streams(&self) -> bool {
-        is_listening() && self.parking.limits.entries > 0 && self.held.has_room()
+        is_listening() && self.parking.limits().entries > 0 && self.held.has_room()
     }
 
-    fn lifetime_ends(&self, opened: Timestamp) -> Option<Instant> {
-        self.settings.max_lifetime.map(|lifetime| opened.plus(lifetime))
+    pub(super) fn lifetime_ends(&self, opened: Timestamp) -> Option<Instant> {
+        self.max_lifetime().map(|lifetime| opened.plus(lifetime))
     }
 
     /// Opens a stream of a session that was parked when its client asked. `None` if the session has been restored
@@ -127,7 +127,7 @@ impl<I: SessionManager> ManagerInner<I> {
             return if stream.is_over() { Err(not_found()) } else { Ok(Some(stream)) };
         }
         if let Some(session) = self.find(id) {
-            let deadline = Instant::now() + self.settings.close_deadline;
+            let deadline = Instant::now() + self.close_deadline();
             let replayed = session.until(|session| session.is_closing() || !session.is_replaying());
             // If the replay takes longer, the session is used as it is.
             timeout_at(deadline, replayed).await.ok();

@@ -149,7 +149,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 Some(session) if takes_requests(&session) => return Ok(Settled::Here(true)),
                 Some(session) if session.is_closing() => {
                     let left = session.until(|session| session.has(Flag::Left));
-                    timeout(self.settings.close_deadline, left).await.is_ok()
+                    timeout(self.close_deadline(), left).await.is_ok()
                 }
                 Some(session) => match self.replayed(&session, deadline).await {
                     Some(answer) => return Ok(Settled::Here(answer)),

@@ -1,15 +1,16 @@
 //! The state that all parts of a manager share.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use slab::Slab;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-#[cfg(feature = "http")]
 use tokio::time::Instant;
 
 use super::asker::Asker;
@@ -18,23 +19,24 @@ use super::durable::Durable;
 use super::ended_for_good::Ends;
 use super::final_ends::FinalEnds;
 use super::handlers::Handlers;
+use super::idle_timeout::IdleTimeout;
+use super::in_force::InForce;
 use super::leases::Leases;
 use super::live_sessions::LiveSessions;
 use super::parking::Parking;
-use super::parking_state::Limits;
 use super::place_queue::Places;
+use super::policies::{Policies, PoliciesInForce};
 use super::serving_tasks::ServingTasks;
 use super::settings::Settings;
 use super::single_flight::SingleFlight;
-use crate::admission::{AdmissionPolicy, ArrivalKind, Retry};
-#[cfg(feature = "http")]
+use crate::admission::{ArrivalKind, Retry};
 use crate::call_rejection::CallRejection;
 use crate::context::ClientContext;
 use crate::error::{PolicyError, Rejected, ServerFull};
 use crate::eviction::EvictionPolicy;
 use crate::explain::History;
 use crate::observe::{Counters, SessionEvent, SessionObserver};
-use crate::registry::{Registry, Rules};
+use crate::registry::Registry;
 use crate::scope::{Outcome, record_outcome};
 use crate::session::Signals;
 use crate::tracker::RequestTracker;
@@ -54,12 +56,20 @@ pub(super) struct ManagerState<T> {
     /// The sessions that are restored while something has to come to all sessions: one list for each of those. See
     /// [`watch_restores`](ManagerInner::watch_restores).
     pub(super) restored_meanwhile: Slab<Vec<Arc<Session<T>>>>,
+    /// When the next sessions are evicted because there are more than the capacity.
+    pub(super) next_lot: Option<Instant>,
 }
 
 /// A manager.
 pub(crate) struct ManagerInner<I: SessionManager> {
     pub(super) inner: I,
     pub(super) settings: Settings,
+    /// The settings that may change. A change stores others, under the manager's lock.
+    pub(super) in_force: ArcSwap<InForce>,
+    /// Held during a change of the settings, so that one follows another.
+    pub(super) reconfiguring: tokio::sync::Mutex<()>,
+    /// Whether rejected calls are answered with JSON-RPC errors: the one such setting that each request reads.
+    pub(super) rejects_with_errors: AtomicBool,
     pub(super) core: Mutex<ManagerState<I::Transport>>,
     /// The leases of requests in flight.
     pub(super) leases: Leases<Session<I::Transport>>,
@@ -79,10 +89,8 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     /// The key from which the keys of event ids are derived.
     pub(super) seal_root: Arc<SealKey>,
     /// Whether the eviction policy is told of each use.
-    pub(super) tracks_access: bool,
-    pub(super) admission: Option<Arc<dyn AdmissionPolicy>>,
-    /// The admission policy of requests within sessions.
-    pub(super) requests: Option<Arc<dyn AdmissionPolicy>>,
+    pub(super) tracks_access: AtomicBool,
+    pub(super) policies: PoliciesInForce,
     pub(super) signals: Arc<Signals>,
     pub(super) counters: Counters,
     pub(super) draining: AtomicBool,
@@ -104,45 +112,52 @@ pub(crate) struct ManagerInner<I: SessionManager> {
     warned_of_no_sessions: AtomicBool,
 }
 
+impl<T> ManagerState<T> {
+    /// How many places have no session now.
+    pub(super) fn places_without_session(&self) -> usize {
+        self.places.all().saturating_sub(self.registry.len())
+    }
+}
+
 impl<I: SessionManager> ManagerInner<I> {
     /// Creates a manager. Fails only if the operating system has no random bytes.
     pub(super) fn new(
         inner: I,
         settings: Settings,
-        rules: Rules,
-        limits: Limits,
-        [admission, requests]: [Option<Arc<dyn AdmissionPolicy>>; 2],
+        in_force: InForce,
+        policies: Policies,
         eviction: Option<Box<dyn EvictionPolicy>>,
         observer: Option<Arc<dyn SessionObserver>>,
     ) -> Result<Self, getrandom::Error> {
+        let given = &in_force.given;
+        let (most, max_busy) = (given.max_sessions, given.max_busy);
         let durable = settings.directory.clone();
-        let durable = durable.map(|directory| Arc::new(Durable::new(directory, settings.max_sessions)));
+        let durable = durable.map(|directory| Arc::new(Durable::new(directory, most)));
         let tracks_returns = eviction.as_ref().is_some_and(|policy| policy.tracks_returns());
         let types = Arc::clone(&settings.data_types);
-        let (hook, deadline) = (settings.final_end.clone(), settings.final_end_deadline);
+        let (hook, deadline) = (settings.final_end.clone(), given.final_end_deadline);
         let finals = FinalEnds::new(hook, deadline, Arc::clone(&types), settings.directory.clone());
         let signals = Arc::new(Signals::new(tracks_returns, types, settings.directory.clone()));
         let tracks_access = eviction.as_ref().is_some_and(|policy| policy.tracks_access());
-        let mut registry = Registry::new(eviction, rules, settings.max_opening, Arc::clone(&signals));
-        if settings.surge_guard {
-            registry.guard_surges();
-        }
-        settings.clients.share.iter().for_each(|share| registry.share_places(share.sessions));
-        settings.clients.max.iter().for_each(|max| registry.limit_clients(max.sessions));
-        let serving_tasks = ServingTasks::new(settings.max_sessions);
+        let rules = given.rules(settings.busy_may_go);
+        let mut registry = Registry::new(eviction, rules, in_force.max_opening, Arc::clone(&signals));
+        registry.guard_surges(given.surge_guard);
+        registry.share_places(in_force.clients.share.as_ref().map(|share| share.sessions), false);
+        registry.limit_clients(in_force.clients.max.as_ref().map(|max| max.sessions), false);
+        let serving_tasks = ServingTasks::new(most);
         let tracker = Arc::new(RequestTracker::new(Arc::clone(&signals)));
         let deadlines = Deadlines::default();
         let sooner = Arc::clone(&deadlines.sooner);
         let seal_root = Arc::new(SealKey::random()?);
         let probes = settings.listener_probes.map(|times| Probes::new(times, &seal_root, Arc::clone(&sooner)));
-        let held = HeldStreams::new(settings.max_parked_streams, settings.max_sessions, Arc::clone(&sooner));
+        let held = HeldStreams::new(in_force.max_parked_streams, most, Arc::clone(&sooner));
         let held = Arc::new(held.with_probes(probes));
         let (streams, told) = (Arc::clone(&held), Arc::clone(&signals));
-        let leases = Leases::new(settings.max_busy, Arc::clone(&sooner));
-        let handlers = Handlers::new(settings.max_busy, Arc::clone(&sooner));
-        let policies = [&admission, &requests].into_iter().flatten().cloned();
+        let leases = Leases::new(max_busy, Arc::clone(&sooner));
+        let handlers = Handlers::new(max_busy, Arc::clone(&sooner));
+        let policies: PoliciesInForce = Arc::new(ArcSwap::from_pointee(policies));
         let ends = Ends::new(
-            policies,
+            Arc::clone(&policies),
             Box::new(move |session| {
                 streams.end(session);
                 told.forget(session);
@@ -150,13 +165,17 @@ impl<I: SessionManager> ManagerInner<I> {
             durable.clone(),
             finals,
         );
-        let parking = Parking::new(limits, ends, Arc::clone(&deadlines.sooner));
+        let parking = Parking::new(given.limits, ends, Arc::clone(&deadlines.sooner));
         let history = History::new(settings.explanations);
-        let places = Places::new(settings.max_sessions);
-        let core = ManagerState { registry, places, closing: 0, deadlines, restored_meanwhile: Slab::new() };
+        let places = Places::new(most);
+        let core =
+            ManagerState { registry, places, closing: 0, deadlines, restored_meanwhile: Slab::new(), next_lot: None };
         Ok(Self {
             inner,
             settings,
+            rejects_with_errors: AtomicBool::new(given.call_rejection == CallRejection::Error),
+            in_force: ArcSwap::from_pointee(in_force),
+            reconfiguring: tokio::sync::Mutex::default(),
             core: Mutex::new(core),
             leases,
             handlers,
@@ -168,9 +187,8 @@ impl<I: SessionManager> ManagerInner<I> {
             serving_tasks,
             incarnations: Incarnations::default(),
             seal_root,
-            tracks_access,
-            admission,
-            requests,
+            tracks_access: AtomicBool::new(tracks_access),
+            policies,
             signals,
             counters: Counters::default(),
             draining: AtomicBool::new(false),
@@ -244,7 +262,47 @@ impl<I: SessionManager> ManagerInner<I> {
     }
 
     pub(super) fn at_capacity(&self) -> PolicyError<I::Error> {
-        PolicyError::ServerFull(ServerFull { max_sessions: self.settings.max_sessions, retry: Retry::Unknown })
+        PolicyError::ServerFull(ServerFull { max_sessions: self.max_sessions(), retry: Retry::Unknown })
+    }
+}
+
+/// The settings in force, one at a time: no reader keeps them over an await.
+impl<I: SessionManager> ManagerInner<I> {
+    /// How a rejected `tools/call` within a session is answered.
+    pub(crate) fn call_rejection(&self) -> CallRejection {
+        match self.rejects_with_errors.load(Relaxed) {
+            true => CallRejection::Error,
+            false => CallRejection::Result,
+        }
+    }
+
+    /// How long a request is in flight at most.
+    pub(crate) fn max_busy(&self) -> Duration {
+        self.in_force.load().given.max_busy
+    }
+
+    pub(crate) fn max_sessions(&self) -> usize {
+        self.in_force.load().given.max_sessions
+    }
+
+    pub(super) fn max_lifetime(&self) -> Option<Duration> {
+        self.in_force.load().given.max_lifetime
+    }
+
+    pub(super) fn idle_timeout(&self) -> IdleTimeout {
+        self.in_force.load().given.idle_timeout
+    }
+
+    pub(super) fn init_timeout(&self) -> Duration {
+        self.in_force.load().given.init_timeout
+    }
+
+    pub(super) fn close_deadline(&self) -> Duration {
+        self.in_force.load().given.close_deadline
+    }
+
+    pub(super) fn expected_downtime(&self) -> Duration {
+        self.in_force.load().given.expected_downtime
     }
 }
 
@@ -261,35 +319,11 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Counts a POST as one without a session, or as one that names or opens a session.
     pub(crate) fn count_request(&self, is_sessionless: bool) {
         let counter = if is_sessionless { &self.counters.sessionless } else { &self.counters.requests };
-        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    /// How a rejected `tools/call` within a session is answered.
-    pub(crate) const fn call_rejection(&self) -> CallRejection {
-        self.settings.call_rejection
-    }
-
-    /// How long a request is in flight at most.
-    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "asked by the HTTP layer"))]
-    pub(crate) const fn max_busy(&self) -> std::time::Duration {
-        self.settings.max_busy
-    }
-
-    pub(crate) const fn max_sessions(&self) -> usize {
-        self.settings.max_sessions
+        counter.fetch_add(1, Relaxed);
     }
 
     pub(crate) const fn tracker(&self) -> &Arc<RequestTracker> {
         &self.tracker
-    }
-
-    pub(crate) fn admission(&self) -> Option<&dyn AdmissionPolicy> {
-        self.admission.as_deref()
-    }
-
-    /// The policy of requests within a session.
-    pub(crate) fn requests(&self) -> Option<&dyn AdmissionPolicy> {
-        self.requests.as_deref()
     }
 
     pub(crate) fn has_event_store(&self) -> bool {
@@ -307,7 +341,7 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// Logs once that rmcp is set to keep no sessions, but the layer is not.
     pub(crate) fn warn_of_no_sessions(&self) {
-        if !self.warned_of_no_sessions.swap(true, std::sync::atomic::Ordering::Relaxed) {
+        if !self.warned_of_no_sessions.swap(true, Relaxed) {
             tracing::warn!("rmcp serves requests without sessions: tell the layer by without_sessions() (said once)");
         }
     }

@@ -1,5 +1,6 @@
 //! The manager: rmcp's `SessionManager` over admission, places, parking, ends and deadlines.
 
+mod adoption;
 mod all_sessions;
 mod allowance;
 mod asker;
@@ -24,11 +25,13 @@ mod final_ends;
 mod goes_on;
 mod handlers;
 mod idle_timeout;
+mod in_force;
 mod in_turn;
 mod leases;
 mod lifecycle;
 mod listen;
 mod live_sessions;
+mod live_settings;
 mod look_queue;
 mod lookup;
 mod manager_inner;
@@ -43,7 +46,9 @@ mod parking;
 mod parking_state;
 mod place_queue;
 mod place_search;
+mod policies;
 mod probe_answer;
+mod reconfigure;
 mod restore;
 mod restore_right;
 mod resume;
@@ -53,7 +58,10 @@ mod session_manager;
 mod session_store;
 mod setting_checks;
 mod settings;
+mod settings_in_force;
+mod shrink;
 mod single_flight;
+mod swap;
 mod unservable;
 
 pub use builder::PolicySessionManagerBuilder;
@@ -63,10 +71,12 @@ pub use durable_sessions::GivenUp;
 pub(crate) use durable_sessions::LookedUp;
 pub use final_end::{FinalEnd, FinalEndReason};
 pub use idle_timeout::{IdleTimeout, Worth};
+pub use live_settings::LiveSettings;
 pub use operate::SessionSelector;
 pub use session_data::SessionData;
 #[cfg(feature = "simulation")]
 pub(crate) use setting_checks::default_opening;
+pub use settings_in_force::SettingsInForce;
 
 use std::fmt;
 use std::sync::Arc;
@@ -147,6 +157,6 @@ impl<I: SessionManager> PolicySessionManager<I> {
 
 impl<I: SessionManager> fmt::Debug for PolicySessionManager<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PolicySessionManager").field("settings", &self.shared.settings).finish_non_exhaustive()
+        f.debug_struct("PolicySessionManager").field("settings", &self.settings()).finish_non_exhaustive()
     }
 }

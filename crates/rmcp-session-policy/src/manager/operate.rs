@@ -78,8 +78,8 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// The numbers of sessions, and the counts. Calls `also` with the record of each session, under the lock.
     pub(super) fn census(&self, mut also: impl FnMut(&Record)) -> Stats {
         let shared = &*self.shared;
-        let (now, deadline) = (Instant::now(), shared.settings.close_deadline);
-        let mut stats = Stats::empty(shared.settings.max_sessions);
+        let (now, deadline) = (Instant::now(), shared.close_deadline());
+        let mut stats = Stats::empty(0);
         let (mut opening, mut closing, mut stuck, mut busy, mut streams) = (0, 0, 0, 0, 0);
         let look = |session: &Session<I::Transport>| {
             also(&session.record);
@@ -94,8 +94,9 @@ impl<I: SessionManager> PolicySessionManager<I> {
         };
         shared.look_at_all(look, |core| {
             // Read in one hold, so that they add up to the places that are taken.
+            stats.max_sessions = core.places.all();
             stats.live = core.registry.len();
-            stats.reserved = stats.max_sessions - core.places.free() - stats.live;
+            stats.reserved = (stats.max_sessions + core.places.over()) - core.places.free() - stats.live;
             stats.surge_since = core.registry.surge_since(now);
             stats.advantage = core.registry.advantage();
             stats.overruled = core.registry.overruled;
@@ -146,7 +147,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
     /// # Ok(()) }
     /// ```
     pub async fn terminate(&self, select: impl SessionSelector, reason: CloseReason) -> usize {
-        let deadline = Instant::now() + self.shared.settings.close_deadline;
+        let deadline = Instant::now() + self.shared.close_deadline();
         let Selected { ended, parked, restores } = self.shared.close_selected(&select, reason);
         ManagerInner::<I>::wait_until_gone(&ended, deadline).await;
         if let Some(durable) = self.shared.durable.as_ref().filter(|_| !reason.is_restorable()) {
@@ -191,7 +192,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         shared.durable.iter().for_each(|durable| durable.directory.leave());
         shared.signals.draining.store(true, SeqCst);
         shared.draining.store(true, SeqCst);
-        shared.held.end_last(shared.settings.expected_downtime);
+        shared.held.end_last(shared.expected_downtime());
         tracing::info!("draining");
         let mut report = DrainReport::default();
         // The list includes sessions that were closing already.
@@ -226,7 +227,7 @@ impl<I: SessionManager> PolicySessionManager<I> {
         }
         report.listeners = shared.tracker.cut();
         let calls = shared.tracker.settle(CLOSE_GRACE, deadline);
-        let gone = ManagerInner::<I>::wait_until_gone(&rest, Instant::now() + shared.settings.close_deadline);
+        let gone = ManagerInner::<I>::wait_until_gone(&rest, Instant::now() + shared.close_deadline());
         let (calls, ()) = tokio::join!(calls, gone);
         (report.calls_finished, report.calls_cut_off) = (calls.finished, calls.cut_off);
         report.stuck = rest.iter().filter(|session| !session.has(Flag::Left)).count();
@@ -307,7 +308,7 @@ impl<I: SessionManager> ManagerInner<I> {
             }
             // What comes next may be for another server, which answers it before this one has given its answer out.
             let now = Instant::now();
-            let is_untaken = || session.record.entry.untaken.keep_until(self.settings.max_busy, now).is_some();
+            let is_untaken = || session.record.entry.untaken.keep_until(self.max_busy(), now).is_some();
             if seen.active() > 0 || reason == CloseReason::Moved && is_untaken() {
                 return Some(false);
             }

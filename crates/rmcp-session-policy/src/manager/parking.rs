@@ -1,7 +1,7 @@
 //! The parking: sessions without a place, which their next request restores.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashlink::LinkedHashMap;
 use rmcp::transport::streamable_http_server::session::SessionId;
@@ -21,16 +21,24 @@ use crate::transport::{Flag, Session};
 
 /// The parked sessions, and the ids that must not be restored.
 pub(super) struct Parking {
-    pub(super) limits: Limits,
     /// Whether rmcp uses our store. If it uses another one, only the manager knows which ids have ended for good.
     ours: AtomicBool,
-    state: Mutex<ParkingState>,
+    state: Mutex<Lot>,
     /// Ids that were ended for good, oldest first.
     tombstones: Mutex<LinkedHashMap<SessionId, ()>>,
     ends: Ends,
     /// Notified when there is something to expire.
     sooner: Arc<Notify>,
 }
+
+/// What the lock guards.
+struct Lot {
+    limits: Limits,
+    state: ParkingState,
+}
+
+/// How many sessions are forgotten in one hold of the lock when the limits are lowered.
+const AT_ONCE: usize = 1_000;
 
 /// The result of an arrival: how the session came into its place, and the sessions that leave the parking for it.
 pub(super) struct Arrived<'a> {
@@ -41,9 +49,8 @@ pub(super) struct Arrived<'a> {
 impl Parking {
     pub(super) fn new(limits: Limits, ends: Ends, sooner: Arc<Notify>) -> Self {
         Self {
-            limits,
             ours: AtomicBool::new(false),
-            state: Mutex::default(),
+            state: Mutex::new(Lot { limits, state: ParkingState::default() }),
             tombstones: Mutex::default(),
             ends,
             sooner,
@@ -57,20 +64,55 @@ impl Parking {
 
     /// Runs `change` on the state under its lock. Returns its result, and the sessions that have left the parking for
     /// good.
-    fn change<R>(&self, change: impl FnOnce(&mut ParkingState, &mut Vec<Parked>) -> R) -> (R, Gone<'_>) {
+    fn change<R>(&self, change: impl FnOnce(&mut ParkingState, &Limits, &mut Vec<Parked>) -> R) -> (R, Gone<'_>) {
         let mut gone = Gone { ends: &self.ends, sessions: Vec::new() };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lot = self.lock();
+        let Lot { limits, state } = &mut *lot;
         let had_oldest = state.oldest().is_some();
-        let changed = change(&mut state, &mut gone.sessions);
+        let changed = change(state, limits, &mut gone.sessions);
         if !had_oldest && state.oldest().is_some() {
             self.sooner.notify_one();
         }
-        drop(state);
+        drop(lot);
         (changed, gone)
     }
 
+    fn lock(&self) -> MutexGuard<'_, Lot> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn look_at<R>(&self, look: impl FnOnce(&ParkingState) -> R) -> R {
-        look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&self.lock().state)
+    }
+
+    /// The limits in force.
+    pub(super) fn limits(&self) -> Limits {
+        self.lock().limits
+    }
+
+    /// Changes the limits. What is beyond them is forgotten before they are in force, 1,000 sessions in one hold of the
+    /// lock.
+    pub(super) fn set_limits(&self, limits: Limits, now: Instant) {
+        loop {
+            let mut gone = Gone { ends: &self.ends, sessions: Vec::new() };
+            let mut lot = self.lock();
+            let fits = lot.state.fit(&limits, now, AT_ONCE, &mut gone.sessions);
+            if fits {
+                lot.limits = limits;
+            }
+            drop(lot);
+            drop(gone);
+            if fits {
+                // The next age may be due sooner.
+                self.sooner.notify_one();
+                return;
+            }
+        }
+    }
+
+    /// The parked sessions and when they were opened, as `f` says of each. It runs under the lock.
+    pub(super) fn map<R>(&self, f: impl FnMut((&SessionId, &Parked)) -> Option<R>) -> Vec<R> {
+        self.look_at(|state| state.iter().filter_map(f).collect())
     }
 
     /// Returns what to park of an ended session. `None` if the parking is off.
@@ -82,7 +124,7 @@ impl Parking {
         now: Instant,
     ) -> Option<Parked> {
         let is_back = session.record.restored && !session.has(Flag::Replayed);
-        (self.limits.entries > 0).then(|| {
+        (self.limits().entries > 0).then(|| {
             let mut parked = Parked::of(&session.record, initialize_params, data, is_back, now);
             parked.protocol_version = session.protocol_version();
             parked.ownership = session.in_directory().map(|session| session.ownership);
@@ -94,8 +136,7 @@ impl Parking {
     /// Parks a session that has left its place. `places` is the number of places without a session now. If there is no
     /// room, the parking first forgets sessions that were never called, this one included, and then the oldest.
     pub(super) fn park(&self, id: SessionId, parked: Parked, places: usize, now: Instant) -> Gone<'_> {
-        let limits = &self.limits;
-        let park = |state: &mut ParkingState, gone: &mut Vec<Parked>| {
+        let park = |state: &mut ParkingState, limits: &Limits, gone: &mut Vec<Parked>| {
             state.expire(now, limits.age, gone);
             state.park(id, parked, limits, places, gone);
         };
@@ -105,43 +146,43 @@ impl Parking {
     /// Records that a session has come into a place; a restored one was pinned. `places` is the number of places
     /// without a session now.
     pub(super) fn arrive(&self, id: &str, pin: Option<&Parked>, places: usize) -> Arrived<'_> {
-        let (came, gone) = self.change(|state, gone| state.arrive(id, pin, &self.limits, places, gone));
+        let (came, gone) = self.change(|state, limits, gone| state.arrive(id, pin, limits, places, gone));
         Arrived { came, gone }
     }
 
     /// Keeps the room of a session that is being restored, until it [arrives](Self::arrive) or is
     /// [unpinned](Self::unpin).
     pub(super) fn pin(&self, id: &str) -> Option<Parked> {
-        self.change(|state, _| state.pin(id)).0
+        self.change(|state, _, _| state.pin(id)).0
     }
 
     /// Ends the pin of a session after its restore. If the session did not arrive, it is parked as before. `places` is
     /// the number of places without a session now.
     pub(super) fn unpin(&self, id: &SessionId, pin: &Parked, places: usize) -> Gone<'_> {
         let now = Instant::now();
-        self.change(|state, gone| state.unpin(id, pin, now, &self.limits, places, gone)).1
+        self.change(|state, limits, gone| state.unpin(id, pin, now, limits, places, gone)).1
     }
 
     /// Takes in a session that was claimed from the directory, pinned for its restore. `places` is the number of places
     /// without a session now, the one of the restore included.
     pub(super) fn claimed(&self, id: &SessionId, parked: Parked, places: usize) -> (Parked, Gone<'_>) {
         let id = SessionId::clone(id);
-        self.change(|state, gone| state.claimed(id, parked, &self.limits, places, gone))
+        self.change(|state, limits, gone| state.claimed(id, parked, limits, places, gone))
     }
 
     /// Sets under what this server has a pinned session in the directory. Returns false if that has left the parking.
     pub(super) fn set_ownership(&self, id: &str, pin: &Parked, ownership: Ownership) -> bool {
-        self.change(|state, _| state.set_ownership(id, pin, ownership)).0
+        self.change(|state, _, _| state.set_ownership(id, pin, ownership)).0
     }
 
     /// Removes a session that another server has claimed, or may claim, unless a restore has it. Returns whether it did.
     pub(super) fn lose(&self, id: &str, ownership: Ownership) -> bool {
-        self.change(|state, gone| state.lose(id, ownership, gone)).0
+        self.change(|state, _, gone| state.lose(id, ownership, gone)).0
     }
 
     /// Removes a pinned session that another server has claimed.
     pub(super) fn lose_pinned(&self, id: &str, pin: &Parked) -> Gone<'_> {
-        self.change(|state, gone| state.lose_pinned(id, pin, gone)).1
+        self.change(|state, _, gone| state.lose_pinned(id, pin, gone)).1
     }
 
     /// Under what this server has a parked session in the directory. `None` if it is not parked, or in no directory.
@@ -151,10 +192,11 @@ impl Parking {
 
     /// Remembers an id that ended for good, if another store might restore it.
     pub(super) fn remember_ended<T>(&self, session: &Session<T>) {
-        if session.has_ended_for_good() && self.limits.entries > 0 && !self.ours.load(Relaxed) {
+        let most = self.limits().entries;
+        if session.has_ended_for_good() && most > 0 && !self.ours.load(Relaxed) {
             let mut tombstones = self.tombstones.lock().unwrap_or_else(PoisonError::into_inner);
             tombstones.insert(SessionId::clone(&session.record.id), ());
-            while tombstones.len() > self.limits.entries {
+            while tombstones.len() > most {
                 tombstones.pop_front();
             }
         }
@@ -184,8 +226,7 @@ impl Parking {
     /// the session. Returns false if it is not parked.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "called by the HTTP layer"))]
     pub(super) fn touch(&self, id: &str, now: Instant) -> bool {
-        let limits = &self.limits;
-        let touch = |state: &mut ParkingState, gone: &mut Vec<Parked>| {
+        let touch = |state: &mut ParkingState, limits: &Limits, gone: &mut Vec<Parked>| {
             state.expire(now, limits.age, gone);
             state.touch(id, now, limits, gone)
         };
@@ -195,7 +236,7 @@ impl Parking {
     /// Removes a session that must not be restored, here or at another server. Returns true for the one caller that did. A
     /// session that is being restored is ended after its restore.
     pub(super) fn take(&self, id: &str, reason: CloseReason) -> bool {
-        let (taken, gone) = self.change(|state, gone| state.take(id, reason, gone));
+        let (taken, gone) = self.change(|state, _, gone| state.take(id, reason, gone));
         gone.end_in_directory();
         taken
     }
@@ -223,12 +264,13 @@ impl Parking {
 
     /// Forgets the sessions that were parked too long ago.
     pub(super) fn expire(&self, now: Instant) {
-        drop(self.change(|state, gone| state.expire(now, self.limits.age, gone)));
+        drop(self.change(|state, limits, gone| state.expire(now, limits.age, gone)));
     }
 
     /// When the next parked session will be too old.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.look_at(ParkingState::oldest).map(|since| since + self.limits.age)
+        let lot = self.lock();
+        lot.state.oldest().map(|since| since + lot.limits.age)
     }
 
     /// Tells the policies that a session which was not parked has ended for good.

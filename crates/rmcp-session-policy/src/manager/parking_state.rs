@@ -12,7 +12,7 @@ use crate::observe::CloseReason;
 use crate::timestamp::Timestamp;
 
 /// The limits of the parking.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) entries: usize,
     pub(super) bytes: usize,
@@ -125,13 +125,16 @@ impl ParkingState {
     }
 
     fn shrink(&mut self, limits: &Limits, gone: &mut Vec<Parked>) {
-        while self.is_over(limits) {
-            let unpinned = self.uncalled.pop_front().or_else(|| self.called.pop_front());
-            // All are pinned, and another session took the place: the newest pinned one has neither a place nor room.
-            let Some((id, parked)) = unpinned.or_else(|| self.pinned.pop_back()) else { break };
-            self.bytes -= parked.bytes(&id);
-            gone.push(parked);
-        }
+        while self.is_over(limits) && self.forget_one(gone) {}
+    }
+
+    fn forget_one(&mut self, gone: &mut Vec<Parked>) -> bool {
+        let unpinned = self.uncalled.pop_front().or_else(|| self.called.pop_front());
+        // All are pinned, and another session took the place: the newest pinned one has neither a place nor room.
+        let Some((id, parked)) = unpinned.or_else(|| self.pinned.pop_back()) else { return false };
+        self.bytes -= parked.bytes(&id);
+        gone.push(parked);
+        true
     }
 
     /// Records that a session has come into a place. `places` is the number of places without a session now.
@@ -327,23 +330,40 @@ impl ParkingState {
         pinned.filter(|parked| parked.ended.is_none()).map(|parked| parked.seen(now)).is_some()
     }
 
-    /// Forgets the sessions that were parked too long ago.
-    pub(super) fn expire(&mut self, now: Instant, age: Duration, gone: &mut Vec<Parked>) {
-        while let Some((_, oldest)) = self.over.front()
-            && oldest.since.instant() + age <= now
-            && let Some((_, parked)) = self.over.pop_front()
-        {
-            gone.push(parked);
-        }
-        for queue in [&mut self.called, &mut self.uncalled] {
-            while let Some((_, oldest)) = queue.front()
-                && oldest.since.instant() + age <= now
-                && let Some((id, parked)) = queue.pop_front()
-            {
-                self.bytes -= parked.bytes(&id);
-                gone.push(parked);
+    /// Forgets sessions that other limits leave no room for, or that are too old for them, `most` at most. Returns whether
+    /// there are no more of them.
+    pub(super) fn fit(&mut self, limits: &Limits, now: Instant, most: usize, gone: &mut Vec<Parked>) -> bool {
+        let until = gone.len() + most;
+        while gone.len() < until {
+            let before = gone.len();
+            if self.oldest().is_some_and(|since| since + limits.age <= now) {
+                self.expire_one(now, limits.age, gone);
+            } else if self.is_over(limits) {
+                self.forget_one(gone);
+            }
+            if gone.len() == before {
+                return true;
             }
         }
+        false
+    }
+
+    /// Forgets the sessions that were parked too long ago.
+    pub(super) fn expire(&mut self, now: Instant, age: Duration, gone: &mut Vec<Parked>) {
+        while self.expire_one(now, age, gone) {}
+    }
+
+    fn expire_one(&mut self, now: Instant, age: Duration, gone: &mut Vec<Parked>) -> bool {
+        let is_due = |queue: &Queue| queue.front().is_some_and(|(_, oldest)| oldest.since.instant() + age <= now);
+        if is_due(&self.over) {
+            gone.extend(self.over.pop_front().map(|(_, parked)| parked));
+            return true;
+        }
+        let queue = [&mut self.called, &mut self.uncalled].into_iter().find(|queue| is_due(queue));
+        let Some((id, parked)) = queue.and_then(LinkedHashMap::pop_front) else { return false };
+        self.bytes -= parked.bytes(&id);
+        gone.push(parked);
+        true
     }
 
     /// From when the age of the oldest session counts.

@@ -16,7 +16,12 @@ use crate::admission::{ArrivalKind, ClientKey};
 /// others by client in turn.
 #[derive(Debug)]
 pub(super) struct Places {
+    /// The capacity in force.
+    all: usize,
     free: usize,
+    /// How many places there are beyond the capacity, since it was lowered. Places that come back are withdrawn until there
+    /// are none; no place is free meanwhile.
+    over: usize,
     /// Newcomers that have or expect a place, and are not a session yet.
     arriving: usize,
     waiters: BTreeMap<u64, Waiter>,
@@ -51,14 +56,16 @@ enum Stage {
     Queued,
     /// Had this turn, and expects a place.
     Expecting(u64),
-    /// Has a place.
-    Served,
+    /// Has a place, and had or got this turn for it.
+    Served(u64),
 }
 
 impl Places {
     pub(super) fn new(all: usize) -> Self {
         Self {
+            all,
             free: all,
+            over: 0,
             arriving: 0,
             waiters: BTreeMap::new(),
             restores: Lane::default(),
@@ -74,6 +81,73 @@ impl Places {
         self.free
     }
 
+    /// The capacity in force.
+    pub(super) const fn all(&self) -> usize {
+        self.all
+    }
+
+    /// How many places there are beyond the capacity.
+    pub(super) const fn over(&self) -> usize {
+        self.over
+    }
+
+    /// Changes the capacity.
+    ///
+    /// Places that are added go to what waits. Places that are withdrawn are free ones first, then those that were handed to
+    /// a waiter which has not noticed yet, the newest first; such a waiter is the next to get one. The others are withdrawn
+    /// when they come back.
+    pub(super) fn resize(&mut self, all: usize) {
+        let before = std::mem::replace(&mut self.all, all);
+        if let Some(fewer) = before.checked_sub(all) {
+            let free = fewer.min(self.free);
+            self.free -= free;
+            self.over += fewer - free;
+            self.take_back_handed();
+            return;
+        }
+        let more = all - before;
+        let withdrawn = more.min(self.over);
+        self.over -= withdrawn;
+        let mut more = more - withdrawn;
+        while more > 0 && self.is_awaited() {
+            self.put_back();
+            more -= 1;
+        }
+        self.free += more;
+    }
+
+    fn take_back_handed(&mut self) {
+        let handed = if self.over > 0 { self.handed() } else { Vec::new() };
+        for (turn, number) in handed.into_iter().take(self.over) {
+            let Some(waiter) = self.waiters.get_mut(&number) else { continue };
+            waiter.stage = Stage::Expecting(turn);
+            let kind = waiter.kind;
+            self.lane(kind).expecting.insert(turn, number);
+            self.over -= 1;
+        }
+    }
+
+    /// The waiters with a place that they have not noticed, the latest turn first.
+    fn handed(&self) -> Vec<(u64, u64)> {
+        let turn = |waiter: &Waiter| if let Stage::Served(turn) = waiter.stage { Some(turn) } else { None };
+        let mut handed: Vec<_> =
+            self.waiters.iter().filter_map(|(number, waiter)| Some((turn(waiter)?, *number))).collect();
+        handed.sort_unstable_by(|one, other| other.cmp(one));
+        handed
+    }
+
+    /// Whether any request waits for a place.
+    fn is_awaited(&self) -> bool {
+        [&self.restores, &self.newcomers].iter().any(|lane| !lane.expecting.is_empty() || !lane.queued.is_empty())
+    }
+
+    /// Has the first of the queue look again.
+    pub(super) fn wake_first(&self) {
+        if let Some(first) = self.first().and_then(|first| self.waiters.get(&first)) {
+            first.wake.notify_one();
+        }
+    }
+
     /// Takes a free place.
     pub(super) fn take(&mut self, kind: ArrivalKind) -> bool {
         let Some(free) = self.free.checked_sub(1) else { return false };
@@ -83,7 +157,13 @@ impl Places {
     }
 
     /// Takes back the place of a session that is gone, or of a request that did not become a session.
+    ///
+    /// It is withdrawn while there are more than the capacity.
     pub(super) fn put_back(&mut self) {
+        if let Some(fewer) = self.over.checked_sub(1) {
+            self.over = fewer;
+            return;
+        }
         let number = [ArrivalKind::Restore, ArrivalKind::Create].into_iter().find_map(|kind| {
             let lane = self.lane(kind);
             lane.expecting.pop_first().map(|(_, number)| number).or_else(|| lane.queued.pop())
@@ -92,10 +172,16 @@ impl Places {
             self.free += 1;
             return;
         };
-        if matches!(waiter.stage, Stage::Queued) {
-            self.arriving += usize::from(is_newcomer(waiter.kind));
-        }
-        waiter.stage = Stage::Served;
+        let turn = match waiter.stage {
+            Stage::Expecting(turn) | Stage::Served(turn) => turn,
+            Stage::Queued => {
+                self.arriving += usize::from(is_newcomer(waiter.kind));
+                // Before all that get their turn later: no other of its kind had one, or it would have the place.
+                self.last += 1;
+                self.last
+            }
+        };
+        waiter.stage = Stage::Served(turn);
         waiter.wake.notify_one();
         self.tell_first();
     }
@@ -105,9 +191,7 @@ impl Places {
     /// The first of the queue looks again: what keeps a session that was not named yet ends without a word.
     pub(super) fn arrived(&mut self, kind: ArrivalKind) {
         self.arriving -= usize::from(is_newcomer(kind));
-        if let Some(first) = self.first().and_then(|first| self.waiters.get(&first)) {
-            first.wake.notify_one();
-        }
+        self.wake_first();
     }
 
     /// The number of newcomers, without this waiter, that will be half-open sessions. They count as half-open in
@@ -182,7 +266,7 @@ impl Places {
 
     /// Takes the place that was handed to a waiter, if one was. The waiter then leaves the queue.
     pub(super) fn collect(&mut self, number: u64) -> bool {
-        let served = self.waiters.get(&number).is_some_and(|waiter| matches!(waiter.stage, Stage::Served));
+        let served = self.waiters.get(&number).is_some_and(|waiter| matches!(waiter.stage, Stage::Served(_)));
         if served {
             self.waiters.remove(&number);
         }
@@ -202,7 +286,7 @@ impl Places {
                 lane.expecting.remove(&turn);
                 self.give_up(waiter.kind);
             }
-            Stage::Served => {
+            Stage::Served(_) => {
                 self.give_up(waiter.kind);
                 self.put_back();
             }
@@ -364,6 +448,8 @@ mod tests {
         GiveBack(u8),
         /// A session is gone.
         End,
+        /// The capacity is changed.
+        Resize(usize),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -377,6 +463,7 @@ mod tests {
             3 => any::<u8>().prop_map(Step::Settle),
             1 => any::<u8>().prop_map(Step::GiveBack),
             3 => Just(Step::End),
+            1 => (0..8_usize).prop_map(Step::Resize),
         ];
         prop::collection::vec(step, 0..200)
     }
@@ -388,7 +475,9 @@ mod tests {
         expecting: [Vec<u64>; 2],
         queued: [FairQueue; 2],
         waiting: Vec<(u64, ArrivalKind, ClientKey)>,
-        served: Vec<(u64, ArrivalKind)>,
+        served: Vec<(u64, ArrivalKind, ClientKey)>,
+        /// Places beyond the capacity.
+        over: usize,
         holding: Vec<ArrivalKind>,
         sessions: usize,
     }
@@ -400,19 +489,22 @@ mod tests {
 
         /// A place becomes free.
         fn serve(&mut self) {
+            if self.over > 0 {
+                self.over -= 1;
+                return;
+            }
             let next = (0..2).find_map(|lane| match self.expecting[lane].is_empty() {
                 true => self.queued[lane].pop(),
                 false => Some(self.expecting[lane].remove(0)),
             });
             if let Some(next) = next {
                 let nth = self.waiting.iter().position(|(number, ..)| *number == next).expect("it waits");
-                let (number, kind, _) = self.waiting.remove(nth);
-                self.served.push((number, kind));
+                self.served.push(self.waiting.remove(nth));
             }
         }
 
         fn arriving(&self) -> usize {
-            let served = self.served.iter().filter(|(_, kind)| *kind == Create).count();
+            let served = self.served.iter().filter(|(_, kind, _)| *kind == Create).count();
             let holding = self.holding.iter().filter(|kind| **kind == Create).count();
             self.expecting[1].len() + served + holding
         }
@@ -421,7 +513,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_place_is_lost_or_made_and_each_goes_where_it_should(all in 1..6_usize, steps in steps()) {
-            let (mut places, mut model) = (Places::new(all), Model::default());
+            let (mut all, mut places, mut model) = (all, Places::new(all), Model::default());
             for step in steps {
                 match step {
                     Step::Come(kind, _) if places.take(kind) => model.holding.push(kind),
@@ -461,13 +553,13 @@ mod tests {
                             model.queued[lane].remove(&client, number);
                             places.leave(number);
                         } else if which < model.waiting.len() + model.served.len() {
-                            let (number, _) = model.served.remove(which - model.waiting.len());
+                            let (number, ..) = model.served.remove(which - model.waiting.len());
                             model.serve();
                             places.leave(number);
                         }
                     }
                     Step::Collect(which) if !model.served.is_empty() => {
-                        let (number, kind) = model.served.remove(usize::from(which) % model.served.len());
+                        let (number, kind, _) = model.served.remove(usize::from(which) % model.served.len());
                         prop_assert!(places.collect(number));
                         model.holding.push(kind);
                     }
@@ -487,10 +579,30 @@ mod tests {
                         places.put_back();
                         model.serve();
                     }
+                    Step::Resize(to) => {
+                        let mut taken = model.served.len() + model.holding.len() + model.sessions;
+                        // Places that were handed and not noticed come back.
+                        for (_, number) in places.handed().into_iter().take(taken.saturating_sub(to)) {
+                            let nth = model.served.iter().position(|(served, ..)| *served == number).expect("it has one");
+                            let waiter = model.served.remove(nth);
+                            let lane = usize::from(waiter.1 == Create);
+                            model.expecting[lane].insert(0, waiter.0);
+                            model.waiting.push(waiter);
+                            taken -= 1;
+                        }
+                        places.resize(to);
+                        model.over = taken.saturating_sub(to);
+                        while taken < to && !model.waiting.is_empty() {
+                            model.serve();
+                            taken += 1;
+                        }
+                        all = to;
+                    }
                     _ => {}
                 }
                 let taken = model.served.len() + model.holding.len() + model.sessions;
-                prop_assert_eq!(places.free() + taken, all);
+                prop_assert_eq!(places.free() + taken, all + model.over);
+                prop_assert_eq!(places.over(), model.over);
                 prop_assert!(places.free() == 0 || model.waiting.is_empty());
                 prop_assert_eq!(places.arriving_beside(None), model.arriving());
                 prop_assert_eq!(places.expecting(), model.expecting[0].len() + model.expecting[1].len());

@@ -258,6 +258,12 @@ impl<'a, I: SessionManager> Search<'a, I> {
             }
             None => drop(change.enable()),
         }
+        if core.is_shrinking() {
+            // The places of all victims will be withdrawn.
+            self.queue(core, now);
+            self.next_victim = now + VICTIM_TIMEOUT;
+            return Step::Waits(self.give_up.min(self.next_victim));
+        }
         let number = self.waiting.as_ref().map(|waiting| waiting.number);
         let expects = self.waiting.as_ref().is_some_and(|waiting| waiting.expects);
         let arriving = core.places.arriving_beside(number);
@@ -283,7 +289,7 @@ impl<'a, I: SessionManager> Search<'a, I> {
                 Step::Listens(Self::look_again_at(core, now, self.give_up.min(now + VICTIM_TIMEOUT)))
             }
             // A session is closing, and no other request expects its place.
-            Choice::NoVictim if core.closing > core.places.expecting() => {
+            Choice::NoVictim if core.closing > core.places.over() + core.places.expecting() => {
                 self.expect(core, now);
                 Step::Waits(self.next_victim)
             }
@@ -332,7 +338,7 @@ impl<'a, I: SessionManager> Search<'a, I> {
         core.registry.comes(self.share);
         self.give_up = now
             + match self.patience {
-                Patience::Until(_) => self.shared.settings.close_deadline,
+                Patience::Until(_) => self.shared.close_deadline(),
                 _ => VICTIM_TIMEOUT * MAX_VICTIMS,
             };
     }

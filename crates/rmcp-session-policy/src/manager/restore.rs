@@ -53,7 +53,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// wait for its turn.
     pub(super) fn settled_by(&self) -> Instant {
         let turn = if self.durable.is_some() { RESTORE_WAIT } else { Duration::ZERO };
-        Instant::now() + turn + self.settings.close_deadline
+        Instant::now() + turn + self.close_deadline()
     }
 
     /// Waits for the right to restore an id and for the end of its last incarnation.
@@ -74,7 +74,7 @@ impl<I: SessionManager> ManagerInner<I> {
             let Some(session) = self.find(id).filter(|session| session.is_closing()) else { return Ok(restoring) };
             // A request that comes meanwhile finds the closing session, and waits as well.
             restoring.done();
-            let closed = timeout(self.settings.close_deadline, session.until(|session| session.has(Flag::Left)));
+            let closed = timeout(self.close_deadline(), session.until(|session| session.has(Flag::Left)));
             if closed.await.is_err() {
                 return Err(self.refuse_restore(id));
             }
@@ -143,7 +143,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let now = Instant::now();
         let Some(parked) = self.parking.get(id, now) else { return false };
         let over_age = |lifetime| now >= parked.opened().plus(lifetime);
-        if self.settings.max_lifetime.is_some_and(over_age) {
+        if self.max_lifetime().is_some_and(over_age) {
             // Before it is taken: another request may be restoring it.
             self.restores.bar(id, CloseReason::Lifetime);
             self.parking.take(id, CloseReason::Lifetime);
@@ -255,7 +255,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Waits until a session that another server has is parked, if that server is about to stop: for the close deadline at
     /// most. Its client waits meanwhile, and each look-up waits for its turn.
     async fn until_left(&self, id: &SessionId, mut found: Found) -> Result<Found, Failed<I>> {
-        let deadline = Instant::now() + self.settings.close_deadline;
+        let deadline = Instant::now() + self.close_deadline();
         let (digest, client) = (SessionDigest::of(id), ClientKey::of_context(ClientContext::current().as_deref()));
         let mut pause = FIRST_PAUSE;
         while found.state == FoundState::Live {

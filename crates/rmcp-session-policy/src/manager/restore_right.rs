@@ -100,7 +100,7 @@ impl<I: SessionManager> Right<I> {
         let gone = {
             // Under the lock, so that no session comes into a place that is counted as free.
             let core = self.shared.lock();
-            let places = self.shared.settings.max_sessions.saturating_sub(core.registry.len());
+            let places = core.places_without_session();
             self.shared.parking.unpin(id, pin, places)
         };
         gone.has_barred(pin.serial())
@@ -199,7 +199,7 @@ impl<I: SessionManager> PendingRestore<I> {
         let (pin, gone) = {
             // Under the lock, so that no session comes into a place that is counted as free.
             let core = shared.lock();
-            let places = shared.settings.max_sessions.saturating_sub(core.registry.len());
+            let places = core.places_without_session();
             shared.parking.claimed(&id, parked, places)
         };
         drop(gone);

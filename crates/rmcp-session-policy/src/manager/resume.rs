@@ -132,7 +132,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// Makes the answer to a request that its incarnation's end has cut off, and the end of its stream. `None` if the id of
     /// the request is not known.
     fn cut(&self, source: &EventSource) -> Option<ServerSseMessage> {
-        let answer = cut_answer(source.request_id()?, source.is_call(), self.settings.call_rejection);
+        let answer = cut_answer(source.request_id()?, source.is_call(), self.call_rejection());
         Some(ServerSseMessage::new(source.over_id(), answer))
     }
 

@@ -1,5 +1,6 @@
 //! The tasks that serve sessions, by which the late closes of rmcp's service are told from those of clients.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashlink::LinkedHashMap;
@@ -20,12 +21,21 @@ pub(super) struct ServingTasks {
     /// The incarnations by task and session id, oldest first.
     serving: Mutex<LinkedHashMap<(Id, SessionId), SessionKey>>,
     /// The limit of entries. A server other than rmcp's may never make the close that removes an entry.
-    most: usize,
+    most: AtomicUsize,
 }
 
 impl ServingTasks {
     pub(super) fn new(max_sessions: usize) -> Self {
-        Self { serving: Mutex::default(), most: max_sessions.saturating_mul(2).saturating_add(LATE) }
+        Self { serving: Mutex::default(), most: AtomicUsize::new(Self::most(max_sessions)) }
+    }
+
+    const fn most(max_sessions: usize) -> usize {
+        max_sessions.saturating_mul(2).saturating_add(LATE)
+    }
+
+    /// Follows the capacity. Entries beyond a lower limit go one by one, as others come.
+    pub(super) fn set_max_sessions(&self, max_sessions: usize) {
+        self.most.store(Self::most(max_sessions), Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, LinkedHashMap<(Id, SessionId), SessionKey>> {
@@ -37,8 +47,11 @@ impl ServingTasks {
         let Some(task) = task::try_id() else { return };
         let mut serving = self.lock();
         serving.insert((task, SessionId::clone(&record.id)), record.entry.key);
-        if serving.len() > self.most {
-            serving.pop_front();
+        let most = self.most.load(Relaxed);
+        for _ in 0..2 {
+            if serving.len() > most {
+                serving.pop_front();
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::Instant;
 
@@ -218,7 +219,7 @@ impl<T: Send + 'static> HasData for Session<T> {
         }
         let (is_removed, is_stored) = (value.is_none(), matches!(slot, Slot::Name(_)));
         after = Arc::new(before.with(slot, value));
-        let (bytes, limit) = (after.bytes(), self.types().max_bytes);
+        let (bytes, limit) = (after.bytes(), self.types().max_bytes.load(Relaxed));
         if bytes > limit && !is_removed {
             return Err(SessionDataError::TooLarge { bytes, limit });
         }

@@ -1,6 +1,7 @@
 //! rmcp's trait [`SessionManager`] for the manager.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_core::Stream;
 use futures_util::FutureExt;
@@ -151,7 +152,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         if kind.is_use() {
             self.shared.measure(|metrics| metrics.request(true));
         }
-        if kind.is_use() && self.shared.tracks_access {
+        if kind.is_use() && self.shared.tracks_access.load(Relaxed) {
             self.shared.lock().registry.used(&session.record);
         }
         CurrentSession::attach(&mut message, &session);
@@ -168,7 +169,7 @@ impl<I: SessionManager> SessionManager for PolicySessionManager<I> {
         let (source, answered) = match &message {
             ClientJsonRpcMessage::Request(request) => {
                 let (id, is_call) = (request.id.clone(), is_call(&request.request));
-                let rejection = self.shared.settings.call_rejection;
+                let rejection = self.shared.call_rejection();
                 (EventSource::request(incarnation, &id, is_call), Some(StreamRequest { id, is_call, rejection }))
             }
             _ => (EventSource::listening(incarnation), None),
@@ -331,14 +332,14 @@ impl<I: SessionManager> ManagerInner<I> {
             let context = current.as_deref().or(session.record.entry.context.as_deref());
             let asker = Asker { context, session: Some(&session.record.id) };
             let refusal = self.turn_away_request(Rejected::too_many_in_flight(MAX_IN_FLIGHT), asker);
-            Box::new(refusal.answer_to(is_call, self.settings.call_rejection, request.id.clone()))
+            Box::new(refusal.answer_to(is_call, self.call_rejection(), request.id.clone()))
         })
     }
 
     /// Returns the answer to a rejected request.
     fn refused(&self, refusal: &Rejected, message: ClientJsonRpcMessage) -> Option<ServerSseMessage> {
         let (request, id) = message.into_request()?;
-        let answer = refusal.answer_to(is_call(&request), self.settings.call_rejection, id);
+        let answer = refusal.answer_to(is_call(&request), self.call_rejection(), id);
         Some(ServerSseMessage::from_message(answer))
     }
 
@@ -400,7 +401,7 @@ impl<I: SessionManager> ManagerInner<I> {
             return Err(self.turn_away_request(Rejected::draining(ArrivalKind::Request), asker));
         }
         // A client that is refused `server/discover` takes the server for one of an older revision.
-        let Some(policy) = self.requests.as_deref().filter(|_| !is_discover) else { return Ok((None, now)) };
+        let Some(policy) = self.requests().filter(|_| !is_discover) else { return Ok((None, now)) };
         let record = &session.record;
         let arrival =
             Arrival::new(now, ArrivalKind::Request).with_session(record.entry.key).with_origin(record.entry.serial);

@@ -41,7 +41,7 @@ impl<I: SessionManager> SessionStore for ParkingStore<I> {
     /// rmcp calls this after every `initialize`, while the session is live. Only the end of the session parks it.
     async fn store(&self, id: &str, state: &SessionState) -> Result<(), SessionStoreError> {
         self.0.parking.is_used();
-        let limits = &self.0.parking.limits;
+        let limits = self.0.parking.limits();
         let Some(session) = self.0.find(id).filter(|session| !session.is_closing()) else { return Ok(()) };
         if limits.entries == 0 && self.0.durable.is_none() {
             return Ok(());

@@ -1,12 +1,13 @@
-//! What [`build`](super::PolicySessionManagerBuilder::build) checks: one function for each setting or group of settings. Each
+//! What [`build`](super::PolicySessionManagerBuilder::build) and
+//! [`reconfigure`](super::PolicySessionManager::reconfigure) check: one function for each setting or group of settings. Each
 //! error names the setting, its value, and a remedy.
 
 use std::time::Duration;
 
-use super::client_limits::{ClientLimit, ClientLimits};
+use super::client_limits::{ClientLimit, ClientLimits, ClientShare};
 use super::idle_timeout::{IdleTimeout, Worth};
 use super::parking_state::Limits;
-use super::settings::Settings;
+use super::settings::Given;
 use crate::config_error::ConfigError;
 use crate::data::DataTypes;
 use crate::eviction::EvictionPolicy;
@@ -18,16 +19,6 @@ use crate::transport::ProbeTimes;
 const SESSION_DATA: usize = 64 << 10;
 /// The longest duration of a setting. tokio's timer wheel reaches two years. No session needs a time that long.
 const LONGEST: Duration = HOUR.saturating_mul(365 * 24);
-
-/// The share of the places that a client may hold, as it was set.
-pub(super) struct ClientShare {
-    /// The name of the setting.
-    pub(super) setting: &'static str,
-    /// More than 0 and at most 1, once it is checked.
-    pub(super) share: f64,
-    /// How clients are told apart.
-    pub(super) of: ClientOf,
-}
 
 /// Checks the capacity.
 pub(super) fn capacity(most: usize) -> Result<(), ConfigError> {
@@ -77,29 +68,26 @@ pub(super) fn parked_streams(set: Option<usize>, limits: &Limits) -> Result<(), 
     Ok(())
 }
 
-/// Checks the limits of clients.
-pub(super) fn client_limits(
-    share: Option<ClientShare>,
-    max: Option<usize>,
-    most: usize,
-    evicts: bool,
-) -> Result<ClientLimits, ConfigError> {
+/// Checks the limits of clients. `before`: those that they replace.
+pub(super) fn client_limits(given: &Given, before: Option<&ClientLimits>) -> Result<ClientLimits, ConfigError> {
     let mut limits = ClientLimits::default();
-    if let Some(ClientShare { setting, share, of }) = share {
-        if !(share > 0.0 && share <= 1.0) {
-            return Err(ConfigError::new(setting, share, "allow more than 0 and at most 1"));
+    if let Some(ClientShare { setting, share, of }) = &given.share {
+        if !(*share > 0.0 && *share <= 1.0) {
+            return Err(ConfigError::new(*setting, share, "allow more than 0 and at most 1"));
         }
-        if !evicts {
-            return Err(ConfigError::new(setting, share, "leave it out: with refuse_when_full no session makes room"));
+        if !given.evicts {
+            return Err(ConfigError::new(*setting, share, "leave it out: with refuse_when_full no session makes room"));
         }
-        limits.share = Some(ClientLimit { of, sessions: full_places(most, share) });
+        limits.share = Some(ClientLimit { of: of.clone(), sessions: full_places(given.max_sessions, *share) });
     }
-    if let Some(sessions) = max {
+    if let Some(sessions) = given.client_max {
         if sessions == 0 {
             return Err(ConfigError::new("per_client_max", sessions, "allow at least 1 session"));
         }
-        limits.max = Some(ClientLimit { of: ClientOf::per_client(), sessions });
+        let of = before.and_then(|before| before.max.as_ref()).map(|max| max.of.clone());
+        limits.max = Some(ClientLimit { of: of.unwrap_or_else(ClientOf::per_client), sessions });
     }
+    before.iter().for_each(|before| limits.follow(before));
     Ok(limits)
 }
 
@@ -108,23 +96,33 @@ fn full_places(most: usize, share: f64) -> usize {
     ((most as f64 * share + 1e-9) as usize).max(1)
 }
 
-/// Has the policy of a manager that parks sessions keep a share of the resumptions.
-pub(super) fn keep_resumptions(worth: Worth, policy: Option<&mut dyn EvictionPolicy>) -> Result<(), ConfigError> {
+/// Checks a worth. `learns`: whether sessions are parked and evicted.
+pub(super) fn worth(worth: Worth, learns: bool) -> Result<(), ConfigError> {
     let wrong = |remedy| Err(ConfigError::new("idle_timeout", worth, remedy));
     if !(worth.keep > 0.0 && worth.keep < 1.0) {
         return wrong("keep a share of more than 0 and less than 1, such as 0.95");
     }
-    let Some(policy) = policy else {
+    if !learns {
         return wrong("allow parking and eviction, or give a duration");
-    };
-    if policy.keep_resumptions(worth.keep) {
-        return Ok(());
     }
-    wrong("give eviction(Prospects::new()) or another policy that knows what a place is worth, or a duration")
+    Ok(())
+}
+
+/// Has the eviction policy keep a share of the resumptions, if the idle timeout is a worth.
+pub(super) fn keep_resumptions(timeout: IdleTimeout, policy: &mut dyn EvictionPolicy) -> Result<(), ConfigError> {
+    let IdleTimeout::Worth(worth) = timeout else { return Ok(()) };
+    if policy.keep_resumptions(worth.keep) { Ok(()) } else { no_worth(timeout) }
+}
+
+/// The error of an idle timeout that needs a policy which knows a worth.
+pub(super) fn no_worth(timeout: IdleTimeout) -> Result<(), ConfigError> {
+    let IdleTimeout::Worth(worth) = timeout else { return Ok(()) };
+    let remedy = "give eviction(Prospects::new()) or another policy that knows what a place is worth, or a duration";
+    Err(ConfigError::new("idle_timeout", worth, remedy))
 }
 
 /// Checks the durations: none is zero, and none is longer than a year.
-pub(super) fn durations(settings: &Settings, limits: &Limits, min_idle: Duration) -> Result<(), ConfigError> {
+pub(super) fn durations(settings: &Given) -> Result<(), ConfigError> {
     let idle_timeout = match settings.idle_timeout {
         IdleTimeout::After(timeout) => Some(timeout),
         IdleTimeout::Worth(_) | IdleTimeout::Never => None,
@@ -137,8 +135,8 @@ pub(super) fn durations(settings: &Settings, limits: &Limits, min_idle: Duration
         ("close_deadline", Some(settings.close_deadline), "allow more than zero"),
         ("final_end_deadline", Some(settings.final_end_deadline), "allow more than zero"),
         ("expected_downtime", Some(settings.expected_downtime), "allow more than zero"),
-        ("max_parked_age", Some(limits.age), "allow more than zero; max_parked(0) parks no session"),
-        ("min_idle", Some(min_idle).filter(|idle| !idle.is_zero()), ""),
+        ("max_parked_age", Some(settings.limits.age), "allow more than zero; max_parked(0) parks no session"),
+        ("min_idle", Some(settings.min_idle).filter(|idle| !idle.is_zero()), ""),
     ];
     for (setting, duration, remedy) in durations {
         if duration == Some(Duration::ZERO) {
@@ -180,12 +178,13 @@ pub(super) fn parked_bytes(limits: &Limits) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Sets the limit of session data, and checks it and the types that are registered.
-pub(super) fn data_bytes(types: &mut DataTypes, set: Option<usize>, limits: &Limits) -> Result<(), ConfigError> {
+/// Checks the limit of session data, or returns the default.
+pub(super) fn data_bytes(set: Option<usize>, limits: &Limits) -> Result<usize, ConfigError> {
     let parked = Some(limits.bytes).filter(|_| limits.entries > 0);
     let fitting = parked.map_or(SESSION_DATA, |bytes| SESSION_DATA.min(bytes / 4));
-    types.max_bytes = set.unwrap_or(fitting);
-    types.check(parked)
+    let bytes = set.unwrap_or(fitting);
+    DataTypes::check_bytes(bytes, parked)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -57,6 +57,11 @@ impl ClientOf {
         Self(Arc::new(move |context| key(context).map(|key| ClientId(hashes.hash_one(key)))))
     }
 
+    /// Whether both are one: the ids that they find may be compared.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// `None` if the client is unknown.
     pub(crate) fn find(&self, context: Option<&ClientContext>) -> Option<ClientId> {
         (self.0)(context)

@@ -27,9 +27,16 @@ pub(crate) enum Allowed<S> {
 }
 
 impl<S: Recorded> Registry<S> {
-    /// Sets how many sessions a client may have.
-    pub(crate) fn limit_clients(&mut self, sessions: usize) {
-        self.max = Some(Clients::new(sessions));
+    /// Sets how many sessions a client may have. `None`: any number. The sessions there are count on; if clients are told
+    /// apart in another way, none does until it is [owned](Registry::owned_too) again.
+    pub(crate) fn limit_clients(&mut self, sessions: Option<usize>, anew: bool) {
+        Clients::set(&mut self.max, sessions, anew);
+    }
+
+    /// Begins the close of one more session of a client, if it has more than its limit and that session may go.
+    pub(crate) fn surplus_of(&mut self, client: ClientId, now: Instant) -> Option<Arc<S>> {
+        let has_more = self.max.as_ref().is_some_and(|max| max.held(client) > max.limit);
+        if has_more { self.least_recently_used_of(client, Timestamp::at(now).instant()) } else { None }
     }
 
     /// Counts one more session of a client, if it is below its limit or one of its sessions may go instead. The caller
@@ -137,7 +144,7 @@ mod tests {
 
     fn stage(max: usize, rules: Rules) -> TestRegistry {
         let mut stage = TestRegistry::with(Fifo::new(), rules, usize::MAX);
-        stage.registry.limit_clients(max);
+        stage.registry.limit_clients(Some(max), false);
         stage
     }
 

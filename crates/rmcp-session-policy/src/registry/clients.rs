@@ -44,6 +44,14 @@ impl Clients {
         Self { limit, ids: Vec::new(), counts: HashMap::new(), groups: Groups::default() }
     }
 
+    /// Sets the limit of what may be none. `anew`: clients are told apart in another way from here on.
+    pub(super) fn set(clients: &mut Option<Self>, limit: Option<usize>, anew: bool) {
+        match (clients, limit) {
+            (Some(clients), Some(limit)) if !anew => clients.limit = limit,
+            (clients, limit) => *clients = limit.map(Self::new),
+        }
+    }
+
     /// The client of a session.
     pub(super) fn client(&self, key: SessionKey) -> Option<ClientId> {
         self.ids.get(key.index()).copied().flatten()

@@ -30,9 +30,13 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const JOINS: usize = 8;
 
 impl<S: Recorded> Registry<S> {
-    /// Switches the guard on. It sees what happens from here on.
-    pub(crate) fn guard_surges(&mut self) {
-        self.surge = Some(SurgeSessions::default());
+    /// Switches the guard on or off. It sees what happens from when it is on.
+    pub(crate) fn guard_surges(&mut self, on: bool) {
+        match (on, self.surge.is_some()) {
+            (true, false) => self.surge = Some(SurgeSessions::default()),
+            (false, true) => self.surge = None,
+            _ => {}
+        }
     }
 
     /// Takes note of a place that is asked for: a creation that was admitted, or a restore.
@@ -173,7 +177,7 @@ mod tests {
     /// A guarded registry in which a place was asked for an hour ago.
     async fn guarded(policy: impl EvictionPolicy) -> TestRegistry {
         let mut stage = TestRegistry::new(policy);
-        stage.registry.guard_surges();
+        stage.registry.guard_surges(true);
         stage.registry.asked(Instant::now());
         advance(HOUR).await;
         stage

@@ -36,8 +36,10 @@ mod shares;
 mod surge;
 mod surge_sessions;
 mod suspend;
+mod swap;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod test_registry;
+mod told;
 mod view;
 
 pub(crate) use choice::Choice;

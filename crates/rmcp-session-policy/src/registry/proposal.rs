@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::rules::Verdict;
 use super::sessions::{Registry, Standing};
+use super::told::Told;
 use super::view::{Draws, SlotsView};
 use crate::context::ClientContext;
 use crate::eviction::Candidates;
@@ -92,7 +93,7 @@ impl<S: Recorded> Registry<S> {
         let mut fault = None;
         for _ in 0..TRIES {
             let Self { slots, rules, policy, listed, random, .. } = self;
-            let Some(policy) = policy else { return Err(None) };
+            let Some(Told { policy, .. }) = policy else { return Err(None) };
             let view = SlotsView { slots, rules, now, listed, draws: RefCell::new(Draws::new(random)) };
             let named = catch_unwind(AssertUnwindSafe(|| policy.victim(&Candidates::new(&view, now, newcomer))));
             let kept = view.draws.into_inner().kept;

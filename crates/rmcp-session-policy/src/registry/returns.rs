@@ -1,7 +1,9 @@
 //! What the policy hears of sessions that come back, and of those that never will.
 
+use std::sync::Arc;
+
 use super::sessions::{Registry, Standing};
-use crate::eviction::IdlePeriod;
+use crate::eviction::{IdlePeriod, SessionInfo};
 use crate::session::Recorded;
 
 impl<S: Recorded> Registry<S> {
@@ -10,20 +12,35 @@ impl<S: Recorded> Registry<S> {
     /// Returns come first, so that the policy knows a session of which it hears. One of a session that is gone by now is
     /// not told; [`retire`](Registry::retire) calls this, so there is none unless the queue was full.
     pub(super) fn hear_of_returns(&mut self) {
-        let signals = std::sync::Arc::clone(&self.signals);
-        let Some(comings) = &signals.comings else { return };
+        let signals = Arc::clone(&self.signals);
+        let Some(comings) = signals.comings.get() else { return };
+        let tracks = self.policy.as_ref().is_some_and(|told| told.tracks_returns);
+        let incoming_tracks = self.incoming.as_ref().is_some_and(|incoming| incoming.told.tracks_returns);
         // No more than there are now: other threads may add as fast as they are told.
         for _ in 0..comings.returned.len() {
             let Some(returned) = comings.returned.pop() else { break };
             let idle = IdlePeriod::of(&returned);
             // A close may have told of the end between the begin of the use and its note here.
             if self.get(returned.key).is_some_and(|slot| slot.standing != Standing::Retired) {
-                self.tell(returned.key, |policy, session| policy.on_return(session, &idle));
+                let session = self.get(returned.key).map(|slot| Arc::clone(&slot.session));
+                if let Some(session) = session.filter(|_| tracks) {
+                    self.call_policy(|policy| policy.on_return(&SessionInfo::of(session.record()), &idle));
+                }
+                if incoming_tracks {
+                    self.tell_incoming(returned.key, |policy, session| policy.on_return(session, &idle));
+                }
             }
         }
         for _ in 0..comings.forgotten.len() {
             let Some(origin) = comings.forgotten.pop() else { break };
-            self.call_policy(|policy| policy.on_forgotten(origin));
+            if tracks {
+                self.call_policy(|policy| policy.on_forgotten(origin));
+            }
+            if let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.told.tracks_returns)
+                && !incoming.told.call(|policy| policy.on_forgotten(origin))
+            {
+                self.note_overruled("it panicked");
+            }
         }
     }
 }

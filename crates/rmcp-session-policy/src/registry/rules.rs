@@ -23,7 +23,7 @@ pub(crate) type Predicate = Arc<dyn Fn(&SessionInfo<'_>) -> bool + Send + Sync>;
 /// The request makes the session ready, and from then on the rules for ready sessions count.
 const RESTORE_GRACE: Duration = Duration::from_secs(5);
 
-/// What keeps a session from eviction. The builder makes the rules from its settings, and they never change.
+/// What keeps a session from eviction. The settings make them.
 #[derive(Clone)]
 pub(crate) struct Rules {
     /// How long a session is kept after it was last used. Zero keeps none.

@@ -61,7 +61,7 @@ impl<S: Recorded> Registry<S> {
         let sessions: Vec<_> = sessions.map(|slot| SessionInfo::of(slot.record())).collect();
         let oldest = sessions.iter().min_by_key(|session| session.rank_by_use())?.key();
         let picked = match policy {
-            Some(policy) => catch_unwind(AssertUnwindSafe(|| policy.pick(&sessions, now))),
+            Some(told) => catch_unwind(AssertUnwindSafe(|| told.policy.pick(&sessions, now))),
             None => Ok(Some(oldest)),
         };
         let fault = match picked {

@@ -1,6 +1,5 @@
 //! The slots of all sessions, and what the policy is told of each.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -11,6 +10,7 @@ use super::clients::Clients;
 use super::dense::{Dense, NOWHERE};
 use super::rules::Rules;
 use super::surge_sessions::SurgeSessions;
+use super::told::{Incoming, Told};
 use crate::eviction::{EvictionPolicy, SessionInfo};
 use crate::queue::Queue;
 use crate::session::Origin;
@@ -45,6 +45,8 @@ pub(crate) struct Slot<S> {
     /// The entry in `moments` or `rechecks` that counts; [`Timestamp::NEVER`] if there is none. Other entries of the
     /// session are stale: the registry drops them when they are the first, or when there are too many.
     pub(super) moment: Timestamp,
+    /// The number of the last swap in which the new policy met it.
+    pub(super) met: u32,
 }
 
 /// Where a session stands with the policy.
@@ -84,7 +86,11 @@ pub(crate) struct Registry<S> {
     /// What the sessions report without the manager's lock. Each record has a reference to it.
     pub(super) signals: Arc<Signals>,
     /// `None`: no session is ever a victim.
-    pub(super) policy: Option<Box<dyn EvictionPolicy>>,
+    pub(super) policy: Option<Told>,
+    /// The policy that is about to take over.
+    pub(super) incoming: Option<Incoming>,
+    /// The number of the last swap.
+    pub(super) swaps: u32,
     /// The sessions in the policy's order, to draw from. If there are none, a choice needs no fallback.
     pub(super) listed: Dense,
     /// Draws the sessions of a sample.
@@ -107,6 +113,8 @@ pub(crate) struct Registry<S> {
     /// When to ask again whether the author protects a session. A queue of its own, so that neither kind waits for the
     /// other.
     pub(super) rechecks: Queue<Timestamp>,
+    /// Entries of `moments` and `rechecks` that are due at once, because the rules have changed.
+    pub(super) revisited: [Queue<Timestamp>; 2],
     /// The sessions in the policy's order by age. `None` until the policy names none for the first time, or breaks its
     /// contract. Sessions that were suspended, or have ended, may still be in it.
     pub(super) fallback: Option<Queue<Timestamp>>,
@@ -129,7 +137,9 @@ impl<S: Recorded> Registry<S> {
             generation: 0,
             rules,
             signals,
-            policy,
+            policy: policy.map(Told::new),
+            incoming: None,
+            swaps: 0,
             listed: Dense::default(),
             random: fastrand::Rng::new(),
             surge: None,
@@ -139,11 +149,17 @@ impl<S: Recorded> Registry<S> {
             max_opening,
             moments: Queue::default(),
             rechecks: Queue::default(),
+            revisited: Default::default(),
             fallback: None,
             overruled: 0,
             #[cfg(test)]
             looked_at: std::cell::Cell::default(),
         }
+    }
+
+    /// Changes how many places half-open sessions may hold.
+    pub(crate) const fn set_max_opening(&mut self, sessions: usize) {
+        self.max_opening = sessions;
     }
 
     /// Whether any session is ever a victim.
@@ -217,6 +233,7 @@ impl<S: Recorded> Registry<S> {
             answering: false,
             in_fallback: false,
             moment: Timestamp::NEVER,
+            met: 0,
         });
         if !session.record().restored {
             self.forget_ready();
@@ -224,6 +241,7 @@ impl<S: Recorded> Registry<S> {
         }
         self.hear_of_returns();
         self.stand(key, Standing::Listed, |policy, session| policy.on_insert(session));
+        self.note_newcomer(key);
         self.note_begin(key, now);
         // Here too, so that no more are queued than there are sessions if no victim is ever wanted.
         self.hear(Timestamp::at(now).instant());
@@ -253,8 +271,15 @@ impl<S: Recorded> Registry<S> {
     /// The caller does so only if the policy's `tracks_access` says so, since it needs the manager's lock. The policy
     /// hears of no use of a suspended or closing session.
     pub(crate) fn used(&mut self, record: &Record) {
-        if let Some(Standing::Listed) = self.get(record.entry.key).map(|slot| slot.standing) {
-            self.stand(record.entry.key, Standing::Listed, |policy, session| policy.on_access(session));
+        let key = record.entry.key;
+        if !self.is_listed(key) {
+            return;
+        }
+        if self.policy.as_ref().is_some_and(|told| told.tracks_access) {
+            self.call_policy(|policy| policy.on_access(&SessionInfo::of(record)));
+        }
+        if self.incoming.as_ref().is_some_and(|incoming| incoming.told.tracks_access) {
+            self.tell_incoming(key, |policy, session| policy.on_access(session));
         }
     }
 
@@ -277,7 +302,7 @@ impl<S: Recorded> Registry<S> {
         &mut self,
         key: SessionKey,
         standing: Standing,
-        call: impl FnOnce(&mut dyn EvictionPolicy, &SessionInfo<'_>),
+        call: impl Fn(&mut dyn EvictionPolicy, &SessionInfo<'_>),
     ) {
         if standing == Standing::Listed {
             self.push_fallback(key);
@@ -292,16 +317,34 @@ impl<S: Recorded> Registry<S> {
         self.tell(key, call);
     }
 
-    /// Calls the policy about a session; a panic costs the policy this one call.
-    pub(super) fn tell(&mut self, key: SessionKey, call: impl FnOnce(&mut dyn EvictionPolicy, &SessionInfo<'_>)) {
+    /// Calls the policy about a session, and the one that is about to take over if it has met the session; a panic costs
+    /// the policy this one call.
+    pub(super) fn tell(&mut self, key: SessionKey, call: impl Fn(&mut dyn EvictionPolicy, &SessionInfo<'_>)) {
         let Some(session) = self.get(key).map(|slot| Arc::clone(&slot.session)) else { return };
         self.call_policy(|policy| call(policy, &SessionInfo::of(session.record())));
+        if self.incoming.is_some() {
+            self.tell_incoming(key, call);
+        }
+    }
+
+    /// Asks the policy, if there is one. `None` if there is none, or it panics.
+    pub(crate) fn ask_policy<R>(&mut self, ask: impl FnOnce(&mut dyn EvictionPolicy) -> R) -> Option<R> {
+        let mut answer = None;
+        self.call_policy(|policy| answer = Some(ask(policy)));
+        answer
+    }
+
+    /// Some sessions from an index on, `most` at most, and the index that follows if there may be more.
+    pub(crate) fn some(&self, from: usize, most: usize) -> (Vec<Arc<S>>, Option<usize>) {
+        let until = (from + most).min(self.slots.capacity());
+        let some = (from..until).filter_map(|index| self.slots.get(index)).map(|slot| Arc::clone(&slot.session));
+        (some.collect(), (until < self.slots.capacity()).then_some(until))
     }
 
     /// Calls the policy, if there is one.
     pub(super) fn call_policy(&mut self, call: impl FnOnce(&mut dyn EvictionPolicy)) {
-        if let Some(policy) = &mut self.policy
-            && catch_unwind(AssertUnwindSafe(|| call(&mut **policy))).is_err()
+        if let Some(told) = &mut self.policy
+            && !told.call(call)
         {
             self.note_overruled("it panicked");
         }
@@ -310,9 +353,12 @@ impl<S: Recorded> Registry<S> {
     /// Until when an idle session is worth its place. A policy that panics keeps it for an hour.
     pub(crate) fn worth_until(&mut self, key: SessionKey, now: Instant) -> Instant {
         self.hear_of_returns();
-        let mut until = now + HOUR;
-        self.tell(key, |policy, session| until = policy.worth_until(session, now));
-        until
+        let session = self.get(key).map(|slot| Arc::clone(&slot.session));
+        let until = session.and_then(|session| {
+            let session = SessionInfo::of(session.record());
+            self.ask_policy(|policy| policy.worth_until(&session, now))
+        });
+        until.unwrap_or(now + HOUR)
     }
 
     /// What the policy says of itself.

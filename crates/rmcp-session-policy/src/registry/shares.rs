@@ -7,13 +7,35 @@ use tokio::time::Instant;
 use super::client_id::{ClientId, ClientIds};
 use super::clients::Clients;
 use super::sample::SAMPLE;
-use super::sessions::Registry;
+use super::sessions::{Registry, Standing};
 use crate::session::{Recorded, SessionKey};
 
 impl<S: Recorded> Registry<S> {
-    /// Sets how many places a client may hold before its own sessions make room for its newcomers.
-    pub(crate) fn share_places(&mut self, places: usize) {
-        self.share = Some(Clients::new(places));
+    /// Sets how many places a client may hold before its own sessions make room for its newcomers. `None`: any number.
+    /// `anew`: as for [`limit_clients`](Registry::limit_clients).
+    pub(crate) fn share_places(&mut self, places: Option<usize>, anew: bool) {
+        Clients::set(&mut self.share, places, anew);
+    }
+
+    /// Says which client a session belongs to that was there before clients were told apart in this way. What is known
+    /// stays.
+    pub(crate) fn owned_too(&mut self, key: SessionKey, clients: ClientIds) {
+        let Some(standing) = self.get(key).map(|slot| slot.standing) else { return };
+        let is_known = |limit: &Option<Clients>| limit.as_ref().is_some_and(|limit| limit.client(key).is_some());
+        let clients = ClientIds {
+            share: clients.share.filter(|_| !is_known(&self.share)),
+            max: clients.max.filter(|_| !is_known(&self.max)),
+        };
+        self.owned_by(key, clients);
+        if standing == Standing::Retired {
+            if let (Some(share), Some(_)) = (&mut self.share, clients.share) {
+                share.closes(key);
+            }
+            if let (Some(max), Some(_)) = (&mut self.max, clients.max) {
+                max.closes(key);
+                max.groups.remove(key);
+            }
+        }
     }
 
     /// Says which client a session belongs to that has just been inserted.
@@ -85,7 +107,7 @@ mod tests {
     /// A registry in which a client may hold three places at the cost of others.
     fn stage(policy: impl EvictionPolicy) -> TestRegistry {
         let mut stage = TestRegistry::new(policy);
-        stage.registry.share_places(3);
+        stage.registry.share_places(Some(3), false);
         stage
     }
 
@@ -152,7 +174,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn half_open_sessions_over_their_share_go_before() {
         let mut stage = TestRegistry::with(Lru::new(), lenient(), 1);
-        stage.registry.share_places(1);
+        stage.registry.share_places(Some(1), false);
         let _own = ready(&mut stage, client(1));
         let stranger = stage.opening();
         assert_eq!(victim(&mut stage, client(1)), Some(stranger.entry.key.generation()));
@@ -162,7 +184,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_its_own_those_of_the_surge_go_first_and_its_own_before_the_guard_chooses() {
         let mut stage = stage(Lru::new());
-        stage.registry.guard_surges();
+        stage.registry.guard_surges(true);
         stage.registry.asked(Instant::now());
         advance(HOUR).await;
         let old: Vec<_> = (0..2).map(|_| ready(&mut stage, client(1))).collect();

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::rules::Verdict;
+use super::rules::{Rules, Verdict};
 use super::sessions::{Registry, Standing};
 use crate::queue::Queue;
 use crate::session::{Recorded, SessionKey};
@@ -33,7 +33,8 @@ impl<S: Recorded> Registry<S> {
     /// `None` if no moment is known. The moment may be that of a stale entry, so a choice at that moment may find
     /// nothing new. The first request that waits for a place asks again then.
     pub(crate) fn next_moment(&self) -> Option<Instant> {
-        let first = [&self.moments, &self.rechecks].into_iter().filter_map(Queue::peek).min();
+        let queues = [&self.moments, &self.rechecks].into_iter().chain(&self.revisited);
+        let first = queues.filter_map(Queue::peek).min();
         first.map(|(at, _)| at.instant())
     }
 
@@ -52,15 +53,40 @@ impl<S: Recorded> Registry<S> {
         }
     }
 
+    /// Changes the rules. Each session that may not go is looked at again before the next victim is refused, since what was
+    /// noted of it may be wrong now.
+    pub(crate) fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+        let Self { revisited: [moments, rechecks], .. } = self;
+        moments.append(&mut self.moments);
+        rechecks.append(&mut self.rechecks);
+    }
+
+    /// Looks again at sessions that were noted under other rules, [`LOOKS`] at most; returns their number.
+    fn revisit(&mut self, now: Instant) -> usize {
+        let mut looks = 0;
+        while looks < LOOKS
+            && let Some((at, key)) = self.revisited.iter_mut().find_map(Queue::pop)
+        {
+            if let Some(slot) = self.get_mut(key).filter(|slot| slot.moment == at) {
+                slot.moment = Timestamp::NEVER;
+                self.look_again(key, now);
+                looks += 1;
+            }
+        }
+        looks
+    }
+
     /// Looks again at the sessions that are due; tells whether there was any.
     ///
     /// Of known moments it passes all: each was noted by a look that is paid for, and one that waited for protected
     /// sessions would be missing in the policy's order. Of protected sessions it passes at most [`LOOKS`]; `choose`
     /// calls it until it finds none.
     pub(super) fn hear_of_time(&mut self, now: Instant) -> bool {
+        let revisited = self.revisit(now);
         let known = self.look_at_due(usize::MAX, now, |registry| &mut registry.moments);
         let protected = self.look_at_due(LOOKS, now, |registry| &mut registry.rechecks);
-        known + protected > 0
+        revisited + known + protected > 0
     }
 
     /// Looks again at the sessions in one queue that are due, `limit` at most; returns their number.
@@ -180,8 +206,8 @@ mod tests {
 
     use super::*;
     use crate::eviction::{Candidates, EvictionPolicy, EvictionPolicyExt, Fifo, Lru, SessionInfo};
+    use crate::registry::Choice;
     use crate::registry::test_registry::{TestRegistry, call, lenient, looks, touch};
-    use crate::registry::{Choice, Rules};
 
     fn end_beside<T>(act: impl FnOnce() -> T + Send, end: impl FnOnce() + Send) -> T {
         let start = Barrier::new(2);

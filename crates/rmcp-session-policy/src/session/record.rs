@@ -258,7 +258,7 @@ impl Record {
     fn note_use(&self, kind: ActivityKind, at: Timestamp, locked: &MutexGuard<'_, Requests>) -> bool {
         let is_idle = locked.working == 0;
         let idle = if is_idle { at.since(self.entry.last_used()) } else { Duration::ZERO };
-        if let Some(comings) = &self.entry.signals.comings
+        if let Some(comings) = self.entry.signals.comings.get()
             && idle > returns::SHORTEST
         {
             let (calls, last_gap) = (self.calls(), self.last_gap());

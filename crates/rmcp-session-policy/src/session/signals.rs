@@ -10,7 +10,7 @@ use super::origin::SessionOrigin;
 use super::returns::Return;
 use crate::data::DataTypes;
 use crate::directory::SessionDirectory;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Notify, SegQueue};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Lazy, Notify, SegQueue};
 
 /// The signals from the sessions of one manager to the manager, without a lock.
 ///
@@ -29,9 +29,9 @@ pub(crate) struct Signals {
     /// Rung when a session may go that might not before: a suspended one became idle, a half-open one is done answering
     /// `initialize`, or one is half-open no longer.
     pub(crate) evictable: Notify,
-    /// Uses that ended an idle period, and the sessions that will not come back. `None` unless the eviction policy wants
-    /// to hear of them.
-    pub(crate) comings: Option<Comings>,
+    /// Uses that ended an idle period, and the sessions that will not come back. It is made when an eviction policy wants to
+    /// hear of them for the first time, and stays.
+    pub(crate) comings: Lazy<Comings>,
     /// Sessions that were used since their usage was written to the directory, each once. `None` without a directory.
     pub(crate) used: Option<SegQueue<SessionKey>>,
     /// Whether a drain waits for the sessions to become idle.
@@ -68,14 +68,14 @@ impl Default for Comings {
 impl Signals {
     /// Notes that a session will not come back.
     pub(crate) fn forget(&self, session: SessionOrigin) {
-        if let Some(comings) = &self.comings {
+        if let Some(comings) = self.comings.get() {
             comings.forgotten.push(session);
         }
     }
 
     /// How many returns the eviction policy did not hear of, because too many waited.
     pub(crate) fn missed_returns(&self) -> u64 {
-        self.comings.as_ref().map_or(0, |comings| comings.missed.load(Relaxed))
+        self.comings.get().map_or(0, |comings| comings.missed.load(Relaxed))
     }
 
     /// The signals of a manager whose eviction policy hears of returns if `tracks_returns`.
@@ -84,8 +84,11 @@ impl Signals {
         data_types: Arc<DataTypes>,
         directory: Option<Arc<dyn SessionDirectory>>,
     ) -> Self {
-        let comings = tracks_returns.then(Comings::default);
         let used = directory.as_ref().map(|_| SegQueue::default());
-        Self { comings, used, data_types, directory, ..Self::default() }
+        let signals = Self { used, data_types, directory, ..Self::default() };
+        if tracks_returns {
+            signals.comings.get_or_make();
+        }
+        signals
     }
 }

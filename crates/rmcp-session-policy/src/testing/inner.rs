@@ -165,6 +165,12 @@ impl Scripted {
         self.lock().most
     }
 
+    /// Has [`most`](Self::most) count from now on.
+    pub fn forget_most(&self) {
+        let mut state = self.lock();
+        state.most = state.lives.len();
+    }
+
     /// Counts a call, and then does what the script says. The lock is not held while it waits.
     ///
     /// The script is read at the begin of the call, so a later change of it does not concern calls under way.

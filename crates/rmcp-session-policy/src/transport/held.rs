@@ -15,6 +15,9 @@ use super::probes::{Probed, Probes};
 use super::session::Session;
 use crate::session::{Fingerprint, SessionOrigin};
 
+/// How many streams are ended in one hold of the lock when the limit is lowered.
+const AT_ONCE: usize = 1_000;
+
 /// The list of streams that stay open while their sessions are parked, until the next incarnation or the end of the
 /// parking.
 ///
@@ -31,10 +34,6 @@ use crate::session::{Fingerprint, SessionOrigin};
 /// a listener goes from the list to a session or back. Under it the locks of a listener and of a session's belongings
 /// may be taken. What ends or wakes a stream ([`Rest`]) is dropped after it.
 pub(crate) struct HeldStreams {
-    /// How many slots there are: the setting `max_parked_streams`.
-    most: usize,
-    /// The limit of live sessions, which is also the limit of streams in transit.
-    places: usize,
     list: Mutex<List>,
     /// The probes of all listening streams, of live sessions too. `None` if they are off.
     probes: Option<Probes>,
@@ -55,6 +54,10 @@ impl Unread {
 
 /// What the lock guards.
 struct List {
+    /// How many slots there are: the setting `max_parked_streams`.
+    most: usize,
+    /// The limit of live sessions, which is also the limit of streams in transit.
+    places: usize,
     /// The streams by their session, in transit or not.
     streams: HashMap<SessionOrigin, Held>,
     /// How many of the streams are in transit.
@@ -101,8 +104,8 @@ pub(crate) struct ParkedSession {
 
 impl List {
     /// Whether a slot is free that is not reserved.
-    fn has_room(&self, most: usize) -> bool {
-        !self.closed && self.ending.is_none() && self.len() + self.reserved < most
+    fn has_room(&self) -> bool {
+        !self.closed && self.ending.is_none() && self.len() + self.reserved < self.most
     }
 
     /// What clients hear before the end of a stream.
@@ -140,6 +143,19 @@ impl List {
         self.remove(session).map(|listener| listener.release(last))
     }
 
+    /// The sessions that lose their slots first if there are only so many, [`AT_ONCE`] at most.
+    fn beyond(&self, most: usize) -> Vec<SessionOrigin> {
+        let surplus = self.len().saturating_sub(most).min(AT_ONCE);
+        let mut beyond: Vec<_> = self.uncalled.iter().take(surplus).copied().collect();
+        if beyond.len() < surplus {
+            let has_called = |(_, held): &(&SessionOrigin, &Held)| held.called && !held.in_transit;
+            let mut called: Vec<_> = self.streams.iter().filter(has_called).map(|(session, _)| *session).collect();
+            called.sort_unstable();
+            beyond.extend(called.into_iter().take(surplus - beyond.len()));
+        }
+        beyond
+    }
+
     /// Takes a stream out of the list and all that the list notes of it. Returns its listener, unless the client has
     /// hung up.
     fn remove(&mut self, session: SessionOrigin) -> Option<Arc<Listener>> {
@@ -162,6 +178,8 @@ impl List {
 impl HeldStreams {
     pub(crate) fn new(most: usize, places: usize, sooner: Arc<Notify>) -> Self {
         let list = List {
+            most,
+            places,
             streams: HashMap::new(),
             in_transit: 0,
             coming_back: BTreeSet::new(),
@@ -172,7 +190,7 @@ impl HeldStreams {
             moving: None,
             closed: false,
         };
-        Self { most, places, list: Mutex::new(list), probes: None, sooner }
+        Self { list: Mutex::new(list), probes: None, sooner }
     }
 
     /// Sets the probes of the streams.
@@ -213,6 +231,36 @@ impl HeldStreams {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the number of slots and that of live sessions. Returns whether no more slots are taken than there are; if not,
+    /// this has ended [`AT_ONCE`] streams: those of clients that never called first, and then the oldest.
+    pub(crate) fn set_limits(&self, most: usize, places: usize) -> bool {
+        let mut list = self.lock();
+        (list.most, list.places) = (most, places);
+        if list.closed || list.ending.is_some() {
+            return true;
+        }
+        let (last, beyond) = (list.last_word(), list.beyond(most));
+        let fits = beyond.len() < AT_ONCE || list.len() - beyond.len() <= most;
+        let ended: Vec<_> = beyond.into_iter().filter_map(|session| list.remove(session)).collect();
+        drop(list);
+        ended.into_iter().for_each(|listener| drop(listener.release(last.clone())));
+        fits
+    }
+
+    /// Changes when the lifetime of a session ends. It has an effect if the session has a stream here.
+    pub(crate) fn set_until(&self, session: SessionOrigin, id: &SessionId, until: Option<Instant>) {
+        let mut list = self.lock();
+        let List { streams, deadlines, .. } = &mut *list;
+        let Some(held) = streams.get_mut(&session) else { return };
+        if let Some(before) = std::mem::replace(&mut held.until, until) {
+            deadlines.remove(&(before, session));
+        }
+        if let Some(until) = until {
+            deadlines.insert((until, session), SessionId::clone(id));
+            self.sooner.notify_one();
+        }
+    }
+
     /// How many slots are taken by streams. Reserved slots do not count.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
@@ -220,7 +268,7 @@ impl HeldStreams {
 
     /// Whether a slot is free now.
     pub(crate) fn has_room(&self) -> bool {
-        self.lock().has_room(self.most)
+        self.lock().has_room()
     }
 
     /// Whether the session has a stream in the list. Its client may have hung up just now.
@@ -236,7 +284,7 @@ impl HeldStreams {
         let mut is_held = false;
         for listener in listeners.into_iter().rev() {
             listener.sever();
-            let rest = if is_held { None } else { self.insert(session, &listener, self.places) };
+            let rest = if is_held { None } else { self.insert(session, &listener, true) };
             is_held |= rest.is_some();
             drop(rest.unwrap_or_else(|| (listener.release(self.lock().last_word()), None)));
         }
@@ -245,14 +293,14 @@ impl HeldStreams {
     /// Puts a stream on the list, in place of the session's present one. `None` if there is no room, or the stream has
     /// ended.
     ///
-    /// `places` is how many streams may be in transit for it. With 0, no stream passes its slot on.
+    /// `passes_on`: whether a stream that is about to leave the list may pass its slot on to it.
     ///
     /// Returns what wakes the stream, and what ends the present one. The caller drops both, when no lock is held.
     pub(super) fn insert(
         &self,
         session: &ParkedSession,
         listener: &Arc<Listener>,
-        places: usize,
+        passes_on: bool,
     ) -> Option<(Rest, Option<Rest>)> {
         let ParkedSession { id, origin, until, called } = session;
         // Dropped after the lock.
@@ -263,12 +311,13 @@ impl HeldStreams {
             return None;
         }
         let has_slot = list.ending.is_some() || list.streams.get(origin).is_some_and(|held| !held.in_transit);
-        if !has_slot && !list.has_room(self.most) {
-            list.make_room(places);
-            if *called && !list.has_room(self.most) {
+        if !has_slot && !list.has_room() {
+            let places = list.places;
+            list.make_room(if passes_on { places } else { 0 });
+            if *called && !list.has_room() {
                 _ended = list.end_uncalled();
             }
-            if !list.has_room(self.most) {
+            if !list.has_room() {
                 return None;
             }
         }
@@ -364,10 +413,10 @@ impl HeldStreams {
         let mut list = self.lock();
         list.coming_back.remove(&session);
         let Some(Held { called, in_transit: true, .. }) = list.streams.get(&session) else { return };
-        if *called && !list.has_room(self.most) {
+        if *called && !list.has_room() {
             _uncalled = list.end_uncalled();
         }
-        let has_room = list.ending.is_some() || list.has_room(self.most);
+        let has_room = list.ending.is_some() || list.has_room();
         let List { streams, in_transit, uncalled, .. } = &mut *list;
         let Some(held) = streams.get_mut(&session) else { return };
         let ended = if has_room {
@@ -414,10 +463,10 @@ impl HeldStreams {
         let mut _ended = None;
         let mut list = self.lock();
         let takes_slot = list.streams.get(&session.origin).is_none_or(|held| held.in_transit);
-        if takes_slot && session.called && !list.has_room(self.most) {
+        if takes_slot && session.called && !list.has_room() {
             _ended = list.end_uncalled();
         }
-        if takes_slot && !list.has_room(self.most) {
+        if takes_slot && !list.has_room() {
             return None;
         }
         list.reserved += usize::from(takes_slot);
@@ -543,5 +592,41 @@ mod tests {
             (1, 1, false),
             "a stream that is open does"
         );
+    }
+
+    #[test]
+    fn a_lower_limit_ends_the_streams_of_clients_that_never_called_first_and_1000_at_a_time() {
+        let held = HeldStreams::new(3_000, 0, Arc::default());
+        let hold = |called| {
+            let (session, listener) = (parked(called), Listener::held());
+            held.hold(&session, vec![Arc::clone(&listener)]);
+            listener
+        };
+        let callers: Vec<_> = (0..1_500).map(|_| hold(true)).collect();
+        let others: Vec<_> = (0..1_500).map(|_| hold(false)).collect();
+        assert!(!held.set_limits(1_000, 0), "there is more to do");
+        assert_eq!(held.len(), 2_000);
+        assert!(held.set_limits(1_000, 0));
+        assert!(others.iter().all(|listener| listener.is_over()));
+        assert!(callers[..500].iter().all(|listener| listener.is_over()), "and then the oldest");
+        assert_eq!((held.len(), held.has_room()), (1_000, false));
+        assert!(held.set_limits(1_001, 0) && held.has_room());
+        assert!(!callers[500].is_over());
+    }
+
+    #[test]
+    fn the_end_of_a_lifetime_moves() {
+        let session = parked(true);
+        let (held, _listener) = full(0, &session);
+        let now = Instant::now();
+        let at = |secs| now + Duration::from_secs(secs);
+        for secs in [9, 3] {
+            held.set_until(session.origin, &session.id, Some(at(secs)));
+            assert_eq!(held.next_overdue(now), Err(Some(at(secs))));
+        }
+        held.set_until(session.origin, &session.id, None);
+        assert_eq!(held.next_overdue(at(99)), Err(None));
+        held.set_until(SessionOrigin::allocate(), &session.id, Some(at(1)));
+        assert_eq!(held.next_overdue(at(99)), Err(None), "it holds no stream of that one");
     }
 }

@@ -117,7 +117,7 @@ impl Reserved {
     pub(crate) fn open(mut self) -> Option<Listening> {
         let listener = Listener::held();
         self.give_back();
-        drop(self.held.insert(&self.session, &listener, 0)?);
+        drop(self.held.insert(&self.session, &listener, false)?);
         self.held.watch(&listener, &self.session.id, self.session.origin);
         Some(Listening::new(listener, Arc::clone(&self.held), self.session.origin))
     }

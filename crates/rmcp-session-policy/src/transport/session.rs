@@ -304,6 +304,17 @@ impl<T> Session<T> {
         }
     }
 
+    /// Sets what the session holds of its admission, and gives back what it held before.
+    ///
+    /// It must not be called under a lock.
+    pub(crate) fn hold_instead(&self, lease: Lease) {
+        let lease = Some(lease).filter(|lease| !lease.is_free()).map(Box::new);
+        let before = std::mem::replace(&mut self.lock().lease, lease);
+        if catch_unwind(AssertUnwindSafe(|| drop(before))).is_err() {
+            tracing::warn!("a lease of the admission policy panicked when it was dropped");
+        }
+    }
+
     /// Gives the lease of its admission back. The policy may panic in it.
     ///
     /// A second call does nothing. It must not be called under a lock.

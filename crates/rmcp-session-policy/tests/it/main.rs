@@ -26,6 +26,7 @@ mod web;
 #[path = "../support/witness.rs"]
 mod witness;
 
+mod admission_changes;
 mod bad_config;
 mod bounded;
 mod busy_is_exact;
@@ -57,6 +58,7 @@ mod inner_manager_failures;
 mod lifetimes;
 mod limits_end_with_sessions;
 mod listening_clients;
+mod live_change;
 mod one_end;
 #[cfg(feature = "admin")]
 mod operator_access;
@@ -64,6 +66,7 @@ mod operator_api;
 #[cfg(feature = "admin")]
 mod operator_page;
 mod parking_bounds;
+mod policy_swaps;
 mod principals_and_limits;
 mod probed_listeners;
 mod queued_observers;

@@ -11,6 +11,7 @@ mod all_come_back_at_once;
 mod every_user_is_served;
 mod exact_capacity;
 mod floods_and_parking;
+mod live_capacity;
 mod model;
 mod test_kit;
 mod thousand_clients_on_hundred_places;
