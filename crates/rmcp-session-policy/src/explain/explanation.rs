@@ -109,8 +109,18 @@ pub(crate) struct Eviction {
     pub(crate) phrase: &'static str,
     /// Among how many sessions.
     pub(crate) among: usize,
-    /// What needed the place. `None` if it was another session of its client, which may have no more than `among`.
-    pub(crate) arrival: Option<(ArrivalKind, Client)>,
+    pub(crate) room: MadeRoom,
+}
+
+/// What a victim made room for.
+#[derive(Clone, Debug)]
+pub(crate) enum MadeRoom {
+    /// An arrival of a client.
+    For(ArrivalKind, Client),
+    /// Another session of its own client, which may have no more than `among`.
+    ForOwnClient,
+    /// Nothing: the capacity was lowered.
+    ForNothing,
 }
 
 /// What was rejected, and why.
@@ -256,9 +266,8 @@ mod tests {
         Explanation::of_end(Fingerprint::of("an id"), client(), end)
     }
 
-    fn evicted(phrase: &'static str, among: usize, kind: Option<ArrivalKind>) -> Explanation {
-        let arrival = kind.map(|kind| (kind, client()));
-        end(CloseReason::Evicted, Cause::Evicted(Eviction { phrase, among, arrival }))
+    fn evicted(phrase: &'static str, among: usize, room: MadeRoom) -> Explanation {
+        end(CloseReason::Evicted, Cause::Evicted(Eviction { phrase, among, room }))
     }
 
     fn rejection(rejected: &Rejected) -> Explanation {
@@ -289,9 +298,10 @@ mod tests {
         facts.waiting = 2;
         vec![
             ("client", end(CloseReason::Client, Cause::Plain)),
-            ("evicted", evicted("least likely to return", 1_000, Some(Create))),
-            ("evicted", evicted("least recently used", 1_000, Some(Restore))),
-            ("evicted", evicted("least recently used", 5, None)),
+            ("evicted", evicted("least likely to return", 1_000, MadeRoom::For(Create, client()))),
+            ("evicted", evicted("least recently used", 1_000, MadeRoom::For(Restore, client()))),
+            ("evicted", evicted("least recently used", 5, MadeRoom::ForOwnClient)),
+            ("evicted", evicted("least recently used", 1_000, MadeRoom::ForNothing)),
             ("idle", end(CloseReason::Idle, Cause::Timeout(42 * MINUTE))),
             ("idle", end(CloseReason::Idle, Cause::Timeout(30 * MINUTE))),
             ("idle", end(CloseReason::Idle, Cause::Worth)),
@@ -349,14 +359,12 @@ mod tests {
     fn all(name: &'static str) -> Vec<Explanation> {
         let client = || Client::of(Some(&ClientContext::new().with_principal(name)));
         let causes = || {
-            let eviction = |kind| {
-                let arrival = kind;
-                Cause::Evicted(Eviction { phrase: name, among: usize::MAX, arrival })
-            };
+            let eviction = |room| Cause::Evicted(Eviction { phrase: name, among: usize::MAX, room });
             let times = [Duration::ZERO, Duration::MAX];
             let timeouts = times.map(|time| [Cause::Timeout(time), Cause::Unanswered(time)]).into_iter().flatten();
             let arrivals = [ArrivalKind::Create, ArrivalKind::Restore, ArrivalKind::Request];
-            let evictions = arrivals.map(|kind| Some((kind, client()))).into_iter().chain([None]).map(eviction);
+            let rooms = arrivals.map(|kind| MadeRoom::For(kind, client())).into_iter();
+            let evictions = rooms.chain([MadeRoom::ForOwnClient, MadeRoom::ForNothing]).map(eviction);
             let others = [Cause::Plain, Cause::Worth, Cause::Handler];
             evictions.chain(timeouts).chain(others).collect::<Vec<_>>()
         };

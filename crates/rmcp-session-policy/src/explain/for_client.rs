@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::explanation::{Cause, End, Explanation, Facts, Rejection};
+use super::explanation::{Cause, End, Eviction, Explanation, Facts, MadeRoom, Rejection};
 use super::figures::{Number, Time, Wait};
 use crate::admission::{ArrivalKind, Retry};
 use crate::observe::{CloseReason, RejectionReason};
@@ -22,7 +22,7 @@ fn ended(text: &mut String, end: &End) -> fmt::Result {
     let idle = Time(end.idle);
     match (end.reason, &end.cause) {
         (CloseReason::Client, _) => text.push_str("the session was closed by its client"),
-        (CloseReason::Evicted, Cause::Evicted(eviction)) if eviction.arrival.is_none() => {
+        (CloseReason::Evicted, Cause::Evicted(Eviction { room: MadeRoom::ForOwnClient, .. })) => {
             text.push_str("another session of the same client needed its place");
         }
         (CloseReason::Evicted, _) => {

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::client::cut;
-use super::explanation::{Cause, End, Eviction, Explanation, Facts, LONGEST_NAME, Rejection};
+use super::explanation::{Cause, End, Eviction, Explanation, Facts, LONGEST_NAME, MadeRoom, Rejection};
 use super::figures::{Count, Number, Time, Wait};
 use crate::admission::{ArrivalKind, Retry};
 use crate::observe::{CloseReason, RejectionReason};
@@ -63,19 +63,22 @@ fn ended(text: &mut String, end: &End) -> fmt::Result {
 }
 
 fn evicted(text: &mut String, end: &End, eviction: &Eviction) -> fmt::Result {
-    let Eviction { phrase, among, arrival } = eviction;
+    let Eviction { phrase, among, room } = eviction;
     let (phrase, sessions, idle) =
         (cut(phrase, LONGEST_NAME).escape_debug(), Count(*among as u64, "session"), Time(end.idle));
-    match arrival {
-        None => write!(
+    match room {
+        MadeRoom::ForOwnClient => write!(
             text,
             "evicted: {phrase} of {sessions} of its client, idle for {idle}, to make room for another of them"
         ),
-        Some((ArrivalKind::Restore, client)) => {
+        MadeRoom::For(ArrivalKind::Restore, client) => {
             write!(text, "evicted: {phrase} of {sessions}, idle for {idle}, to make room for a restore of {client}")
         }
-        Some((_, client)) => {
+        MadeRoom::For(_, client) => {
             write!(text, "evicted: {phrase} of {sessions}, idle for {idle}, to make room for {client}")
+        }
+        MadeRoom::ForNothing => {
+            write!(text, "evicted: {phrase} of {sessions}, idle for {idle}, as the capacity was lowered")
         }
     }
 }

@@ -11,6 +11,6 @@ mod for_operator;
 mod history;
 
 pub(crate) use client::Client;
-pub(crate) use explanation::{Cause, End, Eviction};
+pub(crate) use explanation::{Cause, End, Eviction, MadeRoom};
 pub use explanation::{Explained, Explanation};
 pub(crate) use history::History;

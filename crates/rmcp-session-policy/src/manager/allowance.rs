@@ -12,7 +12,7 @@ use futures_util::future::select;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::chosen::Chosen;
+use super::chosen::{Chosen, Room};
 use super::manager_inner::{ManagerInner, ManagerState};
 use super::place_search::{IDLE_GRACE, MAX_VICTIMS, VICTIM_TIMEOUT};
 use crate::admission::Rejection;
@@ -127,7 +127,7 @@ impl<I: SessionManager> ManagerInner<I> {
                         let allowance = self.allowance(client, false);
                         let among = self.in_force.load().clients.max.as_ref().map_or(0, |max| max.sessions);
                         for victim in victims {
-                            self.close_victim(victim, Chosen { phrase: "least recently used", among, arrival: None });
+                            self.close_victim(victim, Chosen { phrase: "least recently used", among, room: Room::OwnClient });
                         }
                         return Some(allowance);
                     }

@@ -1,4 +1,4 @@
-//! [`Chosen`]: how a victim was chosen.
+//! [`Chosen`]: how a victim was chosen, and what for.
 
 use crate::admission::ArrivalKind;
 use crate::context::ClientContext;
@@ -10,6 +10,16 @@ pub(super) struct Chosen<'a> {
     pub(super) phrase: &'static str,
     /// Among how many sessions.
     pub(super) among: usize,
-    /// What needed its place. `None` if it was another session of its own client, at the limit of that client.
-    pub(super) arrival: Option<(ArrivalKind, Option<&'a ClientContext>)>,
+    pub(super) room: Room<'a>,
+}
+
+/// What a victim made room for.
+#[derive(Clone, Copy)]
+pub(super) enum Room<'a> {
+    /// An arrival of this client.
+    Arrival(ArrivalKind, Option<&'a ClientContext>),
+    /// Another session of its own client, at the limit of that client.
+    OwnClient,
+    /// Nothing: the capacity was lowered.
+    LowerCapacity,
 }

@@ -5,12 +5,12 @@ use tokio::time::Instant;
 
 use super::PolicySessionManager;
 use super::asker::Asker;
-use super::chosen::Chosen;
+use super::chosen::{Chosen, Room};
 use super::idle_timeout::IdleTimeout;
 use super::manager_inner::ManagerInner;
 use crate::error::Rejected;
 use crate::eviction::SessionInfo;
-use crate::explain::{Cause, Client, End, Eviction, Explanation};
+use crate::explain::{Cause, Client, End, Eviction, Explanation, MadeRoom};
 use crate::observe::CloseReason;
 use crate::session::Fingerprint;
 use crate::transport::{Flag, Session};
@@ -73,22 +73,25 @@ impl<I: SessionManager> ManagerInner<I> {
     ) {
         let Some(history) = &self.history else { return };
         let info = SessionInfo::of(&session.record);
-        let settings = &self.settings;
         let cause = match reason {
-            CloseReason::Evicted => chosen.map_or(Cause::Plain, |Chosen { phrase, among, arrival }| {
-                let arrival = arrival.map(|(kind, client)| (kind, Client::of(client)));
-                Cause::Evicted(Eviction { phrase, among, arrival })
+            CloseReason::Evicted => chosen.map_or(Cause::Plain, |Chosen { phrase, among, room }| {
+                let room = match room {
+                    Room::Arrival(kind, client) => MadeRoom::For(kind, Client::of(client)),
+                    Room::OwnClient => MadeRoom::ForOwnClient,
+                    Room::LowerCapacity => MadeRoom::ForNothing,
+                };
+                Cause::Evicted(Eviction { phrase, among, room })
             }),
-            CloseReason::Idle => match settings.idle_timeout {
+            CloseReason::Idle => match self.idle_timeout() {
                 IdleTimeout::After(timeout) => Cause::Timeout(timeout),
                 IdleTimeout::Worth(_) => Cause::Worth,
                 IdleTimeout::Never => Cause::Plain,
             },
-            CloseReason::Lifetime => settings.max_lifetime.map_or(Cause::Plain, Cause::Timeout),
+            CloseReason::Lifetime => self.max_lifetime().map_or(Cause::Plain, Cause::Timeout),
             CloseReason::InitTimeout if session.has(Flag::Initializing) && !session.has(Flag::Initialized) => {
-                Cause::Unanswered(settings.max_busy)
+                Cause::Unanswered(self.max_busy())
             }
-            CloseReason::InitTimeout => Cause::Timeout(settings.init_timeout),
+            CloseReason::InitTimeout => Cause::Timeout(self.init_timeout()),
             CloseReason::Revoked if session.has(Flag::CloseAsked) => Cause::Handler,
             _ => Cause::Plain,
         };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use tokio::time::{Instant, timeout_at};
 
+use super::chosen::{Chosen, Room};
 use super::idle_timeout::IdleTimeout;
 use super::manager_inner::ManagerInner;
 use super::settings::Given;
@@ -30,7 +31,9 @@ pub(super) async fn run<I: SessionManager>(shared: Weak<ManagerInner<I>>) {
                 let mut core = shared.lock();
                 (core.deadlines.next(now), core.shrink(now))
             };
-            lot.victims.into_iter().for_each(|victim| shared.close_victim(victim));
+            for (victim, phrase, among) in lot.victims {
+                shared.close_victim(victim, Chosen { phrase, among, room: Room::LowerCapacity });
+            }
             match next {
                 Ok(key) => {
                     shared.deadline_passed(key);

@@ -25,12 +25,12 @@ impl<I: SessionManager> PolicySessionManager<I> {
     }
 
     pub(crate) fn limits(&self) -> Limits {
-        let settings = &self.shared.settings;
+        let in_force = self.shared.in_force.load();
         Limits {
-            max_sessions: settings.max_sessions,
-            max_opening: settings.max_opening,
-            max_parked: self.shared.parking.limits.entries,
-            max_parked_streams: settings.max_parked_streams,
+            max_sessions: in_force.given.max_sessions,
+            max_opening: in_force.max_opening,
+            max_parked: in_force.given.limits.entries,
+            max_parked_streams: in_force.max_parked_streams,
         }
     }
 

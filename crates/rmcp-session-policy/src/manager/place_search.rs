@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
 
-use super::chosen::Chosen;
+use super::chosen::{Chosen, Room};
 use super::manager_inner::{ManagerInner, ManagerState};
 use crate::admission::{Arrival, ArrivalKind, ClientKey};
 use crate::context::ClientContext;
@@ -199,7 +199,7 @@ impl<I: SessionManager> ManagerInner<I> {
                 Step::Waits(until) => (until, false),
                 Step::Listens(until) => (until, true),
                 Step::Takes(victim, (phrase, among), until) => {
-                    self.close_victim(victim, Chosen { phrase, among, arrival: Some((kind, context)) });
+                    self.close_victim(victim, Chosen { phrase, among, room: Room::Arrival(kind, context) });
                     (until, false)
                 }
             };

@@ -21,7 +21,8 @@ const EVERY: Duration = Duration::from_millis(20);
 
 /// The sessions that go now, and when to look again. Their close has begun.
 pub(super) struct Evicted<T> {
-    pub(super) victims: Vec<Arc<Session<T>>>,
+    /// Each with why it was chosen, and among how many sessions.
+    pub(super) victims: Vec<(Arc<Session<T>>, &'static str, usize)>,
     pub(super) next: Option<Instant>,
 }
 
@@ -45,11 +46,11 @@ impl<T> ManagerState<T> {
         while victims.len() < LOT && self.is_shrinking() {
             let arriving = self.places.arriving_beside(None);
             // As for a restore, which takes another session where half-open ones have to be kept.
-            let Choice::Victim(victim) = self.registry.choose(now, ArrivalKind::Restore, None, arriving, None) else {
-                break;
-            };
+            let choice = self.registry.choose(now, ArrivalKind::Restore, None, arriving, None);
+            let Choice::Victim(victim, phrase) = choice else { break };
+            let among = self.registry.len();
             self.mark_closing(&victim, CloseReason::Evicted, now);
-            victims.push(victim);
+            victims.push((victim, phrase, among));
         }
         self.next_lot = Some(now + EVERY);
         Evicted { victims, next: self.next_lot.filter(|_| self.is_shrinking()) }
