@@ -14,7 +14,6 @@ const LINKED: [&str; 3] = ["style.css", "script.js", "icon.svg"];
 
 /// Answers `GET /`. The links of the page are relative. If the router is nested at `/ops/admin`, a browser takes them for
 /// links beside `admin`, so they begin with its name.
-#[expect(clippy::unused_async, reason = "a handler")]
 pub(super) async fn page(OriginalUri(uri): OriginalUri) -> Response {
     let name = uri.path().rsplit('/').next().unwrap_or_default();
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
@@ -28,17 +27,14 @@ pub(super) async fn page(OriginalUri(uri): OriginalUri) -> Response {
     ([(CONTENT_TYPE, kind)], page).into_response()
 }
 
-#[expect(clippy::unused_async, reason = "a handler")]
 pub(super) async fn style() -> Response {
     file("text/css; charset=utf-8", STYLE)
 }
 
-#[expect(clippy::unused_async, reason = "a handler")]
 pub(super) async fn script() -> Response {
     file("text/javascript; charset=utf-8", SCRIPT)
 }
 
-#[expect(clippy::unused_async, reason = "a handler")]
 pub(super) async fn icon() -> Response {
     file("image/svg+xml", ICON)
 }
