@@ -115,7 +115,7 @@ impl Rate {
         self
     }
 
-    fn to_quota(&self) -> Option<Quota> {
+    fn to_quota(self) -> Option<Quota> {
         if !self.is_valid() || self.size() == 0 {
             return None;
         }

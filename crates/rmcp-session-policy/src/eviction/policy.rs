@@ -24,6 +24,10 @@ use crate::time::HOUR;
 /// [`on_forgotten`](Self::on_forgotten) comes after the last `on_remove` of the session's incarnations. All calls come under one lock, so a
 /// policy is a plain value: it needs no lock, no clock and no I/O of its own.
 ///
+/// A policy that takes the place of another one ([`LiveSettings::eviction`](crate::LiveSettings::eviction)) meets the sessions there are
+/// by `on_insert`, oldest first, and a suspended one by `on_suspend` after it. It hears of each from then on, and names the first victim when
+/// it has met all.
+///
 /// A policy that panics, or keeps naming sessions that are not in its order, or names none while some session in its order may go,
 /// does no harm: the manager takes the oldest session that may go, says so once, and counts it.
 ///
@@ -78,7 +82,8 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
         self.on_insert(session);
     }
 
-    /// Whether to be told of every use, by [`on_access`](Self::on_access). Asked once, when the manager is built.
+    /// Whether to be told of every use, by [`on_access`](Self::on_access). Asked once, when the manager is built or the
+    /// policy is about to take the place of another one.
     fn tracks_access(&self) -> bool {
         false
     }
@@ -90,7 +95,8 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
     }
 
     /// Whether to be told of sessions that come back, by [`on_return`](Self::on_return), and of those that never will, by
-    /// [`on_forgotten`](Self::on_forgotten). Asked once, when the manager is built.
+    /// [`on_forgotten`](Self::on_forgotten). Asked once, when the manager is built or the policy is about to take the place of
+    /// another one.
     fn tracks_returns(&self) -> bool {
         false
     }
@@ -136,8 +142,8 @@ pub trait EvictionPolicy: fmt::Debug + Send + 'static {
     }
 
     /// Begins to put a price on the places of idle sessions, such that this share of the resumptions keeps its session: see
-    /// [`Worth`](crate::Worth). Called once, when the manager is built, if its idle timeout goes by worth. Returns false if the
-    /// policy knows no worth; then `build` fails.
+    /// [`Worth`](crate::Worth). Called when the manager is built, and when a change gives it another policy or another share, if
+    /// its idle timeout goes by worth. Returns false if the policy knows no worth; then the settings are refused.
     ///
     /// Defaults to false.
     fn keep_resumptions(&mut self, share: f64) -> bool {

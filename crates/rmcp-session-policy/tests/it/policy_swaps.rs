@@ -53,7 +53,7 @@ impl Bookkeeper {
     }
 
     fn note(&self, call: &str, session: &SessionInfo<'_>, before: Option<bool>, after: Option<bool>) {
-        let mut book = self.book.lock().unwrap();
+        let mut book = self.book.lock().expect("no panic");
         let was = match after {
             Some(after) => book.sessions.insert(session.key(), after),
             None => book.sessions.remove(&session.key()),
@@ -67,7 +67,7 @@ impl Bookkeeper {
 impl EvictionPolicy for Bookkeeper {
     fn on_insert(&mut self, session: &SessionInfo<'_>) {
         self.note("on_insert", session, None, Some(true));
-        self.book.lock().unwrap().met.push((session.key(), session.uses()));
+        self.book.lock().expect("no panic").met.push((session.key(), session.uses()));
         self.order.on_insert(session);
     }
     fn on_remove(&mut self, session: &SessionInfo<'_>) {
@@ -86,7 +86,7 @@ impl EvictionPolicy for Bookkeeper {
         self.tracks_access
     }
     fn on_access(&mut self, session: &SessionInfo<'_>) {
-        let mut book = self.book.lock().unwrap();
+        let mut book = self.book.lock().expect("no panic");
         book.accesses += 1;
         if book.sessions.get(&session.key()) != Some(&true) {
             book.faults.push("on_access".to_owned());
