@@ -338,7 +338,7 @@ async fn no_answer_is_longer_than_200_kib_with_100_000_sessions() {
     ] {
         let begun = Instant::now();
         let answer = ask(&page, request("GET", path)).await;
-        println!("{path}: {} bytes, {:?}", answer.body.len(), begun.elapsed());
+        eprintln!("{path}: {} bytes, {:?}", answer.body.len(), begun.elapsed());
         assert_eq!(answer.status, 200, "{path}");
         assert!(answer.body.len() < LONGEST, "{path}: {} bytes", answer.body.len());
     }
