@@ -127,7 +127,10 @@ impl<I: SessionManager> ManagerInner<I> {
                         let allowance = self.allowance(client, false);
                         let among = self.in_force.load().clients.max.as_ref().map_or(0, |max| max.sessions);
                         for victim in victims {
-                            self.close_victim(victim, Chosen { phrase: "least recently used", among, room: Room::OwnClient });
+                            self.close_victim(
+                                victim,
+                                Chosen { phrase: "least recently used", among, room: Room::OwnClient },
+                            );
                         }
                         return Some(allowance);
                     }
