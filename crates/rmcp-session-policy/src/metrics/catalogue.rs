@@ -28,6 +28,7 @@ pub(super) const REJECTED: &str = "mcp.server.session.rejected";
 pub(super) const REQUESTS: &str = "mcp.server.session.requests";
 pub(super) const SESSIONLESS: &str = "mcp.server.session.sessionless_requests";
 pub(super) const OVERRULED: &str = "mcp.server.session.overruled";
+pub(super) const DEAD_STREAMS: &str = "mcp.server.session.dead_streams";
 pub(super) const MISSED_RETURNS: &str = "mcp.server.session.missed_returns";
 pub(super) const DIRECTORY_LATE: &str = "mcp.server.session.directory.late";
 pub(super) const AGE: &str = "mcp.server.session.age";
@@ -69,6 +70,7 @@ const ALL: &[(&str, Kind, Unit, &str)] = &[
     (REQUESTS, Counter, Count, "Requests within sessions, ping left out, by the outcome of their admission"),
     (SESSIONLESS, Counter, Count, "POSTs that belong to no session"),
     (OVERRULED, Counter, Count, "Choices in which the eviction policy panicked or was overruled"),
+    (DEAD_STREAMS, Counter, Count, "Listening streams that ended because their clients did not answer a probe"),
     (MISSED_RETURNS, Counter, Count, "Returns of which the eviction policy was not told"),
     (DIRECTORY_LATE, Counter, Count, "Deletions that were answered before they were in the directory"),
     (DURATION, Histogram, Seconds, "How long a session was live, from its opening or restore until it began to close"),

@@ -86,6 +86,7 @@ struct State {
     directory_away: Gauge,
     sessionless: Total,
     overruled: Total,
+    dead_streams: Total,
     missed_returns: Total,
     directory_late: Total,
 }
@@ -280,6 +281,7 @@ impl State {
             directory_away: show(names::DIRECTORY_AWAY),
             sessionless: total(names::SESSIONLESS),
             overruled: total(names::OVERRULED),
+            dead_streams: total(names::DEAD_STREAMS),
             missed_returns: total(names::MISSED_RETURNS),
             directory_late: total(names::DIRECTORY_LATE),
         }
@@ -305,6 +307,7 @@ impl State {
         numbers.into_iter().for_each(|(gauge, number)| gauge.set(number as f64));
         self.sessionless.reach(stats.sessionless);
         self.overruled.reach(stats.overruled);
+        self.dead_streams.reach(stats.dead_streams);
         self.missed_returns.reach(stats.missed_returns);
         self.directory_late.reach(stats.directory_late);
     }
