@@ -507,17 +507,26 @@
 
   // ------------------------------------------------------------------ actions
 
-  /** Opens the dialog. `act` runs when the operator agrees, and keeps the dialog open if it throws. */
-  function question({ title, text, yes, deadline, act }) {
+  /** Changes with each question that is asked or taken back, so that a late answer of the server asks none. */
+  let asking = 0;
+
+  /** Opens the dialog. `act` runs when the operator agrees, and keeps the dialog open if it throws. With `again` nobody can
+      agree for a second: it stands where another question stood, and has to be read first. */
+  function question({ title, text, yes, deadline, act, again }) {
     const dialog = by("ask");
+    asking++;
     by("ask-title").textContent = title;
     by("ask-text").textContent = text;
     by("ask-yes").textContent = yes;
-    by("ask-error").textContent = "";
+    by("ask-error").textContent = again ? "More sessions have come since." : "";
     by("ask-deadline").hidden = !deadline;
     by("deadline").disabled = !deadline;
     for (const id of ["ask-yes", "ask-no"]) by(id).disabled = false;
     question.act = act;
+    if (again) {
+      by("ask-yes").disabled = true;
+      setTimeout(() => { if (question.act === act) by("ask-yes").disabled = false; }, 1000);
+    }
     if (!dialog.open) dialog.showModal();
     by("ask-no").focus();
   }
@@ -525,15 +534,24 @@
   async function agreed(event) {
     event.preventDefault();
     by("ask-yes").disabled = true;
+    const { act } = question;
     try {
-      const said = await question.act();
-      by("ask").close();
+      const said = await act();
+      if (question.act === act) by("ask").close();
       if (said) say(said);
       refresh();
     } catch (error) {
+      if (question.act !== act) return;
       by("ask-error").textContent = `${clean(error.message)}.`;
-      by("ask-yes").disabled = false;
+      // After a conflict it is asked again with the number of now.
+      by("ask-yes").disabled = error.status === 409;
     }
+  }
+
+  function takeBack() {
+    if (by("ask").open) return;
+    question.act = null;
+    asking++;
   }
 
   function terminateOne(session) {
@@ -546,8 +564,9 @@
     });
   }
 
-  async function terminateAll(key, value) {
+  async function terminateAll(key, value, again = false) {
     const name = key === "principal" ? `of ${clean(value)}` : `from ${clean(value)}`;
+    const mine = ++asking;
     let count;
     try {
       count = await ask(`selection?${new URLSearchParams({ [key]: value })}`);
@@ -555,13 +574,15 @@
       trouble(error);
       return;
     }
+    if (mine !== asking) return;
     const all = count.live + count.parked;
     question({
+      again,
       title: `Terminate all sessions ${name}?`,
       text: `This ends ${many(all, "session")}: ${number(count.live)} live and ${number(count.parked)} parked. Requests in flight are answered with an error, and the sessions cannot be restored.`,
       yes: `Terminate ${many(all, "session")}`,
       act: () => end({ [key]: value, at_most: all }).catch((error) => {
-        if (error.status === 409) terminateAll(key, value);
+        if (error.status === 409) terminateAll(key, value, true);
         throw error;
       }),
     });
@@ -630,10 +651,17 @@
   by("drain").addEventListener("click", askDrain);
   by("ask").querySelector("form").addEventListener("submit", agreed);
   by("ask-no").addEventListener("click", () => by("ask").close());
+  by("ask").addEventListener("close", takeBack);
   by("sign-in").addEventListener("submit", (event) => {
     event.preventDefault();
-    sessionStorage.setItem(TOKEN, by("token").value.trim());
+    const token = by("token").value.trim();
     by("token").value = "";
+    // No header can carry another one, so the browser would not send it.
+    if (!/^[\x21-\x7e]+$/.test(token)) {
+      set(by("sign-in-error"), "This is not the token.");
+      return;
+    }
+    sessionStorage.setItem(TOKEN, token);
     refresh();
   });
   document.addEventListener("visibilitychange", () => document.hidden || paused ? clearTimeout(timer) : refresh());
