@@ -16,7 +16,7 @@ use crate::operator::{Answer, action, ask, request, request_from};
 
 const TOKEN: &str = "0123456789abcdef";
 
-const ROUTES: [&str; 9] = [
+const ROUTES: [&str; 10] = [
     "/",
     "/style.css",
     "/script.js",
@@ -25,6 +25,7 @@ const ROUTES: [&str; 9] = [
     "/api/sessions",
     "/api/sessions/01234567",
     "/api/explanations",
+    "/api/settings",
     "/metrics",
 ];
 

@@ -142,6 +142,7 @@
       } else {
         showOverview(overview);
         showList(await ask(`sessions?${queryOf(wanted)}`, { signal }));
+        if (by("settings").open) showSettings(await ask("settings", { signal }));
       }
       by("session").hidden = !shown;
       by("overview").hidden = Boolean(shown);
@@ -290,6 +291,26 @@
     if (!by("tiles").children.length) by("tiles").append(...made.map((tile) => tile.root), flow.root);
     by("more").hidden = explanations.length <= FEW;
     showWhy(by("why"), more ? explanations : explanations.slice(0, FEW), true, "No session has ended and nothing was rejected since the server started.");
+  }
+
+  function showSettings({ since_ms, changes, settings }) {
+    const key = JSON.stringify([since_ms, settings]);
+    const list = by("settings-list");
+    if (list.dataset.key === key) return;
+    list.dataset.key = key;
+    const since = new Date(since_ms);
+    const when = `${since.toLocaleDateString("en-CA")} ${since.toLocaleTimeString("en-GB")}`;
+    set(by("settings-since"), changes ? `Since ${when}. Changed ${many(changes, "time")}.` : `Since the start, ${when}.`);
+    const value = (name, it) => {
+      if (it === null) return "none";
+      if (typeof it === "boolean") return it ? "yes" : "no";
+      if (name.endsWith("_ms")) return time(it);
+      if (name.endsWith("_bytes")) return bytes(it);
+      return typeof it === "number" ? number(it) : it;
+    };
+    const items = Object.entries(settings).map(([name, it]) =>
+      make("div", {}, make("dt", { text: name.replace(/_ms$/, "").replaceAll("_", " ") }), make("dd", { text: value(name, it) })));
+    list.replaceChildren(...items);
   }
 
   const states = { evicted: "warn", revoked: "bad", init_failed: "bad", init_timeout: "warn", cut_off: "bad", at_capacity: "bad", capacity: "bad", overload: "bad", backend: "bad", quota: "warn" };
@@ -648,6 +669,7 @@
     by("pause").setAttribute("aria-pressed", paused);
     refresh();
   });
+  by("settings").addEventListener("toggle", () => by("settings").open && refresh());
   by("drain").addEventListener("click", askDrain);
   by("ask").querySelector("form").addEventListener("submit", agreed);
   by("ask-no").addEventListener("click", () => by("ask").close());
