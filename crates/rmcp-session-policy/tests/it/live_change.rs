@@ -377,6 +377,26 @@ async fn limits_of_clients_count_the_sessions_there_are() {
     assert_eq!(sessions.list().len(), 25);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_client_has_beyond_a_lower_limit_goes_in_lots() {
+    use crate::scripted::Act;
+    let alice = ClientContext::new().with_principal("alice");
+    let (inner, sessions) = scripted(|builder| builder.max_sessions(100));
+    let held = alice.clone().scope(open(&sessions, 60)).await;
+    change(&sessions, |settings| settings.per_client_max(4)).await;
+    inner.set(Call::Close, Act::Never);
+    let mut waiting = Box::pin(alice.clone().scope(sessions.create_session()));
+    assert!(poll!(&mut waiting).is_pending());
+    let evicted = || sessions.stats().closed(CloseReason::Evicted);
+    assert_eq!(evicted(), 2 * 16, "the lot of its first look, and that of its look whether it may enter");
+    assert!(waiting.await.is_err(), "none of them is gone");
+    inner.set(Call::Close, Act::Ok);
+    sleep(MINUTE).await;
+    let _entered = alice.scope(open(&sessions, 1)).await;
+    assert_eq!((evicted(), inner.existing()), (57, 4));
+    drop(held);
+}
+
 #[tokio::test]
 async fn changes_at_the_same_time_follow_one_another() {
     let (_, sessions) = scripted(|builder| builder.max_sessions(1));
