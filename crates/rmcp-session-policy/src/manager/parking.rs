@@ -90,24 +90,21 @@ impl Parking {
         self.lock().limits
     }
 
-    /// Changes the limits. What is beyond them is forgotten before they are in force, 1,000 sessions in one hold of the
-    /// lock.
-    pub(super) fn set_limits(&self, limits: Limits, now: Instant) {
-        loop {
-            let mut gone = Gone { ends: &self.ends, sessions: Vec::new() };
-            let mut lot = self.lock();
-            let fits = lot.state.fit(&limits, now, AT_ONCE, &mut gone.sessions);
-            if fits {
-                lot.limits = limits;
-            }
-            drop(lot);
-            drop(gone);
-            if fits {
-                // The next age may be due sooner.
-                self.sooner.notify_one();
-                return;
-            }
+    /// Forgets what is beyond other limits, 1,000 sessions at most, and puts them in force if nothing more is. Returns
+    /// whether it did, and the sessions that have left the parking. `places` is the number of places without a session now.
+    pub(super) fn set_limits(&self, limits: Limits, places: usize, now: Instant) -> (bool, Gone<'_>) {
+        let mut gone = Gone { ends: &self.ends, sessions: Vec::new() };
+        let mut lot = self.lock();
+        let fits = lot.state.fit(&limits, now, places, AT_ONCE, &mut gone.sessions);
+        if fits {
+            lot.limits = limits;
         }
+        drop(lot);
+        if fits {
+            // The next age may be due sooner.
+            self.sooner.notify_one();
+        }
+        (fits, gone)
     }
 
     /// The parked sessions and when they were opened, as `f` says of each. It runs under the lock.

@@ -15,6 +15,7 @@ use super::client_limits::ClientLimit;
 use super::in_force::InForce;
 use super::live_settings::LiveSettings;
 use super::manager_inner::{ManagerInner, ManagerState};
+use super::parking_state::Limits;
 use super::setting_checks;
 use super::settings_in_force::SettingsInForce;
 use super::swap::Swap;
@@ -133,7 +134,7 @@ impl<I: SessionManager> ManagerInner<I> {
         self.settings.data_types.max_bytes.store(after.max_data_bytes, Relaxed);
         self.parking.final_ends().set_deadline(given.final_end_deadline);
         if given.limits != before.given.limits {
-            self.parking.set_limits(given.limits, Instant::now());
+            self.set_parking_limits(given.limits, Instant::now());
         }
         while !self.held.set_limits(after.max_parked_streams, given.max_sessions) {}
         if given.max_lifetime != before.given.max_lifetime {
@@ -147,6 +148,21 @@ impl<I: SessionManager> ManagerInner<I> {
         self.signals.evictable.notify_waiters();
         self.sooner.notify_one();
         Ok(())
+    }
+
+    /// Sets the limits of the parking, which forgets some sessions in each hold of the locks.
+    fn set_parking_limits(&self, limits: Limits, now: Instant) {
+        loop {
+            let (fits, gone) = {
+                // Under the lock, so that no session comes into a place that is counted as free.
+                let core = self.lock();
+                self.parking.set_limits(limits, core.places_without_session(), now)
+            };
+            drop(gone);
+            if fits {
+                return;
+            }
+        }
     }
 
     /// Tells the list of held streams when the lifetimes of their sessions end.
