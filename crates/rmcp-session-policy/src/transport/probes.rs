@@ -5,6 +5,7 @@
 //! streams: one of streams that are probed next, one of probes that wait for their answers.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -186,7 +187,9 @@ impl Probes {
         for _ in 0..AT_ONCE {
             // Each statement takes the lock anew: streams are ended, and clients woken, when it is not held.
             let Some(overdue) = self.lock().next_overdue(now, answer_within) else { break };
-            if overdue.is_some_and(&end) {
+            // A stream of the inner manager is dropped, and a panic of it would end the task of all deadlines.
+            let ends = |probed| catch_unwind(AssertUnwindSafe(|| end(probed))).unwrap_or(true);
+            if overdue.is_some_and(ends) {
                 self.ended.fetch_add(1, Relaxed);
             }
         }
