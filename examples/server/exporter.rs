@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -45,7 +46,14 @@ pub(crate) fn metrics() -> Metrics {
     Metrics::new().clients(["claude-ai", "claude-code", "codex-mcp-client", "cursor-vscode", "Visual Studio Code"])
 }
 
-async fn render(State((sessions, exporter)): State<(Arc<Sessions>, Exporter)>) -> impl IntoResponse {
-    sessions.publish_metrics();
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], exporter.0.render())
+/// Looks at all sessions and writes a page of all series, which takes too long for a worker of the runtime.
+async fn render(
+    State((sessions, exporter)): State<(Arc<Sessions>, Exporter)>,
+) -> Result<impl IntoResponse, StatusCode> {
+    let page = tokio::task::spawn_blocking(move || {
+        sessions.publish_metrics();
+        exporter.0.render()
+    });
+    let page = page.await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page))
 }

@@ -57,6 +57,10 @@ impl<I: SessionManager> ManagerInner<I> {
             // Not under the lock.
             all.reserve(LOT);
             from = self.lock().registry.lot(at, |session| all.push(Arc::clone(session)));
+            if from.is_some() {
+                // As in `look_at_all`.
+                thread::yield_now();
+            }
         }
         all
     }

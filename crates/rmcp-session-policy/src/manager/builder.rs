@@ -450,9 +450,9 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     ///
     /// `answer_within` is at most `every`. Some seconds are enough for a client that reads its stream; one that stops reading
     /// for longer loses it. Cost: O(1) for each stream that is opened, probed or answered, and about a hundred bytes for each
-    /// stream; 6,400 streams are probed in a second at most. Requires [`layer`](PolicySessionManager::layer). Streams without
-    /// a session (protocol 2026-07-28) are not probed. See [`Stats::dead_streams`](crate::Stats::dead_streams). Defaults to no
-    /// probes.
+    /// stream; 6,400 streams are probed in a second at most, and the manager's task wakes once a second while probes are
+    /// open. Requires [`layer`](PolicySessionManager::layer). Streams without a session (protocol 2026-07-28) are not probed.
+    /// See [`Stats::dead_streams`](crate::Stats::dead_streams). Defaults to no probes.
     ///
     /// ```
     /// use rmcp_session_policy::{MINUTE, PolicySessionManager, SECOND};

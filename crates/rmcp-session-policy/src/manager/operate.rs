@@ -129,12 +129,14 @@ impl<I: SessionManager> PolicySessionManager<I> {
     }
 
     /// Ends the selected sessions, live and parked, and waits until they are gone, for at most the close deadline.
-    /// Returns how many it selected. A closure must name the type of its argument, as below. It comes to each session that
-    /// exists when it is called, also to those that are parked or restored meanwhile, and holds the manager's lock for 1,000
-    /// of them at a time.
+    /// Returns how many it selected. A closure must name the type of its argument, as below. It holds the manager's lock for
+    /// 1,000 sessions at a time.
     ///
-    /// Requests in flight are answered with an error. The reason decides whether the sessions may be restored:
-    /// [`Revoked`](CloseReason::Revoked) ones may not.
+    /// Requests in flight are answered with an error. The reason decides whether the sessions may be
+    /// [restored](CloseReason::is_restorable): [`Revoked`](CloseReason::Revoked) ones may not, and then this comes to each
+    /// session that exists when it is called, also to those that are parked or restored meanwhile. With a reason after which
+    /// sessions may come back, such as [`Evicted`](CloseReason::Evicted), it comes to live sessions alone: parked ones stay
+    /// parked, and one that is restored meanwhile may stay live.
     ///
     /// ```
     /// # use rmcp_session_policy::{CloseReason, PolicySessionManager};

@@ -1,7 +1,7 @@
 //! The values of labels that others choose. Each is one of a table that does not grow beyond its bound; what is not in it is
 //! `other`.
 
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use hashbrown::HashMap;
 use metrics::{Counter, Label, counter};
@@ -77,7 +77,15 @@ impl Policy {
             let own = own.map(|(key, value)| Label::new(key, value.to_owned()));
             counter!(REJECTED, [labels, &own].concat())
         };
-        self.counters[index][reason as usize].get_or_init(make).increment(1);
+        let counter = &self.counters[index][reason as usize];
+        // Made before it is put there: others that want it would wait for the recorder.
+        counter
+            .get()
+            .unwrap_or_else(|| {
+                let made = make();
+                counter.get_or_init(|| made)
+            })
+            .increment(1);
     }
 }
 
@@ -85,7 +93,7 @@ impl Policy {
 /// counters of their own: those that came first.
 #[derive(Debug)]
 pub(super) struct Rejections {
-    policies: RwLock<Vec<Policy>>,
+    policies: RwLock<Vec<Arc<Policy>>>,
     others: Policy,
 }
 
@@ -97,33 +105,37 @@ impl Default for Rejections {
 
 impl Rejections {
     pub(super) fn count(&self, labels: &[Label], kind: ArrivalKind, reason: RejectionReason, policy: &str) {
-        let known = |policies: &[Policy]| {
-            let known = policies.iter().find(|known| *known.name == *policy);
-            known.map(|known| known.count(labels, kind, reason)).is_some()
-        };
-        let is_full = {
+        // The recorder is called when the lock is let go.
+        self.find(policy).as_deref().unwrap_or(&self.others).count(labels, kind, reason);
+    }
+
+    /// The counters of a policy that has some, which it may get now.
+    fn find(&self, policy: &str) -> Option<Arc<Policy>> {
+        let known = |policies: &[Arc<Policy>]| policies.iter().find(|known| *known.name == *policy).map(Arc::clone);
+        {
             let policies = self.policies.read().unwrap_or_else(PoisonError::into_inner);
-            if known(&policies) {
-                return;
+            let known = known(&policies);
+            if known.is_some() || policies.len() >= MOST_POLICIES || policy.len() > LONGEST_POLICY {
+                return known;
             }
-            policies.len() >= MOST_POLICIES
-        };
-        if is_full || policy.len() > LONGEST_POLICY {
-            return self.others.count(labels, kind, reason);
         }
         let mut policies = self.policies.write().unwrap_or_else(PoisonError::into_inner);
-        if !known(&policies) {
-            if policies.len() >= MOST_POLICIES {
-                return self.others.count(labels, kind, reason);
-            }
-            policies.push(Policy::new(policy));
-            known(&policies);
+        let known = known(&policies);
+        if known.is_some() || policies.len() >= MOST_POLICIES {
+            return known;
         }
+        let new = Arc::new(Policy::new(policy));
+        policies.push(Arc::clone(&new));
+        Some(new)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    use metrics::{CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
     use super::*;
 
     #[test]
@@ -146,5 +158,59 @@ mod tests {
         (0..10 * MOST_POLICIES).for_each(|number| count(&format!("policy {number}")));
         let policies = rejections.policies.read().expect("no panic");
         assert_eq!((policies.len(), &*policies[0].name), (MOST_POLICIES, "policy 0"));
+    }
+
+    /// Looks at each call whether the lock of the policies is free.
+    #[derive(Debug)]
+    struct Looks {
+        rejections: Arc<Rejections>,
+        calls: AtomicU64,
+    }
+
+    impl Looks {
+        fn look(&self) {
+            assert!(self.rejections.policies.try_write().is_ok(), "called under the lock");
+            self.calls.fetch_add(1, Relaxed);
+        }
+    }
+
+    impl CounterFn for Looks {
+        fn increment(&self, _: u64) {
+            self.look();
+        }
+
+        fn absolute(&self, _: u64) {}
+    }
+
+    struct Recorded(Arc<Looks>);
+
+    impl Recorder for Recorded {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            self.0.look();
+            Counter::from_arc(Arc::clone(&self.0))
+        }
+
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn the_recorder_is_called_under_no_lock() {
+        let looks = Arc::new(Looks { rejections: Arc::default(), calls: AtomicU64::new(0) });
+        metrics::with_local_recorder(&Recorded(Arc::clone(&looks)), || {
+            for policy in ["one", "one", &"n".repeat(LONGEST_POLICY + 1)] {
+                looks.rejections.count(&[], ArrivalKind::Create, RejectionReason::Quota, policy);
+            }
+        });
+        assert_eq!(looks.calls.load(Relaxed), 5, "two are made, and three counted");
     }
 }

@@ -10,6 +10,7 @@ use crate::eviction::SessionInfo;
 use crate::session::Record;
 
 /// An event with all it says, which lasts. Its session is a copy that shows the session as it was when the event happened.
+/// A rejection has a copy of its client, with the headers that are kept of it.
 #[derive(Debug)]
 pub(super) enum OwnedEvent {
     Opened(Box<Record>),

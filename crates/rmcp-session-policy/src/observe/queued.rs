@@ -1,27 +1,33 @@
-//! [`Queued`]: an observer on a task of its own.
+//! [`Queued`]: an observer on a thread of its own.
 
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::{fmt, io, thread};
 
-use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::event::{SessionEvent, SessionObserver};
 use super::owned_event::OwnedEvent;
 
-/// Hands events to an observer on a task of its own, through a bounded queue, so that no request waits for the observer.
+/// Hands events to an observer on a thread of its own, through a bounded queue, so that no request waits for the observer, which
+/// may block.
 ///
 /// Events come in their order. A session in an event is shown as it was when the event happened. What comes while the queue is
 /// full is [counted](Self::dropped) and not told. A clone hands to the same observer: keep one to read the count.
 ///
-/// The task begins with the first event that comes on a tokio runtime, and belongs to that runtime; `new` needs none. It ends
-/// when the last clone is gone and what is queued was told. A panic of the observer is caught, and logged once.
+/// The thread begins with the first event and needs no runtime; an observer that needs one brings a handle of it. The thread ends
+/// when the last clone is gone and what is queued was told. The end of the process does not wait for that: call
+/// [`told`](Self::told) before. A panic of the observer is caught, and logged once. If no thread can be started, all events are
+/// counted as dropped.
 ///
 /// Cost of an event: a copy of what is known of the session (about 400 bytes) or of the client, and nothing of it if the queue
-/// is full. Requests within a session cause no events.
+/// is full. The copy of a client that was rejected has the headers which the layer keeps of it (`keep_headers`), so the bytes of
+/// the queue grow with those. Requests within a session cause no events.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -61,10 +67,10 @@ pub struct Queued {
 
 struct Shared {
     dropped: AtomicU64,
-    /// Whether the task has begun, so that an event needs no lock to know.
+    /// Whether the thread has begun, so that an event needs no lock to know.
     begun: AtomicBool,
-    /// What the task takes when it begins.
-    task: Mutex<Option<Task>>,
+    /// What the thread takes when it begins.
+    teller: Mutex<Option<Teller>>,
 }
 
 /// What is queued.
@@ -74,7 +80,8 @@ enum Item {
     Mark(oneshot::Sender<()>),
 }
 
-struct Task {
+/// What tells the observer.
+struct Teller {
     observer: Box<dyn SessionObserver>,
     queue: Receiver<Item>,
 }
@@ -84,46 +91,60 @@ impl Queued {
     #[must_use]
     pub fn new(observer: impl SessionObserver, most: usize) -> Self {
         let (sender, receiver) = channel(most.clamp(1, Semaphore::MAX_PERMITS));
-        let task = Task { observer: Box::new(observer), queue: receiver };
-        let shared = Shared { dropped: AtomicU64::new(0), begun: AtomicBool::new(false), task: Mutex::new(Some(task)) };
+        let teller = Teller { observer: Box::new(observer), queue: receiver };
+        let shared =
+            Shared { dropped: AtomicU64::new(0), begun: AtomicBool::new(false), teller: Mutex::new(Some(teller)) };
         Self { queue: sender, shared: Arc::new(shared) }
     }
 
-    /// Returns how many events the observer was not told of: the queue was full, or the runtime of its task is gone.
+    /// Returns how many events the observer was not told of: the queue was full, or there is no thread to tell it.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.shared.dropped.load(Relaxed)
     }
 
     /// Waits until the observer was told of all events that are queued now, such as before the process ends. Returns at once
-    /// if the runtime of its task is gone.
+    /// if none ever came, or there is no thread to tell them.
     pub async fn told(&self) {
-        self.begin();
+        // Nothing is queued before.
+        if !self.shared.begun.load(Acquire) {
+            return;
+        }
         let (mark, told) = oneshot::channel();
         if self.queue.send(Item::Mark(mark)).await.is_ok() {
-            // An error says that the task is gone.
+            // An error says that the thread is gone.
             told.await.ok();
         }
     }
 
-    /// Begins the task, once, if there is a runtime.
-    fn begin(&self) {
-        if self.shared.begun.load(Relaxed) {
+    /// Begins the thread, once, by what starts a thread that runs a function.
+    fn begin(&self, start: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>) {
+        if self.shared.begun.load(Acquire) {
             return;
         }
-        let Ok(runtime) = Handle::try_current() else { return };
-        let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.shared.begun.store(true, Relaxed);
-        if let Some(task) = task {
-            drop(runtime.spawn(task.run()));
+        let started = {
+            // Held until the thread is there or not: nothing is queued for one that never comes.
+            let mut teller = self.shared.teller.lock().unwrap_or_else(PoisonError::into_inner);
+            // Without a thread the queue is closed, because its other end is dropped.
+            let started = teller.take().map_or(Ok(()), |teller| start(Box::new(|| teller.run())));
+            self.shared.begun.store(true, Release);
+            started
+        };
+        if let Err(error) = started {
+            tracing::warn!(%error, "no thread for a queued session observer: its events are dropped");
         }
     }
 }
 
-impl Task {
-    async fn run(mut self) {
+/// Starts the thread.
+fn start(run: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    thread::Builder::new().name("session-observer".to_owned()).spawn(run).map(drop)
+}
+
+impl Teller {
+    fn run(mut self) {
         let mut warned = false;
-        while let Some(item) = self.queue.recv().await {
+        while let Some(item) = self.queue.blocking_recv() {
             match item {
                 Item::Event(event) => {
                     let told = catch_unwind(AssertUnwindSafe(|| self.observer.observe(&event.event())));
@@ -140,7 +161,7 @@ impl Task {
 
 impl SessionObserver for Queued {
     fn observe(&self, event: &SessionEvent<'_>) {
-        self.begin();
+        self.begin(start);
         // A place first: an event that is dropped is not copied.
         match self.queue.try_reserve() {
             Ok(place) => place.send(Item::Event(OwnedEvent::of(event))),
@@ -192,29 +213,65 @@ mod tests {
         queued.observe(&SessionEvent::Rejected { kind, reason, policy, retry, context });
     }
 
+    /// Hears the first event, and then blocks at each until it is let go, or there is nothing that may let it go.
+    #[derive(Debug)]
+    struct Blocks {
+        names: Names,
+        go: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl SessionObserver for Blocks {
+        fn observe(&self, event: &SessionEvent<'_>) {
+            self.names.observe(event);
+            self.go.lock().unwrap().recv().ok();
+        }
+    }
+
+    /// An observer that blocks at its first event, what lets it go on for good, and what it hears.
+    fn blocked(most: usize) -> (Queued, mpsc::Sender<()>, mpsc::Receiver<String>) {
+        let ((heard, hears), (go, goes)) = (mpsc::channel(), mpsc::channel());
+        let names = Names { heard, panics: false };
+        let queued = Queued::new(Blocks { names, go: Mutex::new(goes) }, most);
+        tell(&queued, "first");
+        assert_eq!(hears.recv().unwrap(), "first!");
+        (queued, go, hears)
+    }
+
     #[tokio::test]
     async fn events_are_told_in_their_order_and_those_that_do_not_fit_are_counted() {
-        let (queued, hears) = names(false, 3);
+        let (queued, go, hears) = blocked(3);
         for number in 0..10 {
             tell(&queued, &number.to_string());
         }
-        assert_eq!(queued.dropped(), 7, "the task had no turn yet");
-        assert!(hears.try_recv().is_err(), "it is told on a task of its own");
+        assert_eq!(queued.dropped(), 7);
+        drop(go);
         queued.told().await;
         tell(&queued, "10");
         queued.told().await;
         assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["0!", "1!", "2!", "10!"]);
         assert_eq!(queued.dropped(), 7);
-        let (least, hears) = names(false, 0);
+        let (least, go, hears) = blocked(0);
         tell(&least, "one");
         tell(&least, "two");
+        drop(go);
         least.told().await;
         assert_eq!((hears.try_iter().count(), least.dropped()), (1, 1));
         drop(names(false, usize::MAX));
     }
 
+    #[tokio::test]
+    async fn an_observer_that_blocks_holds_up_no_task_of_the_runtime() {
+        let (queued, go, hears) = blocked(10);
+        tell(&queued, "second");
+        // The one thread of the runtime goes on to this, which lets the observer go.
+        let other = tokio::spawn(async move { drop(go) });
+        queued.told().await;
+        other.await.unwrap();
+        assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["second!"]);
+    }
+
     #[test]
-    fn what_comes_without_a_runtime_is_told_once_there_is_one() {
+    fn no_runtime_is_needed_and_the_end_of_one_ends_nothing() {
         let (queued, hears) = names(false, 10);
         tell(&queued, "before");
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -222,11 +279,24 @@ mod tests {
             tell(&queued, "within");
             queued.told().await;
         });
-        assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["before!", "within!"]);
         drop(runtime);
         tell(&queued, "after");
-        assert_eq!(queued.dropped(), 1, "the task is gone with its runtime");
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(queued.told());
+        assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["before!", "within!", "after!"]);
+        assert_eq!(queued.dropped(), 0);
+    }
+
+    #[test]
+    fn told_waits_for_nothing_if_no_event_came_or_no_thread_could_be_started() {
+        use futures_util::FutureExt;
+        let (queued, hears) = names(false, 10);
+        queued.told().now_or_never().expect("at once");
+        queued.begin(|_| Err(io::ErrorKind::WouldBlock.into()));
+        queued.told().now_or_never().expect("at once");
+        tell(&queued, "one");
+        assert_eq!(queued.dropped(), 1);
+        queued.told().now_or_never().expect("at once");
+        assert!(hears.recv().is_err(), "the observer is gone");
     }
 
     #[tokio::test]
@@ -239,13 +309,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_task_tells_what_is_queued_and_ends_with_the_last_clone() {
+    async fn the_thread_tells_what_is_queued_and_ends_with_the_last_clone() {
         let (queued, hears) = names(false, 10);
         let clone = queued.clone();
         drop(queued);
         tell(&clone, "one");
         drop(clone);
-        // The observer is dropped with its task, and with it the other end of this.
+        // The observer is dropped with its thread, and with it the other end of this.
         let all = tokio::task::spawn_blocking(move || hears.iter().collect::<Vec<_>>()).await.unwrap();
         assert_eq!(all, ["one!"]);
     }

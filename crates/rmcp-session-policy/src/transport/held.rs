@@ -219,11 +219,12 @@ impl HeldStreams {
     fn give_up(&self, probed: &Probed) -> bool {
         let Some(listener) = probed.listener.upgrade() else { return false };
         let Some((was_held, rest)) = listener.give_up() else { return false };
-        drop(rest);
         if was_held {
             self.remove(probed.origin, &listener);
         }
         tracing::debug!(session = %Fingerprint::of(&probed.id), "a client did not answer on its listening stream, which ends");
+        // Last, because it runs code of the inner manager, which may panic.
+        drop(rest);
         true
     }
 

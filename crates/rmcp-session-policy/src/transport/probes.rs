@@ -5,6 +5,7 @@
 //! streams: one of streams that are probed next, one of probes that wait for their answers.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -23,7 +24,8 @@ use crate::session::SessionOrigin;
 const AT_ONCE: usize = 64;
 /// The pause between two turns, when there is more to do: 6,400 streams a second.
 const PAUSE: Duration = Duration::from_millis(10);
-/// If a turn comes later than this, the server was held up, and so were answers.
+/// If a turn comes later than this, the server was held up, and so were answers. While probes are open there is a turn each
+/// time that this has passed, so that a stop of the server shows whenever it comes.
 const LATE: Duration = Duration::from_secs(1);
 /// The queue of streams is tidied for the first time when it is this long.
 const SPARE: usize = 64;
@@ -179,14 +181,17 @@ impl Probes {
     }
 
     /// Probes the streams that are due, and gives those to `end` of which the answer did not come. `end` returns whether the
-    /// stream was open. Returns when there is more to do.
+    /// stream was open; a panic of it counts as if it was. Returns when there is more to do. While probes are open, that is
+    /// [`LATE`] from now at the latest: the task wakes once a second to see whether the server was held up.
     pub(super) fn turn(&self, now: Instant, end: impl Fn(Probed) -> bool) -> Option<Instant> {
         let ProbeTimes { answer_within, .. } = self.times;
         self.lock().begin_turn(now, answer_within);
         for _ in 0..AT_ONCE {
             // Each statement takes the lock anew: streams are ended, and clients woken, when it is not held.
             let Some(overdue) = self.lock().next_overdue(now, answer_within) else { break };
-            if overdue.is_some_and(&end) {
+            // A stream of the inner manager is dropped, and a panic of it would end the task of all deadlines.
+            let ends = |probed| catch_unwind(AssertUnwindSafe(|| end(probed))).unwrap_or(true);
+            if overdue.is_some_and(ends) {
                 self.ended.fetch_add(1, Relaxed);
             }
         }
@@ -200,7 +205,9 @@ impl Probes {
         }
         // What is due by now has to wait for the next turn.
         let mut list = self.lock();
-        list.expected = list.next().map(|next| if next <= now { now + PAUSE } else { next });
+        let next = list.next().map(|next| if next <= now { now + PAUSE } else { next });
+        let heartbeat = (!list.open.is_empty()).then(|| now + LATE);
+        list.expected = next.into_iter().chain(heartbeat).min();
         list.expected
     }
 }
@@ -246,6 +253,16 @@ mod tests {
         (list.open.len(), list.due.len())
     }
 
+    /// The turns of a server that runs, each second from `after` on until `to`. None is to end a stream.
+    fn run(probes: &Probes, after: Instant, to: Instant) {
+        let (ended, mut now) = (probes.ended(), after + LATE);
+        while now < to {
+            assert!(probes.turn(now, |_| true) <= Some(now + LATE));
+            assert_eq!(probes.ended(), ended, "not yet");
+            now += LATE;
+        }
+    }
+
     fn probed(id: &str, listener: &Arc<Listener>) -> Probed {
         Probed { listener: Arc::downgrade(listener), id: id.into(), origin: SessionOrigin::allocate() }
     }
@@ -265,20 +282,22 @@ mod tests {
     async fn one_turn_is_bounded_and_the_next_goes_on() {
         let (probes, start) = (probes(), Instant::now());
         let streams: Vec<_> = (0..2 * AT_ONCE + 1).map(|_| watched(&probes, "id")).collect();
-        let none = |_: Probed| -> bool { panic!("none is overdue") };
+        let none = |_: Probed| true;
         assert_eq!(probes.turn(start + EVERY - PAUSE, none), Some(start + EVERY));
         let mut now = start + EVERY;
         for left in [Some(PAUSE), Some(PAUSE), None] {
-            assert_eq!(probes.turn(now, none), Some(left.map_or(start + EVERY + WITHIN, |pause| now + pause)));
+            assert_eq!(probes.turn(now, none), Some(now + left.unwrap_or(LATE)));
             now += left.unwrap_or_default();
         }
         assert!(streams.iter().all(|stream| hear(stream).is_some() && hear(stream).is_none()));
+        assert_eq!(probes.ended(), 0, "none is overdue");
         // Ends are bounded too.
         let ended = Cell::new(0);
         let end = |_: Probed| {
             ended.set(ended.get() + 1);
             true
         };
+        run(&probes, now, start + EVERY + WITHIN);
         let now = now + WITHIN;
         assert_eq!((probes.turn(now, end), ended.get(), probes.ended()), (Some(now + PAUSE), AT_ONCE, AT_ONCE as u64));
         assert_eq!((probes.turn(now, end), ended.get()), (Some(now + PAUSE), 2 * AT_ONCE));
@@ -314,6 +333,7 @@ mod tests {
             ended.set([ended.take(), vec![probed.id.to_string()]].concat());
             probed.listener.upgrade().is_some_and(|listener| listener.give_up().is_some())
         };
+        run(&probes, now, now + WITHIN);
         assert_eq!(probes.turn(now + WITHIN, end), Some(now + EVERY));
         assert_eq!((ended.take(), probes.ended()), (vec!["b".to_owned(), "c".to_owned()], 1));
         assert!(probes.lock().until.is_empty());
@@ -329,20 +349,54 @@ mod tests {
         probes.turn(now, |_| false);
         let second = Listener::held();
         probes.lock().push(now + WITHIN - SECOND, probed("b", &second));
-        probes.turn(now + WITHIN - SECOND, |_| panic!("not yet"));
+        run(&probes, now, now + WITHIN);
         assert!(hear(&first).is_some() && hear(&second).is_some());
         // The server was stopped.
         let now = now + WITHIN + LATE + SECOND;
-        assert_eq!(probes.turn(now, |_| panic!("excused")), Some(now + WITHIN - 3 * SECOND));
-        probes.turn(now + WITHIN - 3 * SECOND, |_| panic!("excused too"));
+        assert_eq!((probes.turn(now, |_| true), probes.ended()), (Some(now + LATE), 0));
+        // Until after that of the second is over.
+        run(&probes, now, now + WITHIN);
         let ended = Cell::new(0);
         let end = |_: Probed| {
             ended.set(ended.get() + 1);
             true
         };
         let next = probes.turn(now + WITHIN, end);
-        assert_eq!((ended.get(), next), (1, Some(now + WITHIN + WITHIN - 3 * SECOND)));
-        assert_eq!((probes.turn(now + 2 * WITHIN - 3 * SECOND, end), ended.get()), (None, 2));
+        assert_eq!((ended.get(), next), (1, Some(now + WITHIN + LATE)));
+        let until = now + 2 * WITHIN - 3 * SECOND;
+        run(&probes, now + WITHIN, until);
+        assert_eq!((probes.turn(until, end), ended.get()), (None, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_that_ends_just_after_the_time_for_an_answer_excuses_the_probe_too() {
+        let (probes, now) = (probes(), Instant::now() + EVERY);
+        let stream = watched(&probes, "a");
+        probes.turn(now - SECOND, |_| false);
+        probes.turn(now, |_| false);
+        assert!(hear(&stream).is_some());
+        run(&probes, now, now + 2 * SECOND);
+        // Stopped from the first second on.
+        let now = now + WITHIN + Duration::from_millis(900);
+        assert_eq!((probes.turn(now, |_| true), probes.ended()), (Some(now + LATE), 0));
+        run(&probes, now, now + WITHIN);
+        assert_eq!((probes.turn(now + WITHIN, |_| true), probes.ended()), (None, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_while_a_stream_is_ended_costs_the_others_nothing() {
+        let (probes, now) = (probes(), Instant::now() + EVERY);
+        let _streams = ["a", "b"].map(|id| watched(&probes, id));
+        probes.turn(now - SECOND, |_| false);
+        probes.turn(now, |_| false);
+        run(&probes, now, now + WITHIN);
+        let calls = Cell::new(0);
+        let end = |_: Probed| {
+            calls.set(calls.get() + 1);
+            panic!("a stream of the inner manager")
+        };
+        assert_eq!(probes.turn(now + WITHIN, end), None);
+        assert_eq!((calls.get(), probes.ended(), kept(&probes)), (2, 2, (0, 0)));
     }
 
     #[tokio::test(start_paused = true)]
