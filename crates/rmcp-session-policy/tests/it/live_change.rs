@@ -401,7 +401,7 @@ async fn what_a_client_has_beyond_a_lower_limit_goes_in_lots() {
     let (inner, sessions) = scripted(|builder| builder.max_sessions(100));
     let held = alice.clone().scope(open(&sessions, 60)).await;
     change(&sessions, |settings| settings.per_client_max(4)).await;
-    inner.set(Call::Close, Act::Never);
+    inner.set(Call::Close, Act::Slow(2 * SECOND));
     let mut waiting = Box::pin(alice.clone().scope(sessions.create_session()));
     assert!(poll!(&mut waiting).is_pending());
     let evicted = || sessions.stats().closed(CloseReason::Evicted);
