@@ -111,6 +111,14 @@ async function overview() {
   await audit(page, "the overview");
   await picture(page, "overview-light");
 
+  step("the settings in force");
+  await page.click("#settings summary");
+  await page.locator("#settings-since", { hasText: "Since the start" }).waitFor();
+  assert.match(await page.locator("#settings-list").innerText(), /max sessions\s+60\s/);
+  await audit(page, "the settings");
+  await picture(page, "settings-light");
+  await page.click("#settings summary");
+
   step("filter, sort and page");
   await page.click("#next");
   await page.locator("#page", { hasText: "26 to 50" }).waitFor();

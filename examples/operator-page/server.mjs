@@ -5,11 +5,12 @@ import { createInterface } from "node:readline";
 
 /** Starts the server. `stop()` ends it, and returns what it logged. */
 export async function start(binary, ...flags) {
-  const process = spawn(binary, ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", ...flags], { stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(binary, ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", ...flags], { stdio: ["ignore", "pipe", "pipe"] });
+  process.once("exit", () => child.kill("SIGKILL"));
   let logs = "";
-  process.stderr.on("data", (text) => { logs += text; });
-  const ended = new Promise((resolve) => process.once("exit", resolve));
-  const lines = createInterface(process.stdout)[Symbol.asyncIterator]();
+  child.stderr.on("data", (text) => { logs += text; });
+  const ended = new Promise((resolve) => child.once("exit", resolve));
+  const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
   const line = async (begin) => {
     const { value } = await lines.next();
     if (!value?.startsWith(begin)) throw new Error(`the server said ${value}, and logged ${logs}`);
@@ -18,7 +19,7 @@ export async function start(binary, ...flags) {
   const url = await line("listening on ");
   const admin = await line("admin on ");
   const stop = async () => {
-    process.kill("SIGKILL");
+    child.kill("SIGKILL");
     await ended;
     return logs;
   };

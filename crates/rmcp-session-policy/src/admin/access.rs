@@ -7,7 +7,7 @@ use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, FORWARDED, HOST, HeaderName, HeaderValue, ORIGIN,
     REFERRER_POLICY, VIA, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 
 use super::hosts::Hosts;
@@ -17,7 +17,19 @@ use super::refusal::Refusal;
 /// request.
 pub(super) const ACTION: HeaderName = HeaderName::from_static("x-admin-action");
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// What proxies add to the requests that they pass on.
+const FORWARDED_BY: [HeaderName; 10] = [
+    FORWARDED,
+    VIA,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-envoy-external-address"),
+    HeaderName::from_static("cf-connecting-ip"),
+    HeaderName::from_static("true-client-ip"),
+];
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What a browser may do with a response: load the style and the script of this router, ask this router, and nothing else.
@@ -92,8 +104,10 @@ fn check_peer(request: &Request) -> Result<(), Refusal> {
     if !peer.as_ref().map(IpAddr::to_canonical).is_some_and(|peer| peer.is_loopback()) {
         return Err(Refusal::forbidden("only clients of this machine are answered"));
     }
-    // A proxy on this machine is a loopback peer, and its clients are anywhere.
-    if [FORWARDED, FORWARDED_FOR, VIA].iter().any(|header| request.headers().contains_key(header)) {
+    // A proxy on this machine is a loopback peer, and its clients are anywhere. Not each one says that it is there: one that
+    // is told nothing may add no header, but speaks HTTP/1.0, which no browser does.
+    let is_forwarded = FORWARDED_BY.iter().any(|header| request.headers().contains_key(header));
+    if is_forwarded || request.version() == Version::HTTP_10 {
         return Err(Refusal::forbidden("a request through a proxy needs a router with a token, or authorized outside"));
     }
     Ok(())

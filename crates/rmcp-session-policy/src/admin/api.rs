@@ -18,6 +18,7 @@ use super::overview::overview;
 use super::refusal::Refusal;
 use super::selection::{selection, terminate};
 use super::sessions::sessions;
+use super::settings::settings;
 use super::{assets, explanations};
 
 /// The longest body of an action, in bytes.
@@ -48,7 +49,7 @@ impl<I: SessionManager> Route<I> {
 }
 
 /// All routes. `docs/operator-page.md` has them in a table.
-fn routes<I: SessionManager>() -> [Route<I>; 11] {
+fn routes<I: SessionManager>() -> [Route<I>; 12] {
     [
         Route::file("/", get(assets::page)),
         Route::file("/style.css", get(assets::style)),
@@ -58,6 +59,7 @@ fn routes<I: SessionManager>() -> [Route<I>; 11] {
         Route::get("/api/sessions", get(sessions)),
         Route::get("/api/sessions/{fingerprint}", get(one_session)),
         Route::get("/api/explanations", get(explanations::explanations)),
+        Route::get("/api/settings", get(settings)),
         Route::get("/api/selection", get(selection)),
         Route::post("/api/terminate", post(terminate)),
         Route::post("/api/drain", post(drain)),

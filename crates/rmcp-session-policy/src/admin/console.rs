@@ -28,7 +28,7 @@ pub(super) struct Console<I: SessionManager> {
     pub(super) samples: Samples,
     /// The drain that the page has begun.
     pub(super) drain: Mutex<Option<Drain>>,
-    lists: Semaphore,
+    lists: Arc<Semaphore>,
     /// The task that takes the samples. It ends with the console.
     sampler: OnceLock<AbortHandle>,
 }
@@ -41,7 +41,7 @@ impl<I: SessionManager> Console<I> {
             actions,
             samples: Samples::default(),
             drain: Mutex::default(),
-            lists: Semaphore::new(LISTS),
+            lists: Arc::new(Semaphore::new(LISTS)),
             sampler: OnceLock::new(),
         }
     }
@@ -71,9 +71,14 @@ impl<I: SessionManager> Console<I> {
         look: impl FnOnce(&PolicySessionManager<I>) -> R + Send + 'static,
     ) -> Result<R, Refusal> {
         let failed = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the look at the sessions failed");
-        let _permit = self.lists.acquire().await.map_err(|_| failed())?;
+        let permit = Arc::clone(&self.lists).acquire_owned().await.map_err(|_| failed())?;
         let sessions = self.sessions.share();
-        tokio::task::spawn_blocking(move || look(&sessions)).await.map_err(|_| failed())
+        let look = move || {
+            // The look goes on if the operator hangs up, so it keeps its permit to its end.
+            let _permit = permit;
+            look(&sessions)
+        };
+        tokio::task::spawn_blocking(look).await.map_err(|_| failed())
     }
 
     pub(super) fn check_actions(&self) -> Result<(), Refusal> {
@@ -95,5 +100,37 @@ impl<I: SessionManager> Drop for Console<I> {
 impl<I: SessionManager> fmt::Debug for Console<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Console").field("actions", &self.actions).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "testing")]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt;
+
+    use super::super::access::Clients;
+    use super::super::hosts::Hosts;
+    use super::*;
+    use crate::testing::inner::Scripted;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_look_whose_operator_has_hung_up_counts_until_it_is_done() {
+        let sessions = PolicySessionManager::builder(Scripted::new()).build().expect("valid");
+        let access = Access { hosts: Hosts::default(), clients: Clients::All };
+        let console = Arc::new(Console::new(sessions, access, false));
+        let (done, wait) = mpsc::channel::<()>();
+        let (began, begins) = mpsc::channel();
+        let mut look = Box::pin(console.look_at_all(move |_| {
+            began.send(()).expect("the test waits");
+            wait.recv().ok();
+        }));
+        assert!(look.as_mut().now_or_never().is_none(), "it is under way");
+        begins.recv().expect("the look begins");
+        drop(look);
+        assert_eq!(console.lists.available_permits(), LISTS - 1);
+        drop(done);
+        let _all = console.lists.acquire_many(LISTS as u32).await.expect("open");
     }
 }

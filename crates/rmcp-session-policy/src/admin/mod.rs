@@ -28,5 +28,6 @@ mod samples;
 mod selection;
 mod session_name;
 mod sessions;
+mod settings;
 
 pub use builder::AdminRouterBuilder;

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use super::body::read_body;
 use super::console::Console;
@@ -40,7 +41,7 @@ pub(super) struct Terminate {
     session: Option<SessionName>,
     principal: Option<String>,
     address: Option<IpAddr>,
-    /// The number that the operator has confirmed. If more would end now, none do.
+    /// The number that the operator has confirmed. If more are counted now, none end.
     at_most: Option<usize>,
 }
 
@@ -116,8 +117,10 @@ pub(super) async fn terminate<I: SessionManager>(
     }
     // It goes on if the operator's browser hangs up.
     let select = move |session: &SessionInfo<'_>| selection.selects(session);
-    let sessions = console.sessions.share();
-    let ending = tokio::spawn(async move { sessions.terminate(select, CloseReason::Revoked).await });
+    let (sessions, runtime) = (console.sessions.share(), Handle::current());
+    // It looks at all sessions, which must not hold up those who are served on this thread.
+    let terminate = move || runtime.block_on(sessions.terminate(select, CloseReason::Revoked));
+    let ending = tokio::task::spawn_blocking(terminate);
     let failed = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the sessions could not be terminated");
     let ended = ending.await.map_err(|_| failed())?;
     tracing::info!(ended, "sessions were terminated on the operator's page");

@@ -18,10 +18,24 @@ use super::place_search::{IDLE_GRACE, MAX_VICTIMS, VICTIM_TIMEOUT};
 use crate::admission::Rejection;
 use crate::observe::CloseReason;
 use crate::registry::{Allowed, ClientId};
+use crate::transport::Session;
 
 /// How often a newcomer looks before the end of its wait whether a session of its client may go. It is woken by sessions
 /// of other clients too.
 const LOOKS: usize = 4;
+
+/// How many sessions of a client begin to close in one hold of the manager's lock, if its limit was lowered. Each is the
+/// least recently used one of up to 128, so this bounds the hold to about 2,000 looks at sessions.
+const AT_ONCE: usize = 16;
+
+impl<T> ManagerState<T> {
+    /// Begins the close of sessions of a client that has more than its limit, `most` at most.
+    fn surplus_of(&mut self, client: ClientId, most: usize, now: Instant) -> Vec<Arc<Session<T>>> {
+        let surplus: Vec<_> = std::iter::from_fn(|| self.registry.surplus_of(client, now)).take(most).collect();
+        surplus.iter().for_each(|victim| self.mark_closing(victim, CloseReason::Evicted, now));
+        surplus
+    }
+}
 
 /// Takes back what a newcomer was allowed.
 trait Clients: Send + Sync {
@@ -119,19 +133,13 @@ impl<I: SessionManager> ManagerInner<I> {
                         return Some(self.allowance(client, false));
                     }
                     Allowed::Instead(victim) => {
+                        core.mark_closing(&victim, CloseReason::Evicted, now);
                         let mut victims = vec![victim];
                         // More than one if its limit was lowered.
-                        victims.extend(std::iter::from_fn(|| core.registry.surplus_of(client, now)));
-                        victims.iter().for_each(|victim| core.mark_closing(victim, CloseReason::Evicted, now));
+                        victims.extend(core.surplus_of(client, AT_ONCE - 1, now));
                         drop(core);
                         let allowance = self.allowance(client, false);
-                        let among = self.in_force.load().clients.max.as_ref().map_or(0, |max| max.sessions);
-                        for victim in victims {
-                            self.close_victim(
-                                victim,
-                                Chosen { phrase: "least recently used", among, room: Room::OwnClient },
-                            );
-                        }
+                        self.close_least_recently_used(victims);
                         return Some(allowance);
                     }
                     Allowed::No => core.registry.has_fewer(client)?,
@@ -154,15 +162,27 @@ impl<I: SessionManager> ManagerInner<I> {
     async fn wait_until_entered(self: &Arc<Self>, client: ClientId, mut allowance: Allowance) -> Option<Allowance> {
         let until = Instant::now() + VICTIM_TIMEOUT * MAX_VICTIMS;
         loop {
-            let fewer = {
+            let (fewer, lot) = {
                 let mut core = self.lock();
                 if core.registry.allowed_enters(client) {
                     allowance.entered = true;
                     return Some(allowance);
                 }
-                core.registry.has_fewer(client)?
+                // The next lot, once the lot before has begun to go.
+                let lot = core.surplus_of(client, AT_ONCE, Instant::now());
+                (core.registry.has_fewer(client), lot)
             };
+            self.close_least_recently_used(lot);
+            let fewer = fewer?;
             timeout_at(until, fewer).await.ok()?;
+        }
+    }
+
+    /// Closes sessions that were chosen for a newcomer of their own client.
+    fn close_least_recently_used(self: &Arc<Self>, victims: impl IntoIterator<Item = Arc<Session<I::Transport>>>) {
+        let among = self.in_force.load().clients.max.as_ref().map_or(0, |max| max.sessions);
+        for victim in victims {
+            self.close_victim(victim, Chosen { phrase: "least recently used", among, room: Room::OwnClient });
         }
     }
 }

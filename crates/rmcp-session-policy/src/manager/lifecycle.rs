@@ -82,11 +82,17 @@ impl<I: SessionManager> ManagerInner<I> {
             if seen.phase() == Phase::Closing {
                 return;
             }
-            match self.due(&session, seen, now) {
+            let in_force = self.in_force.load_full();
+            match self.due(&in_force.given, &session, seen, now) {
                 Due::At(next) => {
-                    // Without one it stays in the queue all the same, so that a change of the times finds it.
-                    self.lock().look_at(key, next.unwrap_or(now + NO_TIME));
-                    return;
+                    let mut core = self.lock();
+                    // A change that came meanwhile did not find the session in the queue, so the check starts again. Changes
+                    // are put in force under this lock.
+                    if self.in_force.load().changes == in_force.changes {
+                        // Without one it stays in the queue all the same, so that a change of the times finds it.
+                        core.look_at(key, next.unwrap_or(now + NO_TIME));
+                        return;
+                    }
                 }
                 Due::End(reason) => {
                     // If a request came since the state was read, the check starts again.
@@ -100,22 +106,23 @@ impl<I: SessionManager> ManagerInner<I> {
 
     /// When a half-open session is due: the client has until then for its next step, or the handler for its answer to
     /// `initialize`.
-    fn handshake_until(&self, session: &Session<I::Transport>) -> Instant {
+    fn handshake_until(given: &Given, session: &Session<I::Transport>) -> Instant {
         let record = &session.record;
         let is_being_answered = session.has(Flag::Initializing) && !session.has(Flag::Initialized);
         // For a new session, the handshake is the last use. A replay comes from rmcp, not from a client, and gets the
         // time of a client.
         if is_being_answered && !record.restored {
-            return record.entry.last_used().instant() + self.max_busy();
+            return record.entry.last_used().instant() + given.max_busy;
         }
-        record.answered().instant() + self.init_timeout()
+        record.answered().instant() + given.init_timeout
     }
 
-    fn due(&self, session: &Session<I::Transport>, seen: StateSnapshot, now: Instant) -> Due {
+    /// `given`: the settings in force, read once for the whole verdict.
+    fn due(&self, given: &Given, session: &Session<I::Transport>, seen: StateSnapshot, now: Instant) -> Due {
         let record = &session.record;
         let mut next = None;
         let mut at = |when: Instant| next = Some(next.map_or(when, |next: Instant| next.min(when)));
-        if let Some(lifetime) = self.max_lifetime() {
+        if let Some(lifetime) = given.max_lifetime {
             let end = record.entry.opened.plus(lifetime);
             if now >= end {
                 return Due::End(CloseReason::Lifetime);
@@ -124,15 +131,15 @@ impl<I: SessionManager> ManagerInner<I> {
         }
         // A restored session is not half-open any more once its handshake was replayed.
         if seen.phase() == Phase::Opening && !session.has(Flag::Replayed) {
-            let end = self.handshake_until(session);
+            let end = Self::handshake_until(given, session);
             if now >= end {
                 return Due::End(CloseReason::InitTimeout);
             }
             // If `initialize` is answered right now, the client's time starts now.
-            at(end.min(now + self.init_timeout()));
+            at(end.min(now + given.init_timeout));
         }
-        if let Some(shortest) = shortest_idle(self.idle_timeout()) {
-            let idle_until = self.idle_until(session, seen, now, shortest);
+        if let Some(shortest) = shortest_idle(given.idle_timeout) {
+            let idle_until = self.idle_until(given, session, seen, now, shortest);
             if now >= idle_until {
                 return Due::End(CloseReason::Idle);
             }
@@ -145,6 +152,7 @@ impl<I: SessionManager> ManagerInner<I> {
     /// is the shortest time for which a session may be idle.
     fn idle_until(
         &self,
+        given: &Given,
         session: &Session<I::Transport>,
         seen: StateSnapshot,
         now: Instant,
@@ -154,13 +162,13 @@ impl<I: SessionManager> ManagerInner<I> {
         let silent_until = record.last_seen().instant() + shortest;
         let busy_until = (seen.active() > 0).then(|| {
             let newest = record.entry.newest_request(seen);
-            newest.map_or(now + shortest, |newest| newest.instant() + self.max_busy())
+            newest.map_or(now + shortest, |newest| newest.instant() + given.max_busy)
         });
         if let Some(until) = busy_until.filter(|until| now < *until) {
             // If the last activity ends right now, the idle time starts now.
             return (now + shortest).min(until.max(silent_until));
         }
-        match self.idle_timeout() {
+        match given.idle_timeout {
             // Its handshake has times of its own, and what is not finished has no worth.
             IdleTimeout::Worth(_) if seen.phase() == Phase::Opening => now + shortest,
             IdleTimeout::Worth(_) => self.lock().registry.worth_until(record.entry.key, now),

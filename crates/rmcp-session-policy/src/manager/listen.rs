@@ -116,11 +116,16 @@ impl<I: SessionManager> ManagerInner<I> {
         id: &SessionId,
         reserved: Reserved,
     ) -> Result<Option<Listening>, Failed<I>> {
-        let origin = reserved.session.origin;
+        let (origin, until) = (reserved.session.origin, reserved.session.until);
         let Some(stream) = reserved.open() else { return Err(self.refuse_restore(id)) };
         // Checked after the stream is held: an end of the parking, or a restore that reaches its join, after this check
         // finds the stream.
-        if self.parking.get(id, Instant::now()).is_some_and(|parked| parked.serial() == origin) {
+        if let Some(parked) = self.parking.get(id, Instant::now()).filter(|parked| parked.serial() == origin) {
+            // The lifetime may have changed since the slot was reserved. A change from here on finds the stream.
+            let ends = self.lifetime_ends(parked.opened());
+            if ends != until {
+                self.held.set_until(origin, id, ends);
+            }
             return Ok(Some(stream));
         }
         if !stream.withdraw() {
@@ -205,7 +210,7 @@ mod tests {
     use crate::eviction::SessionInfo;
     use crate::testing::inner::{Line, Scripted};
     use crate::transport::PolicyTransport;
-    use crate::{CloseReason, PolicySessionManager};
+    use crate::{CloseReason, HOUR, PolicySessionManager};
 
     type Sessions = PolicySessionManager<Scripted>;
 
@@ -257,6 +262,21 @@ mod tests {
             assert!(matches!(sessions.create_standalone_stream(&id).await, Err(PolicyError::NotFound)));
         })
         .await;
+        assert_eq!(sessions.stats().parked_streams, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lifetime_that_changes_before_the_stream_is_opened_counts_for_the_stream() {
+        let sessions = sessions();
+        let (id, _other) = parked(&sessions).await;
+        let _stream = get(async {
+            assert!(sessions.has_session(&id).await.unwrap(), "its stream will be held");
+            sessions.reconfigure(|settings| settings.max_lifetime(HOUR)).await.unwrap();
+            sessions.create_standalone_stream(&id).await.unwrap()
+        })
+        .await;
+        assert_eq!(sessions.stats().parked_streams, 1);
+        tokio::time::sleep(2 * HOUR).await;
         assert_eq!(sessions.stats().parked_streams, 0);
     }
 

@@ -90,24 +90,28 @@ impl Parking {
         self.lock().limits
     }
 
-    /// Changes the limits. What is beyond them is forgotten before they are in force, 1,000 sessions in one hold of the
-    /// lock.
-    pub(super) fn set_limits(&self, limits: Limits, now: Instant) {
-        loop {
-            let mut gone = Gone { ends: &self.ends, sessions: Vec::new() };
-            let mut lot = self.lock();
-            let fits = lot.state.fit(&limits, now, AT_ONCE, &mut gone.sessions);
-            if fits {
-                lot.limits = limits;
-            }
-            drop(lot);
-            drop(gone);
-            if fits {
-                // The next age may be due sooner.
-                self.sooner.notify_one();
-                return;
-            }
+    /// Forgets what is beyond other limits, 1,000 sessions at most, and puts them in force if nothing more is. Returns
+    /// whether it did, and the sessions that have left the parking. `places` is the number of places without a session now.
+    pub(super) fn set_limits(&self, limits: Limits, places: usize, now: Instant) -> (bool, Gone<'_>) {
+        let mut gone = Gone { ends: &self.ends, sessions: Vec::new() };
+        let mut lot = self.lock();
+        let fits = lot.state.fit(&limits, now, places, AT_ONCE, &mut gone.sessions);
+        if fits {
+            lot.limits = limits;
         }
+        drop(lot);
+        if fits {
+            // Without a parking, no id is remembered.
+            let ended = (limits.entries == 0).then(|| std::mem::take(&mut *self.lock_tombstones()));
+            drop(ended);
+            // The next age may be due sooner.
+            self.sooner.notify_one();
+        }
+        (fits, gone)
+    }
+
+    fn lock_tombstones(&self) -> MutexGuard<'_, LinkedHashMap<SessionId, ()>> {
+        self.tombstones.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The parked sessions and when they were opened, as `f` says of each. It runs under the lock.
@@ -192,10 +196,13 @@ impl Parking {
 
     /// Remembers an id that ended for good, if another store might restore it.
     pub(super) fn remember_ended<T>(&self, session: &Session<T>) {
-        let most = self.limits().entries;
-        if session.has_ended_for_good() && most > 0 && !self.ours.load(Relaxed) {
-            let mut tombstones = self.tombstones.lock().unwrap_or_else(PoisonError::into_inner);
-            tombstones.insert(SessionId::clone(&session.record.id), ());
+        if session.has_ended_for_good() && !self.ours.load(Relaxed) {
+            let mut tombstones = self.lock_tombstones();
+            // Read under the lock of the tombstones: other limits are in force before they are trimmed.
+            let most = self.limits().entries;
+            if most > 0 {
+                tombstones.insert(SessionId::clone(&session.record.id), ());
+            }
             while tombstones.len() > most {
                 tombstones.pop_front();
             }
@@ -205,7 +212,7 @@ impl Parking {
     /// Whether an id that is not parked must not be restored. With our store, an id that is not parked has ended, or
     /// was forgotten, since rmcp loaded it.
     pub(super) fn is_ended_for_good(&self, id: &str) -> bool {
-        self.ours.load(Relaxed) || self.tombstones.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+        self.ours.load(Relaxed) || self.lock_tombstones().contains_key(id)
     }
 
     pub(super) fn get(&self, id: &str, now: Instant) -> Option<Parked> {
@@ -281,5 +288,21 @@ impl Parking {
     /// The hook for final ends.
     pub(super) const fn final_ends(&self) -> &FinalEnds {
         &self.ends.finals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::PolicySessionManager;
+
+    #[tokio::test(start_paused = true)]
+    async fn once_the_parking_is_off_no_id_is_remembered() {
+        let sessions = PolicySessionManager::local().build().unwrap();
+        let parking = &sessions.shared.parking;
+        parking.lock_tombstones().insert("1".into(), ());
+        sessions.reconfigure(|settings| settings.max_parked(9).max_parked_streams(0)).await.unwrap();
+        assert!(parking.is_ended_for_good("1"));
+        sessions.reconfigure(|settings| settings.max_parked(0)).await.unwrap();
+        assert!(!parking.is_ended_for_good("1"));
     }
 }

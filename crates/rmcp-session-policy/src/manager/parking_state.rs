@@ -103,15 +103,20 @@ impl ParkingState {
         let is_back = parked.is_back;
         gone.extend(self.remove_unpinned(&id));
         gone.extend(self.push(id, parked));
+        self.put_pinned_in_transit(limits, places);
+        if is_back {
+            self.spare_the_oldest(limits, places);
+        }
+        self.shrink(limits, gone);
+    }
+
+    /// Makes pinned sessions count against the places, as far as there is no room and places are free.
+    fn put_pinned_in_transit(&mut self, limits: &Limits, places: usize) {
         while self.is_over(limits) && self.against_places() < places {
             let Some((id, parked)) = self.pinned.pop_front() else { break };
             self.bytes -= parked.bytes(&id);
             self.transit.insert(id, parked);
         }
-        if is_back {
-            self.spare_the_oldest(limits, places);
-        }
-        self.shrink(limits, gone);
     }
 
     /// How many sessions count against the places.
@@ -331,15 +336,26 @@ impl ParkingState {
     }
 
     /// Forgets sessions that other limits leave no room for, or that are too old for them, `most` at most. Returns whether
-    /// there are no more of them.
-    pub(super) fn fit(&mut self, limits: &Limits, now: Instant, most: usize, gone: &mut Vec<Parked>) -> bool {
+    /// there are no more of them. `places` is the number of places without a session now: sessions whose restores are under
+    /// way count against those first.
+    pub(super) fn fit(
+        &mut self,
+        limits: &Limits,
+        now: Instant,
+        places: usize,
+        most: usize,
+        gone: &mut Vec<Parked>,
+    ) -> bool {
         let until = gone.len() + most;
         while gone.len() < until {
             let before = gone.len();
             if self.oldest().is_some_and(|since| since + limits.age <= now) {
                 self.expire_one(now, limits.age, gone);
-            } else if self.is_over(limits) {
-                self.forget_one(gone);
+            } else {
+                self.put_pinned_in_transit(limits, places);
+                if self.is_over(limits) {
+                    self.forget_one(gone);
+                }
             }
             if gone.len() == before {
                 return true;
@@ -532,6 +548,18 @@ mod tests {
             lot.park(id.into(), Parked::made_up(true, 0, now), &limits(), 0, &mut Vec::new());
         }
         (lot, now)
+    }
+
+    #[test]
+    fn lower_limits_forget_no_session_that_is_being_restored_while_its_place_is_free() {
+        let (mut lot, now) = full();
+        let mut gone = Vec::new();
+        let pins = ["2", "3"].map(|id| lot.pin(id).unwrap());
+        let none = Limits { entries: 0, ..limits() };
+        assert!(lot.fit(&none, now, 1, 9, &mut gone));
+        assert_eq!((ids(&lot.transit), lot.size(), gone.len()), (vec!["2"], (0, 0), 3), "one place is free");
+        assert_eq!(lot.arrive("2", Some(&pins[0]), &none, 0, &mut gone), Came::ToStay);
+        assert_eq!(lot.arrive("3", Some(&pins[1]), &none, 0, &mut gone), Came::Lost);
     }
 
     #[test]

@@ -217,6 +217,11 @@ impl Places {
         self.first() == Some(number)
     }
 
+    /// Whether a waiter had its turn and has no place.
+    pub(super) fn is_expecting(&self, number: u64) -> bool {
+        self.waiters.get(&number).is_some_and(|waiter| matches!(waiter.stage, Stage::Expecting(_)))
+    }
+
     /// Queues a request. Returns its number, and the `Notify` that wakes it.
     pub(super) fn queue(&mut self, kind: ArrivalKind, client: ClientKey) -> (u64, Arc<Notify>) {
         let (number, wake) = self.add(kind, client, Stage::Queued);

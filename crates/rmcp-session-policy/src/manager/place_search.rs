@@ -237,6 +237,13 @@ impl<'a, I: SessionManager> Search<'a, I> {
                 }
                 return Step::Has(self.shared.place_of(self.kind, self.share));
             }
+            Some(waiting) if !waiting.expects && core.places.is_expecting(waiting.number) => {
+                // A place was handed to it, and withdrawn for a lower capacity before it noticed.
+                waiting.expects = true;
+                core.registry.comes(self.share);
+                self.next_victim = now;
+                self.give_up = self.give_up.max(self.victims_until(now));
+            }
             Some(_) if now >= self.give_up => return Step::Refused,
             Some(waiting) if waiting.expects => {
                 if self.victims >= MAX_VICTIMS {
@@ -336,11 +343,15 @@ impl<'a, I: SessionManager> Search<'a, I> {
             None => self.wait(core.places.expect_at_once(self.kind), true),
         }
         core.registry.comes(self.share);
-        self.give_up = now
-            + match self.patience {
-                Patience::Until(_) => self.shared.close_deadline(),
-                _ => VICTIM_TIMEOUT * MAX_VICTIMS,
-            };
+        self.give_up = self.victims_until(now);
+    }
+
+    /// How long a request that expects a place from now on waits for it.
+    fn victims_until(&self, now: Instant) -> Instant {
+        now + match self.patience {
+            Patience::Until(_) => self.shared.close_deadline(),
+            _ => VICTIM_TIMEOUT * MAX_VICTIMS,
+        }
     }
 
     fn wait(&mut self, (number, wake): (u64, Arc<Notify>), expects: bool) {

@@ -12,9 +12,11 @@ use tokio::time::Instant;
 
 use super::PolicySessionManager;
 use super::client_limits::ClientLimit;
+use super::idle_timeout::IdleTimeout;
 use super::in_force::InForce;
 use super::live_settings::LiveSettings;
 use super::manager_inner::{ManagerInner, ManagerState};
+use super::parking_state::Limits;
 use super::setting_checks;
 use super::settings_in_force::SettingsInForce;
 use super::swap::Swap;
@@ -29,11 +31,12 @@ const AT_ONCE: usize = 1_000;
 impl<I: SessionManager> PolicySessionManager<I> {
     /// Changes settings while the manager runs: all of the change, or nothing of it if it makes no sense.
     ///
-    /// `change` gets the [settings](LiveSettings) in force and returns those that should be. They are checked together, as
-    /// [`build`](crate::PolicySessionManagerBuilder::build) does. When this returns they are in force, for the sessions
-    /// there are too: what each setting then does with those is said at its setter. No session is cut off. Changes that come
-    /// at the same time follow one another. Cost: O(1), and a look at each session if the limits of clients tell them apart
-    /// in another way, by 1,000 in one hold of the lock.
+    /// `change` gets the [settings](LiveSettings) in force and returns those that should be. They are checked together,
+    /// as [`build`](crate::PolicySessionManagerBuilder::build) does. When this returns they are in force, for the
+    /// sessions there are too: what each setting then does with those is said at its setter. For a lower capacity no
+    /// session is cut off; a shorter `max_lifetime` ends busy ones too. Changes that come at the same time follow one
+    /// another. Cost: O(1), and a look at each session if the limits of clients tell them apart in another way, by
+    /// 1,000 in one hold of the lock.
     ///
     /// # Errors
     ///
@@ -86,10 +89,13 @@ impl<I: SessionManager> PolicySessionManager<I> {
 }
 
 impl<T> ManagerState<T> {
-    /// Puts settings in force that the lock guards.
-    fn apply(&mut self, before: &InForce, after: &InForce, busy_may_go: bool) {
+    /// Puts settings in force that the lock guards. `swapped`: another eviction policy has just been put in force.
+    fn apply(&mut self, before: &InForce, after: &InForce, busy_may_go: bool, swapped: bool) {
         let registry = &mut self.registry;
-        registry.set_rules(after.given.rules(busy_may_go));
+        // Each session is looked at again for other rules, and for other times: not for any change.
+        if after.given.has_other_rules(&before.given) {
+            registry.set_rules(after.given.rules(busy_may_go));
+        }
         registry.set_max_opening(after.max_opening);
         registry.guard_surges(after.given.surge_guard);
         let (clients, old) = (&after.clients, &before.clients);
@@ -97,7 +103,11 @@ impl<T> ManagerState<T> {
         registry.share_places(share.map(|share| share.sessions), !ClientLimit::is_like(share, old.share.as_ref()));
         registry.limit_clients(max.map(|max| max.sessions), !ClientLimit::is_like(max, old.max.as_ref()));
         self.places.resize(after.given.max_sessions);
-        self.deadlines.revisit();
+        // Under a `Worth`, the policy says when sessions are idle for too long.
+        let judges = swapped && matches!(after.given.idle_timeout, IdleTimeout::Worth(_));
+        if judges || after.given.has_other_times(&before.given) {
+            self.deadlines.revisit();
+        }
     }
 }
 
@@ -114,6 +124,7 @@ impl<I: SessionManager> ManagerInner<I> {
         let mut _old_policy = None;
         {
             let mut core = self.lock();
+            let swapped = swap.is_some();
             if let Some(swap) = swap {
                 _old_policy = swap.finish(&mut core);
             } else if given.idle_timeout != before.given.idle_timeout {
@@ -122,7 +133,7 @@ impl<I: SessionManager> ManagerInner<I> {
                     |policy: &mut dyn EvictionPolicy| setting_checks::keep_resumptions(given.idle_timeout, policy);
                 core.registry.ask_policy(keeps).unwrap_or_else(|| setting_checks::no_worth(given.idle_timeout))?;
             }
-            core.apply(before, after, self.settings.busy_may_go);
+            core.apply(before, after, self.settings.busy_may_go, swapped);
             self.in_force.store(Arc::clone(after));
         }
         self.rejects_with_errors.store(given.call_rejection == CallRejection::Error, Relaxed);
@@ -133,7 +144,7 @@ impl<I: SessionManager> ManagerInner<I> {
         self.settings.data_types.max_bytes.store(after.max_data_bytes, Relaxed);
         self.parking.final_ends().set_deadline(given.final_end_deadline);
         if given.limits != before.given.limits {
-            self.parking.set_limits(given.limits, Instant::now());
+            self.set_parking_limits(given.limits, Instant::now());
         }
         while !self.held.set_limits(after.max_parked_streams, given.max_sessions) {}
         if given.max_lifetime != before.given.max_lifetime {
@@ -147,6 +158,21 @@ impl<I: SessionManager> ManagerInner<I> {
         self.signals.evictable.notify_waiters();
         self.sooner.notify_one();
         Ok(())
+    }
+
+    /// Sets the limits of the parking, which forgets some sessions in each hold of the locks.
+    fn set_parking_limits(&self, limits: Limits, now: Instant) {
+        loop {
+            let (fits, gone) = {
+                // Under the lock, so that no session comes into a place that is counted as free.
+                let core = self.lock();
+                self.parking.set_limits(limits, core.places_without_session(), now)
+            };
+            drop(gone);
+            if fits {
+                return;
+            }
+        }
     }
 
     /// Tells the list of held streams when the lifetimes of their sessions end.

@@ -95,6 +95,21 @@ impl Default for Given {
 }
 
 impl Given {
+    /// Whether the deadlines of sessions are others than by these settings.
+    pub(super) fn has_other_times(&self, before: &Self) -> bool {
+        let times = |given: &Self| (given.idle_timeout, given.max_lifetime, given.init_timeout, given.max_busy);
+        times(self) != times(before)
+    }
+
+    /// Whether the [rules](Self::rules) are others than by these settings. Two closures are never the same rule.
+    pub(super) fn has_other_rules(&self, before: &Self) -> bool {
+        let is_same = match (&self.protect, &before.protect) {
+            (Some(one), Some(other)) => Arc::ptr_eq(&one.0, &other.0),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        !is_same || (self.min_idle, self.max_busy) != (before.min_idle, before.max_busy)
+    }
+
     /// What keeps a session from eviction.
     pub(super) fn rules(&self, busy_may_go: bool) -> Rules {
         let max_busy = if busy_may_go { Duration::ZERO } else { self.max_busy };
@@ -113,5 +128,28 @@ pub(super) struct Protect(pub(super) Predicate);
 impl std::fmt::Debug for Protect {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Protect(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_other_times_and_other_rules_are_others() {
+        let before = Given { protect: Some(Protect(Arc::new(|_| true))), ..Given::default() };
+        let others = |change: fn(&mut Given)| {
+            let mut given = before.clone();
+            change(&mut given);
+            (given.has_other_times(&before), given.has_other_rules(&before))
+        };
+        assert_eq!(others(|given| (given.max_sessions, given.surge_guard) = (7, false)), (false, false));
+        assert_eq!(others(|given| given.idle_timeout = IdleTimeout::Never), (true, false));
+        assert_eq!(others(|given| given.max_lifetime = Some(HOUR)), (true, false));
+        assert_eq!(others(|given| given.init_timeout = MINUTE), (true, false));
+        assert_eq!(others(|given| given.max_busy = MINUTE), (true, true));
+        assert_eq!(others(|given| given.min_idle = MINUTE), (false, true));
+        assert_eq!(others(|given| given.protect = None), (false, true));
+        assert_eq!(others(|given| given.protect = Some(Protect(Arc::new(|_| true)))), (false, true));
     }
 }

@@ -69,8 +69,11 @@ impl Clients {
 
     /// Lets a newcomer in that was counted, unless the sessions there are, closing ones included, and the newcomers that
     /// were let in are as many as the limit.
+    ///
+    /// A client without sessions and newcomers has room: this one was counted under a limit that was taken back and set
+    /// again, and its count is lost with the old one.
     pub(super) fn enters(&mut self, client: ClientId) -> bool {
-        let Some(counts) = self.counts.get_mut(&client) else { return false };
+        let Some(counts) = self.counts.get_mut(&client) else { return true };
         let enters = counts.live + counts.closing + counts.entered < self.limit;
         counts.entered += usize::from(enters);
         enters
@@ -79,8 +82,9 @@ impl Clients {
     /// Counts a newcomer out, which has become a session or never will. `entered`: whether it was let in.
     pub(super) fn came(&mut self, client: ClientId, entered: bool) {
         self.change(client, |counts| {
-            counts.coming -= 1;
-            counts.entered -= usize::from(entered);
+            // Less than it says if it was counted under a limit that was taken back and set again.
+            counts.coming = counts.coming.saturating_sub(1);
+            counts.entered = counts.entered.saturating_sub(usize::from(entered));
         });
     }
 
@@ -147,6 +151,25 @@ mod tests {
             clients.ends(key);
         }
         assert_eq!((clients.counts.len(), clients.ids.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_newcomer_that_was_counted_under_a_limit_of_before_enters_and_takes_no_count_away() {
+        let client = ClientId::of(1);
+        for entered in [false, true] {
+            for others in [0, 1] {
+                let mut clients = Some(Clients::new(2));
+                clients.as_mut().unwrap().comes(client);
+                Clients::set(&mut clients, None, false);
+                Clients::set(&mut clients, Some(2), false);
+                let mut clients = clients.unwrap();
+                (0..others).for_each(|other| clients.begins(SessionKey::new(other, 1), client));
+                assert!(!entered || clients.enters(client), "there is room");
+                clients.came(client, entered);
+                assert_eq!(clients.held(client), others as usize);
+                assert_eq!(clients.counts.len(), others as usize);
+            }
+        }
     }
 
     #[test]

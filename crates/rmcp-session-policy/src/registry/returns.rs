@@ -129,6 +129,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_policy_that_takes_over_hears_of_no_return_of_before_it_met_the_session() {
+        let (mut stage, heard) = stage();
+        let (one, two) = (stage.ready(), stage.ready());
+        let new = Recorder::default();
+        stage.registry.begin_swap(Box::new(new.clone()));
+        for seconds in [5, 7] {
+            advance(Duration::from_secs(seconds)).await;
+            touch(&one);
+            touch(&two);
+            stage.registry.meet(&[one.entry.key]);
+        }
+        stage.registry.finish_swap();
+        stage.ready();
+        assert_eq!(*new.0.lock().unwrap(), [returned(1, 7, 1, None)]);
+        assert_eq!(heard.lock().unwrap().len(), 4, "the old one hears of all");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_session_that_closes_is_told_of_before_its_end() {
         let (mut stage, heard) = stage();
         let one = stage.ready();

@@ -49,6 +49,8 @@ impl<S: Recorded> Registry<S> {
     /// Has the incoming policy meet sessions that it has not met, in this order. It does not hear of those that are gone or
     /// closing.
     pub(crate) fn meet(&mut self, keys: &[SessionKey]) {
+        // Returns of before are in the history of the session that the policy meets.
+        self.hear_of_returns();
         for key in keys {
             self.meet_one(*key);
         }
@@ -56,6 +58,7 @@ impl<S: Recorded> Registry<S> {
 
     /// Has the incoming policy meet sessions that came since, `most` at most. Returns whether there are more.
     pub(crate) fn meet_newcomers(&mut self, most: usize) -> bool {
+        self.hear_of_returns();
         for _ in 0..most {
             let Some(key) = self.incoming.as_mut().and_then(|incoming| incoming.newcomers.pop_front()) else {
                 return false;

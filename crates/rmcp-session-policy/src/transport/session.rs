@@ -294,13 +294,12 @@ impl<T> Session<T> {
         listeners.into_iter().flatten().filter_map(|listener| listener.upgrade()).collect()
     }
 
-    /// Holds the lease of its admission.
+    /// Holds the lease of its admission, and gives back what another admission policy gave meanwhile.
     ///
-    /// A lease that gives nothing back is not kept.
+    /// A lease that gives nothing back is not kept, and replaces none. It must not be called under a lock.
     pub(crate) fn hold(&self, lease: Lease) {
         if !lease.is_free() {
-            let lease = Box::new(lease);
-            self.lock().lease = Some(lease);
+            self.hold_instead(lease);
         }
     }
 

@@ -2,14 +2,16 @@
 //!
 //! Admission policies change while sessions are there: numbers where the policy stands, and other policies in its place.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::parked::{Manager, scripted};
 use crate::scripted::{Act, Call, Line, Scripted, initialized, list_tools};
-use futures_util::poll;
+use async_trait::async_trait;
+use futures_util::{FutureExt, poll};
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 use rmcp_session_policy::admission::{
-    AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Concurrent, Open, SlidingWindow, TokenBucket,
+    AdmissionPolicy, AdmissionPolicyExt, Arrival, ArrivalKind, Concurrent, Lease, Open, Permit, Rejection, Reservation,
+    SlidingWindow, TokenBucket,
 };
 use rmcp_session_policy::{ClientContext, MINUTE, PolicyTransport, SECOND};
 use tokio::time::sleep;
@@ -148,4 +150,58 @@ async fn a_policy_that_makes_no_sense_changes_nothing() {
     assert_eq!(change.await.unwrap_err().setting, "max_sessions");
     assert_eq!(sessions.stats().max_sessions, 1_000);
     assert_eq!(open(&sessions, "alice", 9).await.len(), 1);
+}
+
+/// Changes the policy while a session is registered, and its permit not yet committed.
+struct ChangesOnCommit(Arc<OnceLock<Manager<Scripted>>>);
+
+impl Reservation for ChangesOnCommit {
+    fn commit(self: Box<Self>) -> Lease {
+        let sessions = self.0.get().expect("set");
+        let change = sessions.reconfigure(|settings| settings.admission(PanickingLeases));
+        change.now_or_never().expect("at once").expect("valid");
+        Lease::holding(())
+    }
+}
+
+#[derive(Debug)]
+struct Changing(Arc<OnceLock<Manager<Scripted>>>);
+
+#[async_trait]
+impl AdmissionPolicy for Changing {
+    async fn admit(&self, _arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+        Ok(Permit::reserving(ChangesOnCommit(Arc::clone(&self.0))))
+    }
+}
+
+/// What sessions hold of it panics when it is given back.
+#[derive(Debug)]
+struct PanickingLeases;
+
+struct Panics;
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        panic!("as asked");
+    }
+}
+
+#[async_trait]
+impl AdmissionPolicy for PanickingLeases {
+    async fn admit(&self, _arrival: &Arrival<'_>) -> Result<Permit, Rejection> {
+        Ok(Permit::free())
+    }
+
+    fn adopt(&self, _session: &Arrival<'_>) -> Lease {
+        Lease::holding(Panics)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_adopted_before_its_own_lease_came_outlives_a_panic_of_the_other() {
+    let cell = Arc::default();
+    let (_, sessions) = scripted(|builder| builder.admission(Changing(Arc::clone(&cell))));
+    assert!(cell.set(Arc::clone(&sessions)).is_ok());
+    let held = open(&sessions, "alice", 1).await;
+    assert_eq!((held.len(), sessions.stats().live), (1, 1));
 }

@@ -144,6 +144,23 @@ async fn a_place_that_was_handed_over_and_not_noticed_is_withdrawn_and_its_waite
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_waiter_of_which_the_place_is_withdrawn_takes_a_victim_as_soon_as_one_may_go() {
+    let (inner, sessions) = scripted(|builder| builder.max_sessions(2).min_idle(SECOND / 10));
+    let held = open(&sessions, 2).await;
+    let mut waiting = Box::pin(sessions.create_session());
+    assert!(poll!(&mut waiting).is_pending());
+    sessions.close_session(&held[0].0).await.expect("closes");
+    change(&sessions, |settings| settings.max_sessions(1)).await;
+    assert!(poll!(&mut waiting).is_pending());
+    let _entered = waiting.await.expect("the other session is idle for long enough by then");
+    assert_eq!((inner.existing(), sessions.stats().closed(CloseReason::Evicted)), (1, 1));
+    assert!(!is_live(&sessions, &held[1].0).await);
+    // What it counted for while it waited counts no more.
+    sleep(SECOND).await;
+    assert_eq!(sessions.stats().reserved, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_place_of_a_creation_that_fails_is_withdrawn_too() {
     use crate::scripted::Act;
     let (inner, sessions) = scripted(|builder| builder.max_sessions(2));
@@ -375,6 +392,26 @@ async fn limits_of_clients_count_the_sessions_there_are() {
     change(&sessions, |settings| settings.max_sessions(25).per_client_share(0.5)).await;
     let _twice = own(2).await;
     assert_eq!(sessions.list().len(), 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_has_beyond_a_lower_limit_goes_in_lots() {
+    use crate::scripted::Act;
+    let alice = ClientContext::new().with_principal("alice");
+    let (inner, sessions) = scripted(|builder| builder.max_sessions(100));
+    let held = alice.clone().scope(open(&sessions, 60)).await;
+    change(&sessions, |settings| settings.per_client_max(4)).await;
+    inner.set(Call::Close, Act::Never);
+    let mut waiting = Box::pin(alice.clone().scope(sessions.create_session()));
+    assert!(poll!(&mut waiting).is_pending());
+    let evicted = || sessions.stats().closed(CloseReason::Evicted);
+    assert_eq!(evicted(), 2 * 16, "the lot of its first look, and that of its look whether it may enter");
+    assert!(waiting.await.is_err(), "none of them is gone");
+    inner.set(Call::Close, Act::Ok);
+    sleep(MINUTE).await;
+    let _entered = alice.scope(open(&sessions, 1)).await;
+    assert_eq!((evicted(), inner.existing()), (57, 4));
+    drop(held);
 }
 
 #[tokio::test]

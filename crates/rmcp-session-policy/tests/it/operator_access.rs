@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 
 use axum::Router;
+use axum::http::Version;
 use axum::routing::get;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp_session_policy::PolicySessionManager;
@@ -15,7 +16,7 @@ use crate::operator::{Answer, action, ask, request, request_from};
 
 const TOKEN: &str = "0123456789abcdef";
 
-const ROUTES: [&str; 9] = [
+const ROUTES: [&str; 10] = [
     "/",
     "/style.css",
     "/script.js",
@@ -24,6 +25,7 @@ const ROUTES: [&str; 9] = [
     "/api/sessions",
     "/api/sessions/01234567",
     "/api/explanations",
+    "/api/settings",
     "/metrics",
 ];
 
@@ -60,9 +62,12 @@ async fn only_clients_of_this_machine_are_answered() {
         let mut unknown = request("GET", path);
         unknown.extensions_mut().clear();
         assert_eq!(ask(&page, unknown).await.status, 403, "without ConnectInfo nothing tells where a client is");
-        for header in ["x-forwarded-for", "forwarded", "via"] {
+        for header in ["x-forwarded-for", "x-forwarded-proto", "x-real-ip", "forwarded", "via"] {
             assert_eq!(with(&page, path, &[(header, "for=10.0.0.1")]).await.status, 403, "a proxy on this machine");
         }
+        let mut silent = request("GET", path);
+        *silent.version_mut() = Version::HTTP_10;
+        assert_eq!(ask(&page, silent).await.status, 403, "a proxy that adds nothing, by its version");
     }
 }
 

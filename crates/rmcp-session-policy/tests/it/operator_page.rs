@@ -315,6 +315,25 @@ async fn names_of_any_length_are_cut() {
     assert_eq!((first["principal"].as_str().map(str::len), &first["principal_cut"]), (Some(256), &json!(true)));
 }
 
+#[tokio::test]
+async fn the_settings_in_force_are_shown_with_how_often_they_changed() {
+    let sessions = PolicySessionManager::builder(Scripted::new()).max_sessions(20).build().expect("valid");
+    let page = page(&sessions);
+    let before = read(&page, "/api/settings").await;
+    assert_eq!((&before["changes"], &before["settings"]["max_sessions"]), (&json!(0), &json!(20)));
+    let change = sessions.reconfigure(|settings| settings.max_sessions(10).idle_timeout(MINUTE)).await;
+    change.expect("valid");
+    let after = read(&page, "/api/settings").await;
+    assert_eq!((&after["changes"], &after["settings"]["max_sessions"]), (&json!(1), &json!(10)));
+    assert_eq!(
+        (&after["settings"]["idle_timeout"], &after["settings"]["idle_timeout_ms"]),
+        (&json!("after"), &json!(60_000))
+    );
+    assert!(after["since_ms"].as_u64() >= before["since_ms"].as_u64());
+    let limits = read(&page, "/api/overview").await;
+    assert_eq!(limits["limits"]["sessions"], 10);
+}
+
 /// The worst case of the API's bounds, and what a look takes: printed, not asserted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_answer_is_longer_than_200_kib_with_100_000_sessions() {

@@ -142,6 +142,7 @@
       } else {
         showOverview(overview);
         showList(await ask(`sessions?${queryOf(wanted)}`, { signal }));
+        if (by("settings").open) showSettings(await ask("settings", { signal }));
       }
       by("session").hidden = !shown;
       by("overview").hidden = Boolean(shown);
@@ -290,6 +291,26 @@
     if (!by("tiles").children.length) by("tiles").append(...made.map((tile) => tile.root), flow.root);
     by("more").hidden = explanations.length <= FEW;
     showWhy(by("why"), more ? explanations : explanations.slice(0, FEW), true, "No session has ended and nothing was rejected since the server started.");
+  }
+
+  function showSettings({ since_ms, changes, settings }) {
+    const key = JSON.stringify([since_ms, settings]);
+    const list = by("settings-list");
+    if (list.dataset.key === key) return;
+    list.dataset.key = key;
+    const since = new Date(since_ms);
+    const when = `${since.toLocaleDateString("en-CA")} ${since.toLocaleTimeString("en-GB")}`;
+    set(by("settings-since"), changes ? `Since ${when}. Changed ${many(changes, "time")}.` : `Since the start, ${when}.`);
+    const value = (name, it) => {
+      if (it === null) return "none";
+      if (typeof it === "boolean") return it ? "yes" : "no";
+      if (name.endsWith("_ms")) return time(it);
+      if (name.endsWith("_bytes")) return bytes(it);
+      return typeof it === "number" ? number(it) : it;
+    };
+    const items = Object.entries(settings).map(([name, it]) =>
+      make("div", {}, make("dt", { text: name.replace(/_ms$/, "").replaceAll("_", " ") }), make("dd", { text: value(name, it) })));
+    list.replaceChildren(...items);
   }
 
   const states = { evicted: "warn", revoked: "bad", init_failed: "bad", init_timeout: "warn", cut_off: "bad", at_capacity: "bad", capacity: "bad", overload: "bad", backend: "bad", quota: "warn" };
@@ -507,17 +528,26 @@
 
   // ------------------------------------------------------------------ actions
 
-  /** Opens the dialog. `act` runs when the operator agrees, and keeps the dialog open if it throws. */
-  function question({ title, text, yes, deadline, act }) {
+  /** Changes with each question that is asked or taken back, so that a late answer of the server asks none. */
+  let asking = 0;
+
+  /** Opens the dialog. `act` runs when the operator agrees, and keeps the dialog open if it throws. With `again` nobody can
+      agree for a second: it stands where another question stood, and has to be read first. */
+  function question({ title, text, yes, deadline, act, again }) {
     const dialog = by("ask");
+    asking++;
     by("ask-title").textContent = title;
     by("ask-text").textContent = text;
     by("ask-yes").textContent = yes;
-    by("ask-error").textContent = "";
+    by("ask-error").textContent = again ? "More sessions have come since." : "";
     by("ask-deadline").hidden = !deadline;
     by("deadline").disabled = !deadline;
     for (const id of ["ask-yes", "ask-no"]) by(id).disabled = false;
     question.act = act;
+    if (again) {
+      by("ask-yes").disabled = true;
+      setTimeout(() => { if (question.act === act) by("ask-yes").disabled = false; }, 1000);
+    }
     if (!dialog.open) dialog.showModal();
     by("ask-no").focus();
   }
@@ -525,15 +555,24 @@
   async function agreed(event) {
     event.preventDefault();
     by("ask-yes").disabled = true;
+    const { act } = question;
     try {
-      const said = await question.act();
-      by("ask").close();
+      const said = await act();
+      if (question.act === act) by("ask").close();
       if (said) say(said);
       refresh();
     } catch (error) {
+      if (question.act !== act) return;
       by("ask-error").textContent = `${clean(error.message)}.`;
-      by("ask-yes").disabled = false;
+      // After a conflict it is asked again with the number of now.
+      by("ask-yes").disabled = error.status === 409;
     }
+  }
+
+  function takeBack() {
+    if (by("ask").open) return;
+    question.act = null;
+    asking++;
   }
 
   function terminateOne(session) {
@@ -546,8 +585,9 @@
     });
   }
 
-  async function terminateAll(key, value) {
+  async function terminateAll(key, value, again = false) {
     const name = key === "principal" ? `of ${clean(value)}` : `from ${clean(value)}`;
+    const mine = ++asking;
     let count;
     try {
       count = await ask(`selection?${new URLSearchParams({ [key]: value })}`);
@@ -555,13 +595,15 @@
       trouble(error);
       return;
     }
+    if (mine !== asking) return;
     const all = count.live + count.parked;
     question({
+      again,
       title: `Terminate all sessions ${name}?`,
       text: `This ends ${many(all, "session")}: ${number(count.live)} live and ${number(count.parked)} parked. Requests in flight are answered with an error, and the sessions cannot be restored.`,
       yes: `Terminate ${many(all, "session")}`,
       act: () => end({ [key]: value, at_most: all }).catch((error) => {
-        if (error.status === 409) terminateAll(key, value);
+        if (error.status === 409) terminateAll(key, value, true);
         throw error;
       }),
     });
@@ -627,13 +669,21 @@
     by("pause").setAttribute("aria-pressed", paused);
     refresh();
   });
+  by("settings").addEventListener("toggle", () => by("settings").open && refresh());
   by("drain").addEventListener("click", askDrain);
   by("ask").querySelector("form").addEventListener("submit", agreed);
   by("ask-no").addEventListener("click", () => by("ask").close());
+  by("ask").addEventListener("close", takeBack);
   by("sign-in").addEventListener("submit", (event) => {
     event.preventDefault();
-    sessionStorage.setItem(TOKEN, by("token").value.trim());
+    const token = by("token").value.trim();
     by("token").value = "";
+    // No header can carry another one, so the browser would not send it.
+    if (!/^[\x21-\x7e]+$/.test(token)) {
+      set(by("sign-in-error"), "This is not the token.");
+      return;
+    }
+    sessionStorage.setItem(TOKEN, token);
     refresh();
   });
   document.addEventListener("visibilitychange", () => document.hidden || paused ? clearTimeout(timer) : refresh());
