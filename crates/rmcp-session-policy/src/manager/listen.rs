@@ -198,19 +198,21 @@ impl<I: SessionManager> ManagerInner<I> {
 #[cfg(test)]
 #[cfg(all(feature = "http", feature = "testing"))]
 mod tests {
-    use std::pin::pin;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll};
 
     use futures_util::{StreamExt, poll};
     use rmcp::model::ClientJsonRpcMessage;
     use rmcp::transport::streamable_http_server::session::SessionState;
     use serde_json::{Value, json};
+    use tokio::time::sleep;
 
     use super::*;
     use crate::context::ClientContext;
     use crate::eviction::SessionInfo;
     use crate::testing::inner::{Line, Scripted};
     use crate::transport::PolicyTransport;
-    use crate::{CloseReason, HOUR, PolicySessionManager};
+    use crate::{CloseReason, HOUR, MINUTE, PolicySessionManager, SECOND};
 
     type Sessions = PolicySessionManager<Scripted>;
 
@@ -252,6 +254,38 @@ mod tests {
         ClientContext::new().listening().scope(steps).await
     }
 
+    /// A stream of an inner manager that panics in its drop.
+    struct Explosive;
+
+    impl Stream for Explosive {
+        type Item = ServerSseMessage;
+
+        fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<ServerSseMessage>> {
+            Poll::Pending
+        }
+    }
+
+    impl Drop for Explosive {
+        fn drop(&mut self) {
+            assert!(std::thread::panicking(), "as told");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_panics_when_its_client_does_not_answer_costs_other_sessions_no_deadline() {
+        let builder = PolicySessionManager::builder(Scripted::new()).max_sessions(2);
+        let builder = builder.probe_listeners(MINUTE, 10 * SECOND).idle_timeout(90 * SECOND);
+        let sessions = builder.build().unwrap();
+        let ((id, _one), (_, _other)) = (open(&sessions).await, open(&sessions).await);
+        let shared = &sessions.shared;
+        let stream = get(async { shared.listening(shared.govern(&shared.find(&id).unwrap(), Explosive)) }).await;
+        sleep(80 * SECOND).await;
+        assert_eq!((sessions.stats().dead_streams, sessions.stats().live), (1, 2));
+        sleep(20 * SECOND).await;
+        assert!(sessions.stats().closed(CloseReason::Idle) > 0, "{:?}", sessions.stats());
+        drop(stream);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_session_deleted_before_its_stream_is_opened_has_none() {
         let sessions = sessions();
@@ -276,7 +310,7 @@ mod tests {
         })
         .await;
         assert_eq!(sessions.stats().parked_streams, 1);
-        tokio::time::sleep(2 * HOUR).await;
+        sleep(2 * HOUR).await;
         assert_eq!(sessions.stats().parked_streams, 0);
     }
 
