@@ -293,6 +293,10 @@ async fn a_thousand_swaps_under_64_tasks_lose_no_session_and_tell_none_twice() {
         assert!(inner.most() <= 100);
         book = next;
     }
+    // The swaps may be done before the clients have done much.
+    while sessions.stats().opened <= 1_000 || victims(&sessions) == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
     stop.store(true, SeqCst);
     for client in clients {
         client.await.expect("no panic");
@@ -305,7 +309,6 @@ async fn a_thousand_swaps_under_64_tasks_lose_no_session_and_tell_none_twice() {
     timeout(30 * SECOND, rest).await.expect("all end");
     let stats = sessions.stats();
     let closed: u64 = CloseReason::ALL.iter().map(|reason| stats.closed(*reason)).sum();
-    assert!(stats.opened > 1_000 && victims(&sessions) > 0, "{stats:?}");
     assert_eq!((stats.opened, stats.overruled, inner.existing()), (closed, 0, 0), "each ended once");
     let book = book.lock().unwrap();
     assert!(book.faults.is_empty() && book.sessions.is_empty(), "{:?} {:?}", book.faults, book.sessions);
