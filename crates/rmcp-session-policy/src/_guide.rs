@@ -26,7 +26,7 @@ pub mod clients {}
 #[doc = include_str!("../docs/writing-a-policy.md")]
 pub mod writing_a_policy {}
 
-/// The operator's page: who may use it, what it shows, its JSON API.
+/// The operator's page: which clients may use it, what it shows, its JSON API.
 #[doc = include_str!("../docs/operator-page.md")]
 pub mod operator_page {}
 

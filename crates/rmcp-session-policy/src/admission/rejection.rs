@@ -125,7 +125,7 @@ impl Rejection {
         self
     }
 
-    /// Sets the period that the limit is for: so many in any minute, say. Clients and operators are told of it. Defaults to
+    /// Sets the period that the limit is for: as the minute in 20 a minute. Clients and operators are told of it. Defaults to
     /// none, for a limit on what there is at one time.
     ///
     /// ```

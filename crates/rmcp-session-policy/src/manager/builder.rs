@@ -442,7 +442,7 @@ impl<I: SessionManager> PolicySessionManagerBuilder<I> {
     /// Sets how often listening streams (GETs) are probed, and how long a client has to answer. Behind some proxies a stream
     /// stays open when its client has gone; its session would count as connected for ever.
     ///
-    /// A probe is an MCP `ping` on the stream, `every` so long after the stream was opened and after each answer. Each stream
+    /// A probe is an MCP `ping` on the stream, sent when `every` has passed since the stream was opened and since each answer. Each stream
     /// is probed, also if a client has several, and while its session is parked. Without an answer `within` that time, the
     /// stream is closed and counts as [lost](crate::Stream::Lost), and its session goes on. A client that is merely cut off
     /// opens another stream. Any answer will do, an error too. An answer is no use of its session: it neither moves a moment

@@ -143,7 +143,7 @@ impl List {
         self.remove(session).map(|listener| listener.release(last))
     }
 
-    /// The sessions that lose their slots first if there are only so many, [`AT_ONCE`] at most.
+    /// The sessions that lose their slots first if there are fewer slots, [`AT_ONCE`] at most.
     fn beyond(&self, most: usize) -> Vec<SessionOrigin> {
         let surplus = self.len().saturating_sub(most).min(AT_ONCE);
         let mut beyond: Vec<_> = self.uncalled.iter().take(surplus).copied().collect();

@@ -1,4 +1,4 @@
-//! docs/operator-page.md, Who may use it.
+//! docs/operator-page.md, Which clients may use it.
 //!
 //! Which requests the operator's page answers.
 
